@@ -1,0 +1,35 @@
+"""Stationary and evolving Fokker–Planck densities, ensembles of SGD, and their comparison with theory.
+
+Importing this package loads nothing heavy: every name is found on first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+#: Public name → module that defines it; a name that maps to itself is a module.
+_HOMES = {
+    "compare": "fpsolve.compare",
+    "evolve": "fpsolve.fokker_planck",
+    "plot": "fpsolve.plot",
+    "probability_current": "fpsolve.fokker_planck",
+    "simulate": "fpsolve.ensemble",
+    "stationary_density": "fpsolve.density",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Find a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fpsolve' has no attribute {name!r}; it has {', '.join(__all__)}")
+    module = import_module(_HOMES[name])
+    value = module if _HOMES[name] == f"fpsolve.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,30 @@
+"""Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
+
+from theory import adiabatic
+from theory.langevin import (
+    Diffusion,
+    Langevin,
+    anisotropic,
+    hessian_proportional,
+    isotropic,
+    measured,
+    random_shift,
+)
+from theory.expressions import parse_expression
+from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
+
+__all__ = [
+    "CriticalPoint",
+    "Diffusion",
+    "Landscape",
+    "Langevin",
+    "adiabatic",
+    "anisotropic",
+    "degenerate_valley",
+    "double_well",
+    "hessian_proportional",
+    "isotropic",
+    "measured",
+    "parse_expression",
+    "random_shift",
+]

@@ -1,0 +1,160 @@
+"""Text to sympy expressions through a whitelist over Python's syntax tree; nothing is ever evaluated."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import sympy as sp
+
+#: Functions a formula may call, each of one argument.
+FUNCTIONS = {
+    "exp": sp.exp,
+    "log": sp.log,
+    "sqrt": sp.sqrt,
+    "sin": sp.sin,
+    "cos": sp.cos,
+    "tan": sp.tan,
+    "atan": sp.atan,
+    "sinh": sp.sinh,
+    "cosh": sp.cosh,
+    "tanh": sp.tanh,
+    "abs": sp.Abs,
+}
+CONSTANTS = {"pi": sp.pi}
+MAX_LENGTH = 4000
+MAX_NODES = 2000
+MAX_EXPONENT = 64
+
+
+def parse_expression(text: str, symbols: Iterable[str]) -> sp.Expr:
+    """Return the formula in ``text`` as a sympy expression.
+
+    Allowed are numbers, the given symbols, ``pi``, ``+ - * / **``, parentheses and the functions
+    ``exp log sqrt sin cos tan atan sinh cosh tanh abs``. Exponents are numbers of size at most 64
+    or free of other powers. The text is parsed, never evaluated.
+
+    Parameters
+    ----------
+    text : str
+        The formula, Python notation, at most 4000 characters.
+    symbols : iterable of str
+        Names that may appear; each becomes a real symbol.
+
+    Returns
+    -------
+    sympy.Expr
+
+    Raises
+    ------
+    ValueError
+        With one line that names the offending piece.
+
+    Examples
+    --------
+    >>> parse_expression("a*x**4/4 - x**2/2", ["x", "a"])
+    a*x**4/4 - x**2/2
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"a formula must be text, got {type(text).__name__}")
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"the formula has {len(text)} characters; at most {MAX_LENGTH} are read")
+    names = {name: sp.Symbol(name, real=True) for name in symbols}
+    clash = sorted(set(names) & (set(FUNCTIONS) | set(CONSTANTS)))
+    if clash:
+        raise ValueError(f"the name {clash[0]!r} is taken by a function or constant; rename the symbol")
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"cannot read the formula {_short(text)!r}: {error}") from None
+    if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
+        raise ValueError(f"the formula has more than {MAX_NODES} parts")
+    try:
+        expression = _convert(tree.body, names)
+    except RecursionError:
+        raise ValueError("the formula is nested too deeply") from None
+    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or expression.has(sp.I):
+        raise ValueError(f"the formula {_short(text)!r} is not finite and real")
+    return expression
+
+
+def _convert(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Expr:
+    """One node of the syntax tree as sympy; anything not listed here is refused."""
+    if isinstance(node, ast.Constant):
+        return _number(node.value)
+    if isinstance(node, ast.Name):
+        return _name(node.id, names)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        operand = _convert(node.operand, names)
+        return -operand if isinstance(node.op, ast.USub) else operand
+    if isinstance(node, ast.BinOp):
+        return _binary(node.op, _convert(node.left, names), _convert(node.right, names))
+    if isinstance(node, ast.Call):
+        return _call(node, names)
+    raise ValueError(f"{_short(ast.unparse(node))!r} is not allowed in a formula")
+
+
+def _number(value: object) -> sp.Expr:
+    """An int or float; floats keep the decimal digits they print with."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{_short(repr(value))} is not a number")
+    if isinstance(value, int):
+        if value.bit_length() > 1024:
+            raise ValueError("an integer in the formula is too large")
+        return sp.Integer(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not finite")
+    return sp.Rational(repr(value))
+
+
+def _name(name: str, names: dict[str, sp.Symbol]) -> sp.Expr:
+    """A symbol or constant; the nearest known name is suggested for a stranger."""
+    if name in names:
+        return names[name]
+    if name in CONSTANTS:
+        return CONSTANTS[name]
+    if name in FUNCTIONS:
+        raise ValueError(f"{name!r} is a function; write {name}(...)")
+    near = get_close_matches(name, [*names, *CONSTANTS, *FUNCTIONS], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(names))}"
+    raise ValueError(f"unknown symbol {_short(name)!r} in the formula{hint}")
+
+
+def _binary(operator: ast.operator, left: sp.Expr, right: sp.Expr) -> sp.Expr:
+    """``left operator right``; powers are bounded so that no short text builds a huge number."""
+    if isinstance(operator, ast.Add):
+        return left + right
+    if isinstance(operator, ast.Sub):
+        return left - right
+    if isinstance(operator, ast.Mult):
+        return left * right
+    if isinstance(operator, ast.Div):
+        if right.is_zero:
+            raise ValueError("division by zero in the formula")
+        return left / right
+    if isinstance(operator, ast.Pow):
+        if right.is_number and abs(float(right)) > MAX_EXPONENT:
+            raise ValueError(f"the exponent {_short(str(right))} is larger than {MAX_EXPONENT}")
+        if left.is_number and right.is_number and left.is_Rational and left != 0:
+            digits = abs(float(sp.log(abs(left), 10))) * abs(float(right))
+            if digits > 300:
+                raise ValueError("a power of numbers in the formula is too large")
+        return left**right
+    raise ValueError(f"the operator {type(operator).__name__} is not allowed in a formula")
+
+
+def _call(node: ast.Call, names: dict[str, sp.Symbol]) -> sp.Expr:
+    """A whitelisted function of one argument."""
+    if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
+        called = _short(ast.unparse(node.func))
+        raise ValueError(f"{called!r} is not a known function; known: {', '.join(sorted(FUNCTIONS))}")
+    if len(node.args) != 1 or node.keywords:
+        raise ValueError(f"{node.func.id} takes one argument")
+    return FUNCTIONS[node.func.id](_convert(node.args[0], names))
+
+
+def _short(text: str) -> str:
+    """At most 60 characters of ``text`` for a message."""
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,330 @@
+"""Loss landscapes: one symbolic loss, its derivatives, its critical points, and a small catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
+
+import numpy as np
+import sympy as sp
+
+#: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
+Parameter = Real | sp.Expr
+
+
+def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
+    """Return ``value`` as a finite sympy expression; floats become the rational they print as.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    TypeError
+        If ``value`` is text or another type; text goes through ``theory.parse_expression``.
+    """
+    if isinstance(value, sp.Expr):
+        expression = value
+    elif isinstance(value, Real):
+        if not np.isfinite(float(value)):
+            raise ValueError(f"{name}={value} is not finite")
+        expression = sp.Rational(repr(float(value)))
+    else:
+        raise TypeError(f"{name} must be a number or a sympy expression, got {value!r}")
+    if expression.is_finite is False:
+        raise ValueError(f"{name}={value} is not finite")
+    return expression
+
+
+@dataclass(frozen=True)
+class CriticalPoint:
+    """A point with ∇L = 0: its coordinates, its loss and the eigenvalues of its Hessian (ascending)."""
+
+    point: dict[str, float]
+    loss: float
+    eigenvalues: tuple[float, ...]
+
+    @property
+    def index(self) -> int:
+        """Number of negative Hessian eigenvalues (0: minimum, 1: saddle that a path crosses)."""
+        scale = max(map(abs, self.eigenvalues))
+        return sum(value < -1e-8 * scale for value in self.eigenvalues)
+
+    @property
+    def kind(self) -> str:
+        """``"minimum"``, ``"saddle"`` or ``"maximum"`` by the signs of the eigenvalues."""
+        if self.index == 0:
+            return "minimum"
+        return "maximum" if self.index == len(self.eigenvalues) else "saddle"
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A loss L(θ) written once in sympy.
+
+    Parameters
+    ----------
+    loss : sympy.Expr
+        The loss. Every free symbol that is not in ``variables`` is a parameter.
+    variables : tuple of sympy.Symbol
+        The coordinates θ, in order. Declare them real: ``sp.symbols("x y", real=True)``.
+    fast : tuple of sympy.Symbol, optional
+        The sharp (non-degenerate) coordinates, if the landscape has a valley along the others.
+    name : str
+        Used in titles and in the provenance of results.
+
+    Raises
+    ------
+    ValueError
+        If a variable is missing from the loss, repeated, or ``fast`` names a stranger.
+    """
+
+    loss: sp.Expr
+    variables: tuple[sp.Symbol, ...]
+    fast: tuple[sp.Symbol, ...] = ()
+    name: str = "landscape"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", sp.sympify(self.loss) if isinstance(self.loss, Real) else self.loss)
+        if not isinstance(self.loss, sp.Expr):
+            raise TypeError(
+                f"loss must be a sympy expression, got {type(self.loss).__name__}; "
+                "for text use theory.parse_expression"
+            )
+        variables = (self.variables,) if isinstance(self.variables, sp.Symbol) else self.variables
+        object.__setattr__(self, "variables", tuple(variables))
+        object.__setattr__(self, "fast", tuple(self.fast))
+        if not self.variables or len(set(self.variables)) != len(self.variables):
+            raise ValueError(f"variables={self.variables} must be distinct and at least one")
+        missing = [str(v) for v in self.variables if v not in self.loss.free_symbols]
+        if missing:
+            raise ValueError(f"the loss {self.loss} does not depend on {', '.join(missing)}")
+        strangers = [str(v) for v in self.fast if v not in self.variables]
+        if strangers:
+            raise ValueError(f"fast={strangers} are not among the variables {self.variables}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables' names, in order."""
+        return tuple(str(variable) for variable in self.variables)
+
+    @property
+    def parameters(self) -> tuple[sp.Symbol, ...]:
+        """Free symbols of the loss that are not variables, sorted by name."""
+        return tuple(sorted(self.loss.free_symbols - set(self.variables), key=str))
+
+    @property
+    def slow(self) -> tuple[sp.Symbol, ...]:
+        """The variables that are not fast."""
+        return tuple(v for v in self.variables if v not in self.fast)
+
+    @cached_property
+    def gradient(self) -> sp.Matrix:
+        """∇L, shape (N, 1)."""
+        return sp.Matrix([sp.diff(self.loss, v) for v in self.variables])
+
+    @cached_property
+    def hessian(self) -> sp.Matrix:
+        """H = ∇∇L, shape (N, N)."""
+        return sp.hessian(self.loss, self.variables)
+
+    def with_parameters(self, values: Mapping[str, Parameter]) -> Landscape:
+        """Return the landscape with parameters replaced; an unknown name is an error."""
+        known = {str(symbol): symbol for symbol in self.parameters}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown parameters {unknown}; this landscape has {sorted(known)}")
+        substitution = {known[key]: exact(value, key) for key, value in values.items()}
+        return replace(self, loss=self.loss.subs(substitution))
+
+    def critical_points(
+        self, box: Mapping[str, tuple[float, float]] | None = None, *, starts: int = 600
+    ) -> list[CriticalPoint]:
+        """Minima, saddles and maxima found by Newton's method from many starts, lowest loss first.
+
+        Parameters
+        ----------
+        box : mapping of name to (low, high), optional
+            Where to look. Default: start points on scales from 0.1 to 10 around the origin.
+        starts : int
+            Number of quasi-random start points (the same ones at every call).
+
+        Returns
+        -------
+        list of CriticalPoint
+            Distinct points with max |∂_i L| below 1e-9 of its scale. A multi-start search proves
+            nothing about points it did not find.
+
+        Raises
+        ------
+        ValueError
+            If the loss has free parameters or ``box`` names the wrong variables.
+        """
+        if self.parameters:
+            raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
+        points = _start_points(self.names, box, starts)
+        gradient = sp.lambdify(self.variables, list(self.gradient), "numpy", cse=True)
+        hessian = sp.lambdify(self.variables, [list(row) for row in self.hessian.tolist()], "numpy", cse=True)
+        points = _newton(points, gradient, hessian)
+        if box is not None:
+            low, high = np.array([box[name] for name in self.names], float).T
+            points = points[((points >= low) & (points <= high)).all(axis=1)]
+        found: list[CriticalPoint] = []
+        loss = sp.lambdify(self.variables, self.loss, "numpy")
+        for point in _distinct(points):
+            curvature = np.array(hessian(*point), float)
+            found.append(
+                CriticalPoint(
+                    dict(zip(self.names, map(float, point), strict=True)),
+                    float(loss(*point)),
+                    tuple(map(float, np.linalg.eigvalsh(curvature))),
+                )
+            )
+        # Equal losses (mirror images) are ordered by place, so that the answer is the same everywhere.
+        return sorted(found, key=lambda c: (round(c.loss, 9), [round(v, 9) for v in c.point.values()]))
+
+    def minimum(self) -> dict[str, float]:
+        """The lowest minimum found by :meth:`critical_points`, as a mapping of name to coordinate.
+
+        Raises
+        ------
+        ValueError
+            If no minimum is found; then give the start or the box yourself.
+        """
+        minima = [c for c in self.critical_points() if c.kind == "minimum"]
+        if not minima:
+            raise ValueError(f"no minimum found for the loss {self.loss}; give start= or box= explicitly")
+        return minima[0].point
+
+
+def _start_points(
+    names: Sequence[str], box: Mapping[str, tuple[float, float]] | None, starts: int
+) -> np.ndarray:
+    """Start points of the multi-start search, shape (starts, N); the origin is the first."""
+    rng = np.random.default_rng(20230607)
+    unit = rng.uniform(-1.0, 1.0, size=(starts, len(names)))
+    if box is None:
+        scale = np.resize([0.1, 0.5, 1.0, 2.0, 4.0, 10.0], starts)
+        unit[0] = 0.0
+        return unit * scale[:, None]
+    if set(box) != set(names):
+        raise ValueError(f"box has the variables {sorted(box)}; the landscape has {sorted(names)}")
+    low, high = np.array([box[name] for name in names], float).T
+    return low + (unit + 1.0) / 2.0 * (high - low)
+
+
+def _newton(points: np.ndarray, gradient, hessian, *, iterations: int = 200) -> np.ndarray:
+    """Newton's method on ∇L = 0 from every row of ``points``; returns the converged rows."""
+    count, dimension = points.shape
+    with np.errstate(all="ignore"):
+        for _ in range(iterations):
+            g = _stack(gradient(*points.T), count)
+            h = np.moveaxis(
+                np.array([_stack(row, count).T for row in hessian(*points.T)]), 2, 0
+            )  # (count, N, N)
+            good = np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
+            points, g, h = points[good], g[good], h[good]
+            count = len(points)
+            if count == 0:
+                return points
+            # A tiny shift keeps exactly singular Hessians (flat directions) solvable.
+            shift = 1e-12 * (np.abs(h).max(axis=(1, 2)) + 1e-30)
+            step = np.linalg.solve(h + shift[:, None, None] * np.eye(dimension), g[..., None])[..., 0]
+            length = np.linalg.norm(step, axis=1, keepdims=True)
+            limit = 0.5 * (1.0 + np.linalg.norm(points, axis=1, keepdims=True))
+            points = points - step * np.minimum(1.0, limit / np.maximum(length, 1e-300))
+        g = _stack(gradient(*points.T), count)
+        h = np.moveaxis(np.array([_stack(row, count).T for row in hessian(*points.T)]), 2, 0)
+    scale = np.abs(h).max(axis=(1, 2)) * (1.0 + np.abs(points).max(axis=1))
+    return points[np.abs(g).max(axis=1) < 1e-9 * np.maximum(scale, 1e-9)]
+
+
+def _stack(values, count: int) -> np.ndarray:
+    """Components of a vector-valued lambdified function, broadcast and stacked to (count, N)."""
+    return np.stack([np.broadcast_to(np.asarray(v, float), (count,)) for v in values], axis=1)
+
+
+def _distinct(points: np.ndarray) -> list[np.ndarray]:
+    """Rows of ``points`` that differ by more than 1e-5 of their size."""
+    kept: list[np.ndarray] = []
+    for point in points:
+        if all(np.linalg.norm(point - other) > 1e-5 * (1.0 + np.linalg.norm(other)) for other in kept):
+            kept.append(np.where(np.abs(point) < 1e-12, 0.0, point))
+    return kept
+
+
+def degenerate_valley(
+    lambda_: Sequence[Parameter] | sp.Expr | Sequence[Sequence[Parameter] | sp.Expr] = (8, -2, 1),
+    epsilon: Parameter = 1e-3,
+) -> Landscape:
+    """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ x², λ̄₀ = mean_i λ_i(0).
+
+    Parameters
+    ----------
+    lambda_ : sequence of numbers, or sympy expression in x, or a sequence of those
+        Coefficients (λ₀, λ₁, λ₂, …) of λ(x) = Σ_n λ_n x^{2n}; or λ(x) itself as an expression in
+        ``sp.Symbol("x", real=True)``; or one of these per sharp variable y1, y2, ….
+    epsilon : number or sympy expression
+        How much the valley floor is lifted, 0 ≤ ε ≪ 1.
+
+    Returns
+    -------
+    Landscape
+        Variables x, y (or x, y1, y2, …) with the sharp ones in ``fast``.
+
+    Raises
+    ------
+    ValueError
+        If a numeric λ(x) is not positive everywhere, or ε < 0: the valley would not confine.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5 and 8; the reference parameters
+    ε = 10⁻³, λ = (8, −2, 1) are those of its Fig. 5.
+    """
+    x = sp.Symbol("x", real=True)
+    several = not isinstance(lambda_, sp.Expr) and any(
+        isinstance(item, (list, tuple)) or (isinstance(item, sp.Expr) and item.has(x)) for item in lambda_
+    )
+    rows = list(lambda_) if several else [lambda_]  # type: ignore[arg-type]
+    curvatures = [_curvature(row, x) for row in rows]
+    lift = exact(epsilon, "epsilon")
+    if lift.is_negative:
+        raise ValueError(f"epsilon={epsilon} must not be negative")
+    names = ["y"] if len(rows) == 1 else [f"y{i + 1}" for i in range(len(rows))]
+    sharp = tuple(sp.Symbol(name, real=True) for name in names)
+    mean_curvature = sum(c.subs(x, 0) for c in curvatures) / sp.Integer(len(rows))
+    loss = sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True)) / 2 + lift * mean_curvature * x**2 / 2
+    return Landscape(loss, (x, *sharp), fast=sharp, name="degenerate valley")
+
+
+def _curvature(row, x: sp.Symbol) -> sp.Expr:
+    """λ(x) from coefficients or from an expression; refuses one that is not positive."""
+    if isinstance(row, sp.Expr):
+        curvature = row
+    else:
+        curvature = sum((exact(c, f"lambda_[{n}]") * x ** (2 * n) for n, c in enumerate(row)), sp.Integer(0))
+    if curvature.free_symbols <= {x}:
+        lowest = float(np.min(_values(curvature, x, np.linspace(-20.0, 20.0, 8001))))
+        if not lowest > 0:
+            raise ValueError(f"λ(x) = {curvature} must be positive everywhere; its minimum is {lowest:.3g}")
+    return curvature
+
+
+def _values(expression: sp.Expr, symbol: sp.Symbol, points: np.ndarray) -> np.ndarray:
+    """Values of a one-variable expression, with constants broadcast."""
+    return np.broadcast_to(np.asarray(sp.lambdify(symbol, expression, "numpy")(points), float), points.shape)
+
+
+def double_well(barrier: Parameter = sp.Rational(1, 4)) -> Landscape:
+    """The quartic double well L = 4ΔL (x⁴/4 − x²/2): minima ±1, saddle 0, barrier height ΔL."""
+    x = sp.Symbol("x", real=True)
+    height = exact(barrier, "barrier")
+    if height.is_nonpositive:
+        raise ValueError(f"barrier={barrier} must be positive")
+    return Landscape(4 * height * (x**4 / 4 - x**2 / 2), (x,), name="double well")
+
+
+#: Landscapes known by name to configuration files and the command line.
+CATALOGUE = {"valley": degenerate_valley, "double_well": double_well}
