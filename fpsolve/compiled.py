@@ -1,4 +1,4 @@
-"""Symbols to functions: sympy expressions as vectorised NumPy or as compiled ensemble kernels."""
+"""Symbols to functions: sympy expressions as vectorised NumPy functions or compiled kernels."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def numpy_function(
     """
     if isinstance(expressions, sp.MatrixBase):
         shape: tuple[int, ...] = expressions.shape
-        entries = [sp.sympify(entry) for entry in expressions]
+        entries = [sp.sympify(entry, strict=True) for entry in expressions]
     elif isinstance(expressions, sp.Basic):
         shape, entries = (), [expressions]
     else:
-        entries = [sp.sympify(entry) for entry in expressions]
+        entries = [sp.sympify(entry, strict=True) for entry in expressions]
         shape = (len(entries),)
     check_expressions(entries, variables)
     function = sp.lambdify(list(variables), entries, modules=["scipy", "numpy"], cse=True)
@@ -87,8 +87,8 @@ def numpy_function(
         points = np.broadcast_shapes(*(array.shape for array in arrays))
         result = np.empty((len(entries), *points))
         with np.errstate(all="ignore"):  # branches that are not taken may be undefined
-            for target, value in zip(result, function(*arrays), strict=True):
-                target[...] = _real(np.asarray(value))
+            for index, value in enumerate(function(*arrays)):
+                result[index] = _real(np.asarray(value))
         return result.reshape(shape + points)
 
     return evaluate
