@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 #: Public name → module that defines it; a name that maps to itself is a module.
 _HOMES = {
     "compare": "fpsolve.compare",
-    "evolve": "fpsolve.fokker_planck",
+    "evolve": "fpsolve.density",
     "plot": "fpsolve.plot",
-    "probability_current": "fpsolve.fokker_planck",
+    "probability_current": "fpsolve.density",
     "simulate": "fpsolve.ensemble",
     "stationary_density": "fpsolve.density",
 }

@@ -9,6 +9,7 @@ from numbers import Real
 
 import numpy as np
 import sympy as sp
+from sympy.core.function import AppliedUndef
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter = Real | sp.Expr
@@ -86,7 +87,8 @@ class Landscape:
     name: str = "landscape"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", sp.sympify(self.loss) if isinstance(self.loss, Real) else self.loss)
+        if isinstance(self.loss, Real):
+            object.__setattr__(self, "loss", exact(self.loss, "loss"))
         if not isinstance(self.loss, sp.Expr):
             raise TypeError(
                 f"loss must be a sympy expression, got {type(self.loss).__name__}; "
@@ -305,7 +307,7 @@ def _curvature(row, x: sp.Symbol) -> sp.Expr:
         curvature = row
     else:
         curvature = sum((exact(c, f"lambda_[{n}]") * x ** (2 * n) for n, c in enumerate(row)), sp.Integer(0))
-    if curvature.free_symbols <= {x}:
+    if curvature.free_symbols <= {x} and not curvature.atoms(AppliedUndef):
         lowest = float(np.min(_values(curvature, x, np.linspace(-20.0, 20.0, 8001))))
         if not lowest > 0:
             raise ValueError(f"λ(x) = {curvature} must be positive everywhere; its minimum is {lowest:.3g}")

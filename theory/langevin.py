@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy as sp
@@ -351,9 +351,15 @@ class Diffusion(Process):
 def _matrix_values(matrix: sp.Matrix, variables: Sequence[sp.Symbol], points: np.ndarray) -> np.ndarray:
     """A symbolic matrix at ``points`` (k, N), as an array (k, rows, columns)."""
     points = np.asarray(points, float)
-    values = sp.lambdify(tuple(variables), list(matrix), "numpy", cse=True)(*points.T)
+    values = _compiled(sp.ImmutableMatrix(matrix), tuple(variables))(*points.T)
     flat = [np.broadcast_to(np.asarray(v, float), (len(points),)) for v in values]
     return np.stack(flat, axis=1).reshape(len(points), *matrix.shape)
+
+
+@lru_cache(maxsize=64)
+def _compiled(matrix: sp.ImmutableMatrix, variables: tuple[sp.Symbol, ...]):
+    """The entries of a matrix as one NumPy function; solvers ask for the same one many times."""
+    return sp.lambdify(variables, list(matrix), "numpy", cse=True)
 
 
 def isotropic(D: Parameter) -> Noise:

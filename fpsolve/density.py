@@ -1,0 +1,569 @@
+"""Densities of a process as labelled arrays: stationary (finite volumes or spectral) and evolving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+
+import fpsolve
+from fpsolve.compiled import numpy_function
+from fpsolve.fokker_planck import (
+    NullVector,
+    Scheme,
+    coefficients,
+    null_vector,
+    operator,
+    time_stepper,
+)
+from fpsolve.mesh import Box, Grid, checked_box, drift_values, mirror_symmetries
+from fpsolve.window import starting_window
+from theory.langevin import Process
+
+#: Largest number of cells that automatic refinement uses, by dimension.
+MAX_CELLS = {1: 100_000, 2: 120_000, 3: 60_000}
+#: Default cells per axis when the box is given and the shape is not, by dimension.
+DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
+#: Outer share of the box whose mass is reported as ``boundary_mass``.
+RIM = 0.02
+
+
+def stationary_density(
+    process: Process,
+    *,
+    method: Literal["finite-volume", "spectral"] = "finite-volume",
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    cross_diffusion: bool = True,
+    scheme: Literal["auto", "central", "exponential"] | Sequence[Scheme] = "auto",
+    walls: Literal["far", "reflecting"] = "far",
+    symmetry: bool = True,
+    accuracy: float = 1e-3,
+) -> xr.DataArray:
+    """Stationary probability density of an Itô process.
+
+    Solves 0 = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with zero flux through the box. The
+    finite-volume operator is central or exponentially fitted per axis, cross terms included;
+    the spectral one is described in :mod:`fpsolve.spectral`.
+
+    Parameters
+    ----------
+    process : Process
+        A :class:`theory.Langevin` system or :class:`theory.Diffusion` in one to three variables.
+    method : {"finite-volume", "spectral"}
+        Finite volumes assembled by FiPy, or spectral elements.
+    box : mapping of name to (low, high), optional
+        Where to solve. Default: found from the reduced density of a valley, or from the local
+        widths at the minima, then widened until its rim holds no mass.
+    shape : int or sequence of int, optional
+        Cells per axis of the box (finite volumes only). Default: from the width of the density,
+        refined until the half-grid estimate is below ``accuracy``.
+    cross_diffusion : bool
+        False drops D_ij for i ≠ j, as the supplement of Yang, Tang, Tu (2023) does.
+    scheme : "auto", "central", "exponential", or one of the two per axis
+        Face values of the convective flux. "auto": exponential where the cell Péclet number is
+        below one in the bulk or the noise is isotropic, else central.
+    walls : {"far", "reflecting"}
+        "far": the density is expected to fit into the box, a loaded rim is an error.
+        "reflecting": the walls are meant; mass at the rim is only recorded.
+    symmetry : bool
+        Solve on the part v ≥ 0 of every variable v whose reflection leaves the law unchanged,
+        and mirror the result. Both wells of a symmetric landscape then weigh the same by
+        construction, however slow the exchange between them.
+    accuracy : float
+        Target for the half-grid estimate of relative errors in ⟨v²⟩ and std|v|.
+
+    Returns
+    -------
+    DataArray
+        Dims named by the variables, coordinate ``cell_volume`` with
+        ``(P * cell_volume).sum() == 1``. ``attrs`` tell the scheme, the symmetry used and every
+        self-check: ``mass``, ``residual``, ``column_sum``, ``negative_mass``, ``boundary_mass``,
+        ``second_eigenvalue`` (slowest relaxation rate, within the symmetric sector), and
+        ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson).
+
+    Raises
+    ------
+    ValueError
+        If a parameter has no value, the box does not fit the variables, D is not positive
+        semidefinite, or the density does not fit into the box.
+
+    Warns
+    -----
+    UserWarning
+        Where a self-check fails, with the remedy.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans.
+    Electron Devices 16, 64 (1969) for exponential fitting. Order 2 in the cell width:
+    tests/test_convergence.py.
+    """
+    process = _checked(process, cross_diffusion)
+    mirrored = mirror_symmetries(process) if symmetry else ()
+    given = None if box is None else checked_box(process, box)
+    if given is not None:
+        mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))
+    if method == "spectral":
+        from fpsolve.spectral import spectral_density
+
+        region = given or starting_window(process, mirrored).box
+        return _titled(spectral_density(process, box=region, symmetric=mirrored), process)
+    if method != "finite-volume":
+        raise ValueError(f"method={method!r} must be 'finite-volume' or 'spectral'")
+    solution = _solve_adaptively(process, given, shape, scheme, mirrored, accuracy)
+    _judge(solution, walls, accuracy)
+    return _titled(_labelled(solution), process)
+
+
+def _checked(process: Process, cross_diffusion: bool) -> Process:
+    """A process with numeric coefficients in at most three variables."""
+    if not isinstance(process, Process):
+        raise TypeError(f"expected a theory.Langevin or theory.Diffusion, got {type(process).__name__}")
+    if process.free_parameters:
+        raise ValueError(f"give values to the parameters {', '.join(process.free_parameters)} first")
+    if len(process.variables) > 3:
+        raise ValueError(
+            f"a density in {len(process.variables)} variables is out of reach of a mesh; use simulate"
+        )
+    return process if cross_diffusion else process.without_cross_diffusion()
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A discrete stationary state on its grid, with the numbers its judgement needs."""
+
+    grid: Grid
+    schemes: tuple[Scheme, ...]
+    state: NullVector
+    boundary_mass: float
+    half_grid_estimate: float
+    peclet: tuple[float, ...]
+    box_given: bool
+
+
+def _solve_adaptively(
+    process: Process,
+    box: Box | None,
+    shape: Sequence[int] | int | None,
+    scheme: str | Sequence[Scheme],
+    mirrored: tuple[str, ...],
+    accuracy: float,
+) -> _Solution:
+    """Solve; widen an automatic box while its rim holds mass, refine an automatic mesh."""
+    dimension = len(process.variables)
+    found = starting_window(process, mirrored) if box is None else None
+    region = dict(box) if box is not None else dict(found.box)  # type: ignore[union-attr]
+    cells = _checked_shape(shape, dimension)
+    automatic_shape = cells is None
+    if cells is None:
+        cells = found.shape if found is not None else _default_shape(process, mirrored)
+    elif mirrored:
+        # The user counts the cells of the whole box; an odd count keeps a cell at the middle.
+        odd = [n for n, v in zip(cells, process.names, strict=True) if v in mirrored and n % 2]
+        mirrored = () if odd else mirrored
+        cells = tuple(n // 2 if v in mirrored else n for n, v in zip(cells, process.names, strict=True))
+    for _ in range(8):
+        grid = _grid(process, region, cells, mirrored)
+        solution = _solve(process, grid, scheme, box is not None)
+        if box is None and solution.boundary_mass > 1e-9 and _widen(solution, region):
+            continue
+        excess = solution.half_grid_estimate / accuracy
+        if not automatic_shape or excess <= 1.0:
+            break
+        factor = min(2.0, 1.1 * np.sqrt(excess))
+        finer = tuple(int(np.ceil(n * factor / 2)) * 2 for n in cells)
+        if np.prod(finer) > MAX_CELLS[dimension]:
+            break
+        cells = finer
+    return solution
+
+
+def _checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    cells = (shape,) * dimension if isinstance(shape, int) else tuple(int(n) for n in shape)
+    if len(cells) != dimension or min(cells) < 8:
+        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
+    return cells
+
+
+def _default_shape(process: Process, mirrored: tuple[str, ...]) -> tuple[int, ...]:
+    n = DEFAULT_CELLS[len(process.variables)]
+    return tuple(n // 2 if v in mirrored else n for v in process.names)
+
+
+def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...]) -> Grid:
+    """The grid of the part of the box that is solved: v ≥ 0 for mirrored variables.
+
+    A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density.
+    """
+    low = tuple(max(0.0, box[v][0]) if v in mirrored else box[v][0] for v in process.names)
+    high = tuple(box[v][1] for v in process.names)
+    at_zero = tuple(v for v, a in zip(process.names, low, strict=True) if v in mirrored and a == 0.0)
+    return Grid(process.names, low, high, cells, at_zero)
+
+
+def _solve(process: Process, grid: Grid, scheme: str | Sequence[Scheme], box_given: bool) -> _Solution:
+    """Solve on the grid and on the one with half as many cells per axis."""
+    weights = _coarse_density(process, grid)
+    peclet = _bulk_peclet(process, grid, weights)
+    schemes = _chosen_schemes(process, scheme, peclet)
+    half = grid.coarsened(2)
+    coarse = null_vector(
+        operator(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
+    )
+    state = null_vector(operator(process, grid, schemes), grid, pin=_nearest_cell(coarse.density, grid))
+    fine, rough = _moments(state.density, grid), _moments(coarse.density, half)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = float(np.nanmax(np.abs(fine - rough) / np.abs(fine)) / 3.0)
+    return _Solution(grid, schemes, state, _rim_mass(state.density, grid), estimate, peclet, box_given)
+
+
+def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
+    """A rough, positive density on a small grid: where the bulk is, and which cell to pin."""
+    small = {1: 200, 2: 48, 3: 12}[len(grid.shape)]
+    coarse = Grid(grid.names, grid.low, grid.high, tuple(min(n, small) for n in grid.shape), grid.mirrored)
+    matrix = operator(process, coarse, ["exponential"] * len(grid.shape))
+    pin = 0
+    if process.landscape is not None:
+        loss = numpy_function(process.landscape.loss, process.variables)
+        pin = int(np.argmin(loss(*np.moveaxis(coarse.points(), -1, 0))))
+    return np.abs(null_vector(matrix, coarse, pin=pin, eigenvalue=False).density)
+
+
+def _nearest_cell(density: np.ndarray, grid: Grid) -> int:
+    """Index in ``grid`` of the cell at the mode of a density on another grid of the same region."""
+    place = np.unravel_index(int(np.argmax(density)), density.shape)
+    index = [min(n - 1, int((i + 0.5) * n / m)) for i, m, n in zip(place, density.shape, grid.shape, strict=True)]
+    return int(np.ravel_multi_index(index, grid.shape))
+
+
+def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[float, ...]:
+    """Cell Péclet number per axis that 99.9 % of the probability stays below."""
+    small = Grid(grid.names, grid.low, grid.high, weights.shape, grid.mirrored)
+    values = coefficients(process, small)
+    bulk = []
+    for axis in range(len(grid.shape)):
+        inner = (np.delete(weights, 0, axis=axis) + np.delete(weights, -1, axis=axis)).ravel()
+        number = values.peclet(small, axis).ravel() * grid.widths[axis] / small.widths[axis]
+        order = np.argsort(number)
+        reached = np.cumsum(inner[order]) / inner.sum()
+        bulk.append(float(number[order][np.searchsorted(reached, 0.999)]))
+    return tuple(bulk)
+
+
+def _chosen_schemes(
+    process: Process, scheme: str | Sequence[Scheme], peclet: tuple[float, ...]
+) -> tuple[Scheme, ...]:
+    """The scheme of each axis.
+
+    Exponential fitting adds the diffusion D·Pe²/12: exact in equilibrium, but fatal along a slow
+    axis whose drift fluctuates with a fast variable (Pe ≫ 1 while the mean drift is small).
+    """
+    dimension = len(process.variables)
+    if not isinstance(scheme, str):
+        if len(scheme) != dimension or not set(scheme) <= {"central", "exponential"}:
+            raise ValueError(f"scheme={scheme!r} must name 'central' or 'exponential' for each variable")
+        return tuple(scheme)
+    if scheme in ("central", "exponential"):
+        return (scheme,) * dimension  # type: ignore[return-value]
+    if scheme != "auto":
+        raise ValueError(f"scheme={scheme!r} must be 'auto', 'central', 'exponential', or one per axis")
+    if _is_isotropic(process):
+        return ("exponential",) * dimension
+    return tuple("exponential" if number <= 1.0 else "central" for number in peclet)
+
+
+def _is_isotropic(process: Process) -> bool:
+    """True for a landscape with constant D·I, where exp(−L/D) is the exact answer."""
+    noise = getattr(process, "noise", None)
+    if process.landscape is None or type(noise).__name__ == "HessianProportional":
+        return False
+    D = process.diffusion
+    return not D.free_symbols and D == D[0, 0] * sp.eye(D.rows)
+
+
+def _moments(density: np.ndarray, grid: Grid) -> np.ndarray:
+    """⟨v²⟩ and std (of |v| on mirrored axes) per axis, by the midpoint rule."""
+    numbers = []
+    for axis in range(len(grid.shape)):
+        others = tuple(a for a in range(len(grid.shape)) if a != axis)
+        marginal = density.sum(axis=others) / density.sum()
+        v = grid.centres(axis)
+        mean = float(marginal @ v)
+        numbers += [float(marginal @ v**2), float(np.sqrt(max(marginal @ (v - mean) ** 2, 0.0)))]
+    return np.array(numbers)
+
+
+def _rim_masses(density: np.ndarray, grid: Grid) -> dict[tuple[str, str], float]:
+    """Probability in the outer ``RIM`` share of the box, for every end that is a wall."""
+    masses = {}
+    for axis, name in enumerate(grid.names):
+        others = tuple(a for a in range(len(grid.shape)) if a != axis)
+        marginal = np.abs(density).sum(axis=others) * grid.cell_volume
+        rim = max(1, round(RIM * grid.shape[axis]))
+        if name not in grid.mirrored:
+            masses[name, "low"] = float(marginal[:rim].sum())
+        masses[name, "high"] = float(marginal[-rim:].sum())
+    return masses
+
+
+def _rim_mass(density: np.ndarray, grid: Grid) -> float:
+    return sum(_rim_masses(density, grid).values())
+
+
+def _widen(solution: _Solution, box: Box) -> bool:
+    """Push out, in place, the walls of ``box`` that hold mass; False if nothing was to be pushed."""
+    changed = False
+    for (name, end), mass in _rim_masses(solution.state.density, solution.grid).items():
+        if mass <= 1e-10:
+            continue
+        low, high = box[name]
+        mirrored = name in solution.grid.mirrored
+        extra = 0.3 * (high if mirrored else high - low)
+        box[name] = (low - extra if end == "low" or mirrored else low, high + extra if end == "high" else high)
+        changed = True
+    return changed
+
+
+def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
+    """Refuse a density that does not fit its box; warn of every other self-check that fails."""
+    if walls not in ("far", "reflecting"):
+        raise ValueError(f"walls={walls!r} must be 'far' or 'reflecting'")
+    state, grid = solution.state, solution.grid
+    rim = _rim_masses(state.density, grid)
+    if walls == "far" and solution.boundary_mass > 1e-2:
+        (name, end), mass = max(rim.items(), key=lambda item: item[1])
+        raise ValueError(
+            f"the loss does not confine the density in the box: {mass:.1%} of the mass lies at the "
+            f"{end} end of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
+        )
+    complaints = []
+    if walls == "far" and solution.boundary_mass > 1e-6:
+        complaints.append(f"the rim of the box holds {solution.boundary_mass:.1e} of the mass: enlarge the box")
+    if state.residual > 1e-9:
+        complaints.append(f"the relative residual is {state.residual:.1e}: the matrix is nearly singular")
+    if state.negative_mass > 1e-4:
+        complaints.append(f"negative cells hold {state.negative_mass:.1e} of the mass: use more cells (shape=)")
+    if solution.half_grid_estimate > 3 * accuracy:
+        complaints.append(
+            f"moments are good to about {solution.half_grid_estimate:.1e} only: use more cells (shape=)"
+        )
+    if not state.second_eigenvalue > 1e-12 * float(np.max(solution.peclet) + 1.0):
+        complaints.append(
+            f"the slowest relaxation rate is {state.second_eigenvalue:.1e}: the weights of separate valleys "
+            "are lost in rounding; solve one valley at a time (box=) or raise the noise"
+        )
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=3)
+
+
+def _labelled(solution: _Solution) -> xr.DataArray:
+    """The density on the whole box, mirrored where only half was solved."""
+    grid, density = solution.grid, solution.state.density
+    folded = [name for name in grid.names if name in grid.mirrored]
+    coordinates = {}
+    for axis, name in enumerate(grid.names):
+        line = grid.centres(axis)
+        if name in folded:
+            density = np.concatenate([np.flip(density, axis), density], axis)
+            line = np.concatenate([-line[::-1], line])
+        coordinates[name] = (name, line, {"long_name": name, "units": "1"})
+    density = density / (density.sum() * grid.cell_volume)
+    result = xr.DataArray(density, dims=grid.names, coords=coordinates, name="density")
+    result = result.assign_coords(cell_volume=(grid.names, np.full(density.shape, grid.cell_volume)))
+    result["cell_volume"].attrs = {"long_name": "cell volume", "units": "1"}
+    scheme = ", ".join(f"{s} in {v}" for v, s in zip(grid.names, solution.schemes, strict=True))
+    symmetry = ", ".join(f"{v} -> -{v}" for v in folded)
+    result.attrs = {
+        "method": "finite-volume",
+        "scheme": f"{scheme}; cross terms on 9 points" if len(grid.names) > 1 else scheme,
+        "symmetry": f"solved on {', '.join(v + ' >= 0' for v in folded)}, mirrored by {symmetry}"
+        if folded
+        else "none used",
+        "cells": grid.cells,
+        "mass": float((density * grid.cell_volume).sum()),
+        "residual": solution.state.residual,
+        "column_sum": solution.state.column_sum,
+        "negative_mass": solution.state.negative_mass,
+        "boundary_mass": solution.boundary_mass,
+        "second_eigenvalue": solution.state.second_eigenvalue,
+        "half_grid_estimate": solution.half_grid_estimate,
+        "bulk_peclet": ", ".join(f"{number:.3g}" for number in solution.peclet),
+    }
+    return result
+
+
+def _titled(density: xr.DataArray, process: Process) -> xr.DataArray:
+    """Provenance: what was solved, and by which version."""
+    dimension = len(process.variables)
+    density.attrs |= {
+        "long_name": "stationary probability density",
+        "units": "1",
+        "title": f"Stationary density: {process.name}",
+        "landscape": "" if process.landscape is None else str(process.landscape.loss),
+        "cross_diffusion": int(getattr(process, "cross_diffusion", True)),
+        "dimension": dimension,
+        "fpsolve_version": fpsolve.__version__,
+    }
+    return density
+
+
+def evolve(
+    process: Process,
+    initial: xr.DataArray | sp.Expr | Callable[..., np.ndarray],
+    *,
+    times: Sequence[float],
+    time_step: float,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    scheme: Literal["auto", "central", "exponential"] | Sequence[Scheme] = "auto",
+    cross_diffusion: bool = True,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Probability density at the given times, from a given initial density.
+
+    Solves ∂_t P = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with the operator of
+    :func:`stationary_density` and TR-BDF2 steps (second order, L-stable).
+
+    Parameters
+    ----------
+    process : Process
+        A Langevin system or diffusion in one to three variables.
+    initial : DataArray, sympy expression, or callable
+        The density at time 0, normalised here: on the cell centres of a uniform grid (such as a
+        finite-volume result), or a formula in the variables evaluated on ``box`` and ``shape``.
+    times : sequence of float
+        Increasing output times ≥ 0, in units of learning rate × iterations.
+    time_step : float
+        Longest step; every interval between output times is cut into equal steps.
+    box, shape : optional
+        The grid, needed unless ``initial`` brings one.
+    scheme, cross_diffusion : see :func:`stationary_density`.
+    progress : bool
+        Show a progress bar over the steps.
+
+    Returns
+    -------
+    DataArray
+        Dims ``time`` and the variables; ``attrs["mass_drift"]`` is the largest |mass − 1| met.
+
+    Raises
+    ------
+    ValueError
+        If the times, the step or the initial density make no sense.
+    """
+    process = _checked(process, cross_diffusion)
+    instants = np.asarray(times, float)
+    if instants.ndim != 1 or len(instants) == 0 or (np.diff(instants, prepend=0.0) < 0).any():
+        raise ValueError("times must be an increasing sequence of times >= 0")
+    if not (np.isfinite(time_step) and time_step > 0):
+        raise ValueError(f"time_step={time_step} must be positive and finite")
+    grid, density = _initial_state(process, initial, box, shape)
+    schemes = _chosen_schemes(process, scheme, _bulk_peclet(process, grid, _coarse_density(process, grid)))
+    matrix = operator(process, grid, schemes)
+    steps = np.ceil(np.diff(instants, prepend=0.0) / time_step - 1e-9).astype(int)
+    frames = np.empty((len(instants), *grid.shape))
+    current, drift, last_step, advance = density.ravel(), 0.0, None, None
+    from tqdm.auto import tqdm
+
+    with tqdm(total=int(steps.sum()), disable=not progress, unit="step", leave=False) as bar:
+        for frame, (span, count) in enumerate(zip(np.diff(instants, prepend=0.0), steps, strict=True)):
+            for _ in range(count):
+                if advance is None or last_step is None or not np.isclose(span / count, last_step, rtol=1e-12):
+                    last_step = span / count
+                    advance = time_stepper(matrix, last_step)
+                current = advance(current)
+                drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
+                bar.update()
+            frames[frame] = current.reshape(grid.shape)
+    coordinates: dict = {"time": ("time", instants, {"long_name": "time", "units": "learning rate x iterations"})}
+    coordinates |= {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
+    result = xr.DataArray(frames, dims=("time", *grid.names), coords=coordinates, name="density")
+    result = result.assign_coords(cell_volume=(grid.names, np.full(grid.shape, grid.cell_volume)))
+    result.attrs = {
+        "method": "finite-volume, TR-BDF2",
+        "scheme": ", ".join(f"{s} in {v}" for v, s in zip(grid.names, schemes, strict=True)),
+        "time_step": float(time_step),
+        "mass_drift": drift,
+    }
+    result = _titled(result, process)
+    result.attrs |= {"long_name": "probability density", "title": f"Evolving density: {process.name}"}
+    return result
+
+
+def _initial_state(process: Process, initial, box, shape) -> tuple[Grid, np.ndarray]:
+    """The grid and the normalised initial density on it."""
+    if isinstance(initial, xr.DataArray):
+        grid = _grid_of(process, initial)
+        density = initial.transpose(*process.names).to_numpy().astype(float)
+    else:
+        if box is None or shape is None:
+            raise ValueError("a formula for the initial density needs box= and shape= as well")
+        region, cells = checked_box(process, box), _checked_shape(shape, len(process.variables))
+        grid = Grid(process.names, *zip(*region.values(), strict=True), cells)  # type: ignore[arg-type]
+        function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
+        density = np.broadcast_to(np.asarray(function(*np.moveaxis(grid.points(), -1, 0)), float), grid.shape)
+    total = density.sum() * grid.cell_volume
+    if not np.isfinite(density).all() or not total > 0 or density.min() < -1e-9 * density.max():
+        raise ValueError("the initial density must be finite, not negative, and have mass")
+    return grid, density / total
+
+
+def _grid_of(process: Process, density: xr.DataArray) -> Grid:
+    """The uniform grid under a labelled density."""
+    if set(density.dims) != set(process.names):
+        raise ValueError(f"the density has dims {density.dims}; the process has variables {process.names}")
+    low, high, cells = [], [], []
+    for name in process.names:
+        line = density[name].to_numpy()
+        h = np.diff(line)
+        if len(line) < 8 or not np.allclose(h, h[0], rtol=1e-9):
+            raise ValueError(f"the density's grid along {name} is not uniform (at least 8 equal cells)")
+        low.append(float(line[0] - h[0] / 2))
+        high.append(float(line[-1] + h[0] / 2))
+        cells.append(len(line))
+    return Grid(process.names, tuple(low), tuple(high), tuple(cells))
+
+
+def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
+    """Probability current J_i = b_i P − Σ_j ∂_j(D_ij P) of a density on a uniform grid.
+
+    Parameters
+    ----------
+    process : Process
+        The process the density belongs to.
+    density : DataArray
+        On cell centres of a uniform grid, dims named by the variables.
+
+    Returns
+    -------
+    Dataset
+        One component per variable, named ``J_x`` etc., second order in the cell width; zero
+        everywhere only in equilibrium.
+
+    Raises
+    ------
+    ValueError
+        If the density's dims or grid do not fit.
+    """
+    grid = _grid_of(process, density)
+    P = density.transpose(*process.names).to_numpy()
+    points = grid.points()
+    b = drift_values(process, points)
+    dimension = len(grid.shape)
+    D = process.diffusion_values(points.reshape(-1, dimension)).reshape(*P.shape, dimension, dimension)
+    components = {}
+    for i, name in enumerate(grid.names):
+        current = b[..., i] * P
+        for j, h in enumerate(grid.widths):
+            current = current - np.gradient(D[..., i, j] * P, h, axis=j, edge_order=2)
+        attributes = {"long_name": f"probability current along {name}", "units": "1 / time"}
+        components[f"J_{name}"] = (grid.names, current, attributes)
+    return xr.Dataset(components, coords={v: density[v] for v in grid.names})
