@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -139,12 +140,12 @@ class _Solution:
     """A discrete stationary state on its grid, with the numbers its judgement needs."""
 
     grid: Grid
+    folded: tuple[str, ...]
     schemes: tuple[Scheme, ...]
     state: NullVector
     boundary_mass: float
     half_grid_estimate: float
     peclet: tuple[float, ...]
-    box_given: bool
 
 
 def _solve_adaptively(
@@ -170,8 +171,8 @@ def _solve_adaptively(
         cells = tuple(n // 2 if v in mirrored else n for n, v in zip(cells, process.names, strict=True))
     for _ in range(8):
         grid = _grid(process, region, cells, mirrored)
-        solution = _solve(process, grid, scheme, box is not None)
-        if box is None and solution.boundary_mass > 1e-9 and _widen(solution, region):
+        solution = _solve(process, grid, scheme, mirrored)
+        if box is None and _refit(solution, region):
             continue
         excess = solution.half_grid_estimate / accuracy
         if not automatic_shape or excess <= 1.0:
@@ -201,15 +202,24 @@ def _default_shape(process: Process, mirrored: tuple[str, ...]) -> tuple[int, ..
 def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...]) -> Grid:
     """The grid of the part of the box that is solved: v ≥ 0 for mirrored variables.
 
-    A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density.
+    A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density; a is moved
+    to a multiple of the cell width, so that the mirrored result has one uniform grid.
     """
-    low = tuple(max(0.0, box[v][0]) if v in mirrored else box[v][0] for v in process.names)
-    high = tuple(box[v][1] for v in process.names)
+    low, high = [], []
+    for v, n in zip(process.names, cells, strict=True):
+        a, b = (max(0.0, box[v][0]) if v in mirrored else box[v][0]), box[v][1]
+        if v in mirrored and a > 0.0:
+            whole = int(a * n / (b - a))
+            a = whole * b / (whole + n)
+        low.append(a)
+        high.append(b)
     at_zero = tuple(v for v, a in zip(process.names, low, strict=True) if v in mirrored and a == 0.0)
-    return Grid(process.names, low, high, cells, at_zero)
+    return Grid(process.names, tuple(low), tuple(high), cells, at_zero)
 
 
-def _solve(process: Process, grid: Grid, scheme: str | Sequence[Scheme], box_given: bool) -> _Solution:
+def _solve(
+    process: Process, grid: Grid, scheme: str | Sequence[Scheme], folded: tuple[str, ...]
+) -> _Solution:
     """Solve on the grid and on the one with half as many cells per axis."""
     weights = _coarse_density(process, grid)
     peclet = _bulk_peclet(process, grid, weights)
@@ -218,11 +228,15 @@ def _solve(process: Process, grid: Grid, scheme: str | Sequence[Scheme], box_giv
     coarse = null_vector(
         operator(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
     )
+    if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
+        # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
+        return _solve(process, grid, "exponential", folded)
     state = null_vector(operator(process, grid, schemes), grid, pin=_nearest_cell(coarse.density, grid))
-    fine, rough = _moments(state.density, grid), _moments(coarse.density, half)
+    difference = _moments(state.density, grid) - _moments(coarse.density, half)
+    scale = np.abs(_moments(state.density, grid, scales=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(np.nanmax(np.abs(fine - rough) / np.abs(fine)) / 3.0)
-    return _Solution(grid, schemes, state, _rim_mass(state.density, grid), estimate, peclet, box_given)
+        estimate = float(np.nanmax(np.abs(difference) / scale) / 3.0)
+    return _Solution(grid, folded, schemes, state, _rim_mass(state.density, grid), estimate, peclet)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
@@ -289,15 +303,24 @@ def _is_isotropic(process: Process) -> bool:
     return not D.free_symbols and D == D[0, 0] * sp.eye(D.rows)
 
 
-def _moments(density: np.ndarray, grid: Grid) -> np.ndarray:
-    """⟨v²⟩ and std (of |v| on mirrored axes) per axis, by the midpoint rule."""
-    numbers = []
-    for axis in range(len(grid.shape)):
-        others = tuple(a for a in range(len(grid.shape)) if a != axis)
-        marginal = density.sum(axis=others) / density.sum()
-        v = grid.centres(axis)
-        mean = float(marginal @ v)
-        numbers += [float(marginal @ v**2), float(np.sqrt(max(marginal @ (v - mean) ** 2, 0.0)))]
+def _moments(density: np.ndarray, grid: Grid, *, scales: bool = False) -> np.ndarray:
+    """⟨v²⟩ and std per axis (of |v| where mirrored), ⟨u v⟩ per pair, by the midpoint rule.
+
+    With ``scales``, the sizes that errors of these numbers are compared with.
+    """
+    dimension = len(grid.shape)
+    P = density / density.sum()
+    lines = [grid.centres(axis) for axis in range(dimension)]
+    numbers, squares = [], []
+    for axis in range(dimension):
+        marginal = P.sum(axis=tuple(a for a in range(dimension) if a != axis))
+        mean = float(marginal @ lines[axis])
+        squares.append(float(marginal @ lines[axis] ** 2))
+        numbers += [squares[-1], float(np.sqrt(max(marginal @ (lines[axis] - mean) ** 2, 0.0)))]
+    for i, j in combinations(range(dimension), 2):
+        pair = P.sum(axis=tuple(a for a in range(dimension) if a not in (i, j)))
+        product = float(lines[i] @ pair @ lines[j])
+        numbers.append(float(np.sqrt(abs(squares[i] * squares[j]))) if scales else product)
     return np.array(numbers)
 
 
@@ -318,17 +341,36 @@ def _rim_mass(density: np.ndarray, grid: Grid) -> float:
     return sum(_rim_masses(density, grid).values())
 
 
-def _widen(solution: _Solution, box: Box) -> bool:
-    """Push out, in place, the walls of ``box`` that hold mass; False if nothing was to be pushed."""
+def _refit(solution: _Solution, box: Box) -> bool:
+    """Fit an automatic ``box`` to its density, in place; False if it fits already.
+
+    Walls that hold mass move out by a third; a box that is much wider than the density (the
+    reduced theory overestimates heavy tails) is cut where the tail holds 1e-10.
+    """
+    grid = solution.grid
     changed = False
-    for (name, end), mass in _rim_masses(solution.state.density, solution.grid).items():
-        if mass <= 1e-10:
-            continue
+    masses = _rim_masses(solution.state.density, grid)
+    for axis, name in enumerate(grid.names):
         low, high = box[name]
-        mirrored = name in solution.grid.mirrored
-        extra = 0.3 * (high if mirrored else high - low)
-        box[name] = (low - extra if end == "low" or mirrored else low, high + extra if end == "high" else high)
-        changed = True
+        mirrored = name in grid.mirrored
+        others = tuple(a for a in range(len(grid.shape)) if a != axis)
+        marginal = np.abs(solution.state.density).sum(axis=others) * grid.cell_volume
+        span = grid.high[axis] - grid.low[axis]
+        if masses[name, "high"] > 1e-8:
+            high, changed = high + 0.3 * span, True
+        else:
+            tail = grid.high[axis] - grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal[::-1]), 1e-10) - 1)
+            if tail < grid.high[axis] - 0.25 * span:
+                high, changed = tail, True
+        if mirrored:
+            low = -high
+        elif masses[name, "low"] > 1e-8:
+            low, changed = low - 0.3 * span, True
+        else:
+            tail = grid.low[axis] + grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal), 1e-10) - 1)
+            if tail > grid.low[axis] + 0.25 * span:
+                low, changed = tail, True
+        box[name] = (low, high)
     return changed
 
 
@@ -366,12 +408,15 @@ def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
 
 def _labelled(solution: _Solution) -> xr.DataArray:
     """The density on the whole box, mirrored where only half was solved."""
-    grid, density = solution.grid, solution.state.density
-    folded = [name for name in grid.names if name in grid.mirrored]
+    grid, density, folded = solution.grid, solution.state.density, solution.folded
     coordinates = {}
     for axis, name in enumerate(grid.names):
         line = grid.centres(axis)
         if name in folded:
+            # Cells between the walls of two distant mirrored windows hold no density.
+            empty = round(grid.low[axis] / grid.widths[axis])
+            density = np.pad(density, [(empty if a == axis else 0, 0) for a in range(density.ndim)])
+            line = (np.arange(empty + grid.shape[axis]) + 0.5) * grid.widths[axis]
             density = np.concatenate([np.flip(density, axis), density], axis)
             line = np.concatenate([-line[::-1], line])
         coordinates[name] = (name, line, {"long_name": name, "units": "1"})
@@ -380,13 +425,12 @@ def _labelled(solution: _Solution) -> xr.DataArray:
     result = result.assign_coords(cell_volume=(grid.names, np.full(density.shape, grid.cell_volume)))
     result["cell_volume"].attrs = {"long_name": "cell volume", "units": "1"}
     scheme = ", ".join(f"{s} in {v}" for v, s in zip(grid.names, solution.schemes, strict=True))
-    symmetry = ", ".join(f"{v} -> -{v}" for v in folded)
+    mirrors = ", ".join(f"{v} -> -{v}" for v in folded)
+    solved = ", ".join(f"{grid.low[grid.names.index(v)]:.4g} <= {v}" for v in folded)
     result.attrs = {
         "method": "finite-volume",
         "scheme": f"{scheme}; cross terms on 9 points" if len(grid.names) > 1 else scheme,
-        "symmetry": f"solved on {', '.join(v + ' >= 0' for v in folded)}, mirrored by {symmetry}"
-        if folded
-        else "none used",
+        "symmetry": f"solved on {solved}; mirrored by {mirrors}" if folded else "none used",
         "cells": grid.cells,
         "mass": float((density * grid.cell_volume).sum()),
         "residual": solution.state.residual,

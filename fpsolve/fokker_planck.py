@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def _fipy_environment() -> Iterator[None]:
 
 def _fipy_operator(values: Coefficients, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csr_matrix:
     """Convection and diagonal diffusion, assembled by FiPy; everything but the cross terms."""
-    with _fipy_environment():
+    with _fipy_environment(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # FiPy still imports numpy.core
         import fipy
     dimension = len(grid.shape)
     # FiPy numbers cells with its first axis fastest; reversed axes make that numpy's C order.

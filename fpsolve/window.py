@@ -14,10 +14,10 @@ from theory import adiabatic
 from theory.langevin import Langevin, Process
 
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
-SLOW_CELLS_PER_WIDTH = 20
-FAST_CELLS = 128
+SLOW_CELLS_PER_WIDTH = 16
+FAST_CELLS = 176
 #: Half-width of the box along a fast variable, in standard deviations.
-FAST_WIDTHS = 7.0
+FAST_WIDTHS = 6.0
 
 
 @dataclass(frozen=True)
