@@ -1,0 +1,246 @@
+"""Figures of densities and comparisons. They draw data they are given and return what they drew on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from theory.adiabatic import Reduced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fpsolve.compare import Table
+
+#: Colours that survive colour blindness and grey print (Okabe, Ito 2008).
+INK = {"density": "#0072B2", "spectral": "#000000", "ensemble": "#E69F00", "theory": "#D55E00"}
+ORDER_STYLES = {0: ":", 1: "--", 2: "-"}
+
+
+def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
+    """Axes with a probability density: a curve in one dimension, a map of log₁₀ P in two.
+
+    Parameters
+    ----------
+    density : DataArray
+        One or two dims; three or more are refused (take a marginal first).
+    ax : Axes, optional
+        Where to draw; default the current axes.
+    decades : float
+        How far below its maximum a two-dimensional density is shown.
+    **mesh
+        Passed to ``plot`` or ``pcolormesh``.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the density has more than two dims.
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    if density.ndim == 1:
+        (name,) = map(str, density.dims)
+        ax.plot(density[name], density, **({"color": INK["density"]} | mesh))
+        ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
+        return ax
+    if density.ndim != 2:
+        raise ValueError(f"cannot draw a density with dims {density.dims}; use fpsolve.plot.marginal")
+    first, second = map(str, density.dims)
+    shown = _thinned(density)
+    floor = float(shown.max()) * 10.0**-decades
+    logarithm = np.log10(np.maximum(shown, floor))
+    image = ax.pcolormesh(
+        shown[first], shown[second], logarithm.T, **({"shading": "auto", "cmap": "cividis", "rasterized": True} | mesh)
+    )
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label(f"$\\log_{{10}} P({first}, {second})$")
+    ax.set(xlabel=_axis_label(density, first), ylabel=_axis_label(density, second))
+    return ax
+
+
+def _thinned(density: xr.DataArray, most: int = 600) -> xr.DataArray:
+    """Every k-th cell, so that a figure holds no more cells than pixels."""
+    return density.isel({d: slice(None, None, max(1, -(-n // most))) for d, n in density.sizes.items()})
+
+
+def _axis_label(density: xr.DataArray, name: str) -> str:
+    unit = str(density[name].attrs.get("units", "1"))
+    return f"${name}$" if unit == "1" else f"${name}$ ({unit})"
+
+
+def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line) -> Axes:
+    """Axes with the marginal density of one variable.
+
+    Parameters
+    ----------
+    density : DataArray
+        On a tensor grid with a ``cell_volume`` coordinate.
+    name : str
+        The variable that stays.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    line_values, values = marginal_values(density, name)
+    ax.plot(line_values, values, **({"color": INK["density"]} | line))
+    ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
+    return ax
+
+
+def marginal_values(density: xr.DataArray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points and values of a marginal: the density summed over the other variables' cell widths.
+
+    Parameters
+    ----------
+    density : DataArray
+        With ``cell_volume`` of tensor form.
+    name : str
+
+    Returns
+    -------
+    tuple of ndarray
+        Coordinates and p(v), both of shape (n,).
+    """
+    others = [d for d in density.dims if d != name]
+    volume = density.cell_volume
+    # The volume is a product of one-dimensional widths; those of ``name`` divide out of the sum.
+    widths = volume.sum(others) / float(volume.sum())
+    line = density[name].to_numpy()
+    mass = (density * volume).sum(others)
+    span = _span(line)
+    return line, (mass / (widths * span)).to_numpy()
+
+
+def _span(line: np.ndarray) -> float:
+    """Length of the interval that uniform cells centred on ``line`` cover."""
+    return float((line[-1] - line[0]) * len(line) / (len(line) - 1))
+
+
+def stationary(
+    density_map: xr.DataArray,
+    *,
+    referee: xr.DataArray | None = None,
+    ensemble: xr.Dataset | None = None,
+    reduced: Sequence[Reduced] = (),
+    table: Table | None = None,
+    slow: str | None = None,
+) -> Figure:
+    """Figure of the main job: the density, its slow marginal by every method, and the deviations.
+
+    Parameters
+    ----------
+    density_map : DataArray
+        The finite-volume density.
+    referee : DataArray, optional
+        The spectral density.
+    ensemble : Dataset, optional
+        A simulation with ``bins`` in the slow variable.
+    reduced : sequence of Reduced
+        Reductions of any order.
+    table : Table, optional
+        From :func:`fpsolve.compare.stationary`: drawn as deviations with error bars.
+    slow : str, optional
+        The variable of the marginal; default the first.
+
+    Returns
+    -------
+    Figure
+    """
+    import matplotlib.pyplot as plt
+
+    slow = slow or str(density_map.dims[0])
+    columns = 1 + (density_map.ndim == 2) + (table is not None)
+    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, 3.9), layout="constrained", squeeze=False)
+    panels = list(axes[0])
+    if density_map.ndim == 2:
+        density(density_map, ax=panels[0])
+        panels.pop(0).set_title("finite-volume density")
+    _draw_marginals(panels.pop(0), density_map, referee, ensemble, reduced, slow)
+    if table is not None:
+        deviations(table, ax=panels.pop(0))
+    return figure
+
+
+def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
+    line, values = marginal_values(density_map, slow)
+    for item in reduced:
+        style = ORDER_STYLES[item.order]
+        ax.plot(line, item.density(line), color=INK["theory"], ls=style, lw=1.2, label=f"theory, order {item.order}")
+    if ensemble is not None and "density" in ensemble:
+        others = [d for d in ensemble["density"].dims if d != f"{slow}_bin"]
+        histogram = ensemble["density"]
+        for d in others:
+            width = np.diff(ensemble[f"{d.removesuffix('_bin')}_edges"].to_numpy())
+            histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
+        ax.stairs(histogram, ensemble[f"{slow}_edges"], color=INK["ensemble"], fill=True, alpha=0.45, label="ensemble")
+    if referee is not None:
+        from fpsolve.spectral import marginal as spectral_marginal
+
+        ax.plot(line, spectral_marginal(referee, slow, line), color=INK["spectral"], lw=3.5, alpha=0.25, label="spectral")
+    ax.plot(line, values, color=INK["density"], lw=1.4, label="finite volumes")
+    shown = line[values > 1e-5 * values.max()]
+    ax.set(
+        xlim=(shown[0], shown[-1]),
+        xlabel=_axis_label(density_map, slow),
+        ylabel=f"$p({slow})$",
+        title="marginal of the slow variable",
+    )
+    ax.legend(frameon=False, fontsize=8)
+
+
+def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Axes with |deviation| of every number from the reference, error bars included, on a log scale.
+
+    Parameters
+    ----------
+    table : Table
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    methods = list(dict.fromkeys(row.method for row in table.rows if row.method != table.reference))
+    quantities = list(dict.fromkeys(row.quantity for row in table.rows))
+    markers = "osD^vP*X"
+    colours = [INK["density"], INK["ensemble"], INK["theory"], "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
+    for k, method in enumerate(methods):
+        rows = [row for row in table.rows if row.method == method]
+        at = [quantities.index(row.quantity) + 0.12 * (k - (len(methods) - 1) / 2) for row in rows]
+        size = [max(abs(row.deviation), 1e-9) for row in rows]
+        error = [abs(row.error / row.value * (1 if row.deviation else 0)) if row.value else 0.0 for row in rows]
+        below = [min(e, 0.999 * s) for e, s in zip(error, size, strict=True)]
+        ax.errorbar(
+            at, size, yerr=[below, error], fmt=markers[k % 8], color=colours[k % 7], ms=5, capsize=2, label=method
+        )
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(quantities)), [_pretty(q) for q in quantities])
+    ax.set(ylabel=f"|relative deviation| from {table.reference}", title="every number against the reference")
+    ax.legend(frameon=False, fontsize=8)
+    ax.grid(axis="y", alpha=0.3)
+    return ax
+
+
+def _pretty(quantity: str) -> str:
+    """A quantity's name as mathematics."""
+    text = quantity.replace("<", "\\langle ").replace(">", " \\rangle").replace("std", "\\mathrm{std}")
+    return f"${text}$"
