@@ -22,7 +22,7 @@ from fpsolve.fokker_planck import (
     operator,
     time_stepper,
 )
-from fpsolve.mesh import Box, Grid, checked_box, drift_values, mirror_symmetries
+from fpsolve.mesh import Box, Grid, checked_box, drift_values, loss_values, mirror_symmetries
 from fpsolve.window import starting_window
 from theory.langevin import Process
 
@@ -246,8 +246,7 @@ def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
     matrix = operator(process, coarse, ["exponential"] * len(grid.shape))
     pin = 0
     if process.landscape is not None:
-        loss = numpy_function(process.landscape.loss, process.variables)
-        pin = int(np.argmin(loss(*np.moveaxis(coarse.points(), -1, 0))))
+        pin = int(np.argmin(loss_values(process, coarse.points())))  # type: ignore[arg-type]
     return np.abs(null_vector(matrix, coarse, pin=pin, eigenvalue=False).density)
 
 
@@ -397,7 +396,7 @@ def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
         complaints.append(
             f"moments are good to about {solution.half_grid_estimate:.1e} only: use more cells (shape=)"
         )
-    if not state.second_eigenvalue > 1e-12 * float(np.max(solution.peclet) + 1.0):
+    if not state.second_eigenvalue > state.rounding_rate:
         complaints.append(
             f"the slowest relaxation rate is {state.second_eigenvalue:.1e}: the weights of separate valleys "
             "are lost in rounding; solve one valley at a time (box=) or raise the noise"

@@ -22,8 +22,7 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
-from fpsolve.compiled import numpy_function
-from fpsolve.mesh import Grid, drift_values
+from fpsolve.mesh import Grid, drift_values, loss_values
 from theory.langevin import Process
 
 Scheme = Literal["central", "exponential"]
@@ -59,7 +58,7 @@ def coefficients(process: Process, grid: Grid) -> Coefficients:
     dimension = len(grid.shape)
     centres = grid.points()
     D = _diffusion_on(process, centres)
-    loss = _loss_values(process, centres)
+    loss = _finite_loss(process, centres)
     velocity, face_diffusion = [], []
     for axis in range(dimension):
         faces = grid.points(face_axis=axis)
@@ -96,12 +95,10 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
     return D.reshape(*points.shape[:-1], *D.shape[1:])
 
 
-def _loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
-    """The loss on an array of points, or None for a process without one."""
-    if process.landscape is None:
-        return None
-    loss = numpy_function(process.landscape.loss, process.variables)(*np.moveaxis(points, -1, 0))
-    if not np.isfinite(loss).all():
+def _finite_loss(process: Process, points: np.ndarray) -> np.ndarray | None:
+    """The loss on an array of points, checked to be finite; None for a process without one."""
+    loss = loss_values(process, points)
+    if loss is not None and not np.isfinite(loss).all():
         where = points[~np.isfinite(loss)][0]
         place = ", ".join(f"{n}={v:.4g}" for n, v in zip(process.names, where, strict=True))
         raise ValueError(f"the loss is not finite and real at {place}; choose a box that avoids it")
@@ -232,6 +229,8 @@ class NullVector:
     column_sum: float
     negative_mass: float
     second_eigenvalue: float
+    #: Rates below this are lost in the rounding of the operator's diagonal.
+    rounding_rate: float
 
 
 def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: bool = True) -> NullVector:
@@ -239,16 +238,19 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: 
 
     The value of P in one cell near the mode is pinned and that cell's equation dropped (it is
     minus the sum of the others), which leaves a nonsingular matrix with half the fill of a
-    replaced row; one step of iterative refinement follows.
+    replaced row. Iterative refinement uses the residual summed from fluxes between pairs of
+    cells: rounding in the diagonal leaks mass and would spoil the weights of distant wells,
+    fluxes cannot leak.
 
     Raises
     ------
     RuntimeError
         If the factorisation breaks down: the box holds parts that do not exchange mass.
     """
+    fluxes = _PairFluxes(matrix)
     for _ in range(4):
         solve = _pinned_solver(matrix, pin)
-        density = solve.density
+        density = solve.refined(fluxes)
         top = int(np.argmax(np.abs(density)))
         # Pinning a cell of vanishing probability loses digits: pin the mode instead.
         if np.abs(density[top]) < 1e6 * np.abs(density[pin]):
@@ -259,11 +261,30 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: 
     rate = solve.slowest_rate(density) if eigenvalue else float("nan")
     return NullVector(
         density=density.reshape(grid.shape),
-        residual=float(np.abs(matrix @ density).max()) / scale,
+        residual=float(np.abs(fluxes.divergence(density)).max()) / scale,
         column_sum=float(np.abs(np.asarray(matrix.sum(axis=0))).max() / abs(matrix).max()),
-        negative_mass=float(-density[density < 0].sum() * grid.cell_volume),
+        negative_mass=float(abs(density[density < 0].sum()) * grid.cell_volume),
         second_eigenvalue=rate,
+        rounding_rate=4 * float(np.finfo(float).eps * np.abs(matrix.diagonal()).max()),
     )
+
+
+class _PairFluxes:
+    """A P for an operator with vanishing column sums, from the net flux a_ij P_j − a_ji P_i of each pair."""
+
+    def __init__(self, matrix: sparse.csc_matrix) -> None:
+        upper = sparse.triu(matrix, k=1).tocoo()
+        lower = sparse.triu(matrix.T, k=1).tocoo()
+        pattern = (abs(upper) + abs(lower)).tocoo()
+        self.first, self.second, self.size = pattern.row, pattern.col, matrix.shape[0]
+        rows = matrix.tocsr()
+        self.inward = np.asarray(rows[self.first, self.second]).ravel()
+        self.outward = np.asarray(rows[self.second, self.first]).ravel()
+
+    def divergence(self, density: np.ndarray) -> np.ndarray:
+        flux = self.inward * density[self.second] - self.outward * density[self.first]
+        gained = np.bincount(self.first, flux, self.size)
+        return gained - np.bincount(self.second, flux, self.size)
 
 
 @dataclass(frozen=True)
@@ -273,6 +294,25 @@ class _Pinned:
     keep: np.ndarray
     lu: sparse_linalg.SuperLU
     density: np.ndarray
+
+    def refined(self, fluxes: _PairFluxes) -> np.ndarray:
+        """The null vector after at most six refinements.
+
+        The residual is at rounding level at once; what still converges is the slow exchange
+        between wells, seen in the size of the corrections. Growing corrections mean that the
+        exchange is lost in rounding.
+        """
+        current, last = self.density, np.inf
+        for _ in range(6):
+            correction = self.lu.solve(fluxes.divergence(current)[self.keep])
+            size = float(np.abs(correction).sum() / np.abs(current).sum())
+            if not size < 0.5 * last:
+                break
+            current, last = current.copy(), size
+            current[self.keep] -= correction
+            if size < 1e-14:
+                break
+        return current
 
     def solve_mass_free(self, right: np.ndarray, stationary: np.ndarray) -> np.ndarray:
         """The solution v of A v = right, for right of zero sum, with zero sum."""
@@ -307,7 +347,6 @@ def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:
     right = -matrix[:, [pin]].toarray().ravel()[keep]
     lu = factorised(inner)
     solution = lu.solve(right)
-    solution += lu.solve(right - inner @ solution)
     if not np.isfinite(solution).all():
         raise RuntimeError(
             "the stationary problem is singular: the box holds parts that exchange no mass "
@@ -319,12 +358,19 @@ def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:
 
 
 def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
-    """Sparse LU for the symmetric pattern and near-dominant diagonal of these operators."""
+    """Sparse LU for the symmetric pattern and near-dominant diagonal of these operators.
+
+    An M-matrix (exponential faces, no cross terms) is factorised without pivoting, which keeps
+    every intermediate number of one sign, and with that the density positive.
+    """
+    off_diagonal = matrix - sparse.diags(matrix.diagonal())
+    signs = off_diagonal.data[off_diagonal.data != 0]
+    pivot = 0.0 if signs.size == 0 or (signs > 0).all() or (signs < 0).all() else 1e-3
     try:
         return sparse_linalg.splu(
             matrix,
             permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=1e-3,
+            diag_pivot_thresh=pivot,
             options={"SymmetricMode": True},
         )
     except RuntimeError:

@@ -91,11 +91,13 @@ def mirror_symmetries(process: Process) -> tuple[str, ...]:
     dimension = len(process.variables)
     points = np.random.default_rng(7).normal(size=(64, dimension)) * np.resize([0.1, 1.0], 64)[:, None]
     drift, diffusion = drift_values(process, points), process.diffusion_values(points)
+    loss = loss_values(process, points)
     found = []
     for axis, name in enumerate(process.names):
         sign = np.where(np.arange(dimension) == axis, -1.0, 1.0)
         b, D = drift_values(process, points * sign), process.diffusion_values(points * sign)
-        if _same(b, sign * drift) and _same(D, np.outer(sign, sign) * diffusion):
+        even = loss is None or _same(loss_values(process, points * sign), loss)  # type: ignore[arg-type]
+        if even and _same(b, sign * drift) and _same(D, np.outer(sign, sign) * diffusion):
             found.append(name)
     return tuple(found)
 
@@ -103,6 +105,18 @@ def mirror_symmetries(process: Process) -> tuple[str, ...]:
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal to rounding, and finite."""
     return bool(np.allclose(a, b, rtol=1e-10, atol=1e-12 * max(1e-300, float(np.abs(b).max()))))
+
+
+def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
+    """The loss at ``points`` of shape (..., N), NaN where it is not real; None without a landscape."""
+    if process.landscape is None:
+        return None
+    return _loss_function(process)(*np.moveaxis(points, -1, 0))
+
+
+@lru_cache(maxsize=32)
+def _loss_function(process: Process):
+    return numpy_function(process.landscape.loss, process.variables)
 
 
 def drift_values(process: Process, points: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.fokker_planck import null_vector, operator
-from fpsolve.mesh import Box, Grid, drift_values
+from fpsolve.mesh import Box, Grid, drift_values, loss_values
 from theory import adiabatic
 from theory.langevin import Langevin, Process
 
@@ -150,11 +150,9 @@ def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
 def _start_cell(process: Process, grid: Grid) -> int:
     """The cell of smallest drift: a stationary point, where the density is not negligible."""
     points = grid.points()
-    if process.landscape is not None:
-        from fpsolve.compiled import numpy_function
-
-        loss = numpy_function(process.landscape.loss, process.variables)
-        return int(np.argmin(loss(*np.moveaxis(points, -1, 0))))
+    loss = loss_values(process, points)
+    if loss is not None:
+        return int(np.argmin(loss))
     return int(np.argmin(np.sum(drift_values(process, points) ** 2, axis=-1)))
 
 

@@ -303,6 +303,9 @@ class _Expansion:
         self.slow, self.fast = slow, fast
         self.tau = sp.Dummy("tau", positive=True)
         floor = {y: 0 for y in fast}
+        for y in fast:
+            if not _is_zero(sp.diff(process.landscape.loss, y).subs(floor)):
+                raise ValueError(f"{y} = 0 is not the floor of the valley: ∂L/∂{y} does not vanish there")
         V = process.landscape.loss.subs(floor)
         counted = Langevin(
             replace(process.landscape, loss=process.landscape.loss + (self.tau**2 - 1) * V),
@@ -343,8 +346,8 @@ class _Expansion:
             curvature = -sp.diff(force, y)
             if not _is_zero(force.subs(floor)) or curvature.has(*self.fast) or not _is_zero(force + curvature * y):
                 raise ValueError(
-                    f"{y} = 0 is not the floor of a valley with its own curvature: there ∂L/∂{y} must be "
-                    f"λ(x) {y} + higher orders; change coordinates"
+                    f"{y} has no curvature of its own: near the floor ∂L/∂{y} must be λ(x) {y} + higher "
+                    "orders; choose coordinates in which the curvature is diagonal"
                 )
             for j in range(len(self.fast)):
                 if i != j and not _is_zero(self.D_zz[i][0][j]):
