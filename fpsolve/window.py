@@ -91,7 +91,11 @@ def _inner_edge(reduced: adiabatic.Reduced, high: float) -> float:
 
 def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     """Start at the minima with local covariances; let a coarse density widen and narrow the box."""
-    box = _covariance_box(process)
+    minima = _minima(process)
+    box = _covariance_box(process, minima)
+    # Never cut off a well: on a coarse grid its weight may be lost in rounding.
+    ends = zip(minima.min(axis=0), minima.max(axis=0), strict=True)
+    hull = dict(zip(process.names, ends, strict=True))
     dimension = len(process.variables)
     cells = {1: 400, 2: 80, 3: 20}[dimension]
     for _ in range(30):
@@ -102,8 +106,13 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
             (cells,) * dimension,
         )
         matrix = operator(process, grid, ["exponential"] * dimension)
-        density = np.abs(null_vector(matrix, grid, pin=_start_cell(process, grid), eigenvalue=False).density)
-        fitted = {name: _fitted(density, grid, axis) for axis, name in enumerate(grid.names)}
+        state = null_vector(matrix, grid, pin=_start_cell(process, grid))
+        if not state.second_eigenvalue > state.rounding_rate:
+            break  # wells whose exchange is lost in rounding: keep them all, the solver will say so
+        density = np.abs(state.density)
+        fitted = {
+            name: _around(hull[name], _fitted(density, grid, axis)) for axis, name in enumerate(grid.names)
+        }
         settled = all(np.allclose(fitted[v], box[v], atol=0.15 * (box[v][1] - box[v][0])) for v in box)
         box = {v: _symmetrised(ends) if v in mirrored else ends for v, ends in fitted.items()}
         if settled:
@@ -116,16 +125,25 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     return Window(box, tuple(n // 2 if v in mirrored else n for v in process.names))
 
 
-def _covariance_box(process: Process) -> Box:
+def _minima(process: Process) -> np.ndarray:
+    """Minima of the loss, shape (k, N); the origin for a process without a landscape."""
+    if process.landscape is None:
+        return np.zeros((1, len(process.variables)))
+    points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
+    if not points:
+        raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
+    return np.array(points)
+
+
+def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[float, float]:
+    """The smallest interval that holds both."""
+    return min(inner[0], outer[0]), max(inner[1], outer[1])
+
+
+def _covariance_box(process: Process, minima: np.ndarray) -> Box:
     """Eight standard deviations around every minimum, from the linearised process."""
-    if process.landscape is not None:
-        points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
-        if not points:
-            raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
-    else:
-        points = [[0.0] * len(process.variables)]
     ends = []
-    for point in np.array(points, float):
+    for point in minima:
         covariance = _local_covariance(process, point)
         width = 8.0 * np.sqrt(np.maximum(np.diag(covariance), 1e-12))
         ends.append((point - width, point + width))
