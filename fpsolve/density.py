@@ -346,18 +346,20 @@ def _refit(solution: _Solution, box: Box) -> bool:
     Walls that hold mass move out by a third; a box that is much wider than the density (the
     reduced theory overestimates heavy tails) is cut where the tail holds 1e-10.
     """
-    grid = solution.grid
+    grid, state = solution.grid, solution.state
     changed = False
+    # Where the exchange between wells is lost in rounding, an empty tail may be a lost well.
+    trusted = state.second_eigenvalue > state.rounding_rate
     masses = _rim_masses(solution.state.density, grid)
     for axis, name in enumerate(grid.names):
         low, high = box[name]
         mirrored = name in grid.mirrored
         others = tuple(a for a in range(len(grid.shape)) if a != axis)
-        marginal = np.abs(solution.state.density).sum(axis=others) * grid.cell_volume
+        marginal = np.abs(state.density).sum(axis=others) * grid.cell_volume
         span = grid.high[axis] - grid.low[axis]
         if masses[name, "high"] > 1e-8:
             high, changed = high + 0.3 * span, True
-        else:
+        elif trusted:
             tail = grid.high[axis] - grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal[::-1]), 1e-10) - 1)
             if tail < grid.high[axis] - 0.25 * span:
                 high, changed = tail, True
@@ -365,7 +367,7 @@ def _refit(solution: _Solution, box: Box) -> bool:
             low = -high
         elif masses[name, "low"] > 1e-8:
             low, changed = low - 0.3 * span, True
-        else:
+        elif trusted:
             tail = grid.low[axis] + grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal), 1e-10) - 1)
             if tail > grid.low[axis] + 0.25 * span:
                 low, changed = tail, True

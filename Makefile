@@ -1,0 +1,50 @@
+# Everything runs in .venv beside this file; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export MPLBACKEND ?= Agg
+
+.PHONY: help env demo test lint benchmark notebooks clean
+
+help:
+	@echo "make demo       install the core and run the main job: out/stationary.png and a table"
+	@echo "make test       install everything; check style and types; run every test and notebook"
+	@echo "make env        install everything into .venv"
+	@echo "make benchmark  ratios against peers and the C reference, in one run"
+	@echo "make notebooks  execute the notebooks in place"
+
+.venv/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/all: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) --editable ".[all]"
+	touch .venv/core $@
+
+env: .venv/all
+
+demo: .venv/core
+	$(BIN)/fpsolve stationary --example valley --out out
+
+lint: .venv/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: .venv/all lint
+	$(BIN)/python -m pytest -q
+
+benchmark: .venv/all
+	-$(PIP) ".[benchmarks]"
+	$(BIN)/python -m tests.benchmarks
+
+notebooks: .venv/all
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf .venv out

@@ -1,0 +1,1 @@
+"""Networks: train real ones and check the predictions of theory on them."""
