@@ -1,0 +1,118 @@
+"""The spectral referee: printed digits of the reference, exact laws, and two discretisations that agree."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from test_convergence import MANUFACTURED, manufactured_process
+from test_density import OU, REFERENCE, TILTED
+
+from fpsolve import compare, spectral, stationary_density
+from fpsolve.compiled import numpy_function
+from theory import Diffusion, Landscape, Langevin, anisotropic, degenerate_valley, double_well, isotropic, random_shift
+
+x, y = sp.symbols("x y", real=True)
+QUANTITIES = ("<x^2>", "std(|x|)", "<y^2>")
+
+
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda c: f"{c[0]:g}-{'full' if c[1] else 'no cross'}")
+def test_reference_valley_moments_are_met_to_the_printed_digits(case):
+    delta_s, cross = case
+    process = Langevin(degenerate_valley(), random_shift(delta_s=delta_s))
+    density = stationary_density(process, method="spectral", cross_diffusion=cross)
+    found = compare.averages(density, ("x", "y"))
+    for quantity, exact in zip(QUANTITIES, REFERENCE[case], strict=True):
+        # The references have eight digits: half a unit of the last is up to 3e-8.
+        assert found[quantity] == pytest.approx(exact, rel=1e-7), quantity
+    assert density.attrs["convergence"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("curvature", "epsilon", "delta_s"),
+    [((4, -1, 1), 2e-3, 3e-3), ((10, -4, 2), 5e-4, 2e-4), ((10, -4, 2), 5e-4, 1e-4), ((8, 2, 1), 1e-3, 1e-3), ((8, -2, 1), 1e-4, 1e-3)],
+)  # fmt: skip
+@pytest.mark.parametrize("cross", [True, False], ids=["full", "no cross"])
+def test_finite_volumes_meet_the_referee_on_other_valleys(curvature, epsilon, delta_s, cross):
+    process = Langevin(degenerate_valley(curvature, epsilon), random_shift(delta_s=delta_s))
+    volumes = compare.averages(stationary_density(process, cross_diffusion=cross), ("x", "y"))
+    referee = compare.averages(stationary_density(process, cross_diffusion=cross, method="spectral"), ("x", "y"))
+    for quantity in QUANTITIES:
+        assert volumes[quantity] == pytest.approx(referee[quantity], rel=2e-3), quantity
+
+
+def test_hermite_functions_and_polynomials_in_the_fast_variable_agree(monkeypatch):
+    process = Langevin(degenerate_valley(), random_shift(delta_s=1e-3))
+    box = {"x": (-0.8, 0.8), "y": (-0.62, 0.62)}
+    hermite = stationary_density(process, method="spectral", box=box)
+    monkeypatch.setattr(spectral, "HERMITE_BELOW", 0.0)
+    elements = stationary_density(process, method="spectral", box=box)
+    assert "Hermite" in hermite.attrs["scheme"] and "Hermite" not in elements.attrs["scheme"]
+    first, second = (compare.averages(d, ("x", "y")) for d in (hermite, elements))
+    for quantity in QUANTITIES:
+        assert first[quantity] == pytest.approx(second[quantity], rel=1e-8)
+
+
+def test_a_wider_window_does_not_change_the_numbers():
+    process = Langevin(degenerate_valley(), random_shift(delta_s=1e-3))
+    narrow = compare.averages(stationary_density(process, method="spectral"), ("x", "y"))
+    wide = stationary_density(process, method="spectral", box={"x": (-1.1, 1.1), "y": (-1, 1)})
+    for quantity, value in compare.averages(wide, ("x", "y")).items():
+        assert value == pytest.approx(narrow[quantity], rel=1e-8)
+
+
+def test_constant_anisotropy_has_the_referenced_marginal():
+    process = Langevin(degenerate_valley(), anisotropic(delta=0.01, kappa=4))
+    density = stationary_density(process, method="spectral", box={"x": (-2, 2), "y": (-1, 1)})
+    p = spectral.marginal(density, "x", np.array([0.0, 1.0]))
+    assert p[1] / p[0] == pytest.approx(0.26370948, rel=3e-8)
+    assert compare.averages(density, ("x", "y"))["<x^2>"] == pytest.approx(0.32909158, rel=3e-8)
+    line = np.linspace(-0.4, 0.4, 4001)
+    assert np.trapezoid(spectral.marginal(density, "y", line), line) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_isotropic_noise_gives_boltzmann_point_by_point():
+    process = Langevin(Landscape(TILTED, (x, y)), isotropic(0.08))
+    density = stationary_density(process, method="spectral")
+    exact = np.exp(-numpy_function(TILTED, (x, y))(*np.meshgrid(density.x, density.y, indexing="ij")) / 0.08)
+    exact /= (exact * density.cell_volume.to_numpy()).sum()
+    assert float((abs(density - exact) * density.cell_volume).sum()) < 1e-8
+
+
+def test_ornstein_uhlenbeck_with_full_diffusion_has_the_lyapunov_covariance():
+    found = compare.averages(stationary_density(OU, method="spectral"))
+    assert found["<x^2>"] == pytest.approx(0.0764040404, rel=1e-8)
+    assert found["<y^2>"] == pytest.approx(0.0651313131, rel=1e-8)
+    assert found["<x y>"] == pytest.approx(0.0294949495, rel=1e-8)
+
+
+def test_manufactured_state_with_full_position_dependent_diffusion_is_met():
+    density = stationary_density(manufactured_process(), method="spectral", box={"x": (-6, 6), "y": (-6, 6)})
+    exact = numpy_function(MANUFACTURED, (x, y))(*np.meshgrid(density.x, density.y, indexing="ij"))
+    exact /= (exact * density.cell_volume.to_numpy()).sum()
+    assert float((abs(density - exact) * density.cell_volume).sum()) < 1e-7
+
+
+def test_one_dimension_with_multiplicative_noise_has_the_ito_prefactor():
+    D = sp.Rational(1, 10) * (1 + x**2 / 2)
+    process = Diffusion(sp.Matrix([-x]), sp.Matrix([[D]]), (x,))
+    density = stationary_density(process, method="spectral", box={"x": (-30, 30)})
+    exact = (1 + density.x.to_numpy() ** 2 / 2) ** -11
+    exact /= (exact * density.cell_volume.to_numpy()).sum()
+    assert float((abs(density - exact) * density.cell_volume).sum()) < 1e-8
+
+
+def test_error_falls_exponentially_with_the_degree(monkeypatch):
+    process = Langevin(double_well(), isotropic(0.1))
+    exact = compare.averages(stationary_density(process, method="spectral"), ("x",))["<x^2>"]
+    errors = []
+    for degree in (2, 4, 6, 8):
+        monkeypatch.setitem(spectral.LEVELS, 1, [(degree, 0), (degree, 0)])
+        monkeypatch.setitem(spectral.ELEMENTS, 1, 8)
+        density = stationary_density(process, method="spectral", box={"x": (-2.6, 2.6)})
+        errors.append(abs(compare.averages(density, ("x",))["<x^2>"] / exact - 1))
+    assert all(after < before / 10 for before, after in zip(errors, errors[1:], strict=False))
+
+
+def test_a_density_that_does_not_converge_warns(monkeypatch):
+    monkeypatch.setitem(spectral.LEVELS, 2, [(2, 3), (3, 3)])
+    with pytest.warns(UserWarning, match="still change"):
+        stationary_density(OU, method="spectral", box={"x": (-2, 2), "y": (-2, 2)})
