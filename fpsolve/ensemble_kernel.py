@@ -31,9 +31,7 @@ class Kernel:
     source: str
 
 
-def ensemble_kernel(
-    drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]
-) -> Kernel:
+def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> Kernel:
     """The compiled Euler–Maruyama step X + b(X) dt + G(X) √dt ξ of an ensemble.
 
     Parameters
@@ -63,9 +61,7 @@ def ensemble_kernel(
     lines, entries = emitter.statements([*drift, *root])
     drift_text, root_text = entries[:n], entries[n:]
     for i in range(n):
-        noise = [
-            f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"
-        ]
+        noise = [f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"]
         terms = [f"x{i}", f"time_step * ({drift_text[i]})", *noise]
         lines.append(f"new{i} = " + " + ".join(term for term in terms if "(0.0)" not in term))
     source = _TEMPLATE.format(
@@ -85,22 +81,30 @@ def ensemble_kernel(
         ),
         step=_block(lines, 20),
         inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
-        store=_block([f"lane[{i} * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 20),
+        store=_block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 20),
+        moments=_block(_moments(n, 2 * n + 2 * ((m + 1) // 2) + 1), 20),
         bound=f"{n + 2 * ((m + 1) // 2)} * LANES",
     )
     module = load_module(source, prefix="ensemble")
     return Kernel(module.advance, np.array(emitter.constants, dtype=float), source)
 
 
-def _common_factor(
-    root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]
-) -> tuple[sp.Expr, sp.MatrixBase]:
+def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tuple[sp.Expr, sp.MatrixBase]:
     """The number shared by all entries (it then scales the normals once), and the rest."""
     split = [sp.sympify(e).as_independent(*variables, as_Add=False) for e in root if e != 0]
     if not split or any(number != split[0][0] for number, _ in split):
         return sp.Integer(1), root
     rest = iter(split)
     return split[0][0], sp.Matrix(*root.shape, [next(rest)[1] if e != 0 else 0 for e in root])
+
+
+def _moments(n: int, first_row: int) -> list[str]:
+    """Lines that add a state to the sums of x_i, |x_i| and x_i x_j, i ≤ j."""
+    terms = [f"x{i}" for i in range(n)] + [f"abs(x{i})" for i in range(n)]
+    terms += [f"x{i} * x{j}" for i in range(n) for j in range(i, n)]
+    return [f"x{i} = lane[{i} * LANES + l]" for i in range(n)] + [
+        f"lane[{first_row + k} * LANES + l] += {term}" for k, term in enumerate(terms)
+    ]
 
 
 def _block(lines: list[str], indent: int) -> str:
@@ -119,12 +123,14 @@ LANES = {lanes}
 N = {n}
 PAIRS = {pairs}
 SUMS = {sums}
+NEXT = {rows}  # first row of the new positions
+TOTAL = NEXT + N  # first row of the sums
 
 
-@njit(fastmath=FAST, error_model="numpy", inline="always")
+@njit(fastmath=FAST, error_model="numpy")
 {threefry}
 
-@njit(fastmath=FAST, error_model="numpy", inline="always")
+@njit(fastmath=FAST, error_model="numpy")
 {box_muller}
 
 @njit(error_model="numpy")
@@ -161,16 +167,15 @@ def advance(
 ):
     {unpack}
     scale = math.sqrt(time_step) * {factor}
-    lane = np.empty({rows} * LANES, np.float64)
-    total = np.empty(SUMS * LANES, np.float64)
-    words = np.empty(2 * LANES, np.uint64)
+    lane = np.empty((TOTAL + SUMS) * LANES, np.float64)
+    words = lane.view(np.uint64)
     for group in range(first_group, last_group):
         for i in range(N):
             for l in range(LANES):
                 lane[i * LANES + l] = positions[group, i, l]
         for i in range(SUMS):
             for l in range(LANES):
-                total[i * LANES + l] = sums[group, i, l]
+                lane[(TOTAL + i) * LANES + l] = sums[group, i, l]
         alive = 0
         for l in range(LANES):
             lane[{bound} + l] = bounds[group, l]
@@ -179,14 +184,27 @@ def advance(
         for step in range(first_step, last_step):
             for pair in range(PAIRS):
                 counter = np.uint64(step) * np.uint64(PAIRS) + np.uint64(pair)
-                for l in range(LANES):
-                    w0, w1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(l))
-                    words[l] = w0
-                    words[LANES + l] = w1
-                for l in range(LANES):
-                    z0, z1 = box_muller(words[l], words[LANES + l])
-                    lane[(N + 2 * pair) * LANES + l] = scale * z0
-                    lane[(N + 2 * pair + 1) * LANES + l] = scale * z1
+                # Two walkers at a time: their chains of operations overlap in the processor
+                for l in range(LANES // 2):
+                    h = l + LANES // 2
+                    a0, a1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(l))
+                    b0, b1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(h))
+                    words[(N + 2 * pair) * LANES + l] = a0
+                    words[(N + 2 * pair + 1) * LANES + l] = a1
+                    words[(N + 2 * pair) * LANES + h] = b0
+                    words[(N + 2 * pair + 1) * LANES + h] = b1
+                for l in range(LANES // 2):
+                    h = l + LANES // 2
+                    y0, y1 = box_muller(
+                        words[(N + 2 * pair) * LANES + l], words[(N + 2 * pair + 1) * LANES + l]
+                    )
+                    z0, z1 = box_muller(
+                        words[(N + 2 * pair) * LANES + h], words[(N + 2 * pair + 1) * LANES + h]
+                    )
+                    lane[(N + 2 * pair) * LANES + l] = scale * y0
+                    lane[(N + 2 * pair + 1) * LANES + l] = scale * y1
+                    lane[(N + 2 * pair) * LANES + h] = scale * z0
+                    lane[(N + 2 * pair + 1) * LANES + h] = scale * z1
             inside_count = 0
             for l in range(LANES):
                     {load}
@@ -194,25 +212,20 @@ def advance(
                     bound = lane[{bound} + l]
                     inside = {inside}
                     {store}
-                    lane[{bound} + l] = bound if inside else -1.0
-                    inside_count += 1 if inside else 0
+                    lane[{bound} + l] = bound * inside
+                    inside_count += inside
+            # In two moves: a choice stored over the old value becomes a slow conditional store
+            for i in range(N):
+                for l in range(LANES):
+                    lane[i * LANES + l] = lane[(NEXT + i) * LANES + l]
             if inside_count != alive:
                 alive = inside_count
                 for l in range(LANES):
-                    if lane[{bound} + l] < 0.0 and exit_step[group, l] < 0:
+                    if lane[{bound} + l] == 0.0 and exit_step[group, l] < 0:
                         exit_step[group, l] = step + 1
             if step >= burn_in:
-                for i in range(N):
-                    for l in range(LANES):
-                        total[i * LANES + l] += lane[i * LANES + l]
-                    for l in range(LANES):
-                        total[(N + i) * LANES + l] += abs(lane[i * LANES + l])
-                row = 2 * N
-                for i in range(N):
-                    for j in range(i, N):
-                        for l in range(LANES):
-                            total[row * LANES + l] += lane[i * LANES + l] * lane[j * LANES + l]
-                        row += 1
+                for l in range(LANES):
+                    {moments}
                 if histogram.size > 0:
                     for l in range(LANES):
                         if lane[{bound} + l] > 0.0:
@@ -228,7 +241,7 @@ def advance(
                 positions[group, i, l] = lane[i * LANES + l]
         for i in range(SUMS):
             for l in range(LANES):
-                sums[group, i, l] = total[i * LANES + l]
+                sums[group, i, l] = lane[(TOTAL + i) * LANES + l]
         for l in range(LANES):
             bounds[group, l] = lane[{bound} + l]
 '''

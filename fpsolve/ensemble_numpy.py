@@ -40,7 +40,7 @@ def numpy_advance(process: Process) -> Callable[..., None]:
                 inside = (np.abs(new) < bound[:, None]).all(axis=1)
             points = np.where(inside[:, None], new, points)
             left[~inside & (left < 0) & (bound > 0)] = step + 1
-            bound[~inside] = -1.0
+            bound[~inside] = 0.0
             if step >= burn_in:
                 products = points[:, upper[0]] * points[:, upper[1]]
                 total += np.concatenate([points, np.abs(points), products], axis=1)

@@ -94,7 +94,7 @@ def fresh_state(
         time_step=time_step,
         divergence=float(divergence),
         positions=to_lanes(points),
-        bounds=to_lanes(np.full((count, 1), float(divergence)), fill=-1.0)[:, 0],
+        bounds=to_lanes(np.full((count, 1), float(divergence)), fill=0.0)[:, 0],
         exit_step=to_lanes(np.full((count, 1), -1))[:, 0],
         sums=to_lanes(np.zeros((count, 2 * n + n * (n + 1) // 2))),
         edges=edges,
@@ -134,12 +134,9 @@ def restored_state(
     for name, (value, recorded, default) in given.items():
         if value != default and value != recorded:
             raise ValueError(
-                f"{name}={value} differs from {recorded} of the result that is continued; "
-                "leave it out"
+                f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
             )
-    edges = {
-        name: previous[f"{name}_edges"].values for name in names if f"{name}_edges" in previous
-    }
+    edges = {name: previous[f"{name}_edges"].values for name in names if f"{name}_edges" in previous}
     if bins is not None and not _same_edges(_checked_edges(names, bins), edges):
         raise ValueError("bins differ from those of the result that is continued; leave them out")
     histogram = np.zeros(0, np.int64)
@@ -152,7 +149,7 @@ def restored_state(
         outside = np.int64(previous["histogram_outside"].item())
         histogram = np.append(previous["histogram"].values.ravel(), outside)
     steps = previous["divergence_step"].values
-    bounds = np.where(steps < 0, float(attrs["divergence"]), -1.0)
+    bounds = np.where(steps < 0, float(attrs["divergence"]), 0.0)
     return State(
         key=random_key(str(attrs["seed"])),
         first_walker=int(attrs["first_walker"]),
@@ -162,7 +159,7 @@ def restored_state(
         time_step=float(attrs["time_step"]),
         divergence=float(attrs["divergence"]),
         positions=to_lanes(np.stack([previous[name].values for name in names], axis=1)),
-        bounds=to_lanes(bounds[:, None], fill=-1.0)[:, 0],
+        bounds=to_lanes(bounds[:, None], fill=0.0)[:, 0],
         exit_step=to_lanes(steps[:, None])[:, 0],
         sums=to_lanes(previous["moment_sum"].values),
         edges=edges,
@@ -226,9 +223,7 @@ def _checked_time_step(process: Process, time_step: float | None) -> float:
     return float(time_step)
 
 
-def _first_points(
-    process: Process, names: tuple[str, ...], start: Start, walkers: int | None
-) -> np.ndarray:
+def _first_points(process: Process, names: tuple[str, ...], start: Start, walkers: int | None) -> np.ndarray:
     """First positions, shape (walkers, n)."""
     if start is None:
         landscape = getattr(process, "landscape", None)
@@ -261,9 +256,7 @@ def _first_points(
     return points
 
 
-def _check_start(
-    process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float
-) -> None:
+def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float) -> None:
     """The start is inside, and the coefficients are finite there."""
     if not np.isfinite(points).all():
         raise ValueError(f"start is not finite for {_culprits(points, names)}")
@@ -288,9 +281,7 @@ def _culprits(points: np.ndarray, names: tuple[str, ...]) -> str:
     return ", ".join(names[i] for i in np.flatnonzero(~np.isfinite(points).all(axis=0)))
 
 
-def _checked_edges(
-    names: tuple[str, ...], bins: Mapping[str, ArrayLike] | None
-) -> dict[str, np.ndarray]:
+def _checked_edges(names: tuple[str, ...], bins: Mapping[str, ArrayLike] | None) -> dict[str, np.ndarray]:
     edges = {}
     for name, values in (bins or {}).items():
         if name not in names:

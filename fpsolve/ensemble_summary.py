@@ -92,9 +92,7 @@ def ensemble_dataset(
     return dataset
 
 
-def _averages(
-    means: np.ndarray, names: tuple[str, ...], pairs: list[tuple[int, int]]
-) -> dict[str, tuple]:
+def _averages(means: np.ndarray, names: tuple[str, ...], pairs: list[tuple[int, int]]) -> dict[str, tuple]:
     """Averages of the time averages per walker, shape (walkers, moments), with standard errors.
 
     Walkers are independent, so their scatter holds all correlation in time. Errors of the

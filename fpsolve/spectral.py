@@ -23,20 +23,20 @@ from numpy.polynomial import hermite_e, legendre
 
 from fpsolve.compiled import numpy_function
 from fpsolve.fokker_planck import factorised
-from fpsolve.mesh import Box, drift_values
+from fpsolve.mesh import Box, drift_values, loss_values
 from theory import adiabatic
 from theory.langevin import Langevin, Process
 
-#: (degree, Hermite functions) per refinement level, by dimension.
+#: (degree, Hermite functions, elements on a whole axis) per refinement level, by dimension.
 LEVELS = {
-    1: [(8, 0), (12, 0), (16, 0), (20, 0), (28, 0)],
-    2: [(7, 12), (10, 18), (14, 26), (18, 36), (22, 48)],
-    3: [(3, 6), (4, 9), (5, 12), (6, 16)],
+    1: [(8, 0, 32), (12, 0, 32), (16, 0, 32), (20, 0, 48), (24, 0, 96)],
+    2: [(7, 12, 12), (10, 18, 12), (14, 26, 12), (18, 36, 14), (18, 40, 30)],
+    3: [(3, 6, 5), (4, 9, 5), (5, 12, 5), (6, 16, 5)],
 }
-#: Elements on a whole axis (half as many on a mirrored one), by dimension.
-ELEMENTS = {1: 32, 2: 12, 3: 5}
 #: Hermite functions are used below this ratio Δλ'²/λ² of the fast variable's noise (heavier tails above).
 HERMITE_BELOW = 0.05
+#: Hermite solutions are reported to this many scales α from the floor, where they are below 1e-17.
+HERMITE_REACH = 9.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Axis:
     test_slope: np.ndarray
     index: np.ndarray  # (E, m) → 0 … size − 1
     size: int
-    #: What multiplies the trial functions' polynomial part: 1, or exp(−z²/2).
-    envelope: np.ndarray  # (E, q)
     folded: bool
+    #: Where the solution is reported: Gauss points of intervals, their weights, the trial functions there.
+    nodes: np.ndarray  # (K, r)
+    node_weights: np.ndarray  # (K, r)
+    node_values: np.ndarray  # (K, r, m)
+    edges: np.ndarray  # (K + 1,)
+    hermite: bool = False
     even: bool = False
 
 
@@ -75,8 +79,9 @@ def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> A
     points = edges[:-1, None] + half * (u + 1)
     weights = half * w
     return Axis(
-        name, points, weights, basis, slope, basis, slope, index, count * degree + 1, np.ones_like(points), folded
-    )
+        name, points, weights, basis, slope, basis, slope, index, count * degree + 1, folded,
+        nodes=points, node_weights=weights, node_values=basis, edges=edges,
+    )  # fmt: skip
 
 
 def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
@@ -91,10 +96,17 @@ def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
     slopes[:, 1:] = values[:, :-1] * np.sqrt(np.arange(1, highest + 1))
     chosen = slice(0, highest + 1, step)
     h, dh = values[:, chosen], slopes[:, chosen]
+    # Reported on intervals of the line, so that sums with |y| or y > a are accurate as well.
+    edges = np.linspace(0.0 if even else -HERMITE_REACH, HERMITE_REACH, 9 if even else 17)
+    u, v = legendre.leggauss(16)
+    half = np.diff(edges)[:, None] / 2
+    nodes = edges[:-1, None] + half * (u + 1)
+    reported = hermite_e.hermevander(nodes, highest)[..., chosen] / norms[chosen]
     return Axis(
         name, (scale * z)[None], (scale * w)[None], h[None], ((dh - z[:, None] * h) / scale)[None],
-        h[None], (dh / scale)[None], np.arange(h.shape[1])[None], h.shape[1],
-        np.exp(-(z**2) / 2)[None], False, even,
+        h[None], (dh / scale)[None], np.arange(h.shape[1])[None], h.shape[1], even,
+        nodes=scale * nodes, node_weights=scale * half * v,
+        node_values=reported * np.exp(-(nodes**2) / 2)[..., None], edges=scale * edges, hermite=True, even=even,
     )  # fmt: skip
 
 
@@ -140,8 +152,8 @@ def spectral_density(
     scales = _hermite_scales(process, box)
     previous: np.ndarray | None = None
     change, solution = np.inf, None
-    for degree, functions in LEVELS[len(box)]:
-        axes = _axes(process, box, symmetric, scales, degree, functions)
+    for level in LEVELS[len(box)]:
+        axes = _axes(process, box, symmetric, scales, level)
         solution = _solve(process, coefficients, axes, None if solution is None else solution)
         moments = _moments(solution)
         if previous is not None:
@@ -150,6 +162,7 @@ def spectral_density(
         if change < tolerance:
             break
         previous = moments
+        box = _trimmed(solution, box)
     assert solution is not None
     if not change < tolerance:
         warnings.warn(
@@ -157,7 +170,22 @@ def spectral_density(
             "give a smaller box=, or use method='finite-volume' for noise that is not smooth",
             stacklevel=3,
         )
-    return _labelled(solution, change, scales)
+    return _labelled(solution, change)
+
+
+def _trimmed(solution: _Solution, box: Box) -> Box:
+    """The box without ends that hold less than 1e-13 of the mass, where elements would be wasted."""
+    trimmed = dict(box)
+    mass = np.abs(solution.density * solution.volume)
+    for k, axis in enumerate(solution.axes):
+        if axis.hermite:
+            continue
+        marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k)).reshape(axis.nodes.shape).sum(axis=1)
+        below = int(np.searchsorted(np.cumsum(marginal), 1e-13))
+        above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-13))
+        low, high = float(axis.edges[below]), float(axis.edges[len(marginal) - above])
+        trimmed[axis.name] = (-high if axis.folded and low == 0.0 else low, high)
+    return trimmed
 
 
 @dataclass(frozen=True)
@@ -192,25 +220,25 @@ def _hermite_scales(process: Process, box: Box) -> dict[str, float]:
     return {str(y): sqrt(float(np.max(reduced._numeric(s)(line)))) for y, s in pairs}
 
 
-def _axes(process, box, symmetric, scales, degree, functions) -> list[Axis]:
-    """One axis per variable at the given resolution."""
+def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[Axis]:
+    """One axis per variable at the given level of resolution."""
+    degree, functions, elements = level
     axes = []
     for name in process.names:
         if name in scales:
             axes.append(_hermite_axis(name, scales[name], functions, name in symmetric))
             continue
         low, high = box[name]
-        count = ELEMENTS[len(box)]
         if name in symmetric:
             low = max(low, 0.0)
-            count = count if low > 0 else (count + 1) // 2
+        count = (elements + 1) // 2 if name in symmetric and low == 0.0 else elements
         axes.append(_lagrange_axis(name, np.linspace(low, high, count + 1), degree, name in symmetric))
     return axes
 
 
 @dataclass(frozen=True)
 class _Solution:
-    """The density at all quadrature points, with checks; arrays have one axis per variable."""
+    """The density at all nodes, with checks; arrays have one axis per variable."""
 
     axes: list[Axis]
     density: np.ndarray
@@ -233,7 +261,7 @@ def _solve(process: Process, coefficients: _Coefficients, axes: list[Axis], earl
     unknowns[keep], unknowns[pin] = values, 1.0
     residual = float(np.abs(matrix @ unknowns).max() / abs(matrix).dot(np.abs(unknowns)).max())
     density = _evaluated(unknowns, axes)
-    volume = reduce(np.multiply.outer, [(a.weights / a.envelope).ravel() for a in axes])
+    volume = reduce(np.multiply.outer, [a.node_weights.ravel() for a in axes])
     return _Solution(axes, density / (density * volume).sum(), volume, residual, matrix.shape[0])
 
 
@@ -289,38 +317,36 @@ def _contracted(values: np.ndarray, pairs, element, i: int, j: int | None) -> np
 
 def _pinned_unknown(process: Process, axes: list[Axis], earlier: _Solution | None) -> int:
     """An unknown near the mode of an earlier solution, else near the lowest loss or smallest drift."""
-    lines = [a.points.ravel() for a in axes]
     if earlier is not None:
         top = np.unravel_index(int(np.argmax(earlier.density)), earlier.density.shape)
-        place = [a.points.ravel()[k] for a, k in zip(earlier.axes, top, strict=True)]
+        place = [a.nodes.ravel()[k] for a, k in zip(earlier.axes, top, strict=True)]
     else:
-        mesh = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
-        if process.landscape is not None:
-            score = numpy_function(process.landscape.loss, process.variables)(*np.moveaxis(mesh, -1, 0))
-        else:
+        mesh = np.stack(np.meshgrid(*(a.points.ravel() for a in axes), indexing="ij"), axis=-1)
+        score = loss_values(process, mesh)
+        if score is None:
             score = np.sum(drift_values(process, mesh) ** 2, axis=-1)
         place = list(mesh[np.unravel_index(int(np.argmin(score)), score.shape)])
-    index = []
-    for axis, v in zip(axes, place, strict=True):
-        if axis.size == axis.index.shape[1] and len(axis.points) == 1 and not np.allclose(axis.envelope, 1.0):
-            index.append(0)  # the Gaussian itself
-        else:
-            element, _ = np.unravel_index(int(np.argmin(np.abs(axis.points - v))), axis.points.shape)
-            index.append(int(axis.index[element][np.argmax(axis.trial[element][np.argmin(np.abs(axis.points[element] - v))])]))
+    index = [_unknown_at(axis, v) for axis, v in zip(axes, place, strict=True)]
     return int(np.ravel_multi_index(index, tuple(a.size for a in axes)))
 
 
+def _unknown_at(axis: Axis, v: float) -> int:
+    """The basis function that weighs most at a place; the Gaussian itself on a Hermite axis."""
+    if axis.hermite:
+        return 0
+    element, point = np.unravel_index(int(np.argmin(np.abs(axis.points - v))), axis.points.shape)
+    return int(axis.index[element, np.argmax(axis.trial[element, point])])
+
+
 def _evaluated(unknowns: np.ndarray, axes: list[Axis]) -> np.ndarray:
-    """P at every quadrature point."""
+    """P at every node."""
     values = unknowns.reshape([a.size for a in axes])
     for axis in axes:
-        # The first remaining axis is contracted and its points are appended at the end.
-        count, points, _ = axis.trial.shape
-        local = values[axis.index]  # (E, m, rest…)
-        line = np.einsum("eqm,em...->eq...", axis.trial, local) * axis.envelope.reshape(
-            count, points, *[1] * (values.ndim - 1)
-        )
-        values = np.moveaxis(line.reshape(count * points, *values.shape[1:]), 0, -1)
+        # The first remaining axis is contracted and its nodes are appended at the end.
+        count, nodes, _ = axis.node_values.shape
+        index = np.broadcast_to(axis.index, (count, axis.index.shape[1]))
+        line = np.einsum("eqm,em...->eq...", axis.node_values, values[index])
+        values = np.moveaxis(line.reshape(count * nodes, *values.shape[1:]), 0, -1)
     return values
 
 
@@ -330,22 +356,22 @@ def _moments(solution: _Solution) -> np.ndarray:
     numbers = []
     for k, axis in enumerate(solution.axes):
         marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k))
-        v = axis.points.ravel()
+        v = axis.nodes.ravel()
         centre = marginal @ (np.abs(v) if axis.folded else v)
         numbers += [marginal @ v**2, np.sqrt(max(marginal @ v**2 - centre**2, 0.0))]
     return np.array(numbers)
 
 
-def _labelled(solution: _Solution, change: float, scales: dict[str, float]) -> xr.DataArray:
+def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     """The density with its nodes, mirrored where half was solved, and the outcome of the checks."""
     density, volume = solution.density, solution.volume
     names = [a.name for a in solution.axes]
     coordinates, rim = {}, 0.0
     for k, axis in enumerate(solution.axes):
-        line, weight = axis.points.ravel(), (axis.weights / axis.envelope).ravel()
-        if axis.name not in scales:
+        line, weight = axis.nodes.ravel(), axis.node_weights.ravel()
+        if not axis.hermite:
             mass = np.moveaxis(np.abs(density * volume), k, 0).reshape(len(line), -1).sum(axis=1)
-            count = axis.points.shape[1]
+            count = axis.nodes.shape[1]
             at_symmetry = axis.folded and line[0] < line[1] - line[0]
             rim += float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
         if axis.folded:
@@ -359,7 +385,7 @@ def _labelled(solution: _Solution, change: float, scales: dict[str, float]) -> x
             {
                 "long_name": axis.name,
                 "units": "1",
-                "points_per_element": axis.points.shape[1] if axis.name not in scales else 0,
+                "points_per_element": axis.nodes.shape[1],
             },
         )
     density = density / (density * volume).sum()
@@ -368,12 +394,12 @@ def _labelled(solution: _Solution, change: float, scales: dict[str, float]) -> x
     result["cell_volume"].attrs = {"long_name": "quadrature weight", "units": "1"}
     kinds = ", ".join(
         f"{a.index.shape[1]} Hermite functions in {a.name}"
-        if a.name in scales
+        if a.hermite
         else f"{len(a.points)} elements of degree {a.index.shape[1] - 1} in {a.name}"
         for a in solution.axes
     )
-    folded = [a.name for a in solution.axes if a.folded]
-    even = [f"even functions of {a.name}" for a in solution.axes if a.name in scales and a.even]
+    folded = [a.name for a in solution.axes if a.folded and not a.hermite]
+    even = [f"even functions of {a.name}" for a in solution.axes if a.hermite and a.even]
     halves = [f"{v} >= 0 mirrored" for v in folded]
     mass = density * volume
     result.attrs = {
@@ -405,23 +431,14 @@ def marginal(density: xr.DataArray, name: str, points: np.ndarray) -> np.ndarray
     Returns
     -------
     ndarray
-        The polynomial through each element's nodes, as accurate as the solution itself; for a
-        Hermite axis a cubic spline through the logarithms.
+        The polynomial through each element's nodes, as accurate as the solution itself.
     """
     others = [d for d in density.dims if d != name]
     nodes = density[name].to_numpy()
     values = ((density * density.cell_volume).sum(others) / density[f"{name}_weight"]).to_numpy()
     points = np.asarray(points, float)
     chunk = int(density[name].attrs["points_per_element"])
-    if chunk:
-        return _piecewise(nodes.reshape(-1, chunk), values.reshape(-1, chunk), points)
-    from scipy.interpolate import CubicSpline
-
-    # Far nodes of a Hermite axis hold rounding errors, which have no logarithm.
-    good = np.abs(values) > 1e-13 * values.max()
-    nodes, values = nodes[good], np.abs(values[good])
-    inside = (points >= nodes[0]) & (points <= nodes[-1])
-    return np.where(inside, np.exp(CubicSpline(nodes, np.log(values))(np.clip(points, nodes[0], nodes[-1]))), 0.0)
+    return _piecewise(nodes.reshape(-1, chunk), values.reshape(-1, chunk), points)
 
 
 def _piecewise(nodes: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.ndarray:
