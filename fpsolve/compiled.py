@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
@@ -76,7 +77,7 @@ _RELATIONS = {
     sp.Unequality: "!=",
 }
 
-Expressions = sp.Expr | sp.MatrixBase | Sequence[sp.Expr]
+Expressions: TypeAlias = sp.Expr | sp.MatrixBase | Sequence[sp.Expr]
 
 
 def numpy_function(

@@ -12,7 +12,7 @@ import numpy as np
 Seed = int | np.random.SeedSequence | np.random.Generator | str | None
 
 
-def threefry2x64(k0, k1, c0, c1):  # type: ignore[no-untyped-def]
+def threefry2x64(k0, k1, c0, c1):
     """Two random 64-bit words from a 128-bit key and a 128-bit counter, in 13 rounds.
 
     Parameters
@@ -67,7 +67,7 @@ def threefry2x64(k0, k1, c0, c1):  # type: ignore[no-untyped-def]
     return a, b
 
 
-def box_muller(w0, w1):  # type: ignore[no-untyped-def]
+def box_muller(w0, w1):
     """Two independent standard normals from two random words.
 
     With u in (0, 1] from the 52 high bits of ``w0`` and an angle φ, the normals are

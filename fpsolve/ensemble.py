@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import xarray as xr
@@ -28,6 +29,9 @@ from fpsolve.ensemble_state import (
     whole_steps,
 )
 from fpsolve.ensemble_summary import check_names, ensemble_dataset
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _CHUNK = 4e7  # walker-steps between looks at the clock and at Ctrl-C: a fraction of a second
 
@@ -225,7 +229,7 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _bar(steps: int, progress: bool):  # type: ignore[no-untyped-def]
+def _bar(steps: int, progress: bool) -> "tqdm[NoReturn]":
     from tqdm.auto import tqdm
 
     return tqdm(total=steps, unit="step", disable=not progress)

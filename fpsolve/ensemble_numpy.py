@@ -24,7 +24,7 @@ def numpy_advance(process: Process) -> Callable[..., None]:
         positions, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step,
         last_step, burn_in, time_step, histogram, edges, edge_start, edge_axis, save_every, paths,
         first_saved, low, high,
-    ):  # type: ignore[no-untyped-def]  # fmt: skip
+    ):  # fmt: skip
         count = (high - low) * LANES
         points = from_lanes(positions[low:high], count)
         total = from_lanes(sums[low:high], count).copy()
@@ -57,7 +57,7 @@ def numpy_advance(process: Process) -> Callable[..., None]:
     return advance
 
 
-def _count(histogram, points, edges, edge_start, edge_axis) -> None:  # type: ignore[no-untyped-def]
+def _count(histogram, points, edges, edge_start, edge_axis) -> None:
     cell = np.zeros(len(points), dtype=np.int64)
     inside = np.ones(len(points), dtype=bool)
     for low, high, axis in zip(edge_start[:-1], edge_start[1:], edge_axis, strict=True):

@@ -17,11 +17,16 @@ from fpsolve.ensemble_state import (
 )
 
 _RESERVED = frozenset(
-    "walker time variable variable_2 moment mean mean_stderr abs_mean abs_mean_stderr std "
-    "std_stderr abs_std abs_std_stderr second_moment second_moment_stderr covariance "
-    "covariance_stderr diverged divergence_time divergence_step moment_sum histogram "
-    "histogram_outside density path".split()
-)
+    {
+        "walker", "time", "variable", "variable_2",
+        "moment", "mean", "mean_stderr", "abs_mean",
+        "abs_mean_stderr", "std", "std_stderr", "abs_std",
+        "abs_std_stderr", "second_moment", "second_moment_stderr", "covariance",
+        "covariance_stderr", "diverged", "divergence_time", "divergence_step",
+        "moment_sum", "histogram", "histogram_outside", "density",
+        "path",
+    }
+)  # fmt: skip
 
 
 def check_names(process: Process) -> None:

@@ -178,34 +178,58 @@ def stationary(
 
 
 def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
+    """The slow marginal by every method; of |v| where both halves mirror each other."""
     line, values = marginal_values(density_map, slow)
-    for item in reduced:
-        style = ORDER_STYLES[item.order]
-        ax.plot(line, item.density(line), color=INK["theory"], ls=style, lw=1.2, label=f"theory, order {item.order}")
+    folded = f"{slow} -> -{slow}" in str(density_map.attrs.get("symmetry", ""))
+    factor = 2.0 if folded else 1.0
+    if folded:
+        line, values = line[line > 0], factor * values[line > 0]
+    shown = values > 1e-4 * values.max()
+    line, values = line[shown], values[shown]
     if ensemble is not None and "density" in ensemble:
-        others = [d for d in ensemble["density"].dims if d != f"{slow}_bin"]
-        histogram = ensemble["density"]
-        for d in others:
-            width = np.diff(ensemble[f"{d.removesuffix('_bin')}_edges"].to_numpy())
-            histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
-        ax.stairs(histogram, ensemble[f"{slow}_edges"], color=INK["ensemble"], fill=True, alpha=0.45, label="ensemble")
+        edges, heights = _histogram(ensemble, slow, folded)
+        ax.stairs(heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=_ensemble_label(ensemble))
+    for item in reduced:
+        ax.plot(
+            line,
+            factor * item.density(line),
+            color=INK["theory"],
+            ls=ORDER_STYLES[item.order],
+            lw=1.3,
+            label=f"theory, order {item.order}",
+        )
     if referee is not None:
         from fpsolve.spectral import marginal as spectral_marginal
 
-        ax.plot(line, spectral_marginal(referee, slow, line), color=INK["spectral"], lw=3.5, alpha=0.25, label="spectral")
+        exact = factor * spectral_marginal(referee, slow, line)
+        ax.plot(line, exact, color=INK["spectral"], lw=4, alpha=0.25, label="spectral")
     ax.plot(line, values, color=INK["density"], lw=1.4, label="finite volumes")
-    shown = line[values > 1e-5 * values.max()]
-    ax.set(
-        xlim=(shown[0], shown[-1]),
-        xlabel=_axis_label(density_map, slow),
-        ylabel=f"$p({slow})$",
-        title="marginal of the slow variable",
-    )
+    name = f"|{slow}|" if folded else slow
+    ax.set(xlim=(line[0], line[-1]), xlabel=f"${name}$", ylabel=f"$p({name})$", title="marginal density")
+    ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize=8)
 
 
+def _ensemble_label(ensemble: xr.Dataset) -> str:
+    return f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
+
+
+def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Edges and heights of the slow histogram, other bins summed; of |v| if folded and symmetric."""
+    histogram = ensemble["density"]
+    for d in [d for d in histogram.dims if d != f"{slow}_bin"]:
+        width = np.diff(ensemble[f"{str(d).removesuffix('_bin')}_edges"].to_numpy())
+        histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
+    edges, heights = ensemble[f"{slow}_edges"].to_numpy(), histogram.to_numpy()
+    if folded and np.allclose(edges, -edges[::-1]):
+        half = len(heights) // 2
+        if len(heights) % 2 == 0:
+            return edges[half:], heights[half:] + heights[:half][::-1]
+    return edges, heights
+
+
 def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
-    """Axes with |deviation| of every number from the reference, error bars included, on a log scale.
+    """Axes with |relative deviation| of every number from the reference; a dash marks its stated error.
 
     Parameters
     ----------
@@ -222,20 +246,22 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     methods = list(dict.fromkeys(row.method for row in table.rows if row.method != table.reference))
     quantities = list(dict.fromkeys(row.quantity for row in table.rows))
     markers = "osD^vP*X"
-    colours = [INK["density"], INK["ensemble"], INK["theory"], "#009E73", "#CC79A7", "#56B4E9", "#F0E442"]
+    colours = [INK["density"], INK["ensemble"], INK["theory"], "#009E73", "#CC79A7", "#56B4E9", "#999999"]
     for k, method in enumerate(methods):
         rows = [row for row in table.rows if row.method == method]
-        at = [quantities.index(row.quantity) + 0.12 * (k - (len(methods) - 1) / 2) for row in rows]
-        size = [max(abs(row.deviation), 1e-9) for row in rows]
-        error = [abs(row.error / row.value * (1 if row.deviation else 0)) if row.value else 0.0 for row in rows]
-        below = [min(e, 0.999 * s) for e, s in zip(error, size, strict=True)]
-        ax.errorbar(
-            at, size, yerr=[below, error], fmt=markers[k % 8], color=colours[k % 7], ms=5, capsize=2, label=method
-        )
+        at = [quantities.index(row.quantity) + 0.11 * (k - (len(methods) - 1) / 2) for row in rows]
+        size = [max(abs(row.deviation), 1e-16) for row in rows]
+        # The deviation's own scale turns absolute errors into relative ones.
+        scale = [abs(row.value / (1 + row.deviation)) or 1.0 for row in rows]
+        error = [max(row.error / s, 1e-16) for row, s in zip(rows, scale, strict=True)]
+        ax.plot(at, size, markers[k % 8], color=colours[k % 7], ms=5, label=method)
+        ax.plot(at, error, "_", color=colours[k % 7], ms=11, mew=1.6)
     ax.set_yscale("log")
     ax.set_xticks(range(len(quantities)), [_pretty(q) for q in quantities])
-    ax.set(ylabel=f"|relative deviation| from {table.reference}", title="every number against the reference")
-    ax.legend(frameon=False, fontsize=8)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, 1e-7), high * 10 ** (0.35 * np.log10(high / max(low, 1e-7))))
+    ax.set(ylabel=f"relative deviation from {table.reference}", title="every number (dash: its stated error)")
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
     ax.grid(axis="y", alpha=0.3)
     return ax
 

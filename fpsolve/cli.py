@@ -1,0 +1,231 @@
+"""The command line: ``fpsolve stationary CONFIG.toml`` runs the main job and writes table, figure and data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from fpsolve.compare import Table
+    from fpsolve.config import Problem
+
+#: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configuration).
+EXAMPLE_NAMES = ("valley", "double_well")
+METHODS = ("all", "finite-volume", "spectral")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        0; 2 for input that cannot be used (one line on stderr); 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("fpsolve: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, NotImplementedError, OSError) as error:
+        message = " ".join(str(error).split())
+        print(f"fpsolve: error: {message}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    from fpsolve import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="fpsolve", description="Fokker-Planck densities and SGD ensembles on loss landscapes."
+    )
+    parser.add_argument("--version", action="version", version=f"fpsolve {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    stationary = commands.add_parser(
+        "stationary", help="stationary density by every method, compared in one table and one figure"
+    )
+    _add_problem_options(stationary)
+    stationary.add_argument("--method", choices=METHODS, default="all", help="which densities (default: all)")
+    stationary.add_argument("--no-simulation", action="store_true", help="leave out the ensemble")
+    stationary.set_defaults(run=_stationary)
+    return parser
+
+
+def _add_problem_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that reads a problem takes."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("config", nargs="?", metavar="CONFIG.toml", help="landscape, noise and box")
+    source.add_argument("--example", choices=EXAMPLE_NAMES, help="a problem that ships with the package")
+    parser.add_argument("--out", metavar="DIR", help="write table, figure and netCDF files there")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the ensemble")
+
+
+def _problem(options: argparse.Namespace) -> Problem:
+    """The problem of the command line, checked."""
+    from fpsolve.config import EXAMPLES, load_problem, parse_problem
+
+    return parse_problem(EXAMPLES[options.example]) if options.example else load_problem(options.config)
+
+
+def _stationary(options: argparse.Namespace) -> int:
+    """The main job: densities, ensemble and theory of one landscape, compared."""
+    problem = _problem(options)
+    out = _writable(options.out)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        table, figure, results = _solved(problem, options)
+    for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
+        print(f"fpsolve: warning: {message}", file=sys.stderr)
+    _report(table, options.json)
+    if out is not None:
+        _write(out, table, figure, results)
+        if not options.json:
+            print(f"wrote {', '.join(str(p) for p in sorted(out.iterdir()))}")
+    return 0
+
+
+def _writable(directory: str | None) -> Path | None:
+    """The output directory, made now so that a bad one is found before the work."""
+    if directory is None:
+        return None
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / ".fpsolve-probe"
+    probe.touch()
+    probe.unlink()
+    return path
+
+
+def _solved(problem: Problem, options: argparse.Namespace):
+    """Table, figure and named results."""
+    import matplotlib
+
+    if options.out is not None:
+        matplotlib.use("Agg")
+    from tqdm.auto import tqdm
+
+    from fpsolve import compare, plot
+
+    process, reduced = problem.process, _reductions(problem)
+    named: dict[str, xr.DataArray | xr.Dataset] = {}
+    jobs = _jobs(problem, options, named)
+    # Each job is a step of the bar; none is shown for JSON, which is read by machines.
+    with tqdm(jobs.items(), unit="job", leave=False, disable=options.json, file=sys.stderr) as bar:
+        for name, job in bar:
+            bar.set_postfix_str(name)
+            named[name] = job()
+    table = compare.stationary(process, *named.values(), *reduced)
+    density = next(r for n, r in named.items() if n in ("density", "spectral"))
+    figure = None
+    if options.out is not None and len(process.variables) <= 2 and "density" in named:
+        figure = plot.stationary(
+            density, referee=named.get("spectral"), ensemble=named.get("ensemble"), reduced=reduced, table=table
+        )
+    return table, figure, named
+
+
+def _reductions(problem: Problem) -> list:
+    """Adiabatic elimination of orders 0, 1, 2 where the landscape is a valley it covers."""
+    from theory import adiabatic
+
+    landscape = problem.process.landscape
+    if not landscape.fast or len(landscape.slow) != 1:
+        return []
+    try:
+        return [adiabatic.eliminate(problem.process, order=order) for order in (0, 1, 2)]
+    except (NotImplementedError, ValueError) as error:
+        warnings.warn(f"no adiabatic elimination: {error}", stacklevel=2)
+        return []
+
+
+def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
+    """The computations to run, in order; the ensembles start where the density is largest."""
+    from fpsolve import stationary_density
+
+    process, box = problem.process, problem.box
+    jobs = {}
+    solver = dict(problem.solver)
+    if options.method in ("all", "finite-volume"):
+        jobs["density"] = lambda: stationary_density(process, box=box, **solver)
+    if options.method in ("all", "spectral"):
+        shared = {k: v for k, v in solver.items() if k == "cross_diffusion"}
+        jobs["spectral"] = lambda: stationary_density(process, box=box, method="spectral", **shared)
+    if not options.no_simulation and problem.simulate:
+        jobs["ensemble"] = lambda: _simulated(problem, options, named, 1.0)
+        jobs["ensemble, half the step"] = lambda: _simulated(problem, options, named, 0.5)
+    return jobs
+
+
+def _simulated(problem: Problem, options: argparse.Namespace, named: dict, factor: float) -> xr.Dataset:
+    """An ensemble with ``factor`` times the time step; two of them extrapolate to continuous time."""
+    import numpy as np
+
+    from fpsolve import simulate
+
+    process, settings = problem.process, dict(problem.simulate)
+    seed = options.seed if options.seed is not None else int(settings.pop("seed", 0))
+    settings.pop("seed", None)
+    step = settings.pop("time_step", None) or process.learning_rate
+    if step is None:
+        raise ValueError("simulate.time_step is needed: the noise model has no learning rate")
+    density = next(iter(named.values()))
+    mode = density.where(density == density.max(), drop=True)
+    # Of two mirrored wells either start will do: what is compared does not tell them apart.
+    start = {v: float(mode[v][0]) for v in process.names}
+    slow = process.names[0]
+    reach = float(abs(density[slow]).max())
+    bins = {slow: np.linspace(-reach, reach, 601)}
+    walkers = int(settings.pop("walkers", 1024))
+    point = 0 if factor == 1.0 else 1
+    key = np.random.SeedSequence(seed, spawn_key=(point,))
+    return simulate(
+        process,
+        walkers=walkers,
+        time=settings.pop("time", 1000.0),
+        burn_in=settings.pop("burn_in", 0.0),
+        time_step=step * factor,
+        start=start,
+        bins=bins,
+        rng=key,
+        progress=not options.json,
+    )
+
+
+def _report(table: Table, as_json: bool) -> None:
+    """The table on stdout."""
+    if as_json:
+        import json
+
+        print(json.dumps(table.to_dict()))
+    else:
+        print(table)
+
+
+def _write(out: Path, table: Table, figure, results: dict) -> None:
+    """Table, figure and data, each under its own name."""
+    import json
+
+    (out / "stationary.txt").write_text(f"{table}\n", encoding="utf-8")
+    (out / "stationary.json").write_text(json.dumps(table.to_dict(), indent=1), encoding="utf-8")
+    if figure is not None:
+        figure.savefig(out / "stationary.png", dpi=150)
+    for name, result in results.items():
+        file = out / f"{name.replace(', ', '-').replace(' ', '-')}.nc"
+        result.to_netcdf(file, engine="h5netcdf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
