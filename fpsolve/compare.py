@@ -22,13 +22,15 @@ TRUST = ("spectral", "finite-volume", "ensemble, dt -> 0", "ensemble")
 @dataclass(frozen=True)
 class Row:
     """One number: what it is, who found it, its error, where the error comes from, and its deviation
-    from the reference, relative and in units of the combined error."""
+    from the reference, relative and in units of the combined error. ``relative_error`` is on the
+    scale of ``deviation``: the value's own, or the width of the variable where the value vanishes."""
 
     quantity: str
     method: str
     value: float
     error: float
     error_kind: str
+    relative_error: float
     deviation: float
     sigmas: float
 
@@ -344,5 +346,6 @@ def _rows(estimates: list[_Estimate], reference: str) -> tuple[Row, ...]:
             difference = value - target
             sigmas = abs(difference) / combined if estimate is not best and combined > 0 else math.nan
             deviation = 0.0 if estimate is best else difference / scale
-            rows.append(Row(quantity, estimate.method, value, error, estimate.error_kind, deviation, sigmas))
+            row = (quantity, estimate.method, value, error, estimate.error_kind, error / scale, deviation, sigmas)
+            rows.append(Row(*row))
     return tuple(rows)

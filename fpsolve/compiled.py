@@ -80,9 +80,7 @@ _RELATIONS = {
 Expressions: TypeAlias = sp.Expr | sp.MatrixBase | Sequence[sp.Expr]
 
 
-def numpy_function(
-    expressions: Expressions, variables: Sequence[sp.Symbol]
-) -> Callable[..., np.ndarray]:
+def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> Callable[..., np.ndarray]:
     """Vectorised function of the variables, for one expression or an array of them.
 
     Common subexpressions are evaluated once for all entries.

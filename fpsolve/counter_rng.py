@@ -92,9 +92,7 @@ def box_muller(w0, w1):
     bits = np.uint64(np.float64(u).view(np.uint64))
     # ln u = e ln 2 + ln √2 + 2 atanh s, with u = 2^e m, 1 ≤ m < 2, s = (m − √2)/(m + √2)
     e = np.uint64((bits >> np.uint64(52)) | np.uint64(0x4330000000000000)).view(np.float64)
-    m = np.uint64((bits & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000)).view(
-        np.float64
-    )
+    m = np.uint64((bits & np.uint64(0x000FFFFFFFFFFFFF)) | np.uint64(0x3FF0000000000000)).view(np.float64)
     s = (m - 1.4142135623730951) / (m + 1.4142135623730951)
     q = s * s
     p = 0.19608095639753053 * q + 0.2217424991007749
@@ -124,9 +122,7 @@ def box_muller(w0, w1):
     return np.uint64(z0 ^ flip0).view(np.float64), np.uint64(z1 ^ flip1).view(np.float64)
 
 
-def standard_normals(
-    key: tuple[int, int], walkers: np.ndarray, step: int, count: int
-) -> np.ndarray:
+def standard_normals(key: tuple[int, int], walkers: np.ndarray, step: int, count: int) -> np.ndarray:
     """Normals that drive the given walkers at one step, the same as in the compiled kernels.
 
     Parameters

@@ -229,7 +229,7 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _bar(steps: int, progress: bool) -> "tqdm[NoReturn]":
+def _bar(steps: int, progress: bool) -> tqdm[NoReturn]:
     from tqdm.auto import tqdm
 
     return tqdm(total=steps, unit="step", disable=not progress)

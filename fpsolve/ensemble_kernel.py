@@ -91,7 +91,7 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
 
 def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tuple[sp.Expr, sp.MatrixBase]:
     """The number shared by all entries (it then scales the normals once), and the rest."""
-    split = [sp.sympify(e).as_independent(*variables, as_Add=False) for e in root if e != 0]
+    split = [sp.sympify(e, strict=True).as_independent(*variables, as_Add=False) for e in root if e != 0]
     if not split or any(number != split[0][0] for number, _ in split):
         return sp.Integer(1), root
     rest = iter(split)

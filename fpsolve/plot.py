@@ -251,9 +251,7 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
         rows = [row for row in table.rows if row.method == method]
         at = [quantities.index(row.quantity) + 0.11 * (k - (len(methods) - 1) / 2) for row in rows]
         size = [max(abs(row.deviation), 1e-16) for row in rows]
-        # The deviation's own scale turns absolute errors into relative ones.
-        scale = [abs(row.value / (1 + row.deviation)) or 1.0 for row in rows]
-        error = [max(row.error / s, 1e-16) for row, s in zip(rows, scale, strict=True)]
+        error = [max(row.relative_error, 1e-16) for row in rows]
         ax.plot(at, size, markers[k % 8], color=colours[k % 7], ms=5, label=method)
         ax.plot(at, error, "_", color=colours[k % 7], ms=11, mew=1.6)
     ax.set_yscale("log")

@@ -320,7 +320,22 @@ def _values(expression: sp.Expr, symbol: sp.Symbol, points: np.ndarray) -> np.nd
 
 
 def double_well(barrier: Parameter = sp.Rational(1, 4)) -> Landscape:
-    """The quartic double well L = 4ΔL (x⁴/4 − x²/2): minima ±1, saddle 0, barrier height ΔL."""
+    """The quartic double well L = 4ΔL (x⁴/4 − x²/2): minima ±1, saddle 0, barrier height ΔL.
+
+    Parameters
+    ----------
+    barrier : number or sympy expression
+        ΔL; the default ¼ gives L = x⁴/4 − x²/2.
+
+    Returns
+    -------
+    Landscape
+
+    Raises
+    ------
+    ValueError
+        If a numeric barrier is not positive.
+    """
     x = sp.Symbol("x", real=True)
     height = exact(barrier, "barrier")
     if height.is_nonpositive:

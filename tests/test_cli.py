@@ -1,0 +1,117 @@
+"""The command line and its files: outcomes, exit codes, one clear line for bad input, nothing evaluated."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+
+from fpsolve import cli, config
+from theory import Langevin, degenerate_valley, random_shift
+
+GOOD = """
+variables = ["x", "y"]
+loss = "a*x**4/4 - x**2/2 + y**2"
+parameters = { a = 1.0 }
+[noise]
+kind = "isotropic"
+D = 0.2
+[box]
+x = [-2.5, 2.5]
+y = [-2.0, 2.0]
+[solver]
+shape = [60, 50]
+[simulate]
+walkers = 64
+time = 20
+burn_in = 5
+time_step = 0.02
+"""
+
+
+def _run(tmp_path, text, *options):
+    path = tmp_path / "problem.toml"
+    path.write_text(text, encoding="utf-8")
+    return cli.main(["stationary", str(path), *options])
+
+
+def test_a_file_gives_table_figure_and_data(tmp_path, capsys):
+    assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "<x^2>" in printed.out and "spectral" in printed.out and "ensemble" in printed.out
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"stationary.png", "stationary.txt", "stationary.json", "density.nc", "spectral.nc"} <= names
+    with xr.open_dataarray(tmp_path / "out" / "density.nc", engine="h5netcdf") as density:
+        assert float((density * density.cell_volume).sum()) == pytest.approx(1.0)
+        assert "exponential" in density.attrs["scheme"]
+
+
+def test_json_is_all_that_is_printed(tmp_path, capsys):
+    assert _run(tmp_path, GOOD, "--json", "--method", "finite-volume", "--no-simulation") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in table["rows"]} == {"finite-volume"}
+
+
+def test_the_same_seed_gives_the_same_table_and_another_does_not(tmp_path, capsys):
+    printed = []
+    for seed in ("3", "3", "4"):
+        _run(tmp_path, GOOD, "--json", "--seed", seed, "--method", "finite-volume")
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+
+
+def test_the_valley_example_is_the_reference_problem():
+    problem = config.parse_problem(config.EXAMPLES["valley"])
+    assert problem.process == Langevin(degenerate_valley((8, -2, 1), 1e-3), random_shift(delta_s=1e-3))
+    assert set(cli.EXAMPLE_NAMES) == set(config.EXAMPLES)
+
+
+BAD = {
+    "unknown symbol": (GOOD.replace("a*x", "b*x"), "unknown symbol 'b'"),
+    "non-finite parameter": (GOOD.replace("a = 1.0", "a = nan"), "must be a finite number"),
+    "infinite noise": (GOOD.replace("D = 0.2", "D = inf"), "must be a finite number"),
+    "negative noise": (GOOD.replace("D = 0.2", "D = -0.2"), "must be positive"),
+    "indefinite D": (GOOD.replace('"isotropic"\nD = 0.2', '"anisotropic"\nD = [[1, 2], [2, 1]]'), "positive semidefinite"),
+    "loss does not confine": (GOOD.replace("a*x**4/4 - x**2/2", "a*x"), "does not confine"),
+    "unknown key": (GOOD.replace("parameters", "paramters"), "did you mean 'parameters'"),
+    "unknown noise": (GOOD.replace('"isotropic"', '"isotropc"'), "did you mean 'isotropic'"),
+    "unknown noise parameter": (GOOD.replace("D = 0.2", "d = 0.2"), "unknown key 'd'"),
+    "box with other variables": (GOOD.replace("y = [-2.0", "z = [-2.0"), "box has the variables"),
+    "empty box": (GOOD.replace("[-2.5, 2.5]", "[2.5, -2.5]"), "low < high"),
+    "code in the loss": (GOOD.replace("y**2", "__import__('os').system('touch hacked')"), "not a known function"),
+    "attribute in the loss": (GOOD.replace("y**2", "y.__class__"), "not allowed"),
+    "huge power": (GOOD.replace("y**2", "9**9**9 + y"), "exponent"),
+    "not TOML": ("this is not toml", "not valid TOML"),
+    "missing noise": (GOOD.split("[noise]")[0], "[noise] table"),
+    "unused parameter": (GOOD.replace("a = 1.0", "a = 1.0, q = 2.0"), "does not appear"),
+    "example with variables": ('example = "valley"\nvariables = ["x"]\n[noise]\nkind = "isotropic"\nD = 1.0', "cannot be given"),
+    "unknown example": ('example = "vally"\n[noise]\nkind = "isotropic"\nD = 1.0', "did you mean 'valley'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_gets_one_clear_line_and_exit_code_two(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, message = BAD[case]
+    assert _run(tmp_path, text) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("fpsolve: error:")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.toml").write_text("#" * 70_000)
+    for name, message in (("missing.toml", "cannot read"), ("binary.toml", "not UTF-8"), ("large.toml", "larger than"), ("", "cannot read")):
+        assert cli.main(["stationary", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "fpsolve.cli", "stationary", str(tmp_path / "none.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1

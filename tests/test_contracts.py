@@ -1,0 +1,115 @@
+"""What importing does and does not do, which way imports go, and what every public name comes with."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fpsolve
+import theory
+
+ROOT = Path(__file__).parent.parent
+FILES = {package: sorted((ROOT / package).glob("*.py")) for package in ("theory", "fpsolve", "nets")}
+HEAVY = ("numpy", "scipy", "sympy", "numba", "fipy", "xarray", "matplotlib", "torch", "tqdm")
+
+
+def _loaded_after(statement):
+    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1  # importing prints nothing of its own
+    return set(done.stdout.split())
+
+
+def test_importing_fpsolve_loads_nothing_heavy():
+    assert not _loaded_after("import fpsolve, fpsolve.cli") & set(HEAVY)
+
+
+def test_importing_theory_loads_sympy_and_numpy_only():
+    assert not _loaded_after("import theory") & (set(HEAVY) - {"numpy", "sympy"})
+
+
+def _imports(path):
+    """(module, inside a function?) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.unparse(branch.test)
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            yield name.split(".")[0], id(node) in inside
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [("theory", {"fpsolve", "nets", "scipy", "xarray", "numba", "fipy", "torch"}), ("fpsolve", {"nets", "torch"}), ("nets", {"fipy"})],
+)  # fmt: skip
+def test_imports_go_one_way(package, forbidden):
+    for path in FILES[package]:
+        assert not {name for name, _ in _imports(path)} & forbidden, path.name
+
+
+def test_fipy_is_imported_in_one_file_inside_a_function_and_others_where_they_are_used():
+    homes = {p.name for p in FILES["fpsolve"] for name, _ in _imports(p) if name == "fipy"}
+    assert homes == {"fokker_planck.py"}
+    for path in (*FILES["theory"], *FILES["fpsolve"]):
+        for name, inside in _imports(path):
+            if name in {"fipy", "matplotlib", "tqdm", "dask"}:
+                assert inside, f"{path.name} imports {name} at the top"
+
+
+def test_nothing_is_evaluated_or_unpickled():
+    for path in (p for files in FILES.values() for p in files):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"eval", "exec", "pickle.load", "pickle.loads", "parse_expr", "sp.parse_expr"}, path
+                if called.endswith("sympify"):
+                    # Strict sympify takes numbers and expressions, and refuses text.
+                    assert any(k.arg == "strict" for k in node.keywords), path
+
+
+@pytest.mark.parametrize("package", [theory, fpsolve], ids=["theory", "fpsolve"])
+def test_every_public_function_says_what_it_takes_and_returns(package):
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert inspect.getdoc(value), name
+        if inspect.isfunction(value):
+            documentation = inspect.getdoc(value)
+            assert "Returns" in documentation and "Parameters" in documentation, name
+        if inspect.ismodule(value):
+            for inner, function in inspect.getmembers(value, inspect.isfunction):
+                if function.__module__ == value.__name__ and not inner.startswith("_"):
+                    assert inspect.getdoc(function), f"{name}.{inner}"
+
+
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="stationary_density"):
+        _ = fpsolve.no_such_name
+
+
+def test_the_functions_keep_their_names_after_their_modules_are_loaded():
+    import fpsolve.density
+    import fpsolve.ensemble
+
+    assert callable(fpsolve.simulate) and callable(fpsolve.stationary_density)
+    assert inspect.ismodule(fpsolve.compare) and inspect.ismodule(fpsolve.plot)

@@ -1,0 +1,70 @@
+"""Formulas from text: what is read, what is refused, and that nothing is ever run."""
+
+import math
+
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from theory import parse_expression
+
+x, y = sp.symbols("x y", real=True)
+
+_LEAVES = st.one_of(
+    st.sampled_from(["x", "y", "pi"]), st.floats(0.1, 5.0).map(lambda v: f"{v:.3f}"), st.integers(1, 9).map(str)
+)
+_FORMULAS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+        inner.map(lambda t: f"(-{t})"),
+        inner.map(lambda t: f"sin({t})"),
+        inner.map(lambda t: f"tanh({t})"),
+        st.tuples(inner, st.integers(1, 3)).map(lambda t: f"({t[0]})**{t[1]}"),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(_FORMULAS)
+def test_a_formula_means_what_python_means_by_it(text):
+    at = {"x": 0.3, "y": -0.7, "pi": math.pi, "sin": math.sin, "tanh": math.tanh}
+    expected = eval(text, {"__builtins__": {}}, at)  # the test's own text, not a user's
+    parsed = parse_expression(text, ["x", "y"])
+    assert float(parsed.subs({x: 0.3, y: -0.7})) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_is_either_an_expression_or_one_clear_line(text):
+    try:
+        assert isinstance(parse_expression(text, ["x"]), sp.Expr)
+    except ValueError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('ls')", "x.__class__.__mro__", "().__class__", "[x for x in (1,)]", "lambda: x",
+        "x if x else y", "f'{x}'", "exec('1')", "eval('1')", "open('f')", "x; y", "x := 1", "x[0]", "x @ y", "x // y",
+        "x < y", "not x", "1j*x", "'x'", "True", "exp(x, y)", "exp(x=1)", "getattr(x, 'y')", "9**9**9", "x**100",
+        "(10**60)**60", "1/0", "log(0)", "sqrt(-1)", "1e999*x", "nan", "", "x +", "10" * 400, "-" * 3000 + "x",
+    ],
+)  # fmt: skip
+def test_code_and_nonsense_are_refused(text):
+    with pytest.raises(ValueError, match="."):
+        parse_expression(text, ["x", "y"])
+
+
+def test_an_unknown_symbol_names_the_nearest_known_one():
+    with pytest.raises(ValueError, match="did you mean 'alpha'"):
+        parse_expression("alpa*x", ["x", "alpha"])
+    with pytest.raises(ValueError, match="taken by a function"):
+        parse_expression("x", ["x", "exp"])
+
+
+def test_decimals_stay_exact():
+    assert parse_expression("0.1*x", ["x"]) == x / 10
