@@ -34,7 +34,7 @@ from theory import Langevin, degenerate_valley, random_shift
 
 WALKERS, REPEATS = 4096, 7
 ETA, SIGMA, EPSILON = 0.01, 0.1, 1e-3
-FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -shared -fPIC".split()
+FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"]
 
 
 def main() -> None:
