@@ -4,6 +4,12 @@ Importing this package loads nothing heavy: every name is found on first use.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fpsolve import compare, plot  # noqa: F401
+    from fpsolve.density import evolve, probability_current, stationary_density  # noqa: F401
+    from fpsolve.ensemble import simulate  # noqa: F401
 
 __version__ = "0.1.0"
 

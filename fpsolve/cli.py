@@ -1,4 +1,4 @@
-"""The command line: ``fpsolve stationary CONFIG.toml`` runs the main job and writes table, figure and data."""
+"""The command line: ``fpsolve stationary CONFIG.toml`` runs the main job and writes what it finds."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _solved(problem: Problem, options: argparse.Namespace):
     from fpsolve import compare, plot
 
     process, reduced = problem.process, _reductions(problem)
-    named: dict[str, xr.DataArray | xr.Dataset] = {}
+    named: dict = {}
     jobs = _jobs(problem, options, named)
     # Each job is a step of the bar; none is shown for JSON, which is read by machines.
     with tqdm(jobs.items(), unit="job", leave=False, disable=options.json, file=sys.stderr) as bar:
@@ -132,7 +132,11 @@ def _solved(problem: Problem, options: argparse.Namespace):
     figure = None
     if options.out is not None and len(process.variables) <= 2 and "density" in named:
         figure = plot.stationary(
-            density, referee=named.get("spectral"), ensemble=named.get("ensemble"), reduced=reduced, table=table
+            density,
+            referee=named.get("spectral"),
+            ensemble=named.get("ensemble"),
+            reduced=reduced,
+            table=table,
         )
     return table, figure, named
 
@@ -156,8 +160,8 @@ def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
     from fpsolve import stationary_density
 
     process, box = problem.process, problem.box
-    jobs = {}
-    solver = dict(problem.solver)
+    jobs: dict = {}
+    solver: dict = dict(problem.solver)
     if options.method in ("all", "finite-volume"):
         jobs["density"] = lambda: stationary_density(process, box=box, **solver)
     if options.method in ("all", "spectral"):

@@ -50,14 +50,18 @@ class Table:
         previous = ""
         for row in self.rows:
             deviation = "reference" if row.method == self.reference else f"{row.deviation:+.2e}"
-            sigmas = "" if row.method == self.reference or not np.isfinite(row.sigmas) else f"{row.sigmas:.1f}"
+            sigmas = (
+                "" if row.method == self.reference or not np.isfinite(row.sigmas) else f"{row.sigmas:.1f}"
+            )
             shown = "" if row.quantity == previous else row.quantity
             previous = row.quantity
             lines.append(
                 (shown, row.method, f"{row.value:.8g}", f"{row.error:.1e}", deviation, sigmas, row.error_kind)
             )
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-        text = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        text = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         rule = "-" * max(map(len, text))
         notes = [f"note: {remark}" for remark in self.remarks]
         return "\n".join([self.title, rule, text[0], rule, *text[1:], rule, *notes])
@@ -198,9 +202,9 @@ def averages(density: xr.DataArray, symmetric: Sequence[str] = ()) -> dict[str, 
             numbers[f"<{name}>"] = mean
         numbers[f"<{name}^2>"] = square
         numbers[_spread(name, symmetric)] = math.sqrt(max(square - mean**2, 0.0))
-    for u, v in combinations(map(str, density.dims), 2):
-        if u not in symmetric and v not in symmetric:
-            numbers[f"<{u} {v}>"] = float((weight * density[u] * density[v]).sum())
+    for first, second in combinations(map(str, density.dims), 2):
+        if first not in symmetric and second not in symmetric:
+            numbers[f"<{first} {second}>"] = float((weight * density[first] * density[second]).sum())
     return numbers
 
 
@@ -308,7 +312,7 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
             stiffness = max(max(c.eigenvalues) for c in minima)
             remarks.append(
                 f"dt = {step:g} widens the sharpest direction of the ensemble by dt*lambda/2 = "
-                f"{step * stiffness / 2:.2%} against continuous time; two ensembles with different dt extrapolate"
+                f"{step * stiffness / 2:.2%} against continuous time; two ensembles extrapolate"
             )
     if float(ensemble.attrs.get("burn_in", 0.0)) == 0.0:
         remarks.append("the ensemble has no burn-in, so its final positions are used, not its time averages")
@@ -346,6 +350,15 @@ def _rows(estimates: list[_Estimate], reference: str) -> tuple[Row, ...]:
             difference = value - target
             sigmas = abs(difference) / combined if estimate is not best and combined > 0 else math.nan
             deviation = 0.0 if estimate is best else difference / scale
-            row = (quantity, estimate.method, value, error, estimate.error_kind, error / scale, deviation, sigmas)
+            row = (
+                quantity,
+                estimate.method,
+                value,
+                error,
+                estimate.error_kind,
+                error / scale,
+                deviation,
+                sigmas,
+            )
             rows.append(Row(*row))
     return tuple(rows)

@@ -20,7 +20,10 @@ MAX_BYTES = 64 * 1024
 SECTIONS = ("variables", "fast", "loss", "example", "lambda", "epsilon", "barrier", "parameters")
 TABLES = ("noise", "box", "solver", "simulate")
 #: The catalogue's own parameters, by their names in a file.
-EXAMPLE_PARAMETERS = {"valley": {"lambda": "lambda_", "epsilon": "epsilon"}, "double_well": {"barrier": "barrier"}}
+EXAMPLE_PARAMETERS = {
+    "valley": {"lambda": "lambda_", "epsilon": "epsilon"},
+    "double_well": {"barrier": "barrier"},
+}
 SOLVER_KEYS = ("shape", "scheme", "walls", "cross_diffusion", "accuracy")
 SIMULATE_KEYS = ("walkers", "time", "time_step", "burn_in", "seed")
 
@@ -185,7 +188,11 @@ def _landscape(table: Mapping[str, object]) -> Landscape:
 
 def _names(value: object, key: str) -> tuple[str, ...]:
     """A list of distinct identifiers."""
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.isidentifier() for v in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(v, str) and v.isidentifier() for v in value)
+    ):
         raise ValueError(f"{key} must be a list of names, such as {key} = ['x', 'y']")
     if len(set(value)) != len(value):
         raise ValueError(f"{key} repeats a name")
@@ -203,7 +210,7 @@ def _example(table: Mapping[str, object]) -> Landscape:
     if clash:
         raise ValueError(f"{clash[0]} cannot be given with an example")
     allowed = EXAMPLE_PARAMETERS[str(name)]
-    arguments = {}
+    arguments: dict[str, object] = {}
     for key in ("lambda", "epsilon", "barrier"):
         if key not in table:
             continue
@@ -214,7 +221,7 @@ def _example(table: Mapping[str, object]) -> Landscape:
             arguments[allowed[key]] = [_number(v, key) for v in value]
         else:
             arguments[allowed[key]] = _number(value, key)
-    return CATALOGUE[str(name)](**arguments)  # type: ignore[arg-type,operator]
+    return CATALOGUE[str(name)](**arguments)
 
 
 def _noise(table: object):
@@ -233,7 +240,7 @@ def _noise(table: object):
     missing = [n for n, p in signature.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise ValueError(f"noise kind {kind!r} needs {', '.join(missing)}")
-    return factory(**arguments)  # type: ignore[operator]
+    return factory(**arguments)
 
 
 def _numbers(value: object, name: str):

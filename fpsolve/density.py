@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import sympy as sp
@@ -253,7 +253,9 @@ def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
 def _nearest_cell(density: np.ndarray, grid: Grid) -> int:
     """Index in ``grid`` of the cell at the mode of a density on another grid of the same region."""
     place = np.unravel_index(int(np.argmax(density)), density.shape)
-    index = [min(n - 1, int((i + 0.5) * n / m)) for i, m, n in zip(place, density.shape, grid.shape, strict=True)]
+    index = [
+        min(n - 1, int((i + 0.5) * n / m)) for i, m, n in zip(place, density.shape, grid.shape, strict=True)
+    ]
     return int(np.ravel_multi_index(index, grid.shape))
 
 
@@ -283,14 +285,15 @@ def _chosen_schemes(
     if not isinstance(scheme, str):
         if len(scheme) != dimension or not set(scheme) <= {"central", "exponential"}:
             raise ValueError(f"scheme={scheme!r} must name 'central' or 'exponential' for each variable")
-        return tuple(scheme)
+        return cast(tuple[Scheme, ...], tuple(scheme))
     if scheme in ("central", "exponential"):
         return (scheme,) * dimension  # type: ignore[return-value]
     if scheme != "auto":
         raise ValueError(f"scheme={scheme!r} must be 'auto', 'central', 'exponential', or one per axis")
     if _is_isotropic(process):
         return ("exponential",) * dimension
-    return tuple("exponential" if number <= 1.0 else "central" for number in peclet)
+    chosen: list[Scheme] = ["exponential" if number <= 1.0 else "central" for number in peclet]
+    return tuple(chosen)
 
 
 def _is_isotropic(process: Process) -> bool:
@@ -299,7 +302,7 @@ def _is_isotropic(process: Process) -> bool:
     if process.landscape is None or type(noise).__name__ == "HessianProportional":
         return False
     D = process.diffusion
-    return not D.free_symbols and D == D[0, 0] * sp.eye(D.rows)
+    return not D.free_symbols and D[0, 0] * sp.eye(D.rows) == D
 
 
 def _moments(density: np.ndarray, grid: Grid, *, scales: bool = False) -> np.ndarray:
@@ -360,7 +363,7 @@ def _refit(solution: _Solution, box: Box) -> bool:
         if masses[name, "high"] > 1e-8:
             high, changed = high + 0.3 * span, True
         elif trusted:
-            tail = grid.high[axis] - grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal[::-1]), 1e-10) - 1)
+            tail = grid.high[axis] - grid.widths[axis] * _empty_cells(marginal[::-1])
             if tail < grid.high[axis] - 0.25 * span:
                 high, changed = tail, True
         if mirrored:
@@ -368,11 +371,16 @@ def _refit(solution: _Solution, box: Box) -> bool:
         elif masses[name, "low"] > 1e-8:
             low, changed = low - 0.3 * span, True
         elif trusted:
-            tail = grid.low[axis] + grid.widths[axis] * max(0, np.searchsorted(np.cumsum(marginal), 1e-10) - 1)
+            tail = grid.low[axis] + grid.widths[axis] * _empty_cells(marginal)
             if tail > grid.low[axis] + 0.25 * span:
                 low, changed = tail, True
         box[name] = (low, high)
     return changed
+
+
+def _empty_cells(marginal: np.ndarray) -> int:
+    """How many leading cells hold less than 1e-10 of the mass together, less one for safety."""
+    return max(0, int(np.searchsorted(np.cumsum(marginal), 1e-10)) - 1)
 
 
 def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
@@ -389,11 +397,15 @@ def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
         )
     complaints = []
     if walls == "far" and solution.boundary_mass > 1e-6:
-        complaints.append(f"the rim of the box holds {solution.boundary_mass:.1e} of the mass: enlarge the box")
+        complaints.append(
+            f"the rim of the box holds {solution.boundary_mass:.1e} of the mass: enlarge the box"
+        )
     if state.residual > 1e-9:
         complaints.append(f"the relative residual is {state.residual:.1e}: the matrix is nearly singular")
     if state.negative_mass > 1e-4:
-        complaints.append(f"negative cells hold {state.negative_mass:.1e} of the mass: use more cells (shape=)")
+        complaints.append(
+            f"negative cells hold {state.negative_mass:.1e} of the mass: use more cells (shape=)"
+        )
     if solution.half_grid_estimate > 3 * accuracy:
         complaints.append(
             f"moments are good to about {solution.half_grid_estimate:.1e} only: use more cells (shape=)"
@@ -521,14 +533,20 @@ def evolve(
     with tqdm(total=int(steps.sum()), disable=not progress, unit="step", leave=False) as bar:
         for frame, (span, count) in enumerate(zip(np.diff(instants, prepend=0.0), steps, strict=True)):
             for _ in range(count):
-                if advance is None or last_step is None or not np.isclose(span / count, last_step, rtol=1e-12):
+                if (
+                    advance is None
+                    or last_step is None
+                    or not np.isclose(span / count, last_step, rtol=1e-12)
+                ):
                     last_step = span / count
                     advance = time_stepper(matrix, last_step)
                 current = advance(current)
                 drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
                 bar.update()
             frames[frame] = current.reshape(grid.shape)
-    coordinates: dict = {"time": ("time", instants, {"long_name": "time", "units": "learning rate x iterations"})}
+    coordinates: dict = {
+        "time": ("time", instants, {"long_name": "time", "units": "learning rate x iterations"})
+    }
     coordinates |= {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
     result = xr.DataArray(frames, dims=("time", *grid.names), coords=coordinates, name="density")
     result = result.assign_coords(cell_volume=(grid.names, np.full(grid.shape, grid.cell_volume)))
@@ -552,7 +570,9 @@ def _initial_state(process: Process, initial, box, shape) -> tuple[Grid, np.ndar
         if box is None or shape is None:
             raise ValueError("a formula for the initial density needs box= and shape= as well")
         region, cells = checked_box(process, box), _checked_shape(shape, len(process.variables))
-        grid = Grid(process.names, *zip(*region.values(), strict=True), cells)  # type: ignore[arg-type]
+        assert cells is not None  # shape is given
+        low, high = zip(*region.values(), strict=True)
+        grid = Grid(process.names, low, high, cells)
         function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
         density = np.broadcast_to(np.asarray(function(*np.moveaxis(grid.points(), -1, 0)), float), grid.shape)
     total = density.sum() * grid.cell_volume

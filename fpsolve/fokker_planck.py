@@ -179,7 +179,7 @@ def _fipy_operator(values: Coefficients, grid: Grid, schemes: Sequence[Scheme]) 
             part = np.zeros_like(velocity)
             part[chosen] = -velocity[chosen]
             right = right - term(coeff=fipy.FaceVariable(mesh=mesh, rank=1, value=part))
-    equation = 0 == right
+    equation = right == 0
     equation.cacheMatrix()
     equation.justResidualVector(var=density)
     return sparse.csr_matrix(equation.matrix.matrix) / grid.cell_volume

@@ -116,6 +116,7 @@ def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
 
 @lru_cache(maxsize=32)
 def _loss_function(process: Process):
+    assert process.landscape is not None  # its only caller has looked
     return numpy_function(process.landscape.loss, process.variables)
 
 

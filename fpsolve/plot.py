@@ -58,9 +58,8 @@ def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6
     shown = _thinned(density)
     floor = float(shown.max()) * 10.0**-decades
     logarithm = np.log10(np.maximum(shown, floor))
-    image = ax.pcolormesh(
-        shown[first], shown[second], logarithm.T, **({"shading": "auto", "cmap": "cividis", "rasterized": True} | mesh)
-    )
+    options: dict = {"shading": "auto", "cmap": "cividis", "rasterized": True} | mesh
+    image = ax.pcolormesh(shown[first], shown[second], logarithm.T, **options)
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label(f"$\\log_{{10}} P({first}, {second})$")
     ax.set(xlabel=_axis_label(density, first), ylabel=_axis_label(density, second))
@@ -188,7 +187,9 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
     line, values = line[shown], values[shown]
     if ensemble is not None and "density" in ensemble:
         edges, heights = _histogram(ensemble, slow, folded)
-        ax.stairs(heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=_ensemble_label(ensemble))
+        ax.stairs(
+            heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=_ensemble_label(ensemble)
+        )
     for item in reduced:
         ax.plot(
             line,
@@ -217,8 +218,8 @@ def _ensemble_label(ensemble: xr.Dataset) -> str:
 def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarray, np.ndarray]:
     """Edges and heights of the slow histogram, other bins summed; of |v| if folded and symmetric."""
     histogram = ensemble["density"]
-    for d in [d for d in histogram.dims if d != f"{slow}_bin"]:
-        width = np.diff(ensemble[f"{str(d).removesuffix('_bin')}_edges"].to_numpy())
+    for d in [str(d) for d in histogram.dims if d != f"{slow}_bin"]:
+        width = np.diff(ensemble[f"{d.removesuffix('_bin')}_edges"].to_numpy())
         histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
     edges, heights = ensemble[f"{slow}_edges"].to_numpy(), histogram.to_numpy()
     if folded and np.allclose(edges, -edges[::-1]):

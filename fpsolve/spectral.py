@@ -10,7 +10,7 @@ coefficients are then integrated exactly and the law of y at fixed x needs a doz
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import sqrt
@@ -69,7 +69,9 @@ def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> A
     u, w = legendre.leggauss(degree + 6)
     modes = legendre.legvander(nodes, degree)
     values = np.linalg.solve(modes.T, legendre.legvander(u, degree).T).T
-    derivative = np.stack([legendre.Legendre.basis(n).deriv()(u) if n else 0 * u for n in range(degree + 1)], axis=1)
+    derivative = np.stack(
+        [legendre.Legendre.basis(n).deriv()(u) if n else 0 * u for n in range(degree + 1)], axis=1
+    )
     slopes = np.linalg.solve(modes.T, derivative.T).T
     half = np.diff(edges)[:, None] / 2
     count = len(edges) - 1
@@ -106,7 +108,8 @@ def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
         name, (scale * z)[None], (scale * w)[None], h[None], ((dh - z[:, None] * h) / scale)[None],
         h[None], (dh / scale)[None], np.arange(h.shape[1])[None], h.shape[1], even,
         nodes=scale * nodes, node_weights=scale * half * v,
-        node_values=reported * np.exp(-(nodes**2) / 2)[..., None], edges=scale * edges, hermite=True, even=even,
+        node_values=reported * np.exp(-(nodes**2) / 2)[..., None], edges=scale * edges,
+        hermite=True, even=even,
     )  # fmt: skip
 
 
@@ -180,7 +183,9 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
     for k, axis in enumerate(solution.axes):
         if axis.hermite:
             continue
-        marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k)).reshape(axis.nodes.shape).sum(axis=1)
+        marginal = (
+            mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k)).reshape(axis.nodes.shape).sum(axis=1)
+        )
         below = int(np.searchsorted(np.cumsum(marginal), 1e-13))
         above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-13))
         low, high = float(axis.edges[below]), float(axis.edges[len(marginal) - above])
@@ -192,8 +197,8 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
 class _Coefficients:
     """Functions of the coordinates: c (N, ...) and D (N, N, ...)."""
 
-    velocity: object
-    diffusion: object
+    velocity: Callable[..., np.ndarray]
+    diffusion: Callable[..., np.ndarray]
 
 
 def _coefficients(process: Process) -> _Coefficients:
@@ -247,7 +252,9 @@ class _Solution:
     unknowns: int
 
 
-def _solve(process: Process, coefficients: _Coefficients, axes: list[Axis], earlier: _Solution | None) -> _Solution:
+def _solve(
+    process: Process, coefficients: _Coefficients, axes: list[Axis], earlier: _Solution | None
+) -> _Solution:
     """Assemble, pin one unknown near the mode, factorise, refine, normalise, evaluate."""
     matrix = _assembled(coefficients, axes)
     pin = _pinned_unknown(process, axes, earlier)
@@ -274,8 +281,8 @@ def _assembled(coefficients: _Coefficients, axes: list[Axis]) -> sparse.csc_matr
     for element in np.ndindex(*(len(a.points) for a in axes)):
         mesh = np.meshgrid(*(a.points[e] for a, e in zip(axes, element, strict=True)), indexing="ij")
         weight = reduce(np.multiply.outer, [a.weights[e] for a, e in zip(axes, element, strict=True)])
-        c = coefficients.velocity(*mesh) * weight  # type: ignore[operator]
-        D = coefficients.diffusion(*mesh) * weight  # type: ignore[operator]
+        c = coefficients.velocity(*mesh) * weight
+        D = coefficients.diffusion(*mesh) * weight
         local: np.ndarray | float = 0.0
         for i in range(dimension):
             local = local + _contracted(c[i], pairs, element, i, None)
@@ -378,7 +385,11 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
             density = np.concatenate([np.flip(density, k), density], k)
             volume = np.concatenate([np.flip(volume, k), volume], k)
             line, weight = np.concatenate([-line[::-1], line]), np.concatenate([weight[::-1], weight])
-        coordinates[f"{axis.name}_weight"] = (axis.name, weight, {"long_name": "quadrature weight", "units": "1"})
+        coordinates[f"{axis.name}_weight"] = (
+            axis.name,
+            weight,
+            {"long_name": "quadrature weight", "units": "1"},
+        )
         coordinates[axis.name] = (
             axis.name,
             line,

@@ -155,8 +155,10 @@ def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
     """Σ with A Σ + Σ Aᵀ = 2D for the drift's Jacobian −A at a point; unit where it is unstable."""
     step = 1e-5
     jacobian = np.stack(
-        [(drift_values(process, point + e) - drift_values(process, point - e)) / (2 * step)
-         for e in step * np.eye(len(point))],
+        [
+            (drift_values(process, point + e) - drift_values(process, point - e)) / (2 * step)
+            for e in step * np.eye(len(point))
+        ],
         axis=1,
     )
     D = process.diffusion_values(point[None])[0]

@@ -50,7 +50,9 @@ def test_lowest_order_drift_and_diffusion_are_the_averages_of_the_supplement_for
 
 
 @pytest.mark.parametrize(("cross", "c"), [(True, sp.Rational(1, 4)), (False, sp.Rational(5, 4))])
-def test_second_order_diffusion_has_the_coefficient_one_quarter_with_and_five_quarters_without_cross_terms(cross, c):
+def test_second_order_diffusion_has_the_coefficient_one_quarter_with_and_five_quarters_without_cross_terms(
+    cross, c
+):
     process = _sgd(delta, cross, lambda_=lambda_x, epsilon=epsilon)
     low, high = (adiabatic.eliminate(process, order=order) for order in (1, 2))
     shift = delta**2 * lambda_x * sp.diff(lambda_x, x) ** 2
@@ -126,7 +128,9 @@ def test_finite_learning_rate_bends_the_boundary_and_leaves_the_leading_one_for_
     assert float(adiabatic.critical_sigma(degenerate_valley(), learning_rate=0.04)) * 0.04 == pytest.approx(
         5e-4 * 0.84
     )
-    assert float(adiabatic.critical_sigma(degenerate_valley(), learning_rate=1e-9)) * 1e-9 == pytest.approx(5e-4)
+    assert float(adiabatic.critical_sigma(degenerate_valley(), learning_rate=1e-9)) * 1e-9 == pytest.approx(
+        5e-4
+    )
 
 
 def test_fast_variance_of_the_map_solves_its_second_moment_equation():
@@ -169,7 +173,7 @@ def test_isotropic_noise_gives_boltzmann_at_every_order():
 
 def test_use_outside_the_range_warns():
     reduced = adiabatic.eliminate(_sgd(0.02), order=1)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="needs a small") as caught:
         reduced.moments()
     assert ["timescale" in str(w.message) or "noise" in str(w.message) for w in caught] == [True, True]
 

@@ -105,7 +105,12 @@ def test_bad_input_gets_one_clear_line_and_exit_code_two(case, tmp_path, capsys,
 def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.toml").write_text("#" * 70_000)
-    for name, message in (("missing.toml", "cannot read"), ("binary.toml", "not UTF-8"), ("large.toml", "larger than"), ("", "cannot read")):
+    for name, message in (
+        ("missing.toml", "cannot read"),
+        ("binary.toml", "not UTF-8"),
+        ("large.toml", "larger than"),
+        ("", "cannot read"),
+    ):
         assert cli.main(["stationary", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
 

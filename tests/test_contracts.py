@@ -82,7 +82,14 @@ def test_nothing_is_evaluated_or_unpickled():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"eval", "exec", "pickle.load", "pickle.loads", "parse_expr", "sp.parse_expr"}, path
+                assert called not in {
+                    "eval",
+                    "exec",
+                    "pickle.load",
+                    "pickle.loads",
+                    "parse_expr",
+                    "sp.parse_expr",
+                }, path
                 if called.endswith("sympify"):
                     # Strict sympify takes numbers and expressions, and refuses text.
                     assert any(k.arg == "strict" for k in node.keywords), path

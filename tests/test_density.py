@@ -93,9 +93,14 @@ def test_any_isotropic_landscape_is_boltzmann_conserves_mass_and_scales(a, b, c,
     box, shape = {"x": (-3, 3), "y": (-4, 4)}, (40, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # coarse on purpose: only the discrete law is tested
-        density = stationary_density(Langevin(Landscape(loss, (x, y)), isotropic(D)), box=box, shape=shape, walls="reflecting")
+        density = stationary_density(
+            Langevin(Landscape(loss, (x, y)), isotropic(D)), box=box, shape=shape, walls="reflecting"
+        )
         scaled = stationary_density(
-            Langevin(Landscape(scale * loss, (x, y)), isotropic(scale * D)), box=box, shape=shape, walls="reflecting"
+            Langevin(Landscape(scale * loss, (x, y)), isotropic(scale * D)),
+            box=box,
+            shape=shape,
+            walls="reflecting",
         )
     assert _l1(density, sp.exp(-loss / D)) < 1e-9
     assert float(density.min()) >= -1e-30 * float(density.max())  # rounding in tails of 1e-70
@@ -188,7 +193,9 @@ def test_symmetry_is_found_used_said_and_changes_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folded = stationary_density(warm, box=box, shape=shape, walls="reflecting")
-        whole = stationary_density(warm, box=box, shape=shape, walls="reflecting", symmetry=False, scheme=("central", "exponential"))
+        whole = stationary_density(
+            warm, box=box, shape=shape, walls="reflecting", symmetry=False, scheme=("central", "exponential")
+        )
     assert "mirrored by x -> -x, y -> -y" in folded.attrs["symmetry"]
     assert whole.attrs["symmetry"] == "none used"
     assert folded.attrs["cells"] == whole.attrs["cells"] // 4
@@ -204,7 +211,15 @@ def test_both_wells_of_a_symmetric_valley_weigh_the_same_however_slow_the_exchan
 
 def test_every_self_check_is_reported_as_a_number_or_text():
     density = stationary_density(Langevin(Landscape(TILTED, (x, y)), isotropic(0.08)))
-    for key in ("mass", "residual", "column_sum", "negative_mass", "boundary_mass", "second_eigenvalue", "half_grid_estimate"):
+    for key in (
+        "mass",
+        "residual",
+        "column_sum",
+        "negative_mass",
+        "boundary_mass",
+        "second_eigenvalue",
+        "half_grid_estimate",
+    ):
         assert isinstance(density.attrs[key], float), key
     assert density.attrs["residual"] < 1e-12 and density.attrs["column_sum"] < 1e-12
     assert all(isinstance(v, (str, int, float)) for v in density.attrs.values())
@@ -247,7 +262,7 @@ def test_three_variables_with_full_diffusion_have_the_lyapunov_covariance():
     process = Diffusion(-sp.Matrix(A) * sp.Matrix([x, y, z]), sp.Matrix(D), (x, y, z))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        density = stationary_density(process, box={v: (-1.8, 1.8) for v in "xyz"}, shape=30)
+        density = stationary_density(process, box=dict.fromkeys("xyz", (-1.8, 1.8)), shape=30)
     covariance = solve_continuous_lyapunov(A, 2 * D)
     found = compare.averages(density)
     # h = 0.12 against a width of 0.3: the second-order error is h²/(12 σ²)-sized, about 1 %.

@@ -8,7 +8,16 @@ from test_density import OU, REFERENCE, TILTED
 
 from fpsolve import compare, spectral, stationary_density
 from fpsolve.compiled import numpy_function
-from theory import Diffusion, Landscape, Langevin, anisotropic, degenerate_valley, double_well, isotropic, random_shift
+from theory import (
+    Diffusion,
+    Landscape,
+    Langevin,
+    anisotropic,
+    degenerate_valley,
+    double_well,
+    isotropic,
+    random_shift,
+)
 
 x, y = sp.symbols("x y", real=True)
 QUANTITIES = ("<x^2>", "std(|x|)", "<y^2>")
@@ -34,7 +43,9 @@ def test_reference_valley_moments_are_met_to_the_printed_digits(case):
 def test_finite_volumes_meet_the_referee_on_other_valleys(curvature, epsilon, delta_s, cross):
     process = Langevin(degenerate_valley(curvature, epsilon), random_shift(delta_s=delta_s))
     volumes = compare.averages(stationary_density(process, cross_diffusion=cross), ("x", "y"))
-    referee = compare.averages(stationary_density(process, cross_diffusion=cross, method="spectral"), ("x", "y"))
+    referee = compare.averages(
+        stationary_density(process, cross_diffusion=cross, method="spectral"), ("x", "y")
+    )
     for quantity in QUANTITIES:
         assert volumes[quantity] == pytest.approx(referee[quantity], rel=2e-3), quantity
 

@@ -1,6 +1,8 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
 from theory import adiabatic
+from theory.expressions import parse_expression
+from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
 from theory.langevin import (
     Diffusion,
     Langevin,
@@ -10,8 +12,6 @@ from theory.langevin import (
     measured,
     random_shift,
 )
-from theory.expressions import parse_expression
-from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
 
 __all__ = [
     "CriticalPoint",

@@ -302,7 +302,7 @@ class _Expansion:
             )
         self.slow, self.fast = slow, fast
         self.tau = sp.Dummy("tau", positive=True)
-        floor = {y: 0 for y in fast}
+        floor = dict.fromkeys(fast, 0)
         for y in fast:
             if not _is_zero(sp.diff(process.landscape.loss, y).subs(floor)):
                 raise ValueError(f"{y} = 0 is not the floor of the valley: ∂L/∂{y} does not vanish there")
@@ -339,12 +339,16 @@ class _Expansion:
 
     def _fast_law(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
         """λ_i(x) and s_i(x) = D_i/λ_i of the fast process at fixed x."""
-        floor = {y: 0 for y in self.fast}
+        floor = dict.fromkeys(self.fast, 0)
         curvatures, variances = [], []
         for i, y in enumerate(self.fast):
             force = self.b_z[0][i]
             curvature = -sp.diff(force, y)
-            if not _is_zero(force.subs(floor)) or curvature.has(*self.fast) or not _is_zero(force + curvature * y):
+            if (
+                not _is_zero(force.subs(floor))
+                or curvature.has(*self.fast)
+                or not _is_zero(force + curvature * y)
+            ):
                 raise ValueError(
                     f"{y} has no curvature of its own: near the floor ∂L/∂{y} must be λ(x) {y} + higher "
                     "orders; choose coordinates in which the curvature is diagonal"
@@ -361,7 +365,9 @@ class _Expansion:
         total = sp.Integer(0)
         for powers, c in self._terms(expression).items():
             if all(n % 2 == 0 for n in powers):
-                moments = (sp.factorial2(n - 1) * s ** (n // 2) for n, s in zip(powers, self.variances, strict=True))
+                moments = (
+                    sp.factorial2(n - 1) * s ** (n // 2) for n, s in zip(powers, self.variances, strict=True)
+                )
                 total += c * sp.Mul(*moments)
         return total
 
@@ -399,7 +405,9 @@ class _Expansion:
         """Drift and diffusion of −⟨𝓛₁ 𝓛₀⁻¹(𝓛₁ − ⟨𝓛₁⟩)⟩."""
         n_slow, n_fast = range(len(self.slow)), range(len(self.fast))
         if any(self.D_xx[a][1][c].has(*self.fast) for a, c in product(n_slow, n_slow)):
-            raise NotImplementedError("D_xx depends on y at first order: the reduction needs third derivatives")
+            raise NotImplementedError(
+                "D_xx depends on y at first order: the reduction needs third derivatives"
+            )
         g = [self.inverse(self.b_x[1][a]) for a in n_slow]
         drift, diffusion = sp.zeros(len(self.slow), 1), sp.zeros(len(self.slow), len(self.slow))
         for a in n_slow:
@@ -459,7 +467,7 @@ def effective_loss_constant_noise(landscape: Landscape, *, delta: Parameter, kap
         In the landscape's variables; P(x, y) ∝ exp(−L_eff/Δ). κ > 1 favours flat solutions.
     """
     strength, ratio = exact(delta, "delta"), exact(kappa, "kappa")
-    floor = {y: 0 for y in landscape.fast}
+    floor = dict.fromkeys(landscape.fast, 0)
     # Σ_i ln F_i = −½ Σ_i ln λ_i: the sum over fast variables, of which the paper has one.
     log_flatness = -sum(sp.log(sp.diff(landscape.loss, y, 2).subs(floor)) for y in landscape.fast) / 2
     return landscape.loss + strength * (1 - ratio) * log_flatness + (ratio - 1) * landscape.loss.subs(floor)
@@ -485,7 +493,9 @@ def transition_condition(reduced: Reduced) -> sp.Expr:
     return sp.factor(sp.expand(condition.subs(x, 0)))
 
 
-def critical_noise(landscape: Landscape, *, order: Literal[0, 1, 2] = 1, cross_diffusion: bool = True) -> float:
+def critical_noise(
+    landscape: Landscape, *, order: Literal[0, 1, 2] = 1, cross_diffusion: bool = True
+) -> float:
     """Δ_S* at which x = 0 turns from the maximum of p(x) into a minimum (phase I to II).
 
     Parameters

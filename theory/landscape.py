@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
+from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
-Parameter = Real | sp.Expr
+Parameter: TypeAlias = float | sp.Expr
 
 
 def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
@@ -289,7 +290,7 @@ def degenerate_valley(
     several = not isinstance(lambda_, sp.Expr) and any(
         isinstance(item, (list, tuple)) or (isinstance(item, sp.Expr) and item.has(x)) for item in lambda_
     )
-    rows = list(lambda_) if several else [lambda_]  # type: ignore[arg-type]
+    rows = list(lambda_) if several else [lambda_]
     curvatures = [_curvature(row, x) for row in rows]
     lift = exact(epsilon, "epsilon")
     if lift.is_negative:
@@ -297,7 +298,9 @@ def degenerate_valley(
     names = ["y"] if len(rows) == 1 else [f"y{i + 1}" for i in range(len(rows))]
     sharp = tuple(sp.Symbol(name, real=True) for name in names)
     mean_curvature = sum(c.subs(x, 0) for c in curvatures) / sp.Integer(len(rows))
-    loss = sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True)) / 2 + lift * mean_curvature * x**2 / 2
+    loss = (
+        sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True)) / 2 + lift * mean_curvature * x**2 / 2
+    )
     return Landscape(loss, (x, *sharp), fast=sharp, name="degenerate valley")
 
 
@@ -319,7 +322,7 @@ def _values(expression: sp.Expr, symbol: sp.Symbol, points: np.ndarray) -> np.nd
     return np.broadcast_to(np.asarray(sp.lambdify(symbol, expression, "numpy")(points), float), points.shape)
 
 
-def double_well(barrier: Parameter = sp.Rational(1, 4)) -> Landscape:
+def double_well(barrier: Parameter = 0.25) -> Landscape:
     """The quartic double well L = 4ΔL (x⁴/4 − x²/2): minima ±1, saddle 0, barrier height ΔL.
 
     Parameters
@@ -344,4 +347,4 @@ def double_well(barrier: Parameter = sp.Rational(1, 4)) -> Landscape:
 
 
 #: Landscapes known by name to configuration files and the command line.
-CATALOGUE = {"valley": degenerate_valley, "double_well": double_well}
+CATALOGUE: dict[str, Callable[..., Landscape]] = {"valley": degenerate_valley, "double_well": double_well}

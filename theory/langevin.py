@@ -8,9 +8,10 @@ covariance C (Yang, Tang, Tu 2023, supplement S10–S12; Xie, Sato, Sugiyama 202
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
@@ -65,7 +66,9 @@ class Anisotropic(Noise):
                 "anisotropic(delta=, kappa=) needs a landscape with slow and fast variables: "
                 "give Landscape(..., fast=(y,)), or a constant matrix anisotropic(D=...)"
             )
-        return sp.diag(*(self.delta if v in landscape.fast else self.delta / self.kappa for v in landscape.variables))
+        return sp.diag(
+            *(self.delta if v in landscape.fast else self.delta / self.kappa for v in landscape.variables)
+        )
 
     def root(self, landscape: Landscape) -> sp.Matrix:
         return sp.diag(*(sp.sqrt(2 * entry) for entry in self.diffusion(landscape).diagonal()))
@@ -176,13 +179,22 @@ class Process(ABC):
     ``learning_rate``, which are None where there is none.
     """
 
-    variables: tuple[sp.Symbol, ...]
-    name: str
-    drift: sp.Matrix
-    diffusion: sp.Matrix
-    root: sp.Matrix
-    landscape: Landscape | None
-    learning_rate: float | None
+    if TYPE_CHECKING:
+        # Fields in one subclass, properties in the other: read-only as far as solvers are concerned.
+        @property
+        def variables(self) -> tuple[sp.Symbol, ...]: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def drift(self) -> sp.Matrix: ...
+        @property
+        def diffusion(self) -> sp.Matrix: ...
+        @property
+        def root(self) -> sp.Matrix: ...
+        @property
+        def landscape(self) -> Landscape | None: ...
+        @property
+        def learning_rate(self) -> float | None: ...
 
     @abstractmethod
     def without_cross_diffusion(self) -> Process:
@@ -417,7 +429,10 @@ def anisotropic(
 
 
 def random_shift(
-    delta_s: Parameter | None = None, *, learning_rate: Parameter | None = None, sigma: Parameter | None = None
+    delta_s: Parameter | None = None,
+    *,
+    learning_rate: Parameter | None = None,
+    sigma: Parameter | None = None,
 ) -> Noise:
     """Minibatch losses that are randomly shifted copies of L: C = 2σH², D = Δ_S H², Δ_S = ησ.
 
@@ -449,7 +464,7 @@ def random_shift(
         return RandomShift(_positive(delta_s, "delta_s"), rate)
     if rate is None:
         raise ValueError("random_shift(sigma=...) needs learning_rate as well")
-    return RandomShift(rate * _positive(sigma, "sigma"), rate)  # type: ignore[arg-type]
+    return RandomShift(rate * _positive(sigma, "sigma"), rate)
 
 
 def hessian_proportional(
@@ -528,7 +543,9 @@ def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
     if rows and not isinstance(rows[0], (list, tuple, np.ndarray)):
         matrix = sp.diag(*(exact(v, f"{name}[{i}]") for i, v in enumerate(rows)))
     else:
-        matrix = sp.Matrix([[exact(v, f"{name}[{i}][{j}]") for j, v in enumerate(r)] for i, r in enumerate(rows)])
+        matrix = sp.Matrix(
+            [[exact(v, f"{name}[{i}][{j}]") for j, v in enumerate(r)] for i, r in enumerate(rows)]
+        )
     if matrix.rows != matrix.cols or matrix != matrix.T:
         raise ValueError(f"{name} must be a square symmetric matrix, got {matrix.tolist()}")
     if not matrix.free_symbols:
@@ -539,7 +556,7 @@ def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
 
 
 #: Noise models known by name to configuration files and the command line.
-NOISE_KINDS = {
+NOISE_KINDS: dict[str, Callable[..., Noise]] = {
     "isotropic": isotropic,
     "anisotropic": anisotropic,
     "random_shift": random_shift,

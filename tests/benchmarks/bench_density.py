@@ -44,7 +44,9 @@ def main() -> None:
     factor = _median_time(lambda: sparse_linalg.splu(matrix))
     whole = _median_time(lambda: stationary_density(sgd))
     print(f"finite volumes: {cells} cells, error of std(|x|) {error:+.1e} (target 1e-3 on at most 60000)")
-    print(f"  whole solve {whole:.2f} s, one sparse LU (SuperLU defaults) {factor:.2f} s, ratio {whole / factor:.1f} (target 3)")
+    print(
+        f"  whole solve {whole:.2f} s, one sparse LU (SuperLU defaults) {factor:.2f} s, ratio {whole / factor:.1f} (target 3)"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         referee = stationary_density(sgd, method="spectral")
