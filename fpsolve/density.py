@@ -287,11 +287,11 @@ def _chosen_schemes(
             raise ValueError(f"scheme={scheme!r} must name 'central' or 'exponential' for each variable")
         return cast(tuple[Scheme, ...], tuple(scheme))
     if scheme in ("central", "exponential"):
-        return (scheme,) * dimension  # type: ignore[return-value]
+        return cast(tuple[Scheme, ...], (scheme,) * dimension)
     if scheme != "auto":
         raise ValueError(f"scheme={scheme!r} must be 'auto', 'central', 'exponential', or one per axis")
     if _is_isotropic(process):
-        return ("exponential",) * dimension
+        peclet = (0.0,) * dimension
     chosen: list[Scheme] = ["exponential" if number <= 1.0 else "central" for number in peclet]
     return tuple(chosen)
 
@@ -528,7 +528,7 @@ def evolve(
     steps = np.ceil(np.diff(instants, prepend=0.0) / time_step - 1e-9).astype(int)
     frames = np.empty((len(instants), *grid.shape))
     current, drift, last_step, advance = density.ravel(), 0.0, None, None
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=int(steps.sum()), disable=not progress, unit="step", leave=False) as bar:
         for frame, (span, count) in enumerate(zip(np.diff(instants, prepend=0.0), steps, strict=True)):

@@ -230,6 +230,9 @@ def _checked_threads(threads: int | None) -> int:
 
 
 def _bar(steps: int, progress: bool) -> tqdm[NoReturn]:
-    from tqdm.auto import tqdm
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
 
     return tqdm(total=steps, unit="step", disable=not progress)
