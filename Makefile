@@ -14,6 +14,8 @@ help:
 	@echo "make env        install everything into .venv"
 	@echo "make benchmark  ratios against peers and the C reference, in one run"
 	@echo "make notebooks  execute the notebooks in place"
+	@echo "make lint       style and types alone"
+	@echo "make clean      remove .venv and out"
 
 .venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -40,11 +42,11 @@ test: .venv/all lint
 	$(BIN)/python -m pytest -q
 
 benchmark: .venv/all
-	-$(PIP) ".[benchmarks]"
+	-$(PIP) --editable ".[benchmarks]"
 	$(BIN)/python -m tests.benchmarks
 
 notebooks: .venv/all
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf .venv out
