@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configuration).
 EXAMPLE_NAMES = ("valley", "double_well")
 METHODS = ("all", "finite-volume", "spectral")
+#: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,10 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fpsolve: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, NotImplementedError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"fpsolve: error: {message}", file=sys.stderr)
-        return 2
+    except MemoryError:
+        return _failed("not enough memory: use fewer cells (solver.shape) or walkers")
+    except USER_ERRORS as error:
+        return _failed(str(error))
+
+
+def _failed(message: str) -> int:
+    """One line on stderr, and the exit code."""
+    print(f"fpsolve: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "stationary", help="stationary density by every method, compared in one table and one figure"
     )
     _add_problem_options(stationary)
-    stationary.add_argument("--method", choices=METHODS, default="all", help="which densities (default: all)")
+    stationary.add_argument("--method", choices=METHODS, help="which densities (default: the file's, or all)")
     stationary.add_argument("--no-simulation", action="store_true", help="leave out the ensemble")
     stationary.set_defaults(run=_stationary)
     return parser
@@ -70,7 +78,16 @@ def _add_problem_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--example", choices=EXAMPLE_NAMES, help="a problem that ships with the package")
     parser.add_argument("--out", metavar="DIR", help="write table, figure and netCDF files there")
     parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
-    parser.add_argument("--seed", type=int, default=None, help="seed of the ensemble")
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N", help="seed of the ensemble (default: the file's, or 0)"
+    )
+
+
+def _seed(text: str) -> int:
+    """A whole number that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 0")
+    return int(text)
 
 
 def _problem(options: argparse.Namespace) -> Problem:
@@ -88,7 +105,9 @@ def _stationary(options: argparse.Namespace) -> int:
         warnings.simplefilter("always", UserWarning)
         table, figure, results = _solved(problem, options)
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        print(f"fpsolve: warning: {message}", file=sys.stderr)
+        print(f"fpsolve: warning: {' '.join(message.split())}", file=sys.stderr)
+    if problem.simulate is None and not options.no_simulation:
+        print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
     _report(table, options.json)
     if out is not None:
         _write(out, table, figure, results)
@@ -162,12 +181,13 @@ def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
     process, box = problem.process, problem.box
     jobs: dict = {}
     solver: dict = dict(problem.solver)
-    if options.method in ("all", "finite-volume"):
+    method = options.method or problem.method
+    if method in ("all", "finite-volume"):
         jobs["density"] = lambda: stationary_density(process, box=box, **solver)
-    if options.method in ("all", "spectral"):
+    if method in ("all", "spectral"):
         shared = {k: v for k, v in solver.items() if k == "cross_diffusion"}
         jobs["spectral"] = lambda: stationary_density(process, box=box, method="spectral", **shared)
-    if not options.no_simulation and problem.simulate:
+    if not options.no_simulation and problem.simulate is not None:
         jobs["ensemble"] = lambda: _simulated(problem, options, named, 1.0)
         jobs["ensemble, half the step"] = lambda: _simulated(problem, options, named, 0.5)
     return jobs
@@ -178,13 +198,12 @@ def _simulated(problem: Problem, options: argparse.Namespace, named: dict, facto
     import numpy as np
 
     from fpsolve import simulate
+    from fpsolve.config import DEFAULT_TIME, DEFAULT_WALKERS
 
-    process, settings = problem.process, dict(problem.simulate)
-    seed = options.seed if options.seed is not None else int(settings.pop("seed", 0))
-    settings.pop("seed", None)
-    step = settings.pop("time_step", None) or process.learning_rate
-    if step is None:
-        raise ValueError("simulate.time_step is needed: the noise model has no learning rate")
+    process, settings = problem.process, dict(problem.simulate or {})
+    seed = options.seed if options.seed is not None else int(settings.get("seed", 0))
+    step = settings.get("time_step", process.learning_rate)
+    assert step is not None  # the configuration was refused without one
     density = next(iter(named.values()))
     mode = density.where(density == density.max(), drop=True)
     # Of two mirrored wells either start will do: what is compared does not tell them apart.
@@ -192,14 +211,13 @@ def _simulated(problem: Problem, options: argparse.Namespace, named: dict, facto
     slow = process.names[0]
     reach = float(abs(density[slow]).max())
     bins = {slow: np.linspace(-reach, reach, 601)}
-    walkers = int(settings.pop("walkers", 1024))
     point = 0 if factor == 1.0 else 1
     key = np.random.SeedSequence(seed, spawn_key=(point,))
     return simulate(
         process,
-        walkers=walkers,
-        time=settings.pop("time", 1000.0),
-        burn_in=settings.pop("burn_in", 0.0),
+        walkers=int(settings.get("walkers", DEFAULT_WALKERS)),
+        time=settings.get("time", DEFAULT_TIME),
+        burn_in=settings.get("burn_in", 0.0),
         time_step=step * factor,
         start=start,
         bins=bins,
