@@ -10,15 +10,19 @@ if TYPE_CHECKING:
     from fpsolve import compare, plot  # noqa: F401
     from fpsolve.density import evolve, probability_current, stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
+    from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
 
 __version__ = "0.1.0"
 
 #: Public name → module that defines it; a name that maps to itself is a module.
 _HOMES = {
+    "committor": "fpsolve.first_passage",
     "compare": "fpsolve.compare",
     "evolve": "fpsolve.density",
+    "mean_first_passage_time": "fpsolve.first_passage",
     "plot": "fpsolve.plot",
     "probability_current": "fpsolve.density",
+    "relaxation_rates": "fpsolve.first_passage",
     "simulate": "fpsolve.ensemble",
     "stationary_density": "fpsolve.density",
 }

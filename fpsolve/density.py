@@ -105,7 +105,7 @@ def stationary_density(
     Electron Devices 16, 64 (1969) for exponential fitting. Order 2 in the cell width:
     tests/test_convergence.py.
     """
-    process = _checked(process, cross_diffusion)
+    process = numeric_process(process, cross_diffusion)
     mirrored = mirror_symmetries(process) if symmetry else ()
     given = None if box is None else checked_box(process, box)
     if given is not None:
@@ -122,7 +122,7 @@ def stationary_density(
     return _titled(_labelled(solution), process)
 
 
-def _checked(process: Process, cross_diffusion: bool) -> Process:
+def numeric_process(process: Process, cross_diffusion: bool = True) -> Process:
     """A process with numeric coefficients in at most three variables."""
     if not isinstance(process, Process):
         raise TypeError(f"expected a theory.Langevin or theory.Diffusion, got {type(process).__name__}")
@@ -271,6 +271,11 @@ def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[flo
         reached = np.cumsum(inner[order]) / inner.sum()
         bulk.append(float(number[order][np.searchsorted(reached, 0.999)]))
     return tuple(bulk)
+
+
+def chosen_schemes(process: Process, grid: Grid) -> tuple[Scheme, ...]:
+    """The scheme of each axis that :func:`stationary_density` would choose on a grid."""
+    return _chosen_schemes(process, "auto", _bulk_peclet(process, grid, _coarse_density(process, grid)))
 
 
 def _chosen_schemes(
@@ -516,14 +521,14 @@ def evolve(
     ValueError
         If the times, the step or the initial density make no sense.
     """
-    process = _checked(process, cross_diffusion)
+    process = numeric_process(process, cross_diffusion)
     instants = np.asarray(times, float)
     if instants.ndim != 1 or len(instants) == 0 or (np.diff(instants, prepend=0.0) < 0).any():
         raise ValueError("times must be an increasing sequence of times >= 0")
     if not (np.isfinite(time_step) and time_step > 0):
         raise ValueError(f"time_step={time_step} must be positive and finite")
     grid, density = _initial_state(process, initial, box, shape)
-    schemes = _chosen_schemes(process, scheme, _bulk_peclet(process, grid, _coarse_density(process, grid)))
+    schemes = chosen_schemes(process, grid) if scheme == "auto" else _chosen_schemes(process, scheme, ())
     matrix = operator(process, grid, schemes)
     steps = np.ceil(np.diff(instants, prepend=0.0) / time_step - 1e-9).astype(int)
     frames = np.empty((len(instants), *grid.shape))

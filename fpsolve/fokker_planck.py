@@ -231,6 +231,11 @@ class NullVector:
     second_eigenvalue: float
     #: Rates below this are lost in the rounding of the operator's diagonal.
     rounding_rate: float
+    pinned: _Pinned
+
+    def slowest_rates(self, count: int) -> np.ndarray:
+        """The ``count`` relaxation rates closest to zero, ascending."""
+        return self.pinned.slowest_rates(self.density.ravel(), count)
 
 
 def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: bool = True) -> NullVector:
@@ -258,7 +263,7 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: 
         pin = top
     density = density / (density.sum() * grid.cell_volume)
     scale = float(abs(matrix).dot(np.abs(density)).max())
-    rate = solve.slowest_rate(density) if eigenvalue else float("nan")
+    rate = float(solve.slowest_rates(density, 1)[0]) if eigenvalue else float("nan")
     return NullVector(
         density=density.reshape(grid.shape),
         residual=float(np.abs(fluxes.divergence(density)).max()) / scale,
@@ -266,6 +271,7 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: 
         negative_mass=float(abs(density[density < 0].sum()) * grid.cell_volume),
         second_eigenvalue=rate,
         rounding_rate=4 * float(np.finfo(float).eps * np.abs(matrix.diagonal()).max()),
+        pinned=solve,
     )
 
 
@@ -320,8 +326,8 @@ class _Pinned:
         v[self.keep] = self.lu.solve(right[self.keep])
         return v - stationary * (v.sum() / stationary.sum())
 
-    def slowest_rate(self, stationary: np.ndarray) -> float:
-        """The relaxation rate closest to zero: |Re λ₂| of the operator (inverse Arnoldi iteration)."""
+    def slowest_rates(self, stationary: np.ndarray, count: int) -> np.ndarray:
+        """Relaxation rates closest to zero, |Re λ| of the operator (inverse Arnoldi iteration)."""
         size = len(stationary)
 
         def inverse(right: np.ndarray) -> np.ndarray:
@@ -330,13 +336,14 @@ class _Pinned:
 
         start = np.cos(np.arange(size)) * stationary
         linear = sparse_linalg.LinearOperator((size, size), matvec=inverse, dtype=float)
+        options = {"which": "LM", "v0": start, "return_eigenvectors": False, "maxiter": 60}
         try:
-            value = sparse_linalg.eigs(
-                linear, k=1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False, maxiter=60, ncv=8
-            )[0]
+            values = sparse_linalg.eigs(
+                linear, k=count, tol=1e-3 if count == 1 else 1e-8, ncv=8 * count, **options
+            )
         except sparse_linalg.ArpackNoConvergence:
-            return float("nan")
-        return float(-np.real(1.0 / value))
+            return np.full(count, np.nan)
+        return np.sort(-np.real(1.0 / values))
 
 
 def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:

@@ -1,0 +1,161 @@
+"""The backward equation: exact one-dimensional times, order, committors, rates, two dimensions, refusals."""
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import quad
+
+from fpsolve import committor, mean_first_passage_time, relaxation_rates
+from theory import Diffusion, Landscape, Langevin, isotropic, random_shift
+
+x, y = sp.symbols("x y", real=True)
+WELL = x**4 / 4 - x**2 / 2
+
+#: ΔL/D: mean times from −1 to the saddle 0 and to the other well 1, constant D, by quadrature.
+EXACT = {3: (50.79340023, 106.56035125), 5: (361.90375950, 729.67069194), 8: (6996.76353834, 14000.13924474)}
+
+
+def _well(ratio):
+    return Langevin(Landscape(WELL, (x,)), isotropic(sp.Rational(1, 4 * ratio)))
+
+
+def _at(times, **place):
+    return float(times.interp(**place, method="cubic"))
+
+
+@pytest.mark.parametrize("ratio", EXACT)
+def test_times_from_the_well_to_saddle_and_other_well_meet_the_quadrature(ratio):
+    for target, exact in zip((x > 0, x > 1), EXACT[ratio], strict=True):
+        times = mean_first_passage_time(_well(ratio), target=target)
+        assert _at(times, x=-1.0) == pytest.approx(exact, rel=2e-5)
+        assert times.attrs["half_grid_estimate"] < 2e-5
+
+
+def test_time_at_a_barrier_of_ten_is_good_to_five_in_ten_thousand_even_on_a_coarse_mesh():
+    D = 0.025
+    inner = lambda z: np.exp(-(z**4 / 4 - z**2 / 2) / D)  # noqa: E731
+    outer = lambda u: np.exp((u**4 / 4 - u**2 / 2) / D) * quad(inner, -3, u, epsabs=0, epsrel=1e-11)[0]  # noqa: E731
+    exact = quad(outer, -1, 0, epsabs=0, epsrel=1e-10)[0] / D
+    assert _at(mean_first_passage_time(_well(10), target=x > 0, shape=400), x=-1.0) == pytest.approx(
+        exact, rel=5e-4
+    )
+
+
+def test_the_time_to_the_saddle_is_half_the_time_to_the_other_well_in_the_limit():
+    ratio = [EXACT[r][1] / EXACT[r][0] for r in EXACT]
+    assert abs(ratio[-1] - 2) < 2e-3 < abs(ratio[0] - 2)
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.0123, 0.3])
+def test_times_are_second_order_wherever_the_boundary_cuts_the_mesh(edge):
+    exact = _at(
+        mean_first_passage_time(_well(3), target=x > edge, shape=8000, box={"x": (-2.2, 2.2)}), x=-1.0
+    )
+    sizes, errors = [100, 200, 400, 800], []
+    for n in sizes:
+        times = mean_first_passage_time(_well(3), target=x > edge, shape=n, box={"x": (-2.2, 2.2)})
+        errors.append(abs(_at(times, x=-1.0) / exact - 1))
+    slope = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    assert slope == pytest.approx(2.0, abs=0.35)
+    assert errors[-1] < 5e-5
+
+
+def test_free_diffusion_out_of_an_interval_has_its_two_moments():
+    free = Diffusion(sp.Matrix([0]), sp.Matrix([[sp.Rational(1, 2)]]), (x,))
+    target, box = sp.Or(x > 1, x < -1), {"x": (-1.2, 1.2)}
+    first = mean_first_passage_time(free, target=target, box=box, shape=600)
+    second = mean_first_passage_time(free, target=target, box=box, shape=600, moment=2)
+    # D = 1/2: T = 1 − x², and T₂'' /2 = −2T gives T₂ = (5 − 6x² + x⁴)/3.
+    line = first.x.to_numpy()
+    inside = np.abs(line) < 1
+    assert first.to_numpy()[inside] == pytest.approx(1 - line[inside] ** 2, abs=2e-5)
+    exact = (5 - 6 * line**2 + line**4)[inside] / 3
+    assert second.to_numpy()[inside] == pytest.approx(exact, abs=1e-4)
+
+
+def test_free_diffusion_out_of_a_disc_takes_the_closed_form_time():
+    free = Diffusion(sp.Matrix([0, 0]), sp.eye(2) / 2, (x, y))
+    times = mean_first_passage_time(
+        free, target=x**2 + y**2 > 1, box={"x": (-1.1, 1.1), "y": (-1.1, 1.1)}, shape=120
+    )
+    # T = (R² − r²)/(4D) at a curved boundary that cuts cells everywhere.
+    assert _at(times, x=0.0, y=0.0) == pytest.approx(0.5, rel=1e-3)
+    assert _at(times, x=0.5, y=0.3) == pytest.approx((1 - 0.34) / 2, rel=2e-3)
+
+
+def test_a_separable_landscape_gives_the_one_dimensional_time():
+    separable = Langevin(Landscape(WELL + 2 * y**2, (x, y)), isotropic(0.05))
+    times = mean_first_passage_time(
+        separable, target=x > 0, box={"x": (-1.9, 1.9), "y": (-0.9, 0.9)}, shape=(200, 60)
+    )
+    assert _at(times, x=-1.0, y=0.0) == pytest.approx(EXACT[5][0], rel=1e-3)
+
+
+def test_full_diffusion_in_rotated_coordinates_gives_the_same_time():
+    # The separable problem in coordinates u = x + y/2, v = y: D gets off-diagonal entries, T does not change.
+    u, v = sp.symbols("u v", real=True)
+    old = {x: u - v / 2, y: v}
+    b = sp.Matrix([-(x**3 - x), -4 * y]).subs(old, simultaneous=True)
+    map_ = sp.Matrix([[1, sp.Rational(1, 2)], [0, 1]])
+    process = Diffusion((map_ * b).expand(), map_ * map_.T / 20, (u, v))
+    errors = []
+    for cells in ((260, 110), (520, 220)):
+        times = mean_first_passage_time(
+            process, target=u - v / 2 > 0, box={"u": (-2.2, 2.2), "v": (-0.9, 0.9)}, shape=cells
+        )
+        errors.append(_at(times, u=-1.0, v=0.0) / EXACT[5][0] - 1)
+        # The half-grid estimate is the error itself, once the order is reached.
+        assert times.attrs["half_grid_estimate"] == pytest.approx(errors[-1], rel=0.1)
+    assert errors[1] < 3e-3
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
+
+
+def test_committor_in_one_dimension_is_the_splitting_probability():
+    q = committor(_well(3), source=x < -1, target=x > 1, shape=1200)
+    weight = lambda s: np.exp(12 * (s**4 / 4 - s**2 / 2))  # noqa: E731
+    total = quad(weight, -1, 1)[0]
+    for place in (-0.5, 0.0, 0.7):
+        assert _at(q, x=place) == pytest.approx(quad(weight, -1, place)[0] / total, abs=1e-5)
+    assert float(q.min()) == 0.0 and float(q.max()) == 1.0
+
+
+def test_relaxation_rates_of_a_parabola_are_its_multiples_and_of_two_wells_the_sum_of_escapes():
+    parabola = Langevin(Landscape(3 * x**2 / 2, (x,)), isotropic(0.1))
+    assert relaxation_rates(parabola, count=3, shape=1000) == pytest.approx([3.0, 6.0, 9.0], rel=2e-4)
+    # Each well is left at the rate 1/T(−1 → +1); the difference of populations decays with both.
+    assert relaxation_rates(_well(8))[0] == pytest.approx(2 / EXACT[8][1], rel=2e-3)
+
+
+def test_random_shift_noise_in_a_bowl_leaves_a_ball_as_in_its_linear_law():
+    # L = λx²/2 in one dimension: D = Δ_S λ² is constant, and T follows by quadrature.
+    bowl = Langevin(Landscape(2 * x**2, (x,)), random_shift(delta_s=0.01))
+    D = 0.01 * 16
+    outer = lambda u: np.exp(2 * u**2 / D) * quad(lambda z: np.exp(-2 * z**2 / D), -u, u)[0] / 2  # noqa: E731
+    exact = quad(outer, 0, 0.8)[0] / D
+    times = mean_first_passage_time(bowl, target=sp.Or(x > 0.8, x < -0.8), box={"x": (-1, 1)})
+    assert _at(times, x=0.0) == pytest.approx(exact, rel=1e-4)
+
+
+def test_times_lost_in_rounding_are_said_to_be():
+    with pytest.warns(UserWarning, match="lost in rounding"):
+        mean_first_passage_time(_well(60), target=x > 0, box={"x": (-1.8, 1.0)}, shape=1000)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (x > 50, "holds no cell"),
+        (x > -50, "fills the whole box"),
+        (y > 0, "the target uses y"),
+        (sp.Eq(x, 0), "inequality"),
+        (sp.true, "always"),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused(target, message):
+    with pytest.raises(ValueError, match=message):
+        mean_first_passage_time(_well(3), target=target)
+
+
+def test_a_source_that_overlaps_the_target_is_refused():
+    with pytest.raises(ValueError, match="overlap"):
+        committor(_well(3), source=x < 1, target=x > 0)
