@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fpsolve import compare, plot  # noqa: F401
-    from fpsolve.density import evolve, probability_current, stationary_density  # noqa: F401
+    from fpsolve.density import stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
+    from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
 
 __version__ = "0.1.0"
@@ -18,10 +19,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "committor": "fpsolve.first_passage",
     "compare": "fpsolve.compare",
-    "evolve": "fpsolve.density",
+    "evolve": "fpsolve.evolution",
     "mean_first_passage_time": "fpsolve.first_passage",
     "plot": "fpsolve.plot",
-    "probability_current": "fpsolve.density",
+    "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",
     "simulate": "fpsolve.ensemble",
     "stationary_density": "fpsolve.density",
