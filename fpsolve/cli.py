@@ -108,6 +108,11 @@ def _stationary(options: argparse.Namespace) -> int:
         print(f"fpsolve: warning: {' '.join(message.split())}", file=sys.stderr)
     if problem.simulate is None and not options.no_simulation:
         print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
+    if out is not None and figure is None:
+        print(
+            "fpsolve: note: no figure; it needs a finite-volume density in one or two variables",
+            file=sys.stderr,
+        )
     _report(table, options.json)
     if out is not None:
         _write(out, table, figure, results)

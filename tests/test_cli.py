@@ -1,6 +1,7 @@
 """The command line and its files: outcomes, exit codes, one clear line for bad input, nothing evaluated."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -120,3 +121,90 @@ def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    (tmp_path / "out").write_text("not a directory")
+    for out in ("out", "out/inside"):
+        assert _run(tmp_path, GOOD, "--out", str(tmp_path / out)) == 2
+        assert capsys.readouterr().err.startswith("fpsolve: error:")
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied", "out")
+
+    monkeypatch.setattr(cli, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    monkeypatch.setattr(cli.Path, "touch", refuse)
+    assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["a.toml", "--example", "valley"], ["--example", "vally"], ["--example", "valley", "--method", "fv"],
+     ["--example", "valley", "--seed", "-1"], ["--example", "valley", "--seed", "x"]],
+)  # fmt: skip
+def test_wrong_options_exit_with_two(options, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["stationary", *options])
+    assert left.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_interruption_exits_with_130_and_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_solved", interrupted)
+    assert _run(tmp_path, GOOD) == 130
+    assert capsys.readouterr().err == "fpsolve: interrupted\n"
+
+
+def test_a_running_ensemble_can_be_interrupted_from_the_keyboard(tmp_path):
+    path = tmp_path / "long.toml"
+    path.write_text(GOOD.replace("time = 20", "time = 1e9"), encoding="utf-8")
+    command = [sys.executable, "-m", "fpsolve.cli", "stationary", str(path), "--method", "finite-volume"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        shown = ""
+        while "step/s" not in shown:  # the ensemble's own bar: it is running
+            character = running.stderr.read(1)
+            assert character, shown
+            shown += character
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == "" and "Traceback" not in err
+
+
+def test_the_method_of_the_file_holds_unless_the_command_line_says_another(tmp_path, capsys):
+    text = GOOD.replace("[solver]", '[solver]\nmethod = "spectral"')
+    for options, expected in (([], "spectral"), (["--method", "finite-volume"], "finite-volume")):
+        assert _run(tmp_path, text, "--json", "--no-simulation", *options) == 0
+        assert {row["method"] for row in json.loads(capsys.readouterr().out)["rows"]} == {expected}
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    text = GOOD.split("[simulate]")[0]
+    assert _run(tmp_path, text, "--json", "--method", "spectral", "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "no ensemble" in printed.err and "no figure" in printed.err
+    json.loads(printed.out, parse_constant=pytest.fail)  # strict JSON: no NaN, no Infinity
+    assert not (tmp_path / "out" / "stationary.png").exists()
+
+
+def test_warnings_of_the_solvers_are_one_line_each(tmp_path, capsys):
+    text = GOOD.replace("[60, 50]", "[16, 12]")
+    assert _run(tmp_path, text, "--json", "--method", "finite-volume", "--no-simulation") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("fpsolve: warning:") for line in lines)
+
+
+def test_the_version_is_printed(capsys):
+    import fpsolve
+
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"

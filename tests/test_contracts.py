@@ -120,3 +120,27 @@ def test_the_functions_keep_their_names_after_their_modules_are_loaded():
 
     assert callable(fpsolve.simulate) and callable(fpsolve.stationary_density)
     assert inspect.ismodule(fpsolve.compare) and inspect.ismodule(fpsolve.plot)
+
+
+def test_nothing_shipped_names_a_machine():
+    shipped = [path for files in FILES.values() for path in files]
+    shipped += [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*.toml"),
+        *ROOT.glob("*.txt"),
+        ROOT / "Makefile",
+        ROOT / ".ci" / "run",
+    ]
+    for path in shipped:
+        text = path.read_text(encoding="utf-8")
+        for place in ("/home/", "/root/", "/work/", "/opt/", "file://", "/tmp/", "/usr/local"):
+            assert place not in text, f"{path.name} names {place}"
+
+
+def test_every_package_says_it_is_typed():
+    assert all((ROOT / package / "py.typed").is_file() for package in FILES)
+
+
+def test_the_version_is_the_same_wherever_it_is_written():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {fpsolve.__version__}\n" in citation
