@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 #: Colours that survive colour blindness and grey print (Okabe, Ito 2008).
 INK = {"density": "#0072B2", "spectral": "#000000", "ensemble": "#E69F00", "theory": "#D55E00"}
 ORDER_STYLES = {0: ":", 1: "--", 2: "-"}
+#: Colours and dashes of curves that belong to no method; told apart in grey as well.
+CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."), ("#56B4E9", "-"))
+#: The same for a loss after reshaping: never solid, and the first is dash-dotted as in PRL Fig. 4.
+RESHAPED = (("#D55E00", "-."), ("#0072B2", "--"), ("#009E73", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
 
 
 def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
@@ -131,6 +135,75 @@ def _span(line: np.ndarray) -> float:
     return float((line[-1] - line[0]) * len(line) / (len(line) - 1))
 
 
+def landscape(
+    points: np.ndarray,
+    before: np.ndarray,
+    after: Mapping[str, np.ndarray],
+    *,
+    variable: str = "x",
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with the loss along a valley: solid before the noise reshapes it, broken lines after.
+
+    Parameters
+    ----------
+    points : ndarray
+        Places along the valley, shape (n,).
+    before : ndarray
+        L on the valley's floor, shape (n,).
+    after : mapping of label to ndarray
+        L_eff on the floor, each of shape (n,).
+    variable : str
+        Name of the coordinate.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    ax.plot(points, before, color="black", lw=1.8, label="before")
+    for k, (label, values) in enumerate(after.items()):
+        colour, dashes = RESHAPED[k % len(RESHAPED)]
+        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
+    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]), ylabel="loss on the valley floor")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def profiles(
+    points: np.ndarray, curves: Mapping[str, np.ndarray], *, variable: str = "x", ax: Axes | None = None
+) -> Axes:
+    """Axes with functions of one variable, told apart by colour and by dash.
+
+    Parameters
+    ----------
+    points : ndarray
+        Shape (n,).
+    curves : mapping of label to ndarray
+        Each of shape (n,).
+    variable : str
+        Name of the coordinate.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    for k, (label, values) in enumerate(curves.items()):
+        colour, dashes = CURVES[k % len(CURVES)]
+        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
+    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]))
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def stationary(
     density_map: xr.DataArray,
     *,
@@ -165,7 +238,7 @@ def stationary(
 
     slow = slow or str(density_map.dims[0])
     columns = 1 + (density_map.ndim == 2) + (table is not None)
-    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, 3.9), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, 4.4), layout="constrained", squeeze=False)
     panels = list(axes[0])
     if density_map.ndim == 2:
         density(density_map, ax=panels[0])
@@ -208,7 +281,7 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
     name = f"|{slow}|" if folded else slow
     ax.set(xlim=(line[0], line[-1]), xlabel=f"${name}$", ylabel=f"$p({name})$", title="marginal density")
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
 
 
 def _ensemble_label(ensemble: xr.Dataset) -> str:
@@ -232,6 +305,9 @@ def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarra
 def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     """Axes with |relative deviation| of every number from the reference; a dash marks its stated error.
 
+    A marker above its dash deviates by more than the method claims. Colours are those of the
+    marginal: one per family, with a marker for each member. Deviations below 10⁻⁷ sit on the lower edge.
+
     Parameters
     ----------
     table : Table
@@ -244,25 +320,39 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     import matplotlib.pyplot as plt
 
     ax = plt.gca() if ax is None else ax
-    methods = list(dict.fromkeys(row.method for row in table.rows if row.method != table.reference))
+    families = list(INK)  # members of a family stand side by side
+    methods = sorted(
+        {row.method: None for row in table.rows if row.method != table.reference},
+        key=lambda method: families.index(_family(method)),
+    )
     quantities = list(dict.fromkeys(row.quantity for row in table.rows))
-    markers = "osD^vP*X"
-    colours = [INK["density"], INK["ensemble"], INK["theory"], "#009E73", "#CC79A7", "#56B4E9", "#999999"]
+    spacing = 0.8 / max(len(methods), 1)
+    floor = 1e-7
     for k, method in enumerate(methods):
         rows = [row for row in table.rows if row.method == method]
-        at = [quantities.index(row.quantity) + 0.11 * (k - (len(methods) - 1) / 2) for row in rows]
-        size = [max(abs(row.deviation), 1e-16) for row in rows]
-        error = [max(row.relative_error, 1e-16) for row in rows]
-        ax.plot(at, size, markers[k % 8], color=colours[k % 7], ms=5, label=method)
-        ax.plot(at, error, "_", color=colours[k % 7], ms=11, mew=1.6)
+        offset = spacing * (k - (len(methods) - 1) / 2)
+        at = [quantities.index(row.quantity) + offset for row in rows]
+        colour, marker = INK[_family(method)], "osD^vP*X"[k % 8]
+        size = [max(abs(row.deviation), floor) for row in rows]
+        error = [max(row.relative_error, floor) for row in rows]
+        ax.plot(at, size, marker, color=colour, ms=5, label=method, clip_on=False, zorder=3)
+        ax.plot(at, error, "_", color=colour, ms=8, mew=1.6)
+    for k in range(1, len(quantities)):
+        ax.axvline(k - 0.5, color="0.85", lw=0.8)
     ax.set_yscale("log")
     ax.set_xticks(range(len(quantities)), [_pretty(q) for q in quantities])
-    low, high = ax.get_ylim()
-    ax.set_ylim(max(low, 1e-7), high * 10 ** (0.35 * np.log10(high / max(low, 1e-7))))
-    ax.set(ylabel=f"relative deviation from {table.reference}", title="every number (dash: its stated error)")
-    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
+    ax.tick_params(axis="x", length=0)
+    ax.set(xlim=(-0.5, len(quantities) - 0.5), ylim=(floor, max(2.0, ax.get_ylim()[1])))
+    ax.set(ylabel=f"relative deviation from {table.reference}", title="every number (dash: stated error)")
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     ax.grid(axis="y", alpha=0.3)
     return ax
+
+
+def _family(method: str) -> str:
+    """The key of ``INK`` for a method of a table."""
+    starts = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
+    return next((family for start, family in starts.items() if method.startswith(start)), "theory")
 
 
 def _pretty(quantity: str) -> str:
