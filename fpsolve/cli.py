@@ -151,6 +151,7 @@ def _solved(problem: Problem, options: argparse.Namespace):
         for name, job in bar:
             bar.set_postfix_str(name)
             named[name] = job()
+    _warn_of_memory(problem, named)
     table = compare.stationary(process, *named.values(), *reduced)
     density = next(r for n, r in named.items() if n in ("density", "spectral"))
     figure = None
@@ -196,6 +197,18 @@ def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
         jobs["ensemble"] = lambda: _simulated(problem, options, named, 1.0)
         jobs["ensemble, half the step"] = lambda: _simulated(problem, options, named, 0.5)
     return jobs
+
+
+def _warn_of_memory(problem: Problem, named: dict) -> None:
+    """Standard errors do not show walkers that still remember their start; the slowest rate does."""
+    rate = float(named["density"].attrs.get("second_eigenvalue", 0.0)) if "density" in named else 0.0
+    burn_in = (problem.simulate or {}).get("burn_in", 0.0)
+    if "ensemble" in named and rate > 0 and rate * burn_in < 3:
+        warnings.warn(
+            f"the ensemble still remembers its start: it forgets at the rate {rate:.2g}, which asks for "
+            f"burn_in = {3 / rate:.2g} or more, not {burn_in:g}; trust the densities where they differ",
+            stacklevel=2,
+        )
 
 
 def _simulated(problem: Problem, options: argparse.Namespace, named: dict, factor: float) -> xr.Dataset:

@@ -208,3 +208,11 @@ def test_the_version_is_printed(capsys):
         cli.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"
+
+
+@pytest.mark.parametrize(("burn_in", "warned"), [(1, True), (15, False)])
+def test_an_ensemble_that_remembers_its_start_is_pointed_out(burn_in, warned, tmp_path, capsys):
+    # One quadratic well relaxes at the rate 1: three relaxation times are 3.
+    text = 'variables = ["x"]\nloss = "x**2/2"\n[noise]\nkind = "isotropic"\nD = 0.1\n[simulate]\nwalkers = 50\ntime = 20\ntime_step = 0.1\n'
+    assert _run(tmp_path, text + f"burn_in = {burn_in}", "--json") == 0
+    assert ("remembers its start" in capsys.readouterr().err) == warned
