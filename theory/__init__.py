@@ -1,6 +1,6 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
-from theory import adiabatic
+from theory import adiabatic, escape
 from theory.expressions import parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
 from theory.langevin import (
@@ -22,6 +22,7 @@ __all__ = [
     "anisotropic",
     "degenerate_valley",
     "double_well",
+    "escape",
     "hessian_proportional",
     "isotropic",
     "measured",
