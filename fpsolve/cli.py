@@ -106,7 +106,7 @@ def _stationary(options: argparse.Namespace) -> int:
         table, figure, results = _solved(problem, options)
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
         print(f"fpsolve: warning: {' '.join(message.split())}", file=sys.stderr)
-    if problem.simulate is None and not options.no_simulation:
+    if "ensemble" not in results and not options.no_simulation:
         print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
     if out is not None and figure is None:
         print(
@@ -181,7 +181,7 @@ def _reductions(problem: Problem) -> list:
 
 
 def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
-    """The computations to run, in order; the ensembles start where the density is largest."""
+    """The computations to run, in order; the ensembles start from samples of the first density."""
     from fpsolve import stationary_density
 
     process, box = problem.process, problem.box
@@ -193,7 +193,7 @@ def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
     if method in ("all", "spectral"):
         shared = {k: v for k, v in solver.items() if k == "cross_diffusion"}
         jobs["spectral"] = lambda: stationary_density(process, box=box, method="spectral", **shared)
-    if not options.no_simulation and problem.simulate is not None:
+    if not options.no_simulation and (problem.simulate is not None or _can_default(problem, options)):
         jobs["ensemble"] = lambda: _simulated(problem, options, named, 1.0)
         jobs["ensemble, half the step"] = lambda: _simulated(problem, options, named, 0.5)
     return jobs
@@ -203,10 +203,10 @@ def _warn_of_memory(problem: Problem, named: dict) -> None:
     """Standard errors do not show walkers that still remember their start; the slowest rate does."""
     rate = float(named["density"].attrs.get("second_eigenvalue", 0.0)) if "density" in named else 0.0
     burn_in = (problem.simulate or {}).get("burn_in", 0.0)
-    if "ensemble" in named and rate > 0 and rate * burn_in < 3:
+    if problem.simulate is not None and "ensemble" in named and rate > 0 and rate * burn_in < 3:
         warnings.warn(
-            f"the ensemble still remembers its start: it forgets at the rate {rate:.2g}, which asks for "
-            f"burn_in = {3 / rate:.2g} or more, not {burn_in:g}; trust the densities where they differ",
+            "the ensemble still remembers its start, samples of the density: it forgets at the rate "
+            f"{rate:.2g}, which asks for burn_in = {3 / rate:.2g} or more, not {burn_in:g}",
             stacklevel=2,
         )
 
@@ -218,14 +218,13 @@ def _simulated(problem: Problem, options: argparse.Namespace, named: dict, facto
     from fpsolve import simulate
     from fpsolve.config import DEFAULT_TIME, DEFAULT_WALKERS
 
-    process, settings = problem.process, dict(problem.simulate or {})
+    density = next(iter(named.values()))
+    process, settings = problem.process, dict(problem.simulate or _default_ensemble(problem, density))
     seed = options.seed if options.seed is not None else int(settings.get("seed", 0))
     step = settings.get("time_step", process.learning_rate)
     assert step is not None  # the configuration was refused without one
-    density = next(iter(named.values()))
-    mode = density.where(density == density.max(), drop=True)
-    # Of two mirrored wells either start will do: what is compared does not tell them apart.
-    start = {v: float(mode[v][0]) for v in process.names}
+    walkers = int(settings.get("walkers", DEFAULT_WALKERS))
+    start = _samples(density, walkers, np.random.SeedSequence(seed, spawn_key=(2,)))
     slow = process.names[0]
     reach = float(abs(density[slow]).max())
     bins = {slow: np.linspace(-reach, reach, 601)}
@@ -233,7 +232,7 @@ def _simulated(problem: Problem, options: argparse.Namespace, named: dict, facto
     key = np.random.SeedSequence(seed, spawn_key=(point,))
     return simulate(
         process,
-        walkers=int(settings.get("walkers", DEFAULT_WALKERS)),
+        walkers=walkers,
         time=settings.get("time", DEFAULT_TIME),
         burn_in=settings.get("burn_in", 0.0),
         time_step=step * factor,
@@ -242,6 +241,44 @@ def _simulated(problem: Problem, options: argparse.Namespace, named: dict, facto
         rng=key,
         progress=not options.json,
     )
+
+
+def _samples(density: xr.DataArray, walkers: int, seed) -> dict:
+    """Starting points drawn from a density, so that wells which exchange slowly start with their weights."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    weight = np.maximum((density * density.cell_volume).to_numpy().ravel(), 0.0)
+    chosen = np.unravel_index(rng.choice(weight.size, walkers, p=weight / weight.sum()), density.shape)
+    return {str(v): density[v].to_numpy()[k] for v, k in zip(density.dims, chosen, strict=True)}
+
+
+def _can_default(problem: Problem, options: argparse.Namespace) -> bool:
+    """Whether an ensemble can be chosen unasked: one or two variables, finite volumes first."""
+    method = options.method or problem.method
+    return len(problem.process.variables) <= 2 and method in ("all", "finite-volume")
+
+
+def _default_ensemble(problem: Problem, density: xr.DataArray) -> dict:
+    """An ensemble for a file that asks for none: a step well inside stability, 100 relaxation times.
+
+    At most 2e8 walker-steps; a slower system keeps the weights its walkers were drawn with.
+    """
+    import numpy as np
+
+    process = problem.process
+    minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
+    stiffest = max((max(c.eigenvalues) for c in minima), default=1.0)
+    step = process.learning_rate or float(f"{0.1 / stiffest:.1g}")
+    rate = float(density.attrs.get("second_eigenvalue", np.nan))
+    wanted = 100.0 / rate if rate > 0 else np.inf
+    time = step * np.ceil(min(wanted, 2e8 / 1024 * step) / step)
+    return {
+        "walkers": 1024,
+        "time": float(time),
+        "burn_in": float(step * np.floor(0.3 * time / step)),
+        "time_step": step,
+    }
 
 
 def _report(table: Table, as_json: bool) -> None:

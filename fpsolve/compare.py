@@ -35,7 +35,7 @@ class Row:
     sigmas: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows of a comparison, the reference they are measured against, and remarks on their validity."""
 
@@ -65,6 +65,9 @@ class Table:
         rule = "-" * max(map(len, text))
         notes = [f"note: {remark}" for remark in self.remarks]
         return "\n".join([self.title, rule, text[0], rule, *text[1:], rule, *notes])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -227,12 +230,13 @@ def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[s
 
 def _scales(values: dict[str, float]) -> dict[str, float]:
     """What a relative error of a quantity refers to; means and products vanish, widths do not."""
-    root = {q[1:-3]: math.sqrt(v) for q, v in values.items() if q.endswith("^2>")}
+    root = {q[1:-3]: math.sqrt(max(v, 0.0)) for q, v in values.items() if q.endswith("^2>")}
     scales = {}
     for quantity, value in values.items():
         names = quantity.strip("<>").split()
         vanishing = quantity.startswith("<") and not quantity.endswith("^2>")
-        scales[quantity] = math.prod(root[n] for n in names) if vanishing else abs(value)
+        scale = math.prod(root[n] for n in names) if vanishing else abs(value)
+        scales[quantity] = scale or 1.0
     return scales
 
 
@@ -326,14 +330,16 @@ def _from_reduced(reduced: Reduced) -> _Estimate:
     """Moments of the reduced density; the error is the change from the previous order."""
     values = reduced.moments()
     values = {q: v for q, v in values.items() if not q.startswith("mode")}
-    other = {0: 1, 1: 0, 2: 1}[reduced.order]
+    # What the next order changes is the error of orders 0 and 1; the last change bounds that of order 2.
+    other = 1 if reduced.order == 2 else 2
     neighbour = adiabatic.eliminate(
         reduced.process,
         [str(y) for y in reduced.fast],
         order=other,  # type: ignore[arg-type]
     ).moments()
     errors = {q: abs(v - neighbour[q]) for q, v in values.items()}
-    return _Estimate(f"theory, order {reduced.order}", values, errors, f"change from order {other}")
+    direction = "to" if other == 2 else "from"
+    return _Estimate(f"theory, order {reduced.order}", values, errors, f"change {direction} order {other}")
 
 
 def _rows(estimates: list[_Estimate], reference: str) -> tuple[Row, ...]:

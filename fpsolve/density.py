@@ -398,6 +398,11 @@ def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
             f"the loss does not confine the density in the box: {mass:.1%} of the mass lies at the "
             f"{end} end of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
         )
+    if not np.isfinite(solution.half_grid_estimate) or state.negative_mass > 0.1:
+        raise ValueError(
+            f"the mesh does not resolve this density (negative cells hold {state.negative_mass:.1%} of the "
+            "mass): use more cells (shape=), a smaller box=, or a loss and noise that are smooth in it"
+        )
     complaints = []
     if walls == "far" and solution.boundary_mass > 1e-6:
         complaints.append(

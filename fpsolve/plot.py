@@ -242,7 +242,7 @@ def stationary(
     panels = list(axes[0])
     if density_map.ndim == 2:
         density(density_map, ax=panels[0])
-        panels.pop(0).set_title("finite-volume density")
+        panels.pop(0).set_title(f"{density_map.attrs.get('method', '')} density".strip())
     _draw_marginals(panels.pop(0), density_map, referee, ensemble, reduced, slow)
     if table is not None:
         deviations(table, ax=panels.pop(0))

@@ -96,6 +96,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     # Never cut off a well: on a coarse grid its weight may be lost in rounding.
     ends = zip(minima.min(axis=0), minima.max(axis=0), strict=True)
     hull = dict(zip(process.names, ends, strict=True))
+    widest = 1e3 * max(high - low for low, high in box.values())
     dimension = len(process.variables)
     cells = {1: 400, 2: 80, 3: 20}[dimension]
     for _ in range(30):
@@ -115,12 +116,12 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         }
         settled = all(np.allclose(fitted[v], box[v], atol=0.15 * (box[v][1] - box[v][0])) for v in box)
         box = {v: _symmetrised(ends) if v in mirrored else ends for v, ends in fitted.items()}
-        if settled:
-            break
-        if max(high - low for low, high in box.values()) > 1e6:
+        if max(high - low for low, high in box.values()) > widest:
             raise ValueError(
                 "the density does not settle in a finite box: the loss does not confine it; give box="
             )
+        if settled:
+            break
     n = {1: 2000, 2: 200, 3: 30}[dimension]
     return Window(box, tuple(n // 2 if v in mirrored else n for v in process.names))
 

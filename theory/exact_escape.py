@@ -279,8 +279,8 @@ class _Functions:
         smallest = float(self.diffusion(np.array([(a + b) / 2]))[0])  # type: ignore[operator]
         if not smallest > 1e-9 * float(np.max(D)):
             raise ValueError(
-                f"non-positive D on the path: D = {smallest:.2g} near |x| = {abs((a + b) / 2):.6g}; where noise "
-                "vanishes and drift does not, the continuous-time walker may never pass (inflection_dimension)"
+                f"non-positive D on the path: D = {smallest:.2g} near |x| = {abs((a + b) / 2):.6g}; where "
+                "noise vanishes and drift does not, the walker may never pass (see inflection_dimension)"
             )
 
     def panel_edges(self, low: float, high: float) -> np.ndarray:

@@ -7,9 +7,10 @@ covariance C (Yang, Tang, Tu 2023, supplement S10–S12; Xie, Sato, Sugiyama 202
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ class Noise(ABC):
     @abstractmethod
     def root(self, landscape: Landscape) -> sp.Matrix:
         """A matrix G(θ), shape (N, m), with G Gᵀ = 2 D."""
+
+    def __str__(self) -> str:
+        kind = "-".join(re.findall("[A-Z][a-z]*", type(self).__name__)).lower()
+        named = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
+        shown = [f"{k} = {v if getattr(v, 'free_symbols', True) else _decimal(v)}" for k, v in named]
+        return f"{kind} noise, {', '.join(shown)}"
 
     @abstractmethod
     def scaled(self, factor: sp.Expr) -> Noise:
@@ -139,6 +146,13 @@ class HessianProportional(Noise):
 
     def scaled(self, factor: sp.Expr) -> Noise:
         return replace(self, strength=self.strength * factor)
+
+
+def _decimal(value: sp.Basic) -> str:
+    """A number or matrix of numbers in few digits."""
+    if isinstance(value, sp.MatrixBase):
+        return str([[float(f"{float(v):.4g}") for v in row] for row in value.tolist()])
+    return f"{float(value):.6g}"
 
 
 def _no_symbolic_root():
