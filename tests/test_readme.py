@@ -1,4 +1,4 @@
-"""The README's Python block runs as printed."""
+"""The README's examples run as printed."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_python_block_of_the_readme_runs_as_printed(capsys):
+def test_the_python_of_the_readme_runs_as_printed(capsys):
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})  # the project's own text
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile("\n".join(blocks), "README.md", "exec"), {})  # the project's own text
     assert "theory, order 2" in capsys.readouterr().out
 
 
