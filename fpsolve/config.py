@@ -16,7 +16,8 @@ import sympy as sp
 from fpsolve.mesh import Box, checked_box
 from theory.expressions import parse_expression
 from theory.landscape import CATALOGUE, Landscape
-from theory.langevin import NOISE_KINDS, Isotropic, Langevin
+from theory.langevin import Langevin
+from theory.noise import NOISE_KINDS, Isotropic
 
 #: A configuration is a page of text; anything larger is a mistake.
 MAX_BYTES = 64 * 1024

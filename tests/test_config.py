@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fpsolve import config
 from theory import Landscape, Langevin, anisotropic, degenerate_valley, isotropic, random_shift
-from theory.langevin import NOISE_KINDS
+from theory.noise import NOISE_KINDS
 
 x, y = sp.symbols("x y", real=True)
 

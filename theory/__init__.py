@@ -3,15 +3,8 @@
 from theory import adiabatic, escape
 from theory.expressions import parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
-from theory.langevin import (
-    Diffusion,
-    Langevin,
-    anisotropic,
-    hessian_proportional,
-    isotropic,
-    measured,
-    random_shift,
-)
+from theory.langevin import Diffusion, Langevin
+from theory.noise import anisotropic, hessian_proportional, isotropic, measured, random_shift
 
 __all__ = [
     "CriticalPoint",

@@ -27,7 +27,8 @@ import numpy as np
 import sympy as sp
 
 from theory.landscape import Landscape, Parameter, degenerate_valley, exact
-from theory.langevin import HessianProportional, Langevin, random_shift
+from theory.langevin import Langevin
+from theory.noise import HessianProportional, random_shift
 
 #: Ratios of fast to slow scales above this are outside the expansion's range.
 VALID_BELOW = 0.1

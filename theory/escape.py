@@ -23,7 +23,8 @@ from theory.exact_escape import (
     exact_splitting_probability,
 )
 from theory.landscape import Landscape, Parameter, exact
-from theory.langevin import HessianProportional, Langevin, Process
+from theory.langevin import Langevin, Process
+from theory.noise import HessianProportional
 
 Place: TypeAlias = float | Sequence[float] | Mapping[str, float]
 #: Below this barrier, in units of the noise, asymptotic formulas warn.

@@ -1,0 +1,373 @@
+"""Models of the gradient noise: rules that give D(θ) and its root for any landscape.
+
+D is the diffusion coefficient of dθ = −∇L dt + √(2D) dW; gradient noise of covariance C has D = ηC/2 (Yang,
+Tang, Tu 2023, supplement S10–S12; Xie, Sato, Sugiyama 2021, Eq. 2).
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import sympy as sp
+
+from theory.landscape import Landscape, Parameter, exact
+
+
+class Noise(ABC):
+    """A model of the gradient noise: a rule that gives D(θ) and its root for any landscape."""
+
+    learning_rate: sp.Expr | None = None
+
+    @abstractmethod
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        """D(θ), shape (N, N)."""
+
+    @abstractmethod
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        """A matrix G(θ), shape (N, m), with G Gᵀ = 2 D."""
+
+    def __str__(self) -> str:
+        kind = "-".join(re.findall("[A-Z][a-z]*", type(self).__name__)).lower()
+        named = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
+        shown = [f"{k} = {v if getattr(v, 'free_symbols', True) else _decimal(v)}" for k, v in named]
+        return f"{kind} noise, {', '.join(shown)}"
+
+    @abstractmethod
+    def scaled(self, factor: sp.Expr) -> Noise:
+        """The same noise with D multiplied by ``factor`` (power counting in expansions)."""
+
+
+@dataclass(frozen=True)
+class Isotropic(Noise):
+    """D(θ) = D·I."""
+
+    D: sp.Expr
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        return self.D * sp.eye(len(landscape.variables))
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        return sp.sqrt(2 * self.D) * sp.eye(len(landscape.variables))
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, D=self.D * factor)
+
+
+@dataclass(frozen=True)
+class Anisotropic(Noise):
+    """Constant D = diag(Δ/κ on slow, Δ on fast variables)."""
+
+    delta: sp.Expr
+    kappa: sp.Expr
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        if not landscape.fast or not landscape.slow:
+            raise ValueError(
+                "anisotropic(delta=, kappa=) needs a landscape with slow and fast variables: "
+                "give Landscape(..., fast=(y,)), or a constant matrix anisotropic(D=...)"
+            )
+        return sp.diag(
+            *(self.delta if v in landscape.fast else self.delta / self.kappa for v in landscape.variables)
+        )
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        return sp.diag(*(sp.sqrt(2 * entry) for entry in self.diffusion(landscape).diagonal()))
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, delta=self.delta * factor)
+
+
+@dataclass(frozen=True)
+class ConstantMatrix(Noise):
+    """A constant symmetric D, given or measured."""
+
+    matrix: sp.ImmutableMatrix
+    learning_rate: sp.Expr | None = None
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        size = len(landscape.variables)
+        if self.matrix.shape != (size, size):
+            raise ValueError(f"D has shape {self.matrix.shape}; the landscape has {size} variables")
+        return sp.Matrix(self.matrix)
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        D = self.diffusion(landscape)
+        if D.is_diagonal():
+            return sp.diag(*(sp.sqrt(2 * entry) for entry in D.diagonal()))
+        if D.free_symbols:
+            return square_root_2x2(2 * D) if D.shape == (2, 2) else no_symbolic_root()
+        values, vectors = np.linalg.eigh(np.array(2 * D, float))
+        return sp.Matrix(vectors * np.sqrt(np.clip(values, 0.0, None)))
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, matrix=self.matrix * factor)
+
+
+@dataclass(frozen=True)
+class RandomShift(Noise):
+    """D(θ) = Δ_S H(θ)²."""
+
+    delta_s: sp.Expr
+    learning_rate: sp.Expr | None = None
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        H = landscape.hessian
+        return self.delta_s * (H * H)
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        return sp.sqrt(2 * self.delta_s) * landscape.hessian
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, delta_s=self.delta_s * factor)
+
+
+@dataclass(frozen=True)
+class HessianProportional(Noise):
+    """D(θ) = strength·|H(θ)|, |H| = U|Λ|Uᵀ."""
+
+    strength: sp.Expr
+    learning_rate: sp.Expr | None = None
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        return self.strength * _absolute_matrix(landscape.hessian)
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        absolute = 2 * self.strength * _absolute_matrix(landscape.hessian)
+        if absolute.is_diagonal():
+            return sp.diag(*(sp.sqrt(entry) for entry in absolute.diagonal()))
+        return square_root_2x2(absolute)
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, strength=self.strength * factor)
+
+
+def _decimal(value: sp.Basic) -> str:
+    """A number or matrix of numbers in few digits."""
+    if isinstance(value, sp.MatrixBase):
+        return str([[float(f"{float(v):.4g}") for v in row] for row in value.tolist()])
+    return f"{float(value):.6g}"
+
+
+def no_symbolic_root():
+    raise NotImplementedError(
+        "no closed form for the root of a non-diagonal matrix of this size; use root_values (numeric)"
+    )
+
+
+def _absolute_matrix(H: sp.Matrix) -> sp.Matrix:
+    """|H| = √(H²) for diagonal or 2×2 H."""
+    if H.is_diagonal():
+        return sp.diag(*(sp.Abs(entry) for entry in H.diagonal()))
+    if H.shape != (2, 2):
+        no_symbolic_root()
+    # √(H²) by Cayley–Hamilton; det √(H²) = |det H|.
+    determinant = sp.Abs(H.det())
+    trace = sp.sqrt((H * H).trace() + 2 * determinant)
+    return (H * H + determinant * sp.eye(2)) / _nonzero(trace)
+
+
+def square_root_2x2(S: sp.Matrix) -> sp.Matrix:
+    """√S of a symmetric positive semidefinite 2×2 matrix, by Cayley–Hamilton."""
+    determinant = sp.sqrt(sp.Max(S.det(), 0))
+    trace = sp.sqrt(S.trace() + 2 * determinant)
+    return (S + determinant * sp.eye(2)) / _nonzero(trace)
+
+
+def _nonzero(positive: sp.Expr) -> sp.Expr:
+    """A denominator that vanishes only where its numerator does: 0/0 there must give 0."""
+    return sp.Max(positive, sp.Float("1e-150"))
+
+
+def isotropic(D: Parameter) -> Noise:
+    """Isotropic noise D·I (gradient Langevin dynamics; ICLR 2021, Thm 3.1).
+
+    Parameters
+    ----------
+    D : number or sympy expression
+        Diffusion coefficient, units loss (a temperature, since time is η × iterations).
+
+    Returns
+    -------
+    Noise
+
+    Raises
+    ------
+    ValueError
+        If a numeric ``D`` is not positive and finite.
+    """
+    return Isotropic(_positive(D, "D"))
+
+
+def anisotropic(
+    delta: Parameter | None = None, kappa: Parameter | None = None, *, D: Sequence | None = None
+) -> Noise:
+    """Constant anisotropic noise: diag(Δ/κ on the slow, Δ on the fast variables), or any matrix.
+
+    Parameters
+    ----------
+    delta, kappa : number or sympy expression
+        Noise strength Δ in the sharp directions, and anisotropy κ = Δ/D_slow.
+    D : sequence, shape (N,) or (N, N)
+        Instead of the two: the diagonal, or the whole symmetric positive semidefinite matrix.
+
+    Returns
+    -------
+    Noise
+
+    Raises
+    ------
+    ValueError
+        If both or neither form is given, or D is not symmetric positive semidefinite.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 9–12.
+    """
+    if D is not None:
+        if delta is not None or kappa is not None:
+            raise ValueError("give either delta and kappa, or D, not both")
+        return ConstantMatrix(_constant_matrix(D, "D"))
+    if delta is None or kappa is None:
+        raise ValueError("anisotropic needs delta and kappa, or D")
+    return Anisotropic(_positive(delta, "delta"), _positive(kappa, "kappa"))
+
+
+def random_shift(
+    delta_s: Parameter | None = None,
+    *,
+    learning_rate: Parameter | None = None,
+    sigma: Parameter | None = None,
+) -> Noise:
+    """Minibatch losses that are randomly shifted copies of L: C = 2σH², D = Δ_S H², Δ_S = ησ.
+
+    Parameters
+    ----------
+    delta_s : number or sympy expression, optional
+        Effective noise level Δ_S.
+    learning_rate, sigma : number or sympy expression, optional
+        η and the shift strength σ (μ ~ N(0, 2σI)); Δ_S = ησ. With ``delta_s`` given,
+        ``learning_rate`` alone fixes σ = Δ_S/η.
+
+    Returns
+    -------
+    Noise
+
+    Raises
+    ------
+    ValueError
+        If Δ_S is not determined, or determined twice.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 7, supplement S1–S4.
+    """
+    rate = None if learning_rate is None else _positive(learning_rate, "learning_rate")
+    if (delta_s is None) == (sigma is None):
+        raise ValueError("random_shift needs delta_s, or learning_rate and sigma")
+    if delta_s is not None:
+        return RandomShift(_positive(delta_s, "delta_s"), rate)
+    if rate is None:
+        raise ValueError("random_shift(sigma=...) needs learning_rate as well")
+    return RandomShift(rate * _positive(sigma, "sigma"), rate)
+
+
+def hessian_proportional(
+    strength: Parameter | None = None,
+    *,
+    learning_rate: Parameter | None = None,
+    batch_size: Parameter | None = None,
+) -> Noise:
+    """Noise proportional to curvature: C = |H|/B, D = (η/2B)|H|, |H| = U|Λ|Uᵀ.
+
+    Parameters
+    ----------
+    strength : number or sympy expression, optional
+        η/2B in one number.
+    learning_rate, batch_size : number or sympy expression, optional
+        η and B.
+
+    Returns
+    -------
+    Noise
+
+    Raises
+    ------
+    ValueError
+        If the strength is not determined, or determined twice.
+
+    References
+    ----------
+    Xie, Sato, Sugiyama, ICLR 2021, Eqs. 5–7.
+    """
+    if strength is not None:
+        if batch_size is not None:
+            raise ValueError("give either strength, or learning_rate and batch_size")
+        rate = None if learning_rate is None else _positive(learning_rate, "learning_rate")
+        return HessianProportional(_positive(strength, "strength"), rate)
+    if learning_rate is None or batch_size is None:
+        raise ValueError("hessian_proportional needs strength, or learning_rate and batch_size")
+    rate = _positive(learning_rate, "learning_rate")
+    return HessianProportional(rate / (2 * _positive(batch_size, "batch_size")), rate)
+
+
+def measured(covariance: Sequence, *, learning_rate: Parameter) -> Noise:
+    """Constant noise from a measured gradient covariance C: D = ηC/2.
+
+    Parameters
+    ----------
+    covariance : array, shape (N, N)
+        C = Cov_μ(∇L^μ), e.g. from per-sample gradients.
+    learning_rate : number
+        η.
+
+    Returns
+    -------
+    Noise
+
+    Raises
+    ------
+    ValueError
+        If C is not symmetric positive semidefinite.
+    """
+    rate = _positive(learning_rate, "learning_rate")
+    return ConstantMatrix(_constant_matrix(covariance, "covariance") * rate / 2, rate)
+
+
+def _positive(value: Parameter, name: str) -> sp.Expr:
+    """``value`` as an exact expression; a number that is not positive is refused."""
+    expression = exact(value, name)
+    if expression.is_nonpositive:
+        raise ValueError(f"{name}={value} must be positive")
+    return expression
+
+
+def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
+    """A symmetric positive semidefinite matrix from its diagonal or all its entries."""
+    rows = list(np.asarray(entries, object))
+    if rows and not isinstance(rows[0], (list, tuple, np.ndarray)):
+        matrix = sp.diag(*(exact(v, f"{name}[{i}]") for i, v in enumerate(rows)))
+    else:
+        matrix = sp.Matrix(
+            [[exact(v, f"{name}[{i}][{j}]") for j, v in enumerate(r)] for i, r in enumerate(rows)]
+        )
+    if matrix.rows != matrix.cols or matrix != matrix.T:
+        raise ValueError(f"{name} must be a square symmetric matrix, got {matrix.tolist()}")
+    if not matrix.free_symbols:
+        lowest = float(np.linalg.eigvalsh(np.array(matrix, float))[0])
+        if lowest < -1e-12 * max(1e-300, float(np.abs(np.array(matrix, float)).max())):
+            raise ValueError(f"{name} must be positive semidefinite; its lowest eigenvalue is {lowest:.3g}")
+    return sp.ImmutableMatrix(matrix)
+
+
+#: Noise models known by name to configuration files and the command line.
+NOISE_KINDS: dict[str, Callable[..., Noise]] = {
+    "isotropic": isotropic,
+    "anisotropic": anisotropic,
+    "random_shift": random_shift,
+    "hessian_proportional": hessian_proportional,
+    "measured": measured,
+}
