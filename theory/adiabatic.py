@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import sympy as sp
 
-from theory.landscape import Landscape, Parameter, degenerate_valley, exact
+from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
 from theory.noise import HessianProportional, random_shift
 
@@ -602,7 +602,6 @@ __all__ = [
     "Reduced",
     "critical_noise",
     "critical_sigma",
-    "degenerate_valley",
     "effective_loss_constant_noise",
     "eliminate",
     "sgd_fast_variance",
