@@ -25,7 +25,7 @@ from fpsolve.window import starting_window
 from theory.langevin import Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
-MAX_CELLS = {1: 100_000, 2: 120_000, 3: 60_000}
+MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
 #: Default cells per axis when the box is given and the shape is not, by dimension.
 DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
@@ -175,10 +175,11 @@ def _solve_adaptively(
         excess = solution.half_grid_estimate / accuracy
         if not automatic_shape or excess <= 1.0:
             break
-        factor = min(2.0, 1.1 * np.sqrt(excess))
-        finer = tuple(int(np.ceil(n * factor / 2)) * 2 for n in cells)
-        if np.prod(finer) > MAX_CELLS[dimension]:
+        room = (MAX_CELLS[dimension] / np.prod(cells)) ** (1.0 / dimension)
+        factor = min(2.0, 1.1 * np.sqrt(excess), room)
+        if factor < 1.1:
             break
+        finer = tuple(2 * int(n * factor / 2) for n in cells)
         cells = finer
     return solution
 
