@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import combinations
 from math import sqrt
 
 import numpy as np
@@ -20,6 +21,7 @@ import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 from numpy.polynomial import hermite_e, legendre
+from scipy.sparse.linalg import SuperLU
 
 from fpsolve.compiled import numpy_function
 from fpsolve.fokker_planck import factorised
@@ -127,24 +129,29 @@ def spectral_density(
     symmetric : sequence of str
         Variables whose reflection leaves the law unchanged: solved on v ≥ 0 and mirrored.
     tolerance : float
-        Largest relative change of ⟨v²⟩ and std|v| between the last two levels.
+        Largest change of ⟨v⟩, ⟨v²⟩, std|v| and ⟨u v⟩ between the last two levels, relative to their
+        scales.
 
     Returns
     -------
     DataArray
         Dims named by the variables. Coordinates are quadrature nodes and ``cell_volume`` their
         weights, so ``(P * f * cell_volume).sum()`` is ⟨f⟩ to spectral accuracy for smooth f.
-        ``attrs["convergence"]`` is the change achieved.
+        ``attrs["convergence"]`` is the change achieved, or the estimated ``rounding_error`` where
+        that is larger. It does not see what the box cuts off: compare ``boundary_mass``, the mass
+        in the outermost intervals, or solve in a wider box.
 
     Raises
     ------
     NotImplementedError
         If D has no closed form (three-dimensional Hessian-proportional noise).
+    MemoryError
+        If not even the coarsest level fits; finer levels that do not fit are left out.
 
     Warns
     -----
     UserWarning
-        If the tolerance is not reached.
+        If the tolerance is not reached, or if rounding decides the weights of separate valleys.
 
     References
     ----------
@@ -153,27 +160,42 @@ def spectral_density(
     """
     coefficients = _coefficients(process)
     scales = _hermite_scales(process, box)
-    previous: np.ndarray | None = None
-    change, solution = np.inf, None
+    solution: _Solution | None = None
+    change = np.inf
     for level in LEVELS[len(box)]:
         axes = _axes(process, box, symmetric, scales, level)
-        solution = _solve(process, coefficients, axes, None if solution is None else solution)
-        moments = _moments(solution)
-        if previous is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                change = float(np.nanmax(np.abs(moments - previous) / np.abs(moments)))
-        if change < tolerance:
+        try:
+            finer = _solve(process, coefficients, axes, solution)
+        except MemoryError:
             break
-        previous = moments
+        change = np.inf if solution is None else _change(finer, solution)
+        solution = finer
+        # Below its rounding error the change is noise: finer levels cost much and gain nothing.
+        if change < max(tolerance, solution.rounding):
+            break
         box = _trimmed(solution, box)
-    assert solution is not None
-    if not change < tolerance:
-        warnings.warn(
-            f"spectral moments still change by {change:.1e} (tolerance {tolerance:.0e}): "
-            "give a smaller box=, or use method='finite-volume' for noise that is not smooth",
-            stacklevel=3,
+    if solution is None:
+        raise MemoryError("no memory for the coarsest level of the spectral method: give a smaller box=")
+    _judge(change, solution.rounding, tolerance)
+    return _labelled(solution, max(change, solution.rounding))
+
+
+def _judge(change: float, rounding: float, tolerance: float) -> None:
+    """Warn of what keeps the accuracy above the tolerance, with what would help against it."""
+    # The estimate of rounding is good to its order of magnitude: ten tolerances are none to warn of.
+    if rounding > 10 * tolerance and change < 100 * rounding:
+        message = (
+            f"rounding limits the spectral density to {rounding:.1e} (tolerance {tolerance:.0e}): where "
+            "valleys hardly exchange mass, solve one at a time (box=) or raise the noise"
         )
-    return _labelled(solution, change)
+    elif not change < max(tolerance, rounding):
+        message = (
+            f"spectral moments still change by {change:.1e} (tolerance {tolerance:.0e}): "
+            "give a smaller box=, or use method='finite-volume' for noise that is not smooth"
+        )
+    else:
+        return
+    warnings.warn(message, stacklevel=4)
 
 
 def _trimmed(solution: _Solution, box: Box) -> Box:
@@ -249,6 +271,8 @@ class _Solution:
     density: np.ndarray
     volume: np.ndarray
     residual: float
+    #: What rounding in the matrix can do to the weights of separate valleys, relative.
+    rounding: float
     unknowns: int
 
 
@@ -269,7 +293,22 @@ def _solve(
     residual = float(np.abs(matrix @ unknowns).max() / abs(matrix).dot(np.abs(unknowns)).max())
     density = _evaluated(unknowns, axes)
     volume = reduce(np.multiply.outer, [a.node_weights.ravel() for a in axes])
-    return _Solution(axes, density / (density * volume).sum(), volume, residual, matrix.shape[0])
+    rounding = _rounding_error(inner, lu, axes, keep)
+    density = density / (density * volume).sum()
+    return _Solution(axes, density, volume, residual, rounding, matrix.shape[0])
+
+
+def _rounding_error(inner: sparse.csc_matrix, lu: SuperLU, axes: list[Axis], keep: np.ndarray) -> float:
+    """Rounding in the matrix against the mass that flows, for the slowest exchange there is.
+
+    Mass fed in everywhere must flow to the pinned unknown, from a separate valley over its barrier: the
+    slower that is, the more piles up, and the larger is the rounding of the balance it satisfies. The
+    computed density cannot tell: a valley whose weight was lost is consistently empty.
+    """
+    fed = reduce(np.multiply.outer, [np.arange(a.size) == 0 if a.hermite else np.ones(a.size) for a in axes])
+    source = np.asarray(fed, float).ravel()[keep]
+    piled = np.abs(lu.solve(source))
+    return float(np.finfo(float).eps * np.linalg.norm(abs(inner) @ piled) / source.sum())
 
 
 def _assembled(coefficients: _Coefficients, axes: list[Axis]) -> sparse.csc_matrix:
@@ -357,16 +396,33 @@ def _evaluated(unknowns: np.ndarray, axes: list[Axis]) -> np.ndarray:
     return values
 
 
-def _moments(solution: _Solution) -> np.ndarray:
-    """⟨v²⟩ and std|v| per axis."""
+def _change(solution: _Solution, earlier: _Solution) -> float:
+    """Largest change of ⟨v²⟩ and std|v|, of ⟨v⟩ and of ⟨u v⟩, each relative to its scale."""
+    (now, scales), (before, _) = _moments(solution), _moments(earlier)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nanmax(np.abs(now - before) / scales))
+
+
+def _moments(solution: _Solution) -> tuple[np.ndarray, np.ndarray]:
+    """⟨v²⟩, std and ⟨v⟩ (of |v| where folded) per axis, ⟨u v⟩ per pair; and the scale of each.
+
+    A mean or a correlation may vanish: its scale is the root mean square of what is averaged.
+    """
     mass = solution.density * solution.volume
-    numbers = []
-    for k, axis in enumerate(solution.axes):
+    lines = [np.abs(a.nodes.ravel()) if a.folded else a.nodes.ravel() for a in solution.axes]
+    numbers, scales, spreads = [], [], []
+    for k, v in enumerate(lines):
         marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k))
-        v = axis.nodes.ravel()
-        centre = marginal @ (np.abs(v) if axis.folded else v)
-        numbers += [marginal @ v**2, np.sqrt(max(marginal @ v**2 - centre**2, 0.0))]
-    return np.array(numbers)
+        mean, square = marginal @ v, marginal @ v**2
+        width = np.sqrt(max(square - mean**2, 0.0))
+        spreads.append(np.sqrt(abs(square)))
+        numbers += [square, width, mean]
+        scales += [abs(square), width, spreads[-1]]
+    for i, j in combinations(range(mass.ndim), 2):
+        pair = mass.sum(axis=tuple(m for m in range(mass.ndim) if m not in (i, j)))
+        numbers.append(lines[i] @ pair @ lines[j])
+        scales.append(spreads[i] * spreads[j])
+    return np.array(numbers), np.array(scales)
 
 
 def _labelled(solution: _Solution, change: float) -> xr.DataArray:
@@ -414,12 +470,15 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     halves = [f"{v} >= 0 mirrored" for v in folded]
     mass = density * volume
     result.attrs = {
+        "long_name": "stationary probability density",
+        "units": "1",
         "method": "spectral",
         "scheme": kinds,
         "symmetry": ", ".join(halves + even) or "none used",
         "unknowns": solution.unknowns,
         "mass": float(mass.sum()),
         "residual": solution.residual,
+        "rounding_error": solution.rounding,
         "negative_mass": float(abs(mass[mass < 0].sum())),
         "boundary_mass": rim,
         "convergence": change,
