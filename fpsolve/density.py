@@ -111,13 +111,23 @@ def stationary_density(
     if method == "spectral":
         from fpsolve.spectral import spectral_density
 
-        region = given or starting_window(process, mirrored).box
+        region = given or _widened(starting_window(process, mirrored).box, mirrored)
         return titled(spectral_density(process, box=region, symmetric=mirrored), process)
     if method != "finite-volume":
         raise ValueError(f"method={method!r} must be 'finite-volume' or 'spectral'")
     solution = _solve_adaptively(process, given, shape, scheme, mirrored, accuracy)
     _judge(solution, walls, accuracy)
     return titled(_labelled(solution), process)
+
+
+def _widened(box: Box, mirrored: tuple[str, ...], share: float = 0.12) -> Box:
+    """An automatic box with room on every side: the referee must not feel what finite volumes may cut off."""
+    wide: Box = {}
+    for v, (low, high) in box.items():
+        extra = share * (high - low)
+        inner = -(high + extra) if low == -high else low - extra
+        wide[v] = (max(inner, 0.0) if v in mirrored and low >= 0 else inner, high + extra)
+    return wide
 
 
 def numeric_process(process: Process, cross_diffusion: bool = True) -> Process:
