@@ -43,6 +43,15 @@ class Case:
         return tuple(n for n in self.process.names if f"std(|{n}|)" in self.averages)
 
 
+#: (Δ_S, cross terms) → ⟨x²⟩, std|x|, ⟨y²⟩ of the reference valley with D = Δ_S H², averages over x ≥ 0.
+VALLEY_REFERENCE = {
+    (5e-4, True): (1.26837256e-3, 0.020938406, 3.99873138e-3),
+    (5e-4, False): (2.02513156e-3, 0.029131003, 3.99799490e-3),
+    (1e-3, True): (0.45257335, 0.017161331, 7.29911104e-3),
+    (1e-3, False): (0.44962528, 0.037699691, 7.30865823e-3),
+}
+
+
 def _valley(delta_s: float, cross_diffusion: bool, averages: tuple[float, float, float]) -> Case:
     """The reference valley with the noise of random shifts."""
     return Case(
@@ -106,11 +115,6 @@ CONSTANT_ANISOTROPY = Case(
     digits=3e-8,
 )
 
-VALLEYS = (
-    _valley(5e-4, True, (1.26837256e-3, 0.020938406, 3.99873138e-3)),
-    _valley(5e-4, False, (2.02513156e-3, 0.029131003, 3.99799490e-3)),
-    _valley(1e-3, True, (0.45257335, 0.017161331, 7.29911104e-3)),
-    _valley(1e-3, False, (0.44962528, 0.037699691, 7.30865823e-3)),
-)
+VALLEYS = (*(_valley(*key, averages) for key, averages in VALLEY_REFERENCE.items()),)
 
 CASES = (ORNSTEIN_UHLENBECK, HARMONIC, DOUBLE_WELL_1D, DOUBLE_WELL_2D, CONSTANT_ANISOTROPY, *VALLEYS)

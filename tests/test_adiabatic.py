@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy as sp
+from cases import VALLEY_REFERENCE
 
 from theory import (
     Landscape,
@@ -20,12 +21,10 @@ delta, epsilon, kappa = sp.symbols("Delta epsilon kappa", positive=True)
 lambda_x = sp.Function("lambda", positive=True)(x)
 lambda_0 = lambda_x.subs(x, 0)
 
-#: Full two-dimensional averages of the reference valley by two independent spectral methods.
+#: Full two-dimensional averages of the reference valley.
 REFERENCE = {
-    (5e-4, True): {"<x^2>": 1.26837256e-3, "std(|x|)": 0.020938406, "<y^2>": 3.99873138e-3},
-    (5e-4, False): {"<x^2>": 2.02513156e-3, "std(|x|)": 0.029131003, "<y^2>": 3.99799490e-3},
-    (1e-3, True): {"<x^2>": 0.45257335, "std(|x|)": 0.017161331, "<y^2>": 7.29911104e-3},
-    (1e-3, False): {"<x^2>": 0.44962528, "std(|x|)": 0.037699691, "<y^2>": 7.30865823e-3},
+    key: dict(zip(("<x^2>", "std(|x|)", "<y^2>"), averages, strict=True))
+    for key, averages in VALLEY_REFERENCE.items()
 }
 
 

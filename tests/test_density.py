@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sympy as sp
+from cases import VALLEY_REFERENCE as REFERENCE
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -31,14 +32,6 @@ OU = Diffusion(
     sp.Matrix([[10, 4], [4, 8]]) / 100,
     (x, y),
 )
-
-#: ⟨x²⟩, std(|x|), ⟨y²⟩ of the reference valley, D = Δ_S H², by two independent spectral methods.
-REFERENCE = {
-    (5e-4, True): (1.26837256e-3, 0.020938406, 3.99873138e-3),
-    (5e-4, False): (2.02513156e-3, 0.029131003, 3.99799490e-3),
-    (1e-3, True): (0.45257335, 0.017161331, 7.29911104e-3),
-    (1e-3, False): (0.44962528, 0.037699691, 7.30865823e-3),
-}
 
 
 def _exact_on(density, formula):
