@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from fpsolve import compare, plot  # noqa: F401
     from fpsolve.density import stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
+    from fpsolve.escape import simulate_escape  # noqa: F401
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
+    from fpsolve.rates import escape_rate  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -19,12 +21,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "committor": "fpsolve.first_passage",
     "compare": "fpsolve.compare",
+    "escape_rate": "fpsolve.rates",
     "evolve": "fpsolve.evolution",
     "mean_first_passage_time": "fpsolve.first_passage",
     "plot": "fpsolve.plot",
     "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",
     "simulate": "fpsolve.ensemble",
+    "simulate_escape": "fpsolve.escape",
     "stationary_density": "fpsolve.density",
 }
 
