@@ -1,6 +1,6 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
-from theory import adiabatic, escape
+from theory import adiabatic, escape, phase_boundaries
 from theory.expressions import parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
 from theory.langevin import Diffusion, Langevin
@@ -20,5 +20,6 @@ __all__ = [
     "isotropic",
     "measured",
     "parse_expression",
+    "phase_boundaries",
     "random_shift",
 ]

@@ -28,7 +28,8 @@ import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
-from theory.noise import HessianProportional, random_shift
+from theory.noise import HessianProportional
+from theory.phase_boundaries import critical_noise, critical_sigma, sgd_fast_variance, transition_condition
 
 #: Ratios of fast to slow scales above this are outside the expansion's range.
 VALID_BELOW = 0.1
@@ -486,116 +487,6 @@ def effective_loss_constant_noise(landscape: Landscape, *, delta: Parameter, kap
     # Σ_i ln F_i = −½ Σ_i ln λ_i: the sum over fast variables, of which the paper has one.
     log_flatness = -sum(sp.log(sp.diff(landscape.loss, y, 2).subs(floor)) for y in landscape.fast) / 2
     return landscape.loss + strength * (1 - ratio) * log_flatness + (ratio - 1) * landscape.loss.subs(floor)
-
-
-def transition_condition(reduced: Reduced) -> sp.Expr:
-    """d(0) (ln p)''(0), which is negative while x = 0 is a maximum of p(x).
-
-    Parameters
-    ----------
-    reduced : Reduced
-        Of any order; at order 0 the Itô prefactor is left out.
-
-    Returns
-    -------
-    sympy.Expr
-        b'(0) at order 0, else b'(0) − d''(0), for a landscape even in x.
-    """
-    x = reduced.slow_variable
-    condition = sp.diff(reduced.drift, x)
-    if reduced.order > 0:
-        condition -= sp.diff(reduced.diffusion, x, 2)
-    return sp.factor(sp.expand(condition.subs(x, 0)))
-
-
-def critical_noise(
-    landscape: Landscape, *, order: Literal[0, 1, 2] = 1, cross_diffusion: bool = True
-) -> float:
-    """Δ_S* at which x = 0 turns from the maximum of p(x) into a minimum (phase I to II).
-
-    Parameters
-    ----------
-    landscape : Landscape
-        A numeric valley, even in x, under random-shift noise.
-    order : {0, 1, 2}
-        0: the leading −ε/λ₁ (S34–S35); 1: with the Itô prefactor; 2: second-order elimination.
-    cross_diffusion : bool
-        Matters at order 2 only.
-
-    Returns
-    -------
-    float
-        The smallest positive root.
-
-    Raises
-    ------
-    ValueError
-        If there is none: the flattest point is at x = 0 already.
-    """
-    delta_s = sp.Symbol("Delta_S", positive=True)
-    process = Langevin(landscape, random_shift(delta_s=delta_s), cross_diffusion)
-    condition = transition_condition(eliminate(process, order=order))
-    numerator = sp.Poly(sp.numer(sp.together(condition)), delta_s)
-    roots = [complex(r) for r in numerator.nroots(n=20, maxsteps=200)]
-    scale = max((abs(r) for r in roots), default=1.0)
-    positive = sorted(r.real for r in roots if abs(r.imag) < 1e-12 * scale and r.real > 1e-14)
-    if not positive:
-        raise ValueError(f"no transition: the density keeps its maximum at x = 0 for {landscape.loss}")
-    return positive[0]
-
-
-def critical_sigma(landscape: Landscape, *, learning_rate: Parameter) -> sp.Expr:
-    """σ* = −ε(1 − ηλ₀/2)/(λ₁η): the transition of the SGD map at finite learning rate.
-
-    At fixed x the map has ⟨y²⟩ = Δ_S λ/(1 − ηλ/2) to leading order in Δ_S, so the boundary bends away from
-    Δ_S* = −ε/λ₁. Not in the paper.
-
-    Parameters
-    ----------
-    landscape : Landscape
-        A two-variable valley.
-    learning_rate : number or sympy expression
-        η.
-
-    Returns
-    -------
-    sympy.Expr
-
-    Raises
-    ------
-    ValueError
-        If λ''(0) ≥ 0, so that x = 0 is the flattest point.
-    """
-    (x,), (y,) = landscape.slow, landscape.fast
-    curvature = sp.diff(landscape.loss, y, 2).subs(y, 0)
-    floor_curvature = sp.diff(landscape.loss.subs(y, 0), x, 2).subs(x, 0)
-    bend = sp.diff(curvature, x, 2).subs(x, 0) / 2
-    if bend.is_nonnegative:
-        raise ValueError(f"no transition: λ''(0)/2 = {bend} is not negative")
-    rate, stiffness = exact(learning_rate, "learning_rate"), curvature.subs(x, 0)
-    return -floor_curvature / stiffness * (1 - rate * stiffness / 2) / (bend * rate)
-
-
-def sgd_fast_variance(landscape: Landscape, *, delta_s: Parameter, learning_rate: Parameter) -> sp.Expr:
-    """⟨y²⟩ of the SGD map at fixed x: Δ_S λ/(1 − ηλ/2 − Δ_S λ'²/λ), for D = Δ_S H².
-
-    Parameters
-    ----------
-    landscape : Landscape
-        A two-variable valley.
-    delta_s, learning_rate : number or sympy expression
-        Δ_S = ησ and η; η = 0 gives the continuous-time value.
-
-    Returns
-    -------
-    sympy.Expr
-        In x. Diverges where the map's second moment does (S9).
-    """
-    (x,), (y,) = landscape.slow, landscape.fast
-    curvature = sp.diff(landscape.loss, y, 2).subs(y, 0)
-    noise, rate = exact(delta_s, "delta_s"), exact(learning_rate, "learning_rate")
-    slope = sp.diff(curvature, x)
-    return noise * curvature / (1 - rate * curvature / 2 - noise * slope**2 / curvature)
 
 
 __all__ = [
