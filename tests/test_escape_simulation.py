@@ -1,0 +1,231 @@
+"""Simulated first passages and their rates: exact laws, treatment of boundaries, coverage, bits, refusals."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.integrate import quad
+from scipy.special import erfcx
+
+from fpsolve import escape_rate, mean_first_passage_time, simulate_escape
+from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
+
+x, y = sp.symbols("x y", real=True)
+WELL = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), isotropic(sp.Rational(1, 12)))
+FREE = Diffusion(sp.Matrix([0]), sp.Matrix([[sp.Rational(1, 2)]]), (x,))
+FREE_2D = Diffusion(sp.zeros(2, 1), sp.eye(2) / 4, (x, y))
+
+
+def _sigmas(runs, exact):
+    times = runs["escape_time"].to_numpy()
+    assert not np.isnan(times).any()
+    return (times.mean() - exact) / (times.std(ddof=1) / math.sqrt(len(times)))
+
+
+def test_bridge_and_shift_remove_the_bias_of_watching_only_the_ends_of_steps():
+    exact = escape.exact_mean_time(WELL, start=-1, target=0)
+    arguments = dict(start={"x": -1}, target=x > 0, walkers=20_000, time_step=0.02, max_time=1e4, rng=1)
+    by = {
+        b: _sigmas(simulate_escape(WELL, boundary=b, **arguments), exact) for b in ("bridge", "shift", "none")
+    }
+    assert abs(by["bridge"]) < 4 and abs(by["shift"]) < 4
+    assert by["none"] > 8  # the wrong law is refused
+
+
+def test_naive_bias_falls_with_the_root_of_the_step():
+    bias = []
+    for step in (0.04, 0.01):
+        runs = simulate_escape(
+            WELL, start={"x": -1}, target=x > 0, walkers=20_000, time_step=step, max_time=1e4, rng=2,
+            boundary="none",
+        )  # fmt: skip
+        bias.append(float(runs["escape_time"].mean()) / escape.exact_mean_time(WELL, -1, 0) - 1)
+    # √4 = 2 within the error of two biases of 0.1 known to 0.007 each
+    assert bias[0] / bias[1] == pytest.approx(2.0, abs=0.5)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.6])
+def test_free_diffusion_leaves_an_interval_after_the_parabolic_time(start):
+    runs = simulate_escape(
+        FREE, start={"x": start}, target=sp.Or(x > 1, x < -1), walkers=40_000, time_step=5e-3, max_time=50, rng=3
+    )  # fmt: skip
+    assert abs(_sigmas(runs, (1 - start**2) / (2 * 0.5))) < 4
+
+
+def test_a_curved_boundary_is_met_to_first_order_in_the_step():
+    # Free diffusion leaves a disc after (R² − r²)/(4D)
+    for boundary in ("bridge", "shift"):
+        runs = simulate_escape(
+            FREE_2D, start={"x": 0.3, "y": 0.0}, target=x**2 + y**2 > 1, walkers=20_000, time_step=2e-3,
+            max_time=50, rng=4, boundary=boundary,
+        )  # fmt: skip
+        assert abs(_sigmas(runs, (1 - 0.09) / (4 * 0.25))) < 4
+    naive = simulate_escape(
+        FREE_2D, start={"x": 0.3, "y": 0.0}, target=x**2 + y**2 > 1, walkers=10_000, time_step=2e-3, max_time=50,
+        rng=4, boundary="none",
+    )  # fmt: skip
+    assert _sigmas(naive, (1 - 0.09) / (4 * 0.25)) > 5
+
+
+def test_ornstein_uhlenbeck_meets_its_closed_form():
+    # dX = −X dt + √2 dW from 0 to 1: T = √π ∫ e^{u²}(1 + erf u) du over [0, 1/√2]
+    exact = math.sqrt(math.pi) * quad(lambda u: erfcx(-u), 0, 1 / math.sqrt(2))[0]
+    process = Langevin(Landscape(x**2 / 2, (x,)), isotropic(1))
+    assert escape.exact_mean_time(process, 0, 1) == pytest.approx(exact, rel=1e-9)
+    runs = simulate_escape(
+        process, start={"x": 0}, target=x > 1, walkers=40_000, time_step=2e-3, max_time=100, rng=5
+    )  # fmt: skip
+    assert abs(_sigmas(runs, exact)) < 4
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        sp.And(x > sp.Rational(1, 2), y > 0),
+        sp.Or(x > 1, y > 1),
+        (x - 1) ** 2 + (y - 1) ** 2 < sp.Rational(1, 4),
+    ],
+)
+def test_quadrants_unions_and_balls_agree_with_the_backward_equation_for_full_D(target):
+    A = sp.Matrix([[1, sp.Rational(4, 5)], [-sp.Rational(3, 5), sp.Rational(3, 2)]])
+    D = sp.Matrix([[sp.Rational(1, 2), sp.Rational(1, 5)], [sp.Rational(1, 5), sp.Rational(2, 5)]])
+    process = Diffusion(-A * sp.Matrix([x, y]), D, (x, y))
+    times = mean_first_passage_time(process, target=target, box={"x": (-5, 5), "y": (-5, 5)})
+    exact = float(times.interp(x=0.0, y=-0.5))
+    runs = simulate_escape(
+        process, start={"x": 0.0, "y": -0.5}, target=target, walkers=20_000, time_step=2e-3, max_time=500, rng=6
+    )  # fmt: skip
+    error = 4 * float(runs["escape_time"].std()) / math.sqrt(20_000) + 5e-3 * exact
+    assert abs(float(runs["escape_time"].mean()) - exact) < error
+
+
+def test_noise_that_depends_on_the_place_agrees_with_the_backward_equation():
+    process = Langevin(Landscape(x**2 / 2 + x * y / 4 + y**2, (x, y)), random_shift(delta_s=0.2))
+    target = x + y**2 > 1
+    times = mean_first_passage_time(process, target=target, box={"x": (-3, 1.2), "y": (-2.5, 2.5)})
+    runs = simulate_escape(
+        process, start={"x": 0.0, "y": 0.0}, target=target, walkers=20_000, time_step=5e-3, max_time=500, rng=7
+    )  # fmt: skip
+    exact = float(times.interp(x=0.0, y=0.0))
+    error = 4 * float(runs["escape_time"].std()) / math.sqrt(20_000) + 5e-3 * exact
+    assert abs(float(runs["escape_time"].mean()) - exact) < error
+
+
+def test_the_sgd_map_is_watched_at_its_own_steps_only():
+    sgd = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), random_shift(learning_rate=0.1, sigma=0.5))
+    runs = simulate_escape(sgd, start={"x": -1}, target=x > 1, walkers=64, max_time=1e4, rng=8)
+    assert runs.attrs["boundary"] == "none" and runs.attrs["time_step"] == 0.1
+    whole = runs["escape_time"].to_numpy() / 0.1
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-6)
+    assert (runs["x"].to_numpy() > 1).all()
+
+
+def test_bits_depend_neither_on_threads_nor_on_the_number_of_walkers():
+    arguments = dict(start={"x": -1}, target=x > 0, time_step=0.05, max_time=50, rng=9)
+    one = simulate_escape(WELL, walkers=300, threads=1, **arguments)
+    two = simulate_escape(WELL, walkers=300, threads=2, **arguments)
+    few = simulate_escape(WELL, walkers=70, threads=1, **arguments)
+    assert one.equals(two)
+    assert (one["escape_time"][:70].fillna(-1) == few["escape_time"].fillna(-1)).all()
+    again = simulate_escape(WELL, walkers=300, threads=1, **(arguments | {"rng": one.attrs["seed"]}))
+    assert again.equals(one)
+
+
+def test_walkers_stopped_by_the_clock_count_their_time_and_no_escape():
+    runs = simulate_escape(
+        WELL, start={"x": -1}, target=x > 0, walkers=4000, time_step=0.02, max_time=30, rng=10
+    )
+    rate = escape_rate(runs)
+    assert runs.attrs["n_censored"] > 1000
+    assert float(rate.total_time) == pytest.approx(float(runs["observed_time"].sum()))
+    np.testing.assert_allclose(runs["observed_time"][runs["outcome"] == 0], 30.0)
+    slowest = 1 / escape.exact_mean_time(WELL, -1, 0)
+    assert float(rate.low) * 0.9 < slowest < float(rate.high) * 1.1
+    # Without the stopped walkers' time the rate would be far too high
+    assert 1 / float(runs["escape_time"].mean()) > 2 * slowest
+
+
+def test_early_divergence_is_reported_apart_from_escape():
+    sgd = Langevin(Landscape(x**4 - x**2, (x,)), isotropic(0.05))
+    # One unstable step from −9 lands at 137, inside the target: only the bound tells this from an escape
+    runs = simulate_escape(
+        sgd, start={"x": np.array([-0.7, -9.0, -9.0])}, target=x > 0, time_step=0.05, max_time=10, rng=0,
+        divergence=20,
+    )  # fmt: skip
+    assert list(runs["outcome"].to_numpy()[1:]) == [2, 2]
+    assert np.isnan(runs["escape_time"].to_numpy()[1:]).all() and runs.attrs["n_diverged"] == 2
+    with pytest.warns(UserWarning, match="2 walkers diverged"):
+        assert int(escape_rate(runs).n_diverged) == 2
+
+
+def test_no_escape_gives_an_upper_bound_and_no_division_by_zero():
+    cold = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), isotropic(0.005))
+    runs = simulate_escape(
+        cold, start={"x": -1}, target=x > 0, walkers=50, time_step=0.05, max_time=20, rng=11
+    )
+    rate = escape_rate(runs)
+    assert float(rate.rate) == float(rate.low) == 0.0
+    assert float(rate.high) == pytest.approx(-math.log(0.025) / 1000)
+
+
+def _coverage(observe, repeats=1000):
+    rng = np.random.default_rng(12)
+    held = 0
+    for _ in range(repeats):
+        r = escape_rate(**observe(rng.exponential(1.0, 30)))
+        held += float(r.low) <= 1.0 <= float(r.high)
+    return held / repeats
+
+
+def test_exact_intervals_hold_in_95_of_100_repeats_with_stopped_walkers():
+    stopped = lambda t: {"times": t[t < 0.8], "censored_time": 0.8 * (t >= 0.8).sum()}  # noqa: E731
+    dropped = lambda t: {"times": t[t < 0.8]}  # noqa: E731
+    assert 0.93 <= _coverage(stopped) <= 0.97
+    assert _coverage(dropped) < 0.1  # forgetting the stopped walkers is refused
+
+
+def test_the_papers_estimator_is_what_it_says():
+    times = np.array([1.0, 2.0, 3.0, 4.0])
+    rate = escape_rate(times=times, method="asymptotic")
+    assert float(rate.rate) == pytest.approx(2 / 10)
+    assert float(rate.high) == pytest.approx(0.2 * (1 + 1.959964 / 2))
+    with pytest.raises(ValueError, match="at least 3 escapes"):
+        escape_rate(times=[1.0, 2.0], method="asymptotic")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(start={"x": 0.5}), "start is inside the target"),
+        (dict(target=x + sp.Symbol("q") > 0), "the target uses q"),
+        (dict(target=sp.Eq(x, 0)), "must be an inequality"),
+        (dict(start={"z": 0.5}), "z"),
+        (dict(max_time=-1.0), "max_time"),
+        (dict(max_time=math.inf), "max_time"),
+        (dict(time_step=0.0), "time_step"),
+        (dict(walkers=0), "walkers"),
+        (dict(threads=0), "threads"),
+        (dict(boundary="soft"), "boundary"),
+        (dict(start={"x": math.nan}), "finite"),
+    ],
+)
+def test_bad_input_is_refused_before_any_step(change, message):
+    good = dict(start={"x": -1.0}, target=x > 0, walkers=10, time_step=0.01, max_time=10.0, rng=0)
+    with pytest.raises(ValueError, match=message):
+        simulate_escape(WELL, **(good | change))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(), "either runs"),
+        (dict(times=[1.0, -2.0]), "not negative"),
+        (dict(times=[]), "total observed time is 0"),
+        (dict(times=[1.0], confidence=1.5), "confidence"),
+        (dict(times=[1.0], method="bayes"), "method"),
+    ],
+)
+def test_bad_observations_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        escape_rate(**arguments)
