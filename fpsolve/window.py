@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
@@ -11,6 +11,8 @@ from scipy.linalg import solve_continuous_lyapunov
 from fpsolve.fokker_planck import null_vector, operator
 from fpsolve.mesh import Box, Grid, drift_values, loss_values
 from theory import adiabatic
+from theory.finite_step import FiniteStep
+from theory.landscape import exact
 from theory.langevin import Langevin, Process
 
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
@@ -45,6 +47,8 @@ def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
 
 def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None:
     """The window of a valley from its reduced density, or None where that does not apply."""
+    if isinstance(process, FiniteStep):
+        return _finite_step_window(process, mirrored)
     if not isinstance(process, Langevin) or len(process.landscape.slow) != 1 or not process.landscape.fast:
         return None
     try:
@@ -75,6 +79,20 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
     if len(shape) == 3:
         shape = [min(n, 32) for n in shape]
     return Window(box, tuple(shape))
+
+
+def _finite_step_window(process: FiniteStep, mirrored: tuple[str, ...]) -> Window | None:
+    """The window that holds the valley with its noise and with 1 + ηλ times as much, which a step can make of it."""
+    valley = process.process
+    near = _valley_window(valley, mirrored)
+    if near is None or not isinstance(valley, Langevin):
+        return None
+    stiffest = max(c.eigenvalues[-1] for c in valley.landscape.critical_points())
+    wider = replace(valley, noise=valley.noise.scaled(1 + process.step * exact(stiffest)))
+    far = _valley_window(wider, mirrored) or near
+    return Window(
+        {v: _around(near.box[v], far.box[v]) for v in near.box}, tuple(map(max, near.shape, far.shape))
+    )
 
 
 def _inner_edge(reduced: adiabatic.Reduced, high: float) -> float:
@@ -128,6 +146,8 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
 
 def _minima(process: Process) -> np.ndarray:
     """Minima of the loss, shape (k, N); the origin for a process without a landscape."""
+    if isinstance(process, FiniteStep):
+        process = process.process
     if process.landscape is None:
         return np.zeros((1, len(process.variables)))
     points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
-from theory.landscape import Landscape
+from theory.landscape import Landscape, Parameter
 from theory.noise import HessianProportional, Noise, no_symbolic_root, square_root_2x2
+
+if TYPE_CHECKING:
+    from theory.finite_step import FiniteStep, Form
 
 
 class Process(ABC):
@@ -47,6 +50,12 @@ class Process(ABC):
     @abstractmethod
     def without_cross_diffusion(self) -> Process:
         """The process whose off-diagonal D_ij are dropped (the paper's approximation, not a law)."""
+
+    def at_finite_step(self, *, learning_rate: Parameter, form: Form = "small-noise") -> FiniteStep:
+        """This process corrected for a finite learning rate: :func:`theory.finite_step.at_finite_step`."""
+        from theory.finite_step import at_finite_step  # it builds on this module
+
+        return at_finite_step(self, learning_rate=learning_rate, form=form)
 
     @property
     def names(self) -> tuple[str, ...]:
