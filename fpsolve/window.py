@@ -82,7 +82,7 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
 
 
 def _finite_step_window(process: FiniteStep, mirrored: tuple[str, ...]) -> Window | None:
-    """The window that holds the valley with its noise and with 1 + ηλ times as much, which a step can make of it."""
+    """The window that holds the valley with its noise and with 1 + ηλ times as much."""
     valley = process.process
     near = _valley_window(valley, mirrored)
     if near is None or not isinstance(valley, Langevin):

@@ -6,8 +6,17 @@ import sympy as sp
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
 
 from fpsolve import compare, mean_first_passage_time, simulate, stationary_density
-from theory import Diffusion, Landscape, Langevin, anisotropic, degenerate_valley, double_well, isotropic
-from theory import hessian_proportional, random_shift
+from theory import (
+    Diffusion,
+    Landscape,
+    Langevin,
+    anisotropic,
+    degenerate_valley,
+    double_well,
+    hessian_proportional,
+    isotropic,
+    random_shift,
+)
 from theory.langevin import Process
 
 x, y = sp.symbols("x y", real=True)

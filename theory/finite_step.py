@@ -114,10 +114,11 @@ class FiniteStep(Process):
         """G̃ at ``points`` (k, N) as (k, N, m); an error where D̃ is not positive semidefinite."""
         lowest = np.linalg.eigvalsh(self.diffusion_values(points))[:, 0]
         if lowest.min() < 0:
-            where = np.asarray(points)[int(np.argmin(lowest))]
+            worst = np.asarray(points)[int(np.argmin(lowest))]
+            where = ", ".join(f"{n}={v:.4g}" for n, v in zip(self.names, worst, strict=True))
             raise ValueError(
                 f"D of the {self.form} form is not positive semidefinite: its lowest eigenvalue is "
-                f"{lowest.min():.3g} at {', '.join(f'{n}={v:.4g}' for n, v in zip(self.names, where, strict=True))}; "
+                f"{lowest.min():.3g} at {where}; "
                 "use form='small-noise' or a smaller learning_rate"
             )
         return super().root_values(points)
