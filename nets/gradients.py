@@ -1,0 +1,139 @@
+"""Outputs of one net or many nets of one shape, and the gradients behind them.
+
+Fully connected ReLU nets are multiplied out by hand, all replicas in one batch of matrix products; any
+other net goes through autograd, one replica after the other. Both say the same: tests/test_gradients.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import nn
+
+#: Weights, and biases after each where there are any, in the order of ``net.parameters()``. With R replicas
+#: every tensor has a leading axis of length R; one net alone has none.
+Parameters: TypeAlias = Sequence[torch.Tensor]
+
+
+class Network(Protocol):
+    """Logits from inputs, and the gradient of Σ slope · logits."""
+
+    def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+        """Logits (N, classes) of inputs (N, …); with replicas (R, N, classes) of inputs (R or 1, N, …).
+
+        ``keep`` what ``backward`` needs.
+        """
+
+    def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
+        """Gradient of Σ slope · logits by each parameter, at the inputs of the last forward."""
+
+
+def network(net: nn.Sequential) -> Network:
+    """The fast form where the net is fully connected with ReLU, else the general one.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+
+    Returns
+    -------
+    Network
+    """
+    biases = dense_biases(net)
+    return AutogradNetwork(net) if biases is None else DenseNetwork(biases)
+
+
+def dense_biases(net: nn.Sequential) -> bool | None:
+    """Whether a fully connected ReLU net has biases; None if the net is of another kind.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+
+    Returns
+    -------
+    bool or None
+    """
+    modules = list(net)
+    if modules and isinstance(modules[0], nn.Flatten) and modules[0].start_dim == 1:
+        modules = modules[1:]
+    linear = [m for m in modules[::2] if isinstance(m, nn.Linear)]
+    alternating = len(modules) % 2 == 1 and len(linear) == len(modules[::2])
+    biases = {m.bias is not None for m in linear}
+    if not alternating or not all(isinstance(m, nn.ReLU) for m in modules[1::2]) or len(biases) > 1:
+        return None
+    return biases.pop()
+
+
+@dataclass
+class DenseNetwork:
+    """z_l = a_l W_lᵀ (+ b_l), a_{l+1} = max(z_l, 0), by matrix products over all replicas at once."""
+
+    biases: bool
+    _activations: list[torch.Tensor] = field(default_factory=list)
+
+    def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+        """See :class:`Network`."""
+        weights = parameters[::2] if self.biases else parameters
+        single = weights[0].ndim == 2
+        a = inputs.flatten(1 if single else 2)
+        self._activations = [a]
+        for l, W in enumerate(weights):
+            z = torch.matmul(a, W.mT)
+            if self.biases:
+                z += parameters[2 * l + 1].unsqueeze(-2)
+            if l + 1 < len(weights):
+                a = z.relu_()
+                if keep:
+                    self._activations.append(a)
+        return z
+
+    def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
+        """See :class:`Network`."""
+        weights = parameters[::2] if self.biases else parameters
+        gradients: list[torch.Tensor] = []
+        dz = slope
+        for l in range(len(weights) - 1, -1, -1):
+            a = self._activations[l]
+            if self.biases:
+                gradients.append(dz.sum(-2))
+            gradients.append(torch.matmul(dz.mT, a))
+            if l:
+                dz = torch.ops.aten.threshold_backward(torch.matmul(dz, weights[l]), a, 0)
+        return gradients[::-1]
+
+
+@dataclass
+class AutogradNetwork:
+    """Any Sequential, through ``torch.func.functional_call``."""
+
+    net: nn.Sequential
+    _outputs: list[tuple[list[torch.Tensor], torch.Tensor]] = field(default_factory=list)
+
+    def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+        """See :class:`Network`."""
+        names, template = zip(*self.net.named_parameters(), strict=True)
+        single = parameters[0].ndim == template[0].ndim
+        self._outputs = []
+        for r in range(1 if single else len(parameters[0])):
+            own = [p if single else p[r] for p in parameters]
+            x = inputs if single else inputs[min(r, len(inputs) - 1)]
+            with torch.set_grad_enabled(keep):
+                if keep:
+                    own = [p.detach().requires_grad_() for p in own]
+                logits = torch.func.functional_call(self.net, dict(zip(names, own, strict=True)), (x,))
+            self._outputs.append((own, logits))
+        stacked = [logits.detach() for _, logits in self._outputs]
+        return stacked[0] if single else torch.stack(stacked)
+
+    def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
+        """See :class:`Network`."""
+        single = slope.ndim == 2
+        parts = [
+            torch.autograd.grad(logits, own, slope if single else slope[r])
+            for r, (own, logits) in enumerate(self._outputs)
+        ]
+        return list(parts[0]) if single else [torch.stack(g) for g in zip(*parts, strict=True)]
