@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
     from fpsolve.rates import escape_rate  # noqa: F401
+    from fpsolve.sweeps import open_sweep, sweep  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -24,12 +25,14 @@ _HOMES = {
     "escape_rate": "fpsolve.rates",
     "evolve": "fpsolve.evolution",
     "mean_first_passage_time": "fpsolve.first_passage",
+    "open_sweep": "fpsolve.sweeps",
     "plot": "fpsolve.plot",
     "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",
     "simulate": "fpsolve.ensemble",
     "simulate_escape": "fpsolve.escape",
     "stationary_density": "fpsolve.density",
+    "sweep": "fpsolve.sweeps",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,0 +1,311 @@
+"""What a sweep keeps on disk: a journal of finished points, and the finished Dataset.
+
+The journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
+which sweep it is; each other one holds a point, numbers as base64 of their bytes, so that none changes.
+Lines are appended in one write each. After a kill, at most the last line is incomplete, and is dropped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import xarray as xr
+
+#: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
+_SYNC_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variable at one point."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attrs: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @classmethod
+    def checked(cls, name: str, value: object, taken: Mapping[str, object]) -> Entry:
+        """From a number, an array or a tuple (dims, values, attrs)."""
+        dims, attrs = None, {}
+        if isinstance(value, tuple) and value and isinstance(value[0], (str, tuple, list)):
+            dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
+            attrs = dict(value[2]) if len(value) > 2 else {}
+            value = value[1]
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be a number or an array of numbers, not {type(value).__name__}")
+        if dims is None:
+            dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
+        if len(dims) != array.ndim or set(dims) & set(taken) or name in taken:
+            raise ValueError(
+                f"{name}, of shape {array.shape}, cannot have dims {dims} beside {sorted(taken)}"
+            )
+        return cls(dims, np.ascontiguousarray(array).reshape(array.shape), attrs)
+
+    def packed(self) -> list:
+        """As JSON."""
+        data = base64.b64encode(self.values.tobytes()).decode("ascii")
+        return [list(self.dims), self.values.dtype.str, list(self.values.shape), data, dict(self.attrs)]
+
+    @classmethod
+    def unpacked(cls, record: list) -> Entry:
+        """From JSON."""
+        dims, dtype, shape, data, attrs = record
+        values = np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype)).reshape(shape)
+        return cls(tuple(dims), values, attrs)
+
+
+@dataclass
+class Journal:
+    """Finished points of one sweep, in memory and, if there is a file, on disk."""
+
+    provenance: Mapping[str, str | int]
+    entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
+    complete: xr.Dataset | None = None
+    file: IO[bytes] | None = None
+    path: Path | None = None
+    synced: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Points of the grid."""
+        return math.prod(len(values) for values in json.loads(str(self.provenance["grid_values"])).values())
+
+    @classmethod
+    @contextmanager
+    def opened(cls, store: Path | None, provenance: Mapping[str, str | int]) -> Iterator[Journal]:
+        """For writing: alone, with what an earlier run of the same sweep left."""
+        if store is None:
+            yield cls(provenance)
+            return
+        path = journal_path(store)
+        with _locked(path, store) as file:
+            journal = cls(provenance, file=file, path=path)
+            if store.exists():
+                journal.complete = read_store(store)
+                _refuse_other(store, journal.complete.attrs, provenance)
+                journal.discard()
+            else:
+                journal._take_up(store)
+            yield journal
+
+    @classmethod
+    def read(cls, store: Path) -> xr.Dataset:
+        """Dataset of the finished store, or of the journal, without touching either."""
+        if store.exists():
+            return read_store(store)
+        header, entries, _ = _records(journal_path(store).read_bytes(), journal_path(store))
+        if header is None or not entries:
+            raise ValueError(f"no point of the sweep in {store} is finished yet")
+        axes = {name: np.array(values) for name, values in json.loads(str(header["grid_values"])).items()}
+        return finished_dataset(entries, axes, header)
+
+    def _take_up(self, store: Path) -> None:
+        """Read the journal, drop an incomplete last line, begin one if there is none."""
+        assert self.file is not None and self.path is not None
+        header, self.entries, good = _records(self.file.read(), self.path)
+        self.file.seek(good)
+        self.file.truncate()
+        if header is None:
+            self._append(dict(self.provenance))
+        else:
+            _refuse_other(store, header, self.provenance)
+
+    def add(self, i: int, values: dict[str, Entry]) -> None:
+        """Keep a finished point."""
+        self.entries[i] = values
+        if self.file is not None:
+            self._append({"point": i, "values": {name: entry.packed() for name, entry in values.items()}})
+
+    def _append(self, record: dict) -> None:
+        assert self.file is not None
+        text = json.dumps(record, separators=(",", ":")).encode()
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        if self.file.write(line) != len(line):
+            raise OSError(f"{self.path}: no room for another point")
+        if time.monotonic() - self.synced > _SYNC_SECONDS:
+            os.fsync(self.file.fileno())
+            self.synced = time.monotonic()
+
+    def misfit(self, values: Mapping[str, Entry]) -> str | None:
+        """How a point's names, dims or shapes differ from those of the points before, or None."""
+        if not self.entries:
+            return None
+        first = next(iter(self.entries.values()))
+        if values.keys() != first.keys():
+            return f"returned {sorted(values)}, where other points returned {sorted(first)}"
+        for name, entry in values.items():
+            expected = first[name]
+            if entry.dims != expected.dims or entry.values.shape != expected.values.shape:
+                return (
+                    f"returned {name} with shape {entry.values.shape} and dims {entry.dims}, where other "
+                    f"points returned {expected.values.shape} and {expected.dims}"
+                )
+        return None
+
+    def discard(self) -> None:
+        """Remove the journal: all is in the store."""
+        assert self.path is not None
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, store: Path) -> Iterator[IO[bytes]]:
+    """The journal's file, unbuffered, for this process alone; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        fcntl = None  # type: ignore[assignment]
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+            if fcntl is not None:
+                try:
+                    # lockf, not flock: forked workers that outlive this process must not keep the lock
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError):
+                    raise ValueError(f"store={store}: another sweep is writing there; wait for it") from None
+            try:
+                same = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                same = False
+            if same:  # else another sweep finished, and removed it, between open and lock
+                yield file
+                return
+
+
+def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, Entry]], int]:
+    """Header, points and the length of the good part; an incomplete last line is left out."""
+    header: dict | None = None
+    entries: dict[int, dict[str, Entry]] = {}
+    good = 0
+    while good < len(text):
+        end = text.find(b"\n", good)
+        line = text[good:end] if end >= 0 else b""
+        if not (line[8:9] == b" " and line[:8] == b"%08x" % zlib.crc32(line[9:])):
+            if end >= 0 and end + 1 < len(text):
+                raise ValueError(f"{path} is damaged at byte {good}; delete it to begin again")
+            break
+        record = json.loads(line[9:])
+        if header is None:
+            header = record
+        else:
+            entries[int(record["point"])] = {k: Entry.unpacked(v) for k, v in record["values"].items()}
+        good = end + 1
+    return header, entries, good
+
+
+def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
+    """Raise if a store belongs to another sweep."""
+    words = {"grid_values": "grid", "run_hash": "source of run", "run": "run", "seed": "seed"}
+    for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
+        if found.get(key) != wanted[key]:
+            said = (
+                "differs" if key == "run_hash" else f"is {_short(found.get(key))}, not {_short(wanted[key])}"
+            )
+            raise ValueError(
+                f"store={store} holds another sweep: its {words.get(key, key)} {said}; "
+                "choose another store, or delete that one"
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def journal_path(store: Path) -> Path:
+    """Where finished points wait until the store is complete."""
+    return store.with_name(store.name + ".journal")
+
+
+def checked_store(store: str | Path | None) -> Path | None:
+    """The path of a store that can be written, found out before any work."""
+    if store is None:
+        return None
+    path = Path(store)
+    if path.suffix not in (".zarr", ".nc"):
+        raise ValueError(f"store={str(store)!r} must end in .zarr or .nc")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"store={str(store)!r}: there is no directory {path.parent}")
+    if path.suffix == ".zarr":
+        try:
+            import zarr  # noqa: F401
+        except ImportError:
+            raise ValueError(
+                f"store={str(store)!r} needs zarr: pip install 'fpsolve[distributed]', or use a .nc file"
+            ) from None
+    return path
+
+
+def finished_dataset(
+    entries: Mapping[int, Mapping[str, Entry]],
+    axes: Mapping[str, np.ndarray],
+    provenance: Mapping[str, str | int],
+) -> xr.Dataset:
+    """All points as one Dataset; NaN, and ``finished``, where some are missing."""
+    shape = tuple(len(values) for values in axes.values())
+    total = math.prod(shape)
+    dataset = xr.Dataset(coords={name: (name, values) for name, values in axes.items()})
+    dataset.attrs = {"title": f"sweep of {provenance['run']} over {provenance['grid']}", **provenance}
+    order = sorted(entries)
+    for name, first in entries[order[0]].items() if order else ():
+        dtype = np.result_type(*{entries[i][name].values.dtype for i in order})
+        if len(order) < total and dtype.kind != "f":
+            dtype = np.dtype(float)
+        whole = np.full((total, *first.values.shape), np.nan if dtype.kind == "f" else 0, dtype)
+        for i in order:
+            whole[i] = entries[i][name].values
+        attrs = {"long_name": name, "units": "1", **first.attrs}
+        dataset[name] = ((*axes, *first.dims), whole.reshape(*shape, *first.values.shape), attrs)
+    if len(order) < total:
+        finished = np.isin(np.arange(total), order).astype(np.int8).reshape(shape)
+        dataset["finished"] = (tuple(axes), finished, {"long_name": "1 if the point is finished"})
+    return dataset
+
+
+def write_store(dataset: xr.Dataset, path: Path) -> None:
+    """Write beside the store, then move: it is there whole or not at all."""
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    if path.suffix == ".nc":
+        dataset.to_netcdf(part, engine="h5netcdf")
+        _sync(part)
+    else:
+        shutil.rmtree(part, ignore_errors=True)
+        dataset.to_zarr(part, mode="w", zarr_format=2, consolidated=True)  # v3 has no consolidation
+    os.replace(part, path)
+    _sync(path.absolute().parent)
+
+
+def read_store(path: Path) -> xr.Dataset:
+    """A finished store, in memory."""
+    if path.suffix == ".nc":
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    with xr.open_zarr(path, chunks=None) as dataset:
+        return dataset.load()
+
+
+def _sync(path: Path) -> None:
+    """Ask the disk to hold what was written, where it can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
