@@ -6,10 +6,12 @@ the learning rate, this is the law of one SGD iteration under random-shift noise
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -50,6 +52,8 @@ def simulate(
     threads: int | None = None,
     divergence: float | None = None,
     first_walker: int = 0,
+    executor: Executor | None = None,
+    parts: int = 32,
     progress: bool = False,
 ) -> xr.Dataset:
     """Final positions, moments, histograms and paths of an ensemble of walkers.
@@ -87,13 +91,19 @@ def simulate(
     rng : int, SeedSequence, Generator or str, optional
         Seed. A string is the ``seed`` of an earlier result, to replay it.
     threads : int, optional
-        Default the number of processors this process may use.
+        Default the number of processors this process may use, or one in each part on an executor.
     divergence : float, optional
         Default 10⁶. A walker with a coordinate not below this in size has diverged: it stays where it was
         before, is counted in ``diverged``, and its whole path is left out of the moments. The
         histogram keeps its visits from before.
     first_walker : int, optional
         Number of the first walker: parts of an ensemble can run apart, or one walker alone.
+    executor : concurrent.futures.Executor, optional
+        Where parts of the ensemble run: processes, loky, MPI, ``Client(…).get_executor(pure=False)`` of
+        dask. Default: here. The bits are the same, whatever it is. It is never shut down.
+    parts : int, optional
+        With an executor: parts of about equal size, at most one per 32 walkers. Several per worker
+        level out their speeds.
     progress : bool, optional
         Show a bar.
 
@@ -130,9 +140,16 @@ def simulate(
         )  # fmt: skip
     last_step = state.step + whole_steps(time, state.time_step, "time")
     save_steps = _saving_steps(save_every, state.time_step)
-    threads = _checked_threads(threads)
-    advance = _advance(process, state)
-    paths, saved_steps = _run(advance, state, last_step, save_steps, threads, progress)
+    if executor is None:
+        threads = _checked_threads(threads)
+        paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, progress)
+    else:
+        if parts < 1:
+            raise ValueError(f"parts={parts} must be at least 1")
+        threads = _checked_threads(1 if threads is None else threads)
+        paths, saved_steps = _run_apart(
+            process, state, last_step, save_steps, threads, executor, parts, progress
+        )
     return ensemble_dataset(process, state, paths, saved_steps)
 
 
@@ -170,6 +187,68 @@ def _run(
     for histogram in histograms:
         state.histogram += histogram
     return paths, saved_steps
+
+
+def _run_apart(
+    process: Process,
+    state: State,
+    last_step: int,
+    save_steps: int,
+    threads: int,
+    executor: Executor,
+    parts: int,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as ``_run``, groups of walkers on an executor."""
+    groups = len(state.positions)
+    cuts = np.linspace(0, groups, min(parts, groups) + 1).astype(int)
+    slices = [slice(low, high) for low, high in itertools.pairwise(cuts.tolist())]
+    jobs = {
+        executor.submit(_part, process, _taken(state, groups), last_step, save_steps, threads): groups
+        for groups in slices
+    }
+    paths, saved_steps = np.empty(0), np.empty(0, int)
+    with _bar(len(jobs), progress, "part") as bar:
+        try:
+            for job in as_completed(jobs):
+                part, part_paths, saved_steps = job.result()
+                here = jobs[job]
+                for name in ("positions", "bounds", "exit_step", "sums"):
+                    getattr(state, name)[here] = getattr(part, name)
+                state.histogram += part.histogram
+                if not paths.size:
+                    paths = np.empty((len(saved_steps), *state.positions.shape))
+                paths[:, here] = part_paths
+                bar.update()
+        finally:
+            for job in jobs:
+                job.cancel()
+    state.step = last_step
+    return paths, saved_steps
+
+
+def _taken(state: State, groups: slice) -> State:
+    """Some groups of walkers, with an empty histogram."""
+    return replace(
+        state,
+        first_walker=state.first_walker + groups.start * LANES,
+        positions=state.positions[groups],
+        bounds=state.bounds[groups],
+        exit_step=state.exit_step[groups],
+        sums=state.sums[groups],
+        histogram=np.zeros_like(state.histogram),
+    )
+
+
+def _part(
+    process: Process, state: State, last_step: int, save_steps: int, threads: int
+) -> tuple[State, np.ndarray, np.ndarray]:
+    """One part, in a worker, which compiles for itself."""
+    # a part may share memory with the whole, where workers are threads
+    own = {name: getattr(state, name).copy() for name in ("positions", "bounds", "exit_step", "sums")}
+    state = replace(state, **own)
+    paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, False)
+    return state, paths, saved_steps
 
 
 def _advance(process: Process, state: State) -> Callable[..., None]:
@@ -229,10 +308,10 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _bar(steps: int, progress: bool) -> tqdm[NoReturn]:
+def _bar(steps: int, progress: bool, unit: str = "step") -> tqdm[NoReturn]:
     if progress:
         from tqdm.auto import tqdm
     else:
         from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
 
-    return tqdm(total=steps, unit="step", disable=not progress)
+    return tqdm(total=steps, unit=unit, disable=not progress)

@@ -1,5 +1,7 @@
 """Ensembles: the generator's published vectors, laws of one step and of many, bytes, and refusals."""
 
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -126,6 +128,19 @@ def test_histogram_of_a_double_well_follows_boltzmann_and_not_another_temperatur
 def test_bits_do_not_depend_on_threads():
     arguments = {"walkers": 300, "time": 20, "rng": 6, "burn_in": 5, "bins": {"x": np.linspace(-1, 1, 9)}}
     assert _bytes(simulate(SGD, threads=1, **arguments)) == _bytes(simulate(SGD, threads=2, **arguments))
+
+
+@pytest.mark.parametrize("parts", [1, 3, 1000])
+def test_an_ensemble_split_over_processes_has_the_same_bits_and_goes_on(parts):
+    options = {"bins": {"x": np.linspace(-1, 1, 9)}, "save_every": 0.5, "first_walker": 7}
+    start = {"x": 0.7, "y": np.linspace(-50, 0.1, 150)}  # some diverge
+    whole = simulate(SGD, time=1.0, start=start, rng=3, **options)
+    with ProcessPoolExecutor(2) as executor:
+        split = simulate(SGD, time=1.0, start=start, rng=3, executor=executor, parts=parts, **options)
+        assert 0 < int(whole.diverged.sum()) < 150
+        assert split.identical(whole) and _bytes(split) == _bytes(whole)
+        again = simulate(SGD, time=1.0, start=split, save_every=0.5, executor=executor, parts=parts)
+    assert _bytes(again) == _bytes(simulate(SGD, time=1.0, start=whole, save_every=0.5))
 
 
 def test_bits_do_not_depend_on_how_time_is_cut(monkeypatch):
