@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from fpsolve.density import stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
     from fpsolve.escape import simulate_escape  # noqa: F401
+    from fpsolve.escape_scans import fit_slope, scan_escape, slope_table  # noqa: F401
+    from fpsolve.escape_setting import EscapeSetting, styblinski_tang_setting  # noqa: F401
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
+    from fpsolve.minibatch_escape import simulate_minibatch_escape  # noqa: F401
     from fpsolve.rates import escape_rate  # noqa: F401
     from fpsolve.sweeps import open_sweep, sweep  # noqa: F401
 
@@ -20,18 +23,24 @@ __version__ = "0.1.0"
 
 #: Public name → module that defines it; a name that maps to itself is a module.
 _HOMES = {
+    "EscapeSetting": "fpsolve.escape_setting",
     "committor": "fpsolve.first_passage",
     "compare": "fpsolve.compare",
     "escape_rate": "fpsolve.rates",
     "evolve": "fpsolve.evolution",
+    "fit_slope": "fpsolve.escape_scans",
     "mean_first_passage_time": "fpsolve.first_passage",
     "open_sweep": "fpsolve.sweeps",
     "plot": "fpsolve.plot",
     "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",
+    "scan_escape": "fpsolve.escape_scans",
     "simulate": "fpsolve.ensemble",
     "simulate_escape": "fpsolve.escape",
+    "simulate_minibatch_escape": "fpsolve.minibatch_escape",
+    "slope_table": "fpsolve.escape_scans",
     "stationary_density": "fpsolve.density",
+    "styblinski_tang_setting": "fpsolve.escape_setting",
     "sweep": "fpsolve.sweeps",
 }
 

@@ -21,13 +21,15 @@ from theory.noise import NOISE_KINDS, Isotropic
 
 #: A configuration is a page of text; anything larger is a mistake.
 MAX_BYTES = 64 * 1024
-SECTIONS = ("variables", "fast", "loss", "example", "lambda", "epsilon", "barrier", "parameters")
-TABLES = ("noise", "box", "solver", "simulate")
 #: The catalogue's own parameters, by their names in a file.
 EXAMPLE_PARAMETERS = {
     "valley": {"lambda": "lambda_", "epsilon": "epsilon"},
     "double_well": {"barrier": "barrier"},
+    "styblinski_tang": {"dimensions": "dimensions", "shift_variance": "shift_variance"},
 }
+_EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
+SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
+TABLES = ("noise", "box", "solver", "simulate")
 SOLVER_KEYS = ("method", "shape", "scheme", "walls", "cross_diffusion", "accuracy")
 METHODS = ("all", "finite-volume", "spectral")
 SCHEMES = ("central", "exponential")
@@ -318,7 +320,7 @@ def _landscape(table: Mapping[str, object]) -> Landscape:
         raise ValueError("give either loss (a formula) or example (a name)")
     if "example" in table:
         return _example(table)
-    own = [k for k in ("lambda", "epsilon", "barrier") if k in table]
+    own = [k for k in _EXAMPLE_KEYS if k in table]
     if own:
         raise ValueError(f"{own[0]} belongs to an example; put a formula's numbers into parameters")
     variables = _names(table.get("variables"), "variables")
@@ -364,7 +366,7 @@ def _example(table: Mapping[str, object]) -> Landscape:
         raise ValueError(f"{clash[0]} cannot be given with an example")
     allowed = EXAMPLE_PARAMETERS[name]
     arguments: dict[str, object] = {}
-    for key in ("lambda", "epsilon", "barrier"):
+    for key in _EXAMPLE_KEYS:
         if key not in table:
             continue
         if key not in allowed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from fpsolve.counter_rng import Seed
 from fpsolve.ensemble_kernel import LANES
 from fpsolve.ensemble_state import State, fresh_state, from_lanes, process_hash, variable_names, whole_steps
 from fpsolve.escape_kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
-from fpsolve.target import signed_function
+from fpsolve.target import signed_function, target_edges
 from theory.langevin import Process
+from theory.vanishing_noise import inflection_dimension, verdict
 
 _ITERATIONS = 400_000  # lane steps between looks at Ctrl-C and the bar: under a second
 _RESERVED = frozenset({"walker", "escape_time", "outcome", "observed_time", "end_step"})
@@ -101,6 +103,12 @@ def simulate_escape(
         Before any step, if a start is inside the target, the target uses other variables, or an
         argument or a coefficient at the start makes no sense.
 
+    Warns
+    -----
+    UserWarning
+        In one variable, if D vanishes between every start and the target and ``time_step`` is not the
+        learning rate: the time to pass is then set by the step and grows without end as dt → 0.
+
     References
     ----------
     Gobet, Stoch. Proc. Appl. 87, 167 (2000): bridges. Broadie, Glasserman, Kou, Math. Finance 7,
@@ -111,6 +119,7 @@ def simulate_escape(
         rng=rng, divergence=divergence,
     )  # fmt: skip
     boundary = chosen_boundary(process, state.time_step, boundary)
+    _warn_of_vanishing_noise(process, target, state)
     max_step = whole_steps(max_time, state.time_step, "max_time")
     end = passages(
         escape_kernel(process, target, boundary), signed_members(process, target),
@@ -179,12 +188,40 @@ def available_threads(threads: int | None) -> int:
 def chosen_boundary(process: Process, time_step: float, boundary: Boundary | None) -> Boundary:
     """The given treatment of the boundary, or the default."""
     if boundary is None:
-        rate = getattr(process, "learning_rate", None)
-        discrete = rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
-        return "none" if discrete else "bridge"
+        return "none" if is_discrete(process, time_step) else "bridge"
     if boundary not in ("bridge", "shift", "none"):
         raise ValueError(f"boundary={boundary!r} must be 'bridge', 'shift' or 'none'")
     return boundary
+
+
+def is_discrete(process: Process, time_step: float) -> bool:
+    """Whether a step is one iteration of SGD."""
+    rate = getattr(process, "learning_rate", None)
+    return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
+
+
+def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -> None:
+    """Warn if a Langevin walker of one variable has no path to the target on which D > 0."""
+    if len(process.variables) > 1 or is_discrete(process, state.time_step):
+        return
+    if not process.diffusion.free_symbols:
+        return
+    starts = from_lanes(state.positions, state.walkers)
+    low, high = float(starts.min()), float(starts.max())
+    edges = target_edges(target, process.variables[0])
+    paths = [(high, edge) for edge in edges if edge > high][:1] + [
+        (low, edge) for edge in edges if edge < low
+    ][-1:]
+    barred = [inflection_dimension(process, start=start, target=edge) for start, edge in paths]
+    if barred and all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
+        place, dimension = next((p, d) for p, d in barred[0] if not d < 0)
+        warnings.warn(
+            f"D vanishes at {process.variables[0]} = {place:.6g} on the way to the target, "
+            f"{verdict(dimension)}. Escapes seen with time_step={state.time_step:g} jump over it, and their "
+            "time grows without end as dt falls; for SGD give time_step=learning_rate: there the map is the "
+            "model",
+            stacklevel=3,
+        )
 
 
 def signed_members(process: Process, target: sp.Basic):

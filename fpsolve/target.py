@@ -52,6 +52,30 @@ def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.E
     raise ValueError(f"the target must be an inequality or And, Or, Not of inequalities, not {kind}")
 
 
+def target_edges(condition: sp.Basic, variable: sp.Symbol) -> tuple[float, ...]:
+    """Points where a target of one variable may begin or end, in ascending order.
+
+    Parameters
+    ----------
+    condition : sympy condition
+        Of polynomial inequalities in one variable.
+    variable : Symbol
+
+    Returns
+    -------
+    tuple of float
+        Real roots of the inequalities; empty if one of them is no polynomial.
+    """
+    roots: set[float] = set()
+    for atom in condition.atoms(Relational):
+        difference = atom.lhs - atom.rhs
+        if not difference.is_polynomial(variable):
+            return ()
+        values = np.roots([float(c) for c in sp.Poly(difference, variable).all_coeffs()])
+        roots |= {float(v.real) for v in values if abs(v.imag) <= 1e-9 * max(1.0, abs(v))}
+    return tuple(sorted(roots))
+
+
 def target_function(
     condition: sp.Basic | Callable[..., np.ndarray], variables: Sequence[sp.Symbol]
 ) -> Callable[..., np.ndarray]:

@@ -2,9 +2,9 @@
 
 from theory import adiabatic, escape, phase_boundaries
 from theory.expressions import parse_expression
-from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well
+from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well, styblinski_tang
 from theory.langevin import Diffusion, Langevin
-from theory.noise import anisotropic, hessian_proportional, isotropic, measured, random_shift
+from theory.noise import anisotropic, data_shift, hessian_proportional, isotropic, measured, random_shift
 
 __all__ = [
     "CriticalPoint",
@@ -13,6 +13,7 @@ __all__ = [
     "Langevin",
     "adiabatic",
     "anisotropic",
+    "data_shift",
     "degenerate_valley",
     "double_well",
     "escape",
@@ -22,4 +23,5 @@ __all__ = [
     "parse_expression",
     "phase_boundaries",
     "random_shift",
+    "styblinski_tang",
 ]

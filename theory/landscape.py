@@ -141,6 +141,64 @@ class Landscape:
         substitution = {known[key]: exact(value, key) for key, value in values.items()}
         return replace(self, loss=self.loss.subs(substitution))
 
+    def scaled(self, k: Parameter) -> Landscape:
+        """L_k(θ) = L(√k θ): the same landscape k times as sharp, H → kH, every place at 1/√k of where it was.
+
+        One step of gradient descent on L_k is one step on L at k times the learning rate, for φ = √k θ.
+
+        Parameters
+        ----------
+        k : number or sympy expression
+            Sharpness factor.
+
+        Returns
+        -------
+        Landscape
+
+        Raises
+        ------
+        ValueError
+            If a numeric k is not positive.
+
+        References
+        ----------
+        Xie, Sato, Sugiyama, ICLR 2021, section 4 (L(θ) = f(√k θ)).
+        """
+        factor = exact(k, "k")
+        if factor.is_nonpositive:
+            raise ValueError(f"k={k} must be positive")
+        stretched = {v: sp.sqrt(factor) * v for v in self.variables}
+        loss = sp.expand(self.loss.subs(stretched, simultaneous=True))
+        return replace(self, loss=loss, name=f"{self.name}, k = {k}")
+
+    def smoothed(self, variance: Parameter) -> Landscape:
+        """E L(θ − x) over x ~ N(0, vI): the mean loss of shifted data, Σ_n (v/2)ⁿ ∇²ⁿL / n!.
+
+        Parameters
+        ----------
+        variance : number or sympy expression
+            v.
+
+        Returns
+        -------
+        Landscape
+
+        Raises
+        ------
+        ValueError
+            If the loss is no polynomial, or a numeric v is negative.
+        """
+        v = exact(variance, "variance")
+        if v.is_negative or not self.loss.is_polynomial(*self.variables):
+            raise ValueError(
+                f"variance={variance} must not be negative, and the loss {self.loss} a polynomial"
+            )
+        term, total, n = sp.expand(self.loss), sp.Integer(0), 0
+        while term != 0:
+            total, n = total + term, n + 1
+            term = sp.expand(sum(sp.diff(term, t, 2) for t in self.variables) * v / (2 * n))
+        return replace(self, loss=total, name=f"{self.name}, mean over shifts of variance {variance}")
+
     def critical_points(
         self, box: Mapping[str, tuple[float, float]] | None = None, *, starts: int = 600
     ) -> list[CriticalPoint]:
@@ -346,5 +404,61 @@ def double_well(barrier: Parameter = 0.25) -> Landscape:
     return Landscape(4 * height * (x**4 / 4 - x**2 / 2), (x,), name="double well")
 
 
+def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> Landscape:
+    """The Styblinski–Tang function L = ½ Σ_i (θ_i⁴ − 16θ_i² + 5θ_i), or its mean over shifted data.
+
+    With data x ~ N(0, vI), v = ``shift_variance``, the mean of f(θ − x) is
+    L = ½ Σ_i (θ_i⁴ − (16 − 6v)θ_i² + 5θ_i + 3v² − 16v). Per coordinate:
+
+    =====  ==========  =========  =========  =======  ========  =======
+    v      minimum a   other      saddle b   H(a)     H(b)      L(b)−L(a)
+    =====  ==========  =========  =========  =======  ========  =======
+    0      −2.903534   2.746803   0.156731   34.5831  −15.8526  39.3618
+    1      −2.351910   2.098662   0.253248   23.1889  −9.6152   18.5530
+    =====  ==========  =========  =========  =======  ========  =======
+
+    Parameters
+    ----------
+    dimensions : int
+        1 gives the variable x; more give x1, x2, ….
+    shift_variance : number or sympy expression
+        v, with 0 ≤ v < 1.9357, above which one well is left. Xie, Sato and Sugiyama draw data from
+        N(0, I), so v = 1 is what their SGD descends, and v = 0 is where they take start and boundary.
+
+    Returns
+    -------
+    Landscape
+
+    Raises
+    ------
+    ValueError
+        If there is no dimension, or v is negative or leaves one well.
+
+    References
+    ----------
+    Styblinski, Tang, Neural Networks 3, 467 (1990); Xie, Sato, Sugiyama, ICLR 2021, appendix E.1.
+    """
+    v = exact(shift_variance, "shift_variance")
+    if dimensions != int(dimensions) or dimensions < 1:
+        raise ValueError(f"dimensions={dimensions} must be a whole number, at least 1")
+    if v.is_negative or (v.is_number and not _has_two_wells(16 - 6 * v, 5)):
+        raise ValueError(
+            f"shift_variance={shift_variance} must lie in [0, 1.9357): beyond it one well is left"
+        )
+    names = ["x"] if dimensions == 1 else [f"x{i + 1}" for i in range(int(dimensions))]
+    variables = tuple(sp.Symbol(name, real=True) for name in names)
+    wells = (t**4 - (16 - 6 * v) * t**2 + 5 * t + 3 * v**2 - 16 * v for t in variables)
+    return Landscape(sp.expand(sum(wells, sp.Integer(0)) / 2), variables, name="Styblinski-Tang function")
+
+
+def _has_two_wells(c: sp.Expr, tilt: int) -> bool:
+    """Whether t⁴ − ct² + tilt·t has two minima: 4t³ − 2ct + tilt has three real roots."""
+    return bool(c > 0 and 8 * c**3 > 27 * tilt**2)
+
+
 #: Landscapes known by name to configuration files and the command line.
-CATALOGUE: dict[str, Callable[..., Landscape]] = {"valley": degenerate_valley, "double_well": double_well}
+CATALOGUE: dict[str, Callable[..., Landscape]] = {
+    "valley": degenerate_valley,
+    "double_well": double_well,
+    "styblinski_tang": styblinski_tang,
+}

@@ -145,6 +145,45 @@ class HessianProportional(Noise):
         return replace(self, strength=self.strength * factor)
 
 
+@dataclass(frozen=True)
+class DataShift(Noise):
+    """D(θ) = strength Σ_n vⁿ/n! (∂ⁿ∇L)(∂ⁿ∇L)ᵀ, n ≥ 1: every order of the noise of shifted data."""
+
+    strength: sp.Expr
+    variance: sp.Expr
+    learning_rate: sp.Expr | None = None
+
+    def diffusion(self, landscape: Landscape) -> sp.Matrix:
+        variables, size = landscape.variables, len(landscape.variables)
+        if not all(sp.sympify(g, strict=True).is_polynomial(*variables) for g in landscape.gradient):
+            raise ValueError("data_shift needs a polynomial loss; random_shift is its lowest order")
+        total = sp.zeros(size, size)
+        # Derivatives by multi-index, each reached once: indices never decrease. Weight v^|n| / n!.
+        level = {(0,) * size: landscape.gradient}
+        while level:
+            higher: dict[tuple[int, ...], sp.Matrix] = {}
+            for index, vector in level.items():
+                last = max((i for i in range(size) if index[i]), default=0)
+                for i in range(last, size):
+                    slope = vector.diff(variables[i])
+                    if any(slope):
+                        key = (*index[:i], index[i] + 1, *index[i + 1 :])
+                        higher[key] = slope
+                        weight = self.variance ** sum(key) / sp.prod([sp.factorial(n) for n in key])
+                        total += weight * slope * slope.T
+            level = higher
+        return (self.strength * total).applyfunc(sp.expand)
+
+    def root(self, landscape: Landscape) -> sp.Matrix:
+        D = self.diffusion(landscape)
+        if D.is_diagonal():
+            return sp.diag(*(sp.sqrt(2 * entry) for entry in D.diagonal()))
+        return square_root_2x2(2 * D) if D.shape == (2, 2) else no_symbolic_root()
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        return replace(self, strength=self.strength * factor)
+
+
 def _decimal(value: sp.Basic) -> str:
     """A number or matrix of numbers in few digits."""
     if isinstance(value, sp.MatrixBase):
@@ -314,6 +353,48 @@ def hessian_proportional(
     return HessianProportional(rate / (2 * _positive(batch_size, "batch_size")), rate)
 
 
+def data_shift(*, learning_rate: Parameter, batch_size: Parameter, variance: Parameter = 1) -> Noise:
+    """Noise of minibatches whose samples shift the loss, f(θ − x) with x ~ N(0, vI): all orders, exactly.
+
+    For L(θ) = E f(θ − x) the covariance of one sample's gradient is C = Σ_{n≥1} vⁿ/n! (∂ⁿ∇L)(∂ⁿ∇L)ᵀ
+    (all n-th derivatives; the sum ends, as L is a polynomial), and D = (η/2B) C. Its first term, vH², is
+    :func:`random_shift` with Δ_S = ηv/2B; only the others are left where H vanishes. Minibatches add the
+    higher cumulants, which a Langevin equation has not.
+
+    Parameters
+    ----------
+    learning_rate, batch_size : number or sympy expression
+        η and B.
+    variance : number or sympy expression
+        v.
+
+    Returns
+    -------
+    Noise
+        For landscapes that are the *mean* loss L, such as ``styblinski_tang(shift_variance=1)``; another
+        loss than a polynomial is refused when D is asked for.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive.
+
+    References
+    ----------
+    Setting of Xie, Sato, Sugiyama, ICLR 2021, appendix E.1. The expansion is the Hermite series of ∇f.
+
+    Examples
+    --------
+    >>> from theory import Langevin, styblinski_tang
+    >>> noise = data_shift(learning_rate=2, batch_size=1)
+    >>> Langevin(styblinski_tang(shift_variance=1), noise).diffusion[0, 0]  # (6x² − 10)² + 72x² + 24
+    36*x**4 - 48*x**2 + 124
+    """
+    rate = _positive(learning_rate, "learning_rate")
+    strength = rate / (2 * _positive(batch_size, "batch_size"))
+    return DataShift(strength, _positive(variance, "variance"), rate)
+
+
 def measured(covariance: Sequence, *, learning_rate: Parameter) -> Noise:
     """Constant noise from a measured gradient covariance C: D = ηC/2.
 
@@ -369,5 +450,6 @@ NOISE_KINDS: dict[str, Callable[..., Noise]] = {
     "anisotropic": anisotropic,
     "random_shift": random_shift,
     "hessian_proportional": hessian_proportional,
+    "data_shift": data_shift,
     "measured": measured,
 }
