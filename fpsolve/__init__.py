@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
     from fpsolve.minibatch_escape import simulate_minibatch_escape  # noqa: F401
+    from fpsolve.rare_events import split_escape  # noqa: F401
     from fpsolve.rates import escape_rate  # noqa: F401
     from fpsolve.sweeps import open_sweep, sweep  # noqa: F401
 
@@ -39,6 +40,7 @@ _HOMES = {
     "simulate_escape": "fpsolve.escape",
     "simulate_minibatch_escape": "fpsolve.minibatch_escape",
     "slope_table": "fpsolve.escape_scans",
+    "split_escape": "fpsolve.rare_events",
     "stationary_density": "fpsolve.density",
     "styblinski_tang_setting": "fpsolve.escape_setting",
     "sweep": "fpsolve.sweeps",
