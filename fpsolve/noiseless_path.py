@@ -1,0 +1,112 @@
+"""What the walk without noise tells before a simulation: its time scales, and where the noise vanishes."""
+
+from __future__ import annotations
+
+import numpy as np
+import sympy as sp
+from scipy.integrate import solve_ivp
+
+from fpsolve.compiled import numpy_function
+from fpsolve.target import signed_function
+from theory.langevin import Process
+from theory.vanishing_noise import dimension_at, vectorised, verdict, zeros_of_noise
+
+_REMEDY = "; give time_step and relaxation_time"
+
+
+def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Basic) -> tuple[float, float]:
+    """Slowest and fastest rate of relaxation at the minimum that the drift leads to from a start.
+
+    ẋ = b(x) is followed until it rests; the rates are the eigenvalues of −∂b/∂x there (the curvatures, for
+    a landscape). The fastest one is the larger of those at the start and at the end.
+
+    Parameters
+    ----------
+    process : Process
+        Without free parameters.
+    start : array of shape (n,)
+    target : sympy condition
+
+    Returns
+    -------
+    tuple of two floats
+        Smallest real part and largest size, units 1 / time.
+
+    Raises
+    ------
+    ValueError
+        If the path enters the target, or its end is no quadratic minimum.
+    """
+    variables = process.variables
+    b = numpy_function(list(process.drift), variables)
+    jacobian = numpy_function(sp.Matrix(process.drift).jacobian(variables), variables)
+    g = numpy_function(signed_function(target, variables), variables)
+
+    def rates(point: np.ndarray) -> np.ndarray:
+        return -np.linalg.eigvals(np.reshape(jacobian(*point), (len(point), len(point))))
+
+    at_start = rates(start)
+    point, span = start, 1.0 / max(float(np.abs(at_start).max()), 1e-6)
+    for _ in range(60):
+        path = solve_ivp(lambda _, x: np.ravel(b(*x)), (0, span), point, "LSODA", rtol=1e-8, atol=1e-10)
+        if not path.success:
+            raise ValueError(f"the drift cannot be followed from the start{_REMEDY}")
+        if (np.broadcast_to(g(*path.y), len(path.t)) > 0).any():
+            raise ValueError(
+                f"the drift alone leads from the start into the target {target}: there is no barrier; use "
+                "simulate_escape"
+            )
+        moved = float(np.abs(path.y[:, -1] - point).max())
+        point, span = path.y[:, -1], 2.0 * span
+        if moved < 1e-6 * (1.0 + float(np.abs(point).max())):
+            break
+    found = rates(point)
+    slow, fast = float(found.real.min()), float(max(np.abs(found).max(), np.abs(at_start).max()))
+    if not slow > 1e-6 * fast:
+        shown = ", ".join(f"{name}={value:.4g}" for name, value in zip(process.names, point, strict=True))
+        raise ValueError(
+            f"the drift leads from the start to {shown}, where the smallest curvature is {slow:.2g}: no "
+            f"quadratic minimum{_REMEDY}"
+        )
+    return slow, fast
+
+
+def check_noise_on_the_way(process: Process, start: np.ndarray, *, target: sp.Basic) -> None:
+    """In one variable, refuse a diffusion that vanishes on every way from a start to the target.
+
+    Parameters
+    ----------
+    process : Process
+        Without free parameters; with several variables nothing is checked.
+    start : array of shape (n,)
+    target : sympy condition
+
+    Raises
+    ------
+    ValueError
+        If the mean time of the continuous process is infinite; see :mod:`theory.vanishing_noise`.
+    """
+    if len(process.variables) != 1:
+        return
+    (x,) = process.variables
+    b, D = (vectorised(x, f) for f in (process.drift[0], process.diffusion[0, 0]))
+    g = vectorised(x, signed_function(target, process.variables))
+    away = np.geomspace(1e-6, 1e4, 20_001) * max(1.0, abs(start[0]))
+    walls: list[tuple[float, float]] = []
+    for side in (-1, 1):
+        inside = np.flatnonzero(g(start[0] + side * away) > 0)
+        if not inside.size:
+            continue
+        line = np.linspace(start[0], start[0] + side * away[inside[0]], 20_001)
+        step = 1e-4 * (line[-1] - line[0])
+        zeros = [(place, dimension_at(place, b, D, step=step)) for place in zeros_of_noise(D, line)]
+        closed = [zero for zero in zeros if not zero[1] < 0]  # where it is negative the drift carries through
+        if not closed:
+            return
+        walls.append(closed[0])
+    if walls:
+        place, dimension = walls[0]
+        raise ValueError(
+            f"D vanishes at {x}={place:.6g} on the way to the target {target} ({verdict(dimension)}); for "
+            "the SGD map, whose steps are finite, give its learning rate as time_step"
+        )
