@@ -219,8 +219,8 @@ def pilot(
         if following == math.inf or len(levels) >= max_levels:
             raise ValueError(
                 f"the target is not reached: {len(levels)} levels from {source:.6g} to {levels[-1]:.6g}, "
-                f"each passed by a share of about {SHARE:g}; can walkers come there, or does D vanish before? "
-                "Give another level or a larger max_levels"
+                f"each passed by a share of about {SHARE:g}; can walkers come there? Does D vanish "
+                "before? Give another level or a larger max_levels"
             )
         levels.append(following)
         # The same numbers give the same walks, now stopped at the new level
