@@ -311,7 +311,7 @@ def _relaxed(
     walk: Walk, choice: np.random.Generator, points: np.ndarray, home: np.ndarray, steps: int
 ) -> np.ndarray:
     """Places after ``steps``, in pieces after each of which walkers that ended are put back to ``home``."""
-    pieces = 40
+    pieces = 10
     for _ in range(pieces):
         end = walk.run(points, steps=-(-steps // pieces))
         points = _put_back(end.points, end.outcome != CENSORED, home, choice)
