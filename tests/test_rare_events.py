@@ -130,6 +130,7 @@ def test_both_ways_out_of_a_valley_are_taken():
     assert _deviation(both, math.log(exact)) < 4
 
 
+@pytest.mark.slow
 def test_in_two_dimensions_a_separable_and_a_sheared_problem_give_the_one_dimensional_time():
     separable = Langevin(Landscape(WELL + y**2, (x, y)), isotropic(sp.Rational(1, 80)))
     q = committor(separable, source=x < -1, target=x > 0, shape=(100, 30))
