@@ -200,21 +200,32 @@ def is_discrete(process: Process, time_step: float) -> bool:
     return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
 
 
-def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -> None:
-    """Warn if a Langevin walker of one variable has no path to the target on which D > 0."""
-    if len(process.variables) > 1 or is_discrete(process, state.time_step):
-        return
+def noise_barrier(
+    process: Process, target: sp.Basic, time_step: float, *, low: float, high: float
+) -> tuple[float, float] | None:
+    """A zero of D and its dimension, if no way of a Langevin walker from [low, high] has D > 0 throughout."""
+    if len(process.variables) > 1 or is_discrete(process, time_step):
+        return None
     if not process.diffusion.free_symbols:
-        return
-    starts = from_lanes(state.positions, state.walkers)
-    low, high = float(starts.min()), float(starts.max())
+        return None
     edges = target_edges(target, process.variables[0])
     paths = [(high, edge) for edge in edges if edge > high][:1] + [
         (low, edge) for edge in edges if edge < low
     ][-1:]
     barred = [inflection_dimension(process, start=start, target=edge) for start, edge in paths]
     if barred and all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
-        place, dimension = next((p, d) for p, d in barred[0] if not d < 0)
+        return next((p, d) for p, d in barred[0] if not d < 0)
+    return None
+
+
+def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -> None:
+    """Warn if a Langevin walker of one variable has no path to the target on which D > 0."""
+    starts = from_lanes(state.positions, state.walkers)
+    barrier = noise_barrier(
+        process, target, state.time_step, low=float(starts.min()), high=float(starts.max())
+    )
+    if barrier is not None:
+        place, dimension = barrier
         warnings.warn(
             f"D vanishes at {process.variables[0]} = {place:.6g} on the way to the target, "
             f"{verdict(dimension)}. Escapes seen with time_step={state.time_step:g} jump over it, and their "

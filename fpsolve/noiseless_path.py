@@ -1,4 +1,4 @@
-"""What the walk without noise tells before a simulation: its time scales, and where the noise vanishes."""
+"""What the walk without noise tells before a simulation: where it rests, and how fast it comes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from scipy.integrate import solve_ivp
 from fpsolve.compiled import numpy_function
 from fpsolve.target import signed_function
 from theory.langevin import Process
-from theory.vanishing_noise import dimension_at, vectorised, verdict, zeros_of_noise
 
 _REMEDY = "; give time_step and relaxation_time"
 
@@ -69,44 +68,3 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
             f"quadratic minimum{_REMEDY}"
         )
     return slow, fast
-
-
-def check_noise_on_the_way(process: Process, start: np.ndarray, *, target: sp.Basic) -> None:
-    """In one variable, refuse a diffusion that vanishes on every way from a start to the target.
-
-    Parameters
-    ----------
-    process : Process
-        Without free parameters; with several variables nothing is checked.
-    start : array of shape (n,)
-    target : sympy condition
-
-    Raises
-    ------
-    ValueError
-        If the mean time of the continuous process is infinite; see :mod:`theory.vanishing_noise`.
-    """
-    if len(process.variables) != 1:
-        return
-    (x,) = process.variables
-    b, D = (vectorised(x, f) for f in (process.drift[0], process.diffusion[0, 0]))
-    g = vectorised(x, signed_function(target, process.variables))
-    away = np.geomspace(1e-6, 1e4, 20_001) * max(1.0, abs(start[0]))
-    walls: list[tuple[float, float]] = []
-    for side in (-1, 1):
-        inside = np.flatnonzero(g(start[0] + side * away) > 0)
-        if not inside.size:
-            continue
-        line = np.linspace(start[0], start[0] + side * away[inside[0]], 20_001)
-        step = 1e-4 * (line[-1] - line[0])
-        zeros = [(place, dimension_at(place, b, D, step=step)) for place in zeros_of_noise(D, line)]
-        closed = [zero for zero in zeros if not zero[1] < 0]  # where it is negative the drift carries through
-        if not closed:
-            return
-        walls.append(closed[0])
-    if walls:
-        place, dimension = walls[0]
-        raise ValueError(
-            f"D vanishes at {x}={place:.6g} on the way to the target {target} ({verdict(dimension)}); for "
-            "the SGD map, whose steps are finite, give its learning rate as time_step"
-        )

@@ -16,12 +16,13 @@ import fpsolve
 from fpsolve.compiled import check_expressions, numpy_function
 from fpsolve.counter_rng import Seed
 from fpsolve.ensemble_state import from_lanes, process_hash, variable_names, whole_steps
-from fpsolve.escape import available_threads, chosen_boundary, signed_members, start_state
+from fpsolve.escape import available_threads, chosen_boundary, noise_barrier, signed_members, start_state
 from fpsolve.escape_kernel import Boundary, escape_kernel
-from fpsolve.noiseless_path import check_noise_on_the_way, relaxation_rates_below
+from fpsolve.noiseless_path import relaxation_rates_below
 from fpsolve.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
 from fpsolve.target import signed_function
 from theory.langevin import Process
+from theory.vanishing_noise import verdict
 
 
 def split_escape(
@@ -138,8 +139,12 @@ def split_escape(
         time_step = 0.02 / fast if time_step is None else time_step
         relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
     boundary = chosen_boundary(process, time_step, boundary)
-    if boundary != "none":
-        check_noise_on_the_way(process, point[0], target=target)
+    barrier = noise_barrier(process, target, time_step, low=float(point.min()), high=float(point.max()))
+    if barrier is not None:
+        raise ValueError(
+            f"D vanishes at {process.names[0]} = {barrier[0]:.6g} on the way to the target: "
+            f"{verdict(barrier[1])}; for the SGD map, whose steps are finite, give time_step=learning_rate"
+        )
     walk = Walk(
         escape_kernel(process, target, boundary, coordinate), signed_members(process, target), boundary,
         state.key, float(time_step), state.divergence, available_threads(threads),

@@ -120,7 +120,7 @@ def test_the_sgd_map_escapes_where_the_continuous_process_cannot():
     runs = simulate_escape(sgd, walkers=2000, max_time=1e6, rng=9, **options)
     error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(2000))
     assert abs(float(result.log_mean_time) - math.log(float(runs.escape_time.mean()))) < 4 * error
-    with pytest.raises(ValueError, match=r"D vanishes at x=-0\.57735.*learning rate as time_step"):
+    with pytest.raises(ValueError, match=r"D vanishes at x = -0\.57735.*give time_step=learning_rate"):
         split_escape(sgd, time_step=0.01, rng=8, **options)
 
 
