@@ -1,4 +1,4 @@
-"""The command line: ``fpsolve stationary CONFIG.toml`` runs the main job and writes what it finds."""
+"""The command line: ``fpsolve stationary|escape CONFIG.toml`` run a job and write what they find."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray as xr
 
-    from fpsolve.compare import Table
     from fpsolve.config import Problem
+    from fpsolve.table import Table
 
 #: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configuration).
 EXAMPLE_NAMES = ("valley", "double_well")
@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     stationary.add_argument("--method", choices=METHODS, help="which densities (default: the file's, or all)")
     stationary.add_argument("--no-simulation", action="store_true", help="leave out the ensemble")
     stationary.set_defaults(run=_stationary)
+    escape = commands.add_parser("escape", help="mean escape time by every method, in one table")
+    _add_problem_options(escape)
+    escape.set_defaults(run=_escape)
     return parser
 
 
@@ -118,6 +121,30 @@ def _stationary(options: argparse.Namespace) -> int:
         _write(out, table, figure, results)
         if not options.json:
             print(f"wrote {', '.join(str(p) for p in sorted(out.iterdir()))}")
+    return 0
+
+
+def _escape(options: argparse.Namespace) -> int:
+    """The time to leave, by every method."""
+    problem = _problem(options)
+    if problem.escape is None:
+        raise ValueError("the file has no [escape] table with start and target")
+    out = _writable(options.out)
+    from fpsolve import compare, plot
+
+    settings: dict = dict(problem.escape)
+    if options.seed is not None:
+        settings["rng"] = options.seed
+    table = compare.escape(problem.process, box=problem.box, progress=not options.json, **settings)
+    _report(table, options.json)
+    if out is not None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        figure = plot.escape_times(table).figure
+        _write(out, table, figure, {}, name="escape")
+        if not options.json:
+            print(f"wrote {', '.join(str(p) for p in sorted(out.glob('escape.*')))}")
     return 0
 
 
@@ -291,16 +318,16 @@ def _report(table: Table, as_json: bool) -> None:
         print(table)
 
 
-def _write(out: Path, table: Table, figure, results: dict) -> None:
+def _write(out: Path, table: Table, figure, results: dict, *, name: str = "stationary") -> None:
     """Table, figure and data, each under its own name."""
     import json
 
-    (out / "stationary.txt").write_text(f"{table}\n", encoding="utf-8")
-    (out / "stationary.json").write_text(json.dumps(table.to_dict(), indent=1), encoding="utf-8")
+    (out / f"{name}.txt").write_text(f"{table}\n", encoding="utf-8")
+    (out / f"{name}.json").write_text(json.dumps(table.to_dict(), indent=1), encoding="utf-8")
     if figure is not None:
-        figure.savefig(out / "stationary.png", dpi=150)
-    for name, result in results.items():
-        file = out / f"{name.replace(', ', '-').replace(' ', '-')}.nc"
+        figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
+    for title, result in results.items():
+        file = out / f"{title.replace(', ', '-').replace(' ', '-')}.nc"
         result.to_netcdf(file, engine="h5netcdf")
 
 

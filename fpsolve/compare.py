@@ -4,109 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import xarray as xr
 
+from fpsolve.escape_table import escape
 from fpsolve.mesh import mirror_symmetries
+from fpsolve.table import Row, Table
 from theory import adiabatic
 from theory.adiabatic import Reduced
 from theory.langevin import Process
 
+__all__ = ["Row", "Table", "averages", "escape", "stationary"]
+
 #: The method others are measured against: the first of these that is in the table.
 TRUST = ("spectral", "finite-volume", "ensemble, dt -> 0", "ensemble")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number: what it is, who found it, its error, where the error comes from, and its deviation
-    from the reference, relative and in units of the combined error. ``relative_error`` is on the
-    scale of ``deviation``: the value's own, or the width of the variable where the value vanishes."""
-
-    quantity: str
-    method: str
-    value: float
-    error: float
-    error_kind: str
-    relative_error: float
-    deviation: float
-    sigmas: float
-
-
-@dataclass(frozen=True, repr=False)
-class Table:
-    """Rows of a comparison, the reference they are measured against, and remarks on their validity."""
-
-    title: str
-    reference: str
-    rows: tuple[Row, ...]
-    remarks: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        head = ("quantity", "method", "value", "error", "deviation", "sigmas", "error is")
-        lines = [head]
-        previous = ""
-        for row in self.rows:
-            deviation = "reference" if row.method == self.reference else f"{row.deviation:+.2e}"
-            sigmas = (
-                "" if row.method == self.reference or not np.isfinite(row.sigmas) else f"{row.sigmas:.1f}"
-            )
-            shown = "" if row.quantity == previous else row.quantity
-            previous = row.quantity
-            lines.append(
-                (shown, row.method, f"{row.value:.8g}", f"{row.error:.1e}", deviation, sigmas, row.error_kind)
-            )
-        widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-        text = [
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        rule = "-" * max(map(len, text))
-        notes = [f"note: {remark}" for remark in self.remarks]
-        return "\n".join([self.title, rule, text[0], rule, *text[1:], rule, *notes])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(str(self))}</pre>"
-
-    def to_dataframe(self):
-        """The rows as a pandas DataFrame, one column per field."""
-        import pandas
-
-        return pandas.DataFrame([asdict(row) for row in self.rows])
-
-    def to_dict(self) -> dict:
-        """Plain numbers and strings, ready for JSON; what is not finite becomes None."""
-
-        def plain(value: object) -> object:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        rows = [{key: plain(value) for key, value in asdict(row).items()} for row in self.rows]
-        return {
-            "title": self.title,
-            "reference": self.reference,
-            "rows": rows,
-            "remarks": list(self.remarks),
-        }
-
-    def value(self, quantity: str, method: str) -> Row:
-        """The row of one quantity and method.
-
-        Raises
-        ------
-        KeyError
-            If there is none; names the ones there are.
-        """
-        for row in self.rows:
-            if (row.quantity, row.method) == (quantity, method):
-                return row
-        known = sorted({(row.quantity, row.method) for row in self.rows})
-        raise KeyError(f"no {quantity!r} by {method!r}; there are {known}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import sympy as sp
 
 from fpsolve.mesh import Box, checked_box
-from theory.expressions import parse_expression
+from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CATALOGUE, Landscape
 from theory.langevin import Langevin
 from theory.noise import NOISE_KINDS, Isotropic
@@ -29,14 +29,16 @@ EXAMPLE_PARAMETERS = {
 }
 _EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
 SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
-TABLES = ("noise", "box", "solver", "simulate")
+TABLES = ("noise", "box", "solver", "simulate", "escape")
 SOLVER_KEYS = ("method", "shape", "scheme", "walls", "cross_diffusion", "accuracy")
 METHODS = ("all", "finite-volume", "spectral")
 SCHEMES = ("central", "exponential")
 #: Above this the factorisation of a mesh no longer fits into the memory of a usual machine.
 MAX_CELLS = 2_000_000
 MIN_CELLS_PER_AXIS = 8
+ESCAPE_METHODS = ("exact", "backward", "theory", "splitting", "simulation")
 SIMULATE_KEYS = ("walkers", "time", "time_step", "burn_in", "seed")
+ESCAPE_KEYS = ("start", "target", "methods", "walkers", "time_step", "max_time", "seed")
 DEFAULT_WALKERS = 1024
 DEFAULT_TIME = 1000.0
 
@@ -72,6 +74,9 @@ time = 1000.0
 burn_in = 300.0
 time_step = 0.02
 seed = 0
+[escape]
+start = { x = -1.0, y = 0.1 }
+target = "x > 0.5"
 """,
 }
 
@@ -81,7 +86,8 @@ class Problem:
     """A checked configuration: the process, where to solve it, and options of solver and simulation.
 
     ``method`` says which densities are wanted; ``solver`` are options of ``stationary_density``;
-    ``simulate`` those of the ensemble, None where the file asks for no ensemble.
+    ``simulate`` those of the ensemble, None where the file asks for no ensemble; ``escape`` those of
+    ``compare.escape``, None where the file names no target.
     """
 
     process: Langevin
@@ -89,6 +95,7 @@ class Problem:
     method: str = "all"
     solver: Mapping[str, object] = field(default_factory=dict)
     simulate: Mapping[str, float] | None = None
+    escape: Mapping[str, object] | None = None
 
 
 def load_problem(path: str | Path) -> Problem:
@@ -156,7 +163,8 @@ def parse_problem(text: str) -> Problem:
         _refuse_unconfined(process)
     method, solver = _solver(table.get("solver", {}), len(process.variables))
     simulate = _simulate(table["simulate"], process) if "simulate" in table else None
-    return Problem(process, box, method, solver, simulate)
+    escape = _escape(table["escape"], process) if "escape" in table else None
+    return Problem(process, box, method, solver, simulate, escape)
 
 
 def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float]]:
@@ -263,6 +271,39 @@ def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float
     burn_in, time = options.get("burn_in", 0.0), options.get("time", DEFAULT_TIME)
     if not 0 <= burn_in < time:
         raise ValueError(f"simulate.burn_in = {burn_in:g} must be at least 0 and below the time, {time:g}")
+    return options
+
+
+def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]:
+    """Start, target and options of an escape."""
+    _refuse_unknown(table, ESCAPE_KEYS, "[escape]")
+    missing = [key for key in ("start", "target") if key not in table]
+    if missing:
+        raise ValueError(f"[escape] needs {missing[0]}, such as start = {{ x = -1.0 }}, target = 'x > 0'")
+    start = table["start"]
+    if not isinstance(start, dict) or set(start) != set(process.names):
+        raise ValueError(f"escape.start must give a number for each of {', '.join(process.names)}")
+    # A string without markup: parsed through the whitelist, over the process's own symbols
+    condition = parse_condition(table["target"], process.names)  # type: ignore[arg-type]
+    symbols = {str(variable): variable for variable in process.variables}
+    options: dict[str, object] = {
+        "start": {name: float(_number(start[name], f"escape.start.{name}")) for name in process.names},
+        "target": condition.xreplace({s: symbols[str(s)] for s in condition.free_symbols}),
+    }
+    if "methods" in table:
+        methods = table["methods"]
+        if not isinstance(methods, list) or not methods:
+            raise ValueError(f"escape.methods must be a list of some of {', '.join(ESCAPE_METHODS)}")
+        options["methods"] = [_one_of(method, ESCAPE_METHODS, "escape.methods") for method in methods]
+    if "walkers" in table:
+        options["walkers"] = _whole(table["walkers"], "escape.walkers", at_least=2)
+    for key in ("time_step", "max_time"):
+        if key in table:
+            options[key] = float(_number(table[key], f"escape.{key}"))
+            if not options[key] > 0:  # type: ignore[operator]
+                raise ValueError(f"escape.{key} = {options[key]} must be positive")
+    if "seed" in table:
+        options["rng"] = _whole(table["seed"], "escape.seed", at_least=0)
     return options
 
 

@@ -72,7 +72,8 @@ def mean_first_passage_time(
     Warns
     -----
     UserWarning
-        If the time is so long that it is lost in rounding, or the mesh is too coarse.
+        If the time is so long that it is lost in rounding, or the mesh is too coarse; then
+        ``attrs["usable"]`` is 0.
 
     References
     ----------
@@ -84,7 +85,7 @@ def mean_first_passage_time(
     process = numeric_process(process, cross_diffusion)
     function = target_function(target, process.variables)
     grid = _grid(process, box, shape)
-    values, largest, lost = [], [], False
+    values, largest, lost, negative = [], [], False, False
     for mesh in (grid, grid.coarsened(2)):
         problem = _Absorbing.of(process, mesh, [function])
         times = problem.solve(-np.ones(mesh.cells))
@@ -92,9 +93,16 @@ def mean_first_passage_time(
             times = problem.solve(-2.0 * times)
         values.append(times)
         largest.append(float(times.max()))
-        lost = lost or problem.lost or not times.min() >= -1e-6 * largest[-1]
+        lost = lost or problem.lost
+        negative = negative or not times.min() >= -1e-6 * largest[-1]
     estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
-    if lost or not largest[0] > 0:
+    if not lost and negative:
+        warnings.warn(
+            "some times come out negative: the mesh does not resolve where the noise is weak against the "
+            "drift; use more cells (shape=) or simulate_escape",
+            stacklevel=2,
+        )
+    elif lost or not largest[0] > 0:
         warnings.warn(
             f"times of {largest[0]:.1e} are lost in rounding; use theory.escape or split_escape", stacklevel=2
         )
@@ -105,7 +113,11 @@ def mean_first_passage_time(
     unit = "time" if moment == 1 else "time^2"
     name = "mean first-passage time" if moment == 1 else "second moment of the first-passage time"
     result = _labelled(values[0], grid, process, name, unit)
-    result.attrs |= {"target": str(target), "half_grid_estimate": estimate}
+    result.attrs |= {
+        "target": str(target),
+        "half_grid_estimate": estimate,
+        "usable": int(not (lost or negative)),
+    }
     return result
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve.plot_escape import crossing_bias, escape_barriers, escape_times  # noqa: F401
 from theory.adiabatic import Reduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fpsolve.compare import Table
+    from fpsolve.table import Table
 
 #: Colours that survive colour blindness and grey print (Okabe, Ito 2008).
 INK = {"density": "#0072B2", "spectral": "#000000", "ensemble": "#E69F00", "theory": "#D55E00"}

@@ -216,3 +216,57 @@ def test_an_ensemble_that_remembers_its_start_is_pointed_out(burn_in, warned, tm
     text = 'variables = ["x"]\nloss = "x**2/2"\n[noise]\nkind = "isotropic"\nD = 0.1\n[simulate]\nwalkers = 50\ntime = 20\ntime_step = 0.1\n'
     assert _run(tmp_path, text + f"burn_in = {burn_in}", "--json") == 0
     assert ("remembers its start" in capsys.readouterr().err) == warned
+
+
+ESCAPE = """
+variables = ["x"]
+loss = "x**4/4 - x**2/2"
+[noise]
+kind = "isotropic"
+D = 0.1
+[escape]
+start = { x = -1.0 }
+target = "x > 0"
+methods = ["exact", "backward", "theory", "simulation"]
+walkers = 200
+"""
+
+
+def _escape(tmp_path, text, *options):
+    path = tmp_path / "escape.toml"
+    path.write_text(text, encoding="utf-8")
+    return cli.main(["escape", str(path), *options])
+
+
+def test_an_escape_from_a_file_gives_the_table_of_all_methods_and_its_files(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _escape(tmp_path, ESCAPE, "--json", "--out", str(out)) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["reference"] == "exact"
+    assert {row["method"] for row in printed["rows"]} >= {"exact", "backward equation", "Kramers"}
+    assert sorted(path.name for path in out.iterdir()) == ["escape.json", "escape.png", "escape.txt"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[escape]", "[escapes]", "did you mean 'escape'"),
+        ('target = "x > 0"', 'target = "x = 0"', "cannot read the condition"),
+        ('target = "x > 0"', 'target = "z > 0"', "unknown symbol 'z'"),
+        ('target = "x > 0"', "", "needs target"),
+        ("x = -1.0", "y = -1.0", "escape.start must give a number for each of x"),
+        ("x = -1.0", "x = 0.5", "inside the target"),
+        ("walkers = 200", "walkers = 0", "at least 2"),
+        ("walkers = 200", "time_step = 0.0", "must be positive"),
+        ('"exact", ', '"exactly", ', "did you mean 'exact'"),
+    ],
+)
+def test_a_bad_escape_is_one_line_and_code_2(old, new, message, tmp_path, capsys):
+    assert _escape(tmp_path, ESCAPE.replace(old, new)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_file_without_an_escape_says_what_is_missing(tmp_path, capsys):
+    assert _escape(tmp_path, ESCAPE.split("[escape]")[0]) == 2
+    assert "no [escape] table" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory import parse_expression
+from theory import parse_condition, parse_expression
 
 x, y = sp.symbols("x y", real=True)
 
@@ -71,3 +71,33 @@ def test_an_unknown_symbol_names_the_nearest_known_one():
 
 def test_decimals_stay_exact():
     assert parse_expression("0.1*x", ["x"]) == x / 10
+
+
+def test_conditions_are_inequalities_and_their_combinations():
+    x, y = sp.symbols("x y", real=True)
+    assert parse_condition("x > 1", ["x"]) == (x > 1)
+    assert parse_condition("0 < x <= 1", ["x"]) == sp.And(x > 0, x <= 1)
+    assert parse_condition("x > 1 or not y < 2", ["x", "y"]) == sp.Or(x > 1, y >= 2)
+    assert parse_condition("(x > 1) & ~(y < 2) | (x < -3)", ["x", "y"]) == sp.Or(
+        sp.And(x > 1, y >= 2), x < -3
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "no condition"),
+        ("x == 1", "no inequality"),
+        ("x in y", "no inequality"),
+        ("__import__('os') > 1", "not a known function"),
+        ("x > 1 if y else 2", "no condition"),
+        ("1 > 0", "always True"),
+        ("x > q", "unknown symbol 'q'"),
+        ("(lambda: x)() > 1", "not a known function"),
+        ("x > ", "cannot read the condition"),
+        ("x > 1 and " * 700 + "x > 1", "at most 4000"),
+    ],
+)
+def test_anything_else_is_no_condition(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_condition(text, ["x", "y"])

@@ -1,7 +1,7 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
 from theory import adiabatic, escape, phase_boundaries
-from theory.expressions import parse_expression
+from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well, styblinski_tang
 from theory.langevin import Diffusion, Langevin
 from theory.noise import anisotropic, data_shift, hessian_proportional, isotropic, measured, random_shift
@@ -20,6 +20,7 @@ __all__ = [
     "hessian_proportional",
     "isotropic",
     "measured",
+    "parse_condition",
     "parse_expression",
     "phase_boundaries",
     "random_shift",

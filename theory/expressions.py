@@ -1,4 +1,4 @@
-"""Text to sympy expressions through a whitelist over Python's syntax tree; nothing is ever evaluated."""
+"""Text to sympy expressions and conditions: a whitelist over Python's syntax tree, nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ FUNCTIONS = {
     "abs": sp.Abs,
 }
 CONSTANTS = {"pi": sp.pi}
+RELATIONS = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
 MAX_LENGTH = 4000
 MAX_NODES = 2000
 MAX_EXPONENT = 64
@@ -57,10 +58,59 @@ def parse_expression(text: str, symbols: Iterable[str]) -> sp.Expr:
     >>> parse_expression("a*x**4/4 - x**2/2", ["x", "a"])
     a*x**4/4 - x**2/2
     """
+    tree, names = _tree(text, symbols, "formula")
+    try:
+        expression = _convert(tree, names)
+    except RecursionError:
+        raise ValueError("the formula is nested too deeply") from None
+    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or expression.has(sp.I):
+        raise ValueError(f"the formula {_short(text)!r} is not finite and real")
+    return expression
+
+
+def parse_condition(text: str, symbols: Iterable[str]) -> sp.Basic:
+    """Return the condition in ``text`` as a sympy condition.
+
+    Comparisons ``< <= > >=`` of formulas, also chained, joined by ``and``, ``or``, ``not`` (or ``& | ~``) and
+    parentheses. The text is parsed, never evaluated.
+
+    Parameters
+    ----------
+    text : str
+        At most 4000 characters.
+    symbols : iterable of str
+        Names that may appear; each becomes a real symbol.
+
+    Returns
+    -------
+    sympy condition
+
+    Raises
+    ------
+    ValueError
+        With one line that names the offending piece; also where the condition is always true or false.
+
+    Examples
+    --------
+    >>> parse_condition("x > 1 and x**2 + y**2 < 4", ["x", "y"])
+    (x > 1) & (x**2 + y**2 < 4)
+    """
+    tree, names = _tree(text, symbols, "condition")
+    try:
+        condition = _condition(tree, names)
+    except RecursionError:
+        raise ValueError("the condition is nested too deeply") from None
+    if condition in (sp.true, sp.false):
+        raise ValueError(f"the condition {_short(text)!r} is always {bool(condition)}")
+    return condition
+
+
+def _tree(text: str, symbols: Iterable[str], kind: str) -> tuple[ast.expr, dict[str, sp.Symbol]]:
+    """The syntax tree of a text of bounded size, and the symbols by their names."""
     if not isinstance(text, str):
-        raise ValueError(f"a formula must be text, got {type(text).__name__}")
+        raise ValueError(f"a {kind} must be text, got {type(text).__name__}")
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"the formula has {len(text)} characters; at most {MAX_LENGTH} are read")
+        raise ValueError(f"the {kind} has {len(text)} characters; at most {MAX_LENGTH} are read")
     names = {name: sp.Symbol(name, real=True) for name in symbols}
     clash = sorted(set(names) & (set(FUNCTIONS) | set(CONSTANTS)))
     if clash:
@@ -68,16 +118,31 @@ def parse_expression(text: str, symbols: Iterable[str]) -> sp.Expr:
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"cannot read the formula {_short(text)!r}: {error}") from None
+        raise ValueError(f"cannot read the {kind} {_short(text)!r}: {error}") from None
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
-        raise ValueError(f"the formula has more than {MAX_NODES} parts")
-    try:
-        expression = _convert(tree.body, names)
-    except RecursionError:
-        raise ValueError("the formula is nested too deeply") from None
-    if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or expression.has(sp.I):
-        raise ValueError(f"the formula {_short(text)!r} is not finite and real")
-    return expression
+        raise ValueError(f"the {kind} has more than {MAX_NODES} parts")
+    return tree.body, names
+
+
+def _condition(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Basic:
+    """One node of a condition; anything not listed here is refused."""
+    if isinstance(node, ast.BoolOp):
+        parts = [_condition(value, names) for value in node.values]
+        return sp.And(*parts) if isinstance(node.op, ast.And) else sp.Or(*parts)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr)):
+        left, right = _condition(node.left, names), _condition(node.right, names)
+        return sp.And(left, right) if isinstance(node.op, ast.BitAnd) else sp.Or(left, right)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert)):
+        return sp.Not(_condition(node.operand, names))
+    if isinstance(node, ast.Compare):
+        sides = [_convert(side, names) for side in (node.left, *node.comparators)]
+        relations = []
+        for left, operator, right in zip(sides[:-1], node.ops, sides[1:], strict=True):
+            if type(operator) not in RELATIONS:
+                raise ValueError(f"{_short(ast.unparse(node))!r} is no inequality; use < <= > >=")
+            relations.append(RELATIONS[type(operator)](left, right).canonical)
+        return sp.And(*relations)
+    raise ValueError(f"{_short(ast.unparse(node))!r} is no condition; write one such as x > 0")
 
 
 def _convert(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Expr:
