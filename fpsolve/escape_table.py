@@ -17,6 +17,7 @@ from fpsolve.escape import simulate_escape, start_state
 from fpsolve.exits import Exit, ways_out
 from fpsolve.first_passage import mean_first_passage_time
 from fpsolve.mesh import checked_box
+from fpsolve.rare_events import split_escape
 from fpsolve.rates import escape_rate
 from fpsolve.table import Row, Table
 from theory import escape as formulas
@@ -260,8 +261,6 @@ class _Work:
         self._add(name, values[0], min(values[1:]), max(values[1:]), "s from 0 to 1")
 
     def _splitting(self, exits: list[Exit]) -> None:
-        from fpsolve.rare_events import split_escape
-
         runs = split_escape(
             self.process, start=self.start, target=self.target, time_step=self._step(exits), rng=self.rng,
             progress=self.progress,

@@ -124,7 +124,7 @@ def test_figures_of_escapes_show_every_method(table):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    axes = plot.escape_times(table)
+    axes = plot.escape_times(table, ax=plt.figure().gca())
     assert len(axes.get_yticks()) == 5 and "learning rate" in axes.get_xlabel()
     other = compare.escape(_well(6), start={"x": -1}, target=x > 0, methods=("exact", "backward", "theory"))
     figure = plot.escape_barriers([table, other])
