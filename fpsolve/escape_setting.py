@@ -90,7 +90,7 @@ class EscapeSetting:
         mean = self.landscape
         if self.noise == "minibatch":
             mean = mean.smoothed(self.shift_variance)
-        return mean if self.sharpness == 1 else _scaled(mean, self.sharpness)
+        return _scaled(mean, self.sharpness)
 
     @property
     def process(self) -> Langevin:
@@ -120,17 +120,30 @@ class EscapeSetting:
             return self.target
         root = sp.Float(math.sqrt(self.sharpness))
         stretched = {v: root * v for v in self.landscape.variables}
-        return self.target.subs(stretched, simultaneous=True)
+        scaled = {}
+        for atom in self.target.atoms(sp.core.relational.Relational):
+            plain = (
+                atom.lhs in stretched and atom.rhs.is_number
+            )  # x > b becomes x > b/√k, of one form for all k
+            scaled[atom] = (
+                atom.func(atom.lhs, atom.rhs / root) if plain else atom.subs(stretched, simultaneous=True)
+            )
+        return self.target.xreplace(scaled)
 
     def simulate(self, *, walkers: int, max_steps: int, rng: Seed = None) -> xr.Dataset:
         """Passages of this setting, as :func:`fpsolve.simulate_escape` gives them."""
         if self.noise == "minibatch":
-            loss = self.landscape if self.sharpness == 1 else _scaled(self.landscape, self.sharpness)
             return simulate_minibatch_escape(
-                loss, np.asarray(self.data) / math.sqrt(self.sharpness), start=self.place(self.start),
-                target=self.scaled_target, learning_rate=float(self.learning_rate),  # type: ignore[arg-type]
-                batch_size=self.batch_size, walkers=walkers, max_steps=max_steps, rng=rng,  # type: ignore[arg-type]
-            )  # fmt: skip
+                _scaled(self.landscape, self.sharpness),
+                np.asarray(self.data) / math.sqrt(self.sharpness),
+                start=self.place(self.start),
+                target=self.scaled_target,
+                learning_rate=float(self.learning_rate),  # type: ignore[arg-type]
+                batch_size=self.batch_size,  # type: ignore[arg-type]
+                walkers=walkers,
+                max_steps=max_steps,
+                rng=rng,
+            )
         step = self.time_step or float(self.learning_rate)  # type: ignore[arg-type]
         return simulate_escape(
             self.process, start=self.place(self.start), target=self.scaled_target, walkers=walkers,
@@ -247,5 +260,5 @@ def styblinski_tang_setting(
 
 def _scaled(landscape: Landscape, k: float) -> Landscape:
     """L(√k θ) with decimal coefficients: then every k shares one compiled kernel."""
-    scaled = landscape.scaled(k)
+    scaled = landscape if k == 1 else landscape.scaled(k)
     return replace(scaled, loss=scaled.loss.evalf(17))

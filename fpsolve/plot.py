@@ -414,7 +414,7 @@ def _draw_slopes(ax, scan: xr.Dataset, fit: xr.Dataset, u: np.ndarray) -> None:
     words = f"{min(ends):.3g}" if ends[0] == ends[1] else f"{min(ends):.3g} to {max(ends):.3g}"
     for edge in edges:
         ax.plot(line, edge, ":", color=INK["theory"], lw=1)
-    ax.fill_between(line, *edges, color=INK["theory"], alpha=0.15, lw=0, label=f"theorem, slope {words}")
+    ax.fill_between(line, *edges, color=INK["theory"], alpha=0.15, lw=0, label=f"theory, slope {words}")
 
 
 def _escape_axis(abscissa: str) -> str:

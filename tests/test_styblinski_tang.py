@@ -148,6 +148,18 @@ def test_simulated_langevin_escape_takes_the_exact_time_and_not_that_to_the_othe
     )
 
 
+@pytest.mark.slow
+def test_shifted_data_noise_has_an_escape_time_and_steps_of_the_langevin_equation_reach_it():
+    # D > 0 everywhere: dt → 0 has a limit, though √D dt ~ 1e-4 is far below any learning rate in use.
+    setting = replace(styblinski_tang_setting("mean", learning_rate=0.04, batch_size=1), time_step=2e-4)
+    rate = escape_rate(setting.simulate(walkers=400, max_steps=2_000_000, rng=1), confidence=0.9999)
+    exact = math.exp(-setting.exact_log_time())
+    assert setting.exact_log_time() == pytest.approx(3.66662, abs=1e-4)
+    assert float(rate.low) < exact < float(rate.high)
+    as_map = escape_rate(replace(setting, time_step=None).simulate(walkers=400, max_steps=10_000, rng=1))
+    assert float(as_map.low) > 20 * exact
+
+
 def test_rates_over_several_saddles_add():
     one, ten = (
         scan_escape(
@@ -398,7 +410,7 @@ def test_the_figure_of_a_scan_shows_points_line_and_theory():
     fit = fit_slope(scan)
     assert plot.escape_scan(scan, fit, ax=ax) is ax
     texts = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert "1/k" in ax.get_xlabel() and any("fit" in t for t in texts) and any("theorem" in t for t in texts)
+    assert "1/k" in ax.get_xlabel() and any("fit" in t for t in texts) and any("theory" in t for t in texts)
     plt.close(figure)
     assert slope_table({"here": fit}).count("\n") == 1 and "1/k" in slope_table([fit])
 
