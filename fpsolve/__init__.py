@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fpsolve import compare, plot  # noqa: F401
+    from fpsolve import compare, phases, plot  # noqa: F401
     from fpsolve.density import stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
     from fpsolve.escape import simulate_escape  # noqa: F401
@@ -32,6 +32,7 @@ _HOMES = {
     "fit_slope": "fpsolve.escape_scans",
     "mean_first_passage_time": "fpsolve.first_passage",
     "open_sweep": "fpsolve.sweeps",
+    "phases": "fpsolve.phases",
     "plot": "fpsolve.plot",
     "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",

@@ -208,7 +208,12 @@ def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, 
 
 def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
     """Raise if a store belongs to another sweep."""
-    words = {"grid_values": "grid", "run_hash": "source of run", "run": "run", "seed": "seed"}
+    words = {
+        "grid_values": "grid",
+        "run_hash": "function (source or fixed values)",
+        "run": "run",
+        "seed": "seed",
+    }
     for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
         if found.get(key) != wanted[key]:
             said = (

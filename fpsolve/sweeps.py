@@ -15,7 +15,7 @@ import queue
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -89,9 +89,10 @@ def sweep(
     Parameters
     ----------
     run : callable
-        A module-level function, or ``functools.partial`` of one with plain keyword values. It is called
-        as ``run(sigma=…, learning_rate=…, rng=…)`` with numbers (or strings) of the grid and the
-        point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, or tuples
+        A module-level function, or ``functools.partial`` of one with fixed keyword values: numbers,
+        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape. It is
+        called as ``run(sigma=…, learning_rate=…, rng=…)`` with numbers (or strings) of the grid and
+        the point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, or tuples
         ``(dims, values, attrs)`` in xarray's manner; shapes are the same at every point.
     grid : mapping
         Values per axis, shape (n,), each value once. The result keeps their order.
@@ -290,9 +291,10 @@ def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
         if run.args:
             raise ValueError("run, a partial, must fix its values by keyword")
         for key, value in run.keywords.items():
-            if not _plain(value):
+            if _identity(value) is None:
                 raise ValueError(
-                    f"run fixes {key}={value!r}, which must be a number, string, or tuple of these"
+                    f"run fixes {key}={value!r}, which must be a number, string, array, sympy expression, "
+                    "or a tuple or dataclass of these, to be recognised in a store"
                 )
     try:
         inspect.signature(run).bind(**dict.fromkeys(axes), rng=None)
@@ -300,10 +302,23 @@ def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"run cannot be called as {name}({', '.join(axes)}, rng): {error}") from None
 
 
-def _plain(value: object) -> bool:
+def _identity(value: object) -> str | None:
+    """Text that tells a fixed value apart in every Python process; None where there is none."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+        return f"array {value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if isinstance(value, (tuple, list)):
-        return all(_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+        parts = [_identity(item) for item in value]
+        return None if None in parts else f"({', '.join(map(str, parts))})"
+    if is_dataclass(value) and not isinstance(value, type):
+        whole = _identity(tuple(getattr(value, field.name) for field in fields(value)))
+        return None if whole is None else type(value).__qualname__ + whole
+    if hasattr(value, "free_symbols") and hasattr(value, "subs"):  # sympy, which is not imported for this
+        from sympy import srepr
+
+        return srepr(value)
+    return None
 
 
 def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dict[str, str | int]:
@@ -315,16 +330,22 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = ""  # typed at a prompt: known by its name alone
-    words = [f"{name}={value!r}" for name, value in sorted(fixed.items())]
+    words = [f"{name}={_brief(value)}" for name, value in sorted(fixed.items())]
+    identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
     return {
         "run": f"{function.__qualname__}({', '.join(words)})",
-        "run_hash": _hash(source),
+        "run_hash": _hash(f"{source}\n{identity}"),
         "grid": " × ".join(f"{name} ({values.size})" for name, values in axes.items()),
         "grid_values": json.dumps(listed),
         "seed": seed,
         "fpsolve_version": __version__,
     }
+
+
+def _brief(value: object) -> str:
+    text = str(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _hash(text: str) -> str:

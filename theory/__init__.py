@@ -1,6 +1,6 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
-from theory import adiabatic, escape, phase_boundaries
+from theory import adiabatic, escape, phase_boundaries, slow_passage
 from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well, styblinski_tang
 from theory.langevin import Diffusion, Langevin
@@ -24,5 +24,6 @@ __all__ = [
     "parse_expression",
     "phase_boundaries",
     "random_shift",
+    "slow_passage",
     "styblinski_tang",
 ]
