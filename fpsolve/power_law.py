@@ -90,8 +90,10 @@ def power_law(
     found = _line(np.log(distance), shaken, relative)[0]
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     span = (float(x.min()), float(x.max()))
-    values = map(float, (p, low, high, np.exp(log_a), origin))
-    return PowerLaw(*values, span, float(misfit))
+    return PowerLaw(
+        exponent=float(p), low=float(low), high=float(high), amplitude=float(np.exp(log_a)),
+        origin=float(origin), span=span, misfit=float(misfit),
+    )  # fmt: skip
 
 
 def _line(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None) -> tuple[np.ndarray, ...]:
