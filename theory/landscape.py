@@ -318,8 +318,15 @@ def _distinct(points: np.ndarray) -> list[np.ndarray]:
 def degenerate_valley(
     lambda_: Sequence[Parameter] | sp.Expr | Sequence[Sequence[Parameter] | sp.Expr] = (8, -2, 1),
     epsilon: Parameter = 1e-3,
+    *,
+    n_sharp: int | None = None,
+    n_flat: int | None = None,
+    depth: float = 0.5,
+    rng: int | np.random.SeedSequence | np.random.Generator | None = 0,
 ) -> Landscape:
-    """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ x², λ̄₀ = mean_i λ_i(0).
+    """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ Σ_j x_j², λ̄₀ = mean_i λ_i(0).
+
+    With numbers of variables instead of ``lambda_``, the λ_i have random coefficients.
 
     Parameters
     ----------
@@ -328,6 +335,10 @@ def degenerate_valley(
         ``sp.Symbol("x", real=True)``; or one of these per sharp variable y1, y2, ….
     epsilon : number or sympy expression
         How much the valley floor is lifted, 0 ≤ ε ≪ 1.
+    n_sharp, n_flat : int, optional
+        Numbers of sharp and flat variables of a random valley; the other one is then 1 by default.
+    depth, rng
+        See :func:`theory.wide_valley.random_valley`, which says how coefficients are drawn.
 
     Returns
     -------
@@ -337,13 +348,20 @@ def degenerate_valley(
     Raises
     ------
     ValueError
-        If a numeric λ(x) is not positive everywhere, or ε < 0: the valley would not confine.
+        If a numeric λ(x) is not positive everywhere, or ε < 0: the valley would not confine. If both
+        ``lambda_`` and numbers of variables are given.
 
     References
     ----------
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5 and 8; the reference parameters
     ε = 10⁻³, λ = (8, −2, 1) are those of its Fig. 5.
     """
+    if n_sharp is not None or n_flat is not None:
+        from theory.wide_valley import random_valley  # it builds on this module
+
+        if lambda_ != (8, -2, 1):
+            raise ValueError("give either lambda_, or n_sharp and n_flat for random coefficients, not both")
+        return random_valley(n_sharp or 1, n_flat or 1, epsilon=epsilon, depth=depth, rng=rng)
     x = sp.Symbol("x", real=True)
     several = not isinstance(lambda_, sp.Expr) and any(
         isinstance(item, (list, tuple)) or (isinstance(item, sp.Expr) and item.has(x)) for item in lambda_
