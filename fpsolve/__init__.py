@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fpsolve.rare_events import split_escape  # noqa: F401
     from fpsolve.rates import escape_rate  # noqa: F401
     from fpsolve.sweeps import open_sweep, sweep  # noqa: F401
+    from fpsolve.valley_ensemble import flatness_growth, simulate_valley  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "escape_rate": "fpsolve.rates",
     "evolve": "fpsolve.evolution",
     "fit_slope": "fpsolve.escape_scans",
+    "flatness_growth": "fpsolve.valley_ensemble",
     "mean_first_passage_time": "fpsolve.first_passage",
     "open_sweep": "fpsolve.sweeps",
     "phases": "fpsolve.phases",
@@ -40,6 +42,7 @@ _HOMES = {
     "simulate": "fpsolve.ensemble",
     "simulate_escape": "fpsolve.escape",
     "simulate_minibatch_escape": "fpsolve.minibatch_escape",
+    "simulate_valley": "fpsolve.valley_ensemble",
     "slope_table": "fpsolve.escape_scans",
     "split_escape": "fpsolve.rare_events",
     "stationary_density": "fpsolve.density",
