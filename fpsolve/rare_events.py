@@ -78,6 +78,7 @@ def split_escape(
     time_step : float, optional
         dt; default the process's learning rate (one step is then one iteration of SGD), or 0.02 over the
         largest curvature (eigenvalue of −∂b) at the start and at the minimum below it. The bias is O(dt).
+        Above ΔL/D = 100 a smaller one pays: levels then lie closer than a step's noise, and groups die out.
     relaxation_time : float, optional
         Time to forget the start inside the valley; ten of them pass before anything is counted. Default
         1 over the smallest curvature at the minimum.
@@ -114,7 +115,7 @@ def split_escape(
     Warns
     -----
     UserWarning
-        If walkers diverged, or so few groups succeeded that the interval cannot be trusted.
+        If walkers diverged, or the groups spread so much that the interval is rough.
 
     References
     ----------
@@ -175,7 +176,7 @@ def split_escape(
         "process_hash": process_hash(process),
         "fpsolve_version": fpsolve.__version__,
     }
-    _warn(counts, walk, walkers)
+    _warn(counts, walk, walkers, float(result.log_mean_time_stderr))
     return result
 
 
@@ -234,12 +235,13 @@ def _dataset(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> xr.Da
     return dataset
 
 
-def _warn(counts: Counts, walk: Walk, walkers: int) -> None:
+def _warn(counts: Counts, walk: Walk, walkers: int, error: float) -> None:
     alive = int(np.isfinite(counts.log_factors[:, -1]).sum())
-    if alive < GROUPS / 2:
+    if alive < GROUPS / 2 or error > 0.3:
         warnings.warn(
-            f"only {alive} of {GROUPS} groups came to the target, so the interval is rough: raise "
-            f"walkers={walkers}",
+            f"{alive} of {GROUPS} groups came to the target, with a standard error of {error:.2g} in "
+            f"ln T: the interval is rough; raise walkers={walkers}, or, with a barrier above 100 D, lower "
+            f"time_step={walk.time_step:.2g}",
             stacklevel=3,
         )
     if walk.diverged:

@@ -67,6 +67,8 @@ class Walk:
         first: int | None = None,
     ) -> Passages:
         """Passages from ``points``; without ``steps``, each must end. ``first`` repeats an earlier batch."""
+        if not len(points):
+            return Passages(np.zeros(0, np.int8), np.zeros(0, np.int64), points, np.zeros(0))
         end = passages(
             self.kernel, self.signed, points, key=self.key,
             first_walker=self.used if first is None else first, time_step=self.time_step,

@@ -205,6 +205,13 @@ def test_ways_without_success_are_named():
         split_escape(three, start={"x": -0.95}, target=x > 0.9, max_time=500, rng=0)
 
 
+def test_groups_that_die_out_are_said_and_trials_that_start_beyond_the_next_level_need_no_walk():
+    options = {"start": {"x": -1}, "target": x > 0, "walkers": 2000, "rng": 1}
+    with pytest.warns(UserWarning, match=r"of 20 groups came to the target.*raise walkers=2000"):
+        # Steps as long as several levels are apart
+        split_escape(_well(60), time_step=0.2, **options)
+
+
 def test_walkers_that_diverge_are_reported():
     with pytest.warns(UserWarning, match="walkers diverged"):
         split_escape(_well(3), start={"x": -1}, target=x > 0, walkers=1000, divergence=1.6, rng=0)
