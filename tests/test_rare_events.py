@@ -56,11 +56,11 @@ def test_times_are_right_from_the_slope_before_the_saddle_and_from_beyond_the_mi
 
 
 @pytest.mark.slow
-def test_intervals_hold_as_often_as_they_say_even_with_twenty_walkers_a_group():
+def test_intervals_hold_as_often_as_they_say_even_with_thirty_walkers_a_group():
     repeats, exact = 120, _exact(5)
     z = []
     for seed in range(repeats):
-        result = split_escape(_well(5), start={"x": -1}, target=x > 0, rng=seed, walkers=400, time_step=0.02)
+        result = split_escape(_well(5), start={"x": -1}, target=x > 0, rng=seed, walkers=600, time_step=0.02)
         z.append((float(result.log_mean_time) - exact) / float(result.log_mean_time_stderr))
         inside = float(result.mean_time_low) <= math.exp(exact) <= float(result.mean_time_high)
         assert inside == (abs(z[-1]) <= stats.t.isf(0.025, 19))
