@@ -1,0 +1,149 @@
+"""Figures of gradient noise, curvature and flatness. They draw data they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.plot import CURVES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with Ĉ_ii·B against Ĥ_ii in H's eigenbasis, with the lines C·B = H and C ∝ H².
+
+    Parameters
+    ----------
+    results : mapping of str to Dataset
+        Label → result of :func:`nets.alignment.noise_alignment`.
+    ax : Axes, optional
+    **points
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    largest = 0.0
+    for (label, result), (colour, _) in zip(results.items(), _curves(len(results)), strict=True):
+        x = result["eigenvalue"].to_numpy()
+        y = result["diagonal"].sel(matrix="noise").to_numpy()
+        shown = (x > 1e-6 * x.max()) & (y > 0)
+        ax.plot(
+            x[shown],
+            y[shown],
+            **({"ls": "", "marker": ".", "ms": 3, "color": colour, "label": label} | points),
+        )
+        largest = max(largest, float(x.max()))
+    line = np.array([1e-5, 1.0]) * largest
+    ax.plot(line, line, color="0.4", lw=1, label="$C B = H$")
+    ax.plot(
+        line[1] * np.array([10**-2.5, 1]),
+        line[1] * np.array([1e-5, 1]),
+        color="0.4",
+        lw=1,
+        ls=":",
+        label="$C \\propto H^2$",
+    )
+    ax.set(xscale="log", yscale="log", xlabel="$\\hat H_{ii}$", ylabel="$B\\,\\hat C_{ii}$")
+    return ax
+
+
+def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
+    """Axes with a spectral density on a logarithmic scale.
+
+    Parameters
+    ----------
+    density : DataArray
+        From :func:`nets.curvature.spectral_density`.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    ax.plot(density["eigenvalue"], np.maximum(density, 1e-12), **line)
+    scale = "log" if density.attrs.get("scale") == "log" else "linear"
+    ax.set(xscale=scale, yscale="log", xlabel="eigenvalue $\\lambda$ of $H$", ylabel="density")
+    return ax
+
+
+def along_training(
+    summary: xr.Dataset, name: str, *, over: str = "epoch", ax: Axes | None = None, **line
+) -> Axes:
+    """Axes with one number along training and its interval over trainings.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`nets.alignment.over_seeds`, with dim ``over``.
+    name : str
+        Variable; ``name_low`` and ``name_high`` are drawn as a band.
+    over : str
+        Coordinate on the horizontal axis.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    x = summary[over]
+    style: dict = {"marker": "o", "ms": 3} | line
+    (drawn,) = ax.plot(x, summary[name], **style)
+    ax.fill_between(
+        x, summary[f"{name}_low"], summary[f"{name}_high"], color=drawn.get_color(), alpha=0.2, lw=0
+    )
+    ax.set(xlabel=str(x.attrs.get("long_name", over)), ylabel=str(summary[name].attrs.get("long_name", name)))
+    return ax
+
+
+def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | None = None, **step) -> Axes:
+    """Axes with histograms of several samples on common bins, as densities.
+
+    Parameters
+    ----------
+    samples : mapping of str to ndarray
+    bins : int
+    ax : Axes, optional
+    **step
+        Passed to ``stairs``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    everything = np.concatenate([np.ravel(v) for v in samples.values()])
+    edges = np.histogram_bin_edges(everything, bins)
+    for (label, values), (colour, dash) in zip(samples.items(), _curves(len(samples)), strict=True):
+        ax.stairs(
+            np.histogram(values, edges, density=True)[0],
+            edges,
+            **({"color": colour, "ls": dash, "label": label} | step),
+        )
+    ax.set(ylabel="density")
+    return ax
+
+
+def _curves(count: int) -> list:
+    return [CURVES[i % len(CURVES)] for i in range(count)]
