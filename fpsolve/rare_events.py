@@ -32,7 +32,7 @@ def split_escape(
     target: sp.Basic,
     level: sp.Expr | xr.DataArray | None = None,
     source: float | None = None,
-    walkers: int = 20_000,
+    walkers: int = 40_000,
     time_step: float | None = None,
     relaxation_time: float | None = None,
     boundary: Boundary | None = None,
@@ -74,7 +74,8 @@ def split_escape(
         ξ₀: a walker at this level or below is back in the source. Default the median level of walkers that
         have relaxed from the start; ξ₁ is then exceeded by 15 % of them (of those above ``source``).
     walkers : int, optional
-        Trials on each level, at least 100. The relative error falls as 1/√walkers.
+        Trials on each level, at least 100. The relative error falls as 1/√walkers: with 40 000 it is about
+        1 % at ΔL/D = 3 and 3 % at 20.
     time_step : float, optional
         dt; default the process's learning rate (one step is then one iteration of SGD), or 0.02 over the
         largest curvature (eigenvalue of −∂b) at the start and at the minimum below it. The bias is O(dt).

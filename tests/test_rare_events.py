@@ -30,7 +30,7 @@ def _exact(ratio, start=-1.0, target=0.0):
 
 @pytest.mark.parametrize("ratio", [1, 3, 8, 20, 30])
 def test_times_meet_the_exact_ones_from_no_barrier_to_one_that_nothing_crosses(ratio):
-    result = split_escape(_well(ratio), start={"x": -1}, target=x > 0, rng=0)
+    result = split_escape(_well(ratio), start={"x": -1}, target=x > 0, rng=0, walkers=20_000)
     assert _deviation(result, _exact(ratio)) < 4
     assert float(result.log_mean_time_stderr) < 0.1
     # Without the return to the source at the target, time beyond it would count too: a factor of 1.9
@@ -96,14 +96,14 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads_and_any_ord
 
 def test_a_level_that_is_not_monotonic_costs_variance_but_not_truth():
     level = x + sp.sin(12 * x) / 8
-    result = split_escape(_well(5), start={"x": -1}, target=x > 0, level=level, rng=5)
+    result = split_escape(_well(5), start={"x": -1}, target=x > 0, level=level, rng=5, walkers=10_000)
     assert _deviation(result, _exact(5)) < 4
 
 
 def test_levels_watched_only_at_the_ends_of_long_steps_leave_no_bias():
     # Steps of 0.3/curvature leap over several levels; both methods see the same discrete walk.
     options = {"start": {"x": -1}, "target": x > 0, "time_step": 0.15}
-    result = split_escape(_well(5), rng=6, boundary="none", **options)
+    result = split_escape(_well(5), rng=6, boundary="none", walkers=20_000, **options)
     runs = simulate_escape(_well(5), walkers=4000, max_time=1e5, boundary="none", rng=7, **options)
     error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(4000))
     assert abs(float(result.log_mean_time) - math.log(float(runs.escape_time.mean()))) < 4 * error
@@ -115,7 +115,7 @@ def test_the_sgd_map_escapes_where_the_continuous_process_cannot():
     # D = Δ_S H² vanishes at the inflection point x = −0.577; steps of the map leap over it.
     sgd = Langevin(Landscape(WELL, (x,)), random_shift(learning_rate=0.2, sigma=0.35))
     options = {"start": {"x": -1}, "target": x > 0}
-    result = split_escape(sgd, rng=8, **options)
+    result = split_escape(sgd, rng=8, walkers=10_000, **options)
     assert result.attrs["boundary"] == "none" and result.attrs["time_step"] == 0.2
     runs = simulate_escape(sgd, walkers=2000, max_time=1e6, rng=9, **options)
     error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(2000))
@@ -125,7 +125,7 @@ def test_the_sgd_map_escapes_where_the_continuous_process_cannot():
 
 
 def test_both_ways_out_of_a_valley_are_taken():
-    both = split_escape(_well(8), start={"x": -1}, target=sp.Or(x > 0, x < -1.4), rng=10)
+    both = split_escape(_well(8), start={"x": -1}, target=sp.Or(x > 0, x < -1.4), rng=10, walkers=20_000)
     exact = escape.exact_exit_time(_well(8), -1.0, ends=(-1.4, 0.0))
     assert _deviation(both, math.log(exact)) < 4
 
