@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from nets.gradients import network
+from nets.gradients import network, sample_losses
 from nets.models import checked_layer, weight_layers
 from nets.threads import torch_threads
 
@@ -126,16 +126,15 @@ class LayerLoss:
         return result
 
     def _losses(self, z: torch.Tensor, moved: torch.Tensor, rows: slice) -> torch.Tensor:
-        labels = self.labels[rows].expand(z.shape[:3])
-        logits = self.after(z.flatten(0, 2))
-        return nn.functional.cross_entropy(logits, labels.reshape(-1), reduction="none").view(z.shape[:3])
+        labels = self.labels[rows].expand(z.shape[:3]).reshape(-1)
+        return sample_losses(self.after(z.flatten(0, 2)), labels).view(z.shape[:3])
 
     def _slopes(self, z: torch.Tensor, moved: torch.Tensor, rows: slice) -> torch.Tensor:
         tangent = moved.unsqueeze(1).expand(z.shape).flatten(0, 2)
         logits, change = torch.func.jvp(self.after, (z.flatten(0, 2),), (tangent,))  # type: ignore[misc]
         p = torch.softmax(logits, -1)
         chosen = self.labels[rows].expand(z.shape[:3]).reshape(-1, 1)
-        return ((p * change).sum(-1) - change.gather(1, chosen)[:, 0]).view(z.shape[:3])
+        return (p * (change - change.gather(1, chosen))).sum(-1).view(z.shape[:3])
 
     def _moved(self, p: torch.Tensor, rows: slice) -> torch.Tensor:
         """What the layer's outputs gain per unit of t, shape (k, n, …)."""
@@ -261,10 +260,7 @@ def losses(
             values = []
             for x, y in zip(inputs.split(1024), labels.split(1024), strict=True):
                 logits = function.forward(parameters, x.to(dtype).unsqueeze(0), keep=False)
-                each = nn.functional.cross_entropy(
-                    logits.flatten(0, 1), y.repeat(len(some)), reduction="none"
-                )
-                values.append(each.view(len(some), len(y)))
+                values.append(sample_losses(logits, y.expand(len(some), -1)))
             parts.append(torch.cat(values, 1))
     each_sample = torch.cat(parts)
     return each_sample if reduction == "none" else each_sample.mean(1, dtype=torch.float64)

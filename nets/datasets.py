@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,14 @@ class Data:
     def samples(self) -> int:
         """Training rows."""
         return len(self.train_labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all rows and labels as they are, in hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def subset(self, samples: int, *, test_samples: int | None = None) -> Data:
         """The first training rows (and test rows), standardised as before.
@@ -131,6 +140,8 @@ class Data:
 
     def to(self, device: str | torch.device) -> Data:
         """The same data on another device, for instance ``"cuda"``."""
+        if torch.device(device) == self.train_inputs.device:
+            return self
         return replace(
             self,
             train_inputs=self.train_inputs.to(device),
@@ -371,20 +382,32 @@ def _standardised(
         said = "bytes / 255" if scale > 1 else "no"
         return (train / scale).astype(np.float32), (test / scale).astype(np.float32), said
     axes = (0,) if how == "pixel" or train.ndim == 2 else (0, 2, 3)
-    mean = train.mean(axes, dtype=np.float64, keepdims=True)
-    scale = train.std(axes, dtype=np.float64, keepdims=True)
+    mean = _mean(train, axes, lambda x: x)
+    scale = np.sqrt(_mean(train, axes, lambda x: (x - mean) ** 2))
     constant = train.max(axes, keepdims=True) == train.min(axes, keepdims=True)
     inverse = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale))
     said = f"per {how} on training rows; {int(constant.sum())} of {constant.size} constant, set to 0"
 
     def apply(x: np.ndarray) -> np.ndarray:
-        # In blocks: float64 of all of MNIST would be a third of a gigabyte.
         out = np.empty(x.shape, np.float32)
-        for start in range(0, len(x), 4096):
-            out[start : start + 4096] = (x[start : start + 4096] - mean) * inverse
+        for rows in _blocks(x):
+            out[rows] = (x[rows] - mean) * inverse
         return out
 
     return apply(train), apply(test), said
+
+
+def _mean(x: np.ndarray, axes: tuple[int, ...], term: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Mean of a term over axes, in float64."""
+    total = np.zeros([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+    for rows in _blocks(x):
+        total += term(x[rows].astype(np.float64)).sum(axes, keepdims=True)
+    return total / (x.size / total.size)
+
+
+def _blocks(x: np.ndarray) -> Iterator[slice]:
+    """Rows a few thousand at a time: float64 of all of MNIST would be a third of a gigabyte."""
+    return (slice(start, start + 4096) for start in range(0, len(x), 4096))
 
 
 def _check_standardise(standardise: str) -> None:

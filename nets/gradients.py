@@ -18,6 +18,29 @@ from torch import nn
 Parameters: TypeAlias = Sequence[torch.Tensor]
 
 
+def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each sample, ln(1 + Σ exp(z_c − z_label)), the sum over c ≠ label.
+
+    Written so that a tiny loss keeps its relative precision, where −ln softmax is rounded to a multiple of
+    the machine precision.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (…, classes)
+    labels : Tensor of int64, shape (…)
+
+    Returns
+    -------
+    Tensor, shape (…)
+    """
+    chosen = labels.unsqueeze(-1)
+    others = (logits - logits.gather(-1, chosen)).exp_().scatter_(-1, chosen, 0.0)
+    loss = others.sum(-1).log1p_()
+    if not torch.isfinite(loss).all():  # exp overflowed: the loss is large, and −ln softmax is right
+        loss = torch.where(torch.isinf(loss), -torch.log_softmax(logits, -1).gather(-1, chosen)[..., 0], loss)
+    return loss
+
+
 class Network(Protocol):
     """Logits from inputs, and the gradient of Σ slope · logits."""
 
@@ -133,7 +156,7 @@ class AutogradNetwork:
         """See :class:`Network`."""
         single = slope.ndim == 2
         parts = [
-            torch.autograd.grad(logits, own, slope if single else slope[r])
+            torch.autograd.grad(logits, own, slope if single else slope[r], retain_graph=True)
             for r, (own, logits) in enumerate(self._outputs)
         ]
         return list(parts[0]) if single else [torch.stack(g) for g in zip(*parts, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -251,6 +253,48 @@ def description(net: nn.Sequential) -> str:
             words.append("pool" if isinstance(module, nn.MaxPool2d) else type(module).__name__)
     biased = any(module.bias is not None for _, module in weight_layers(net))
     return ", ".join(words) + (", bias" if biased else "")
+
+
+def with_parameters(net: nn.Sequential, parameters: Iterable[torch.Tensor]) -> nn.Sequential:
+    """A net of the same layers with other weights.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        Not changed, and nothing of its weights is shared.
+    parameters : iterable of Tensor
+        In the order of ``net.parameters()``; the new net holds these very tensors.
+
+    Returns
+    -------
+    nn.Sequential
+    """
+    given = iter(parameters)
+    modules = []
+    for module in net:
+        own = copy.copy(module)
+        own._parameters = {
+            name: None if p is None else nn.Parameter(next(given)) for name, p in module._parameters.items()
+        }
+        modules.append(own)
+    return nn.Sequential(*modules)
+
+
+def weights_digest(net: nn.Sequential) -> str:
+    """The sha256 of a net's parameters, in hexadecimal.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256()
+    for parameter in net.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, bias: bool, *, padding: int = 0) -> nn.Module:

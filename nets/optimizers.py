@@ -20,6 +20,7 @@ Optimizer = Literal["sgd", "momentum", "adam", "gd", "gd_isotropic_noise", "gd_f
 OPTIMIZERS: tuple[Optimizer, ...] = (
     "sgd", "momentum", "adam", "gd", "gd_isotropic_noise", "gd_flatness_noise",
 )  # fmt: skip
+NOISY: tuple[Optimizer, ...] = ("gd_isotropic_noise", "gd_flatness_noise")
 #: What an optimiser remembers between steps, per parameter.
 MEMORY: dict[str, tuple[str, ...]] = {"momentum": ("velocity",), "adam": ("mean", "square")}
 ADAM_DECAYS, ADAM_EPSILON = (0.9, 0.999), 1e-8

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import nn
 
-from nets.gradients import network
-from nets.models import weight_layers
-from nets.runs import Run, run_attributes
+from nets.gradients import dense_biases, network
+from nets.models import description, weight_layers, with_parameters
+from nets.runs import Outcome, Run
 from nets.stepping import Batch, Rule, Samples, evaluate, train_epoch
 from nets.threads import torch_threads
 
-_MEASURES = {
-    "loss": "training loss",
-    "accuracy": "training accuracy",
-    "test_loss": "test loss",
-    "test_accuracy": "test accuracy",
-    "weight_norm": "Euclidean norm of all parameters",
-}
+#: Weights that rest for an epoch at a mean loss above this are no success.
+STILL_LOSS = 0.1
 
 
 @dataclass
@@ -45,6 +38,7 @@ def trained(
     threads: int | None = 1,
     progress: bool = False,
     recorder: Recorder | None = None,
+    after_epoch: Callable[[list[Run]], None] | None = None,
 ) -> list[Run]:
     """All runs after so many epochs more. They agree but for their weights, learning rates and seeds.
 
@@ -54,55 +48,101 @@ def trained(
         Not changed.
     epochs : int
     stop_at_loss : float, optional
-        Stop once every replica's training loss is not above this.
+        A replica stops after the epoch in which its training loss is no longer above this.
     threads, progress
         As in :func:`nets.training.sgd`.
     recorder : Recorder, optional
         Filled.
+    after_epoch : callable, optional
+        Given the runs as they are after each epoch.
+
+    Raises
+    ------
+    ValueError
+        If the runs do not fit together.
 
     Returns
     -------
     list of Run
-        One that diverged is as it was after the epoch before.
+        One that diverged or stands still is as it was after the epoch before.
     """
     runs = list(runs)
     first = runs[0]
-    data, dtype = first.data, getattr(torch, first.settings.dtype)
-    classes = len(list(first.net.parameters())[-1])
-    train = Samples.of(data.train_inputs, data.train_labels, classes, dtype)
-    test = Samples.of(data.test_inputs, data.test_labels, classes, dtype)
+    _check_together(runs, _going_on(runs, stop_at_loss))
+    train, test = _samples(first)
     layer = None if recorder is None else _parameter_index(first.net, recorder.layer)
     every = 1 if recorder is None else recorder.every
-    alive = list(range(len(runs)))
-    rows: list[list[tuple[float, ...]]] = [[] for _ in runs]
     with torch_threads(threads), torch.no_grad():
-        batch = _stacked(runs)
-        if first.epoch == 0:
-            _measure(batch, train, test, [rows[i] for i in alive])
+        if not first.rows:
+            rows = _measures(_stacked(runs), train, test)
+            runs = [replace(run, rows=(row,)) for run, row in zip(runs, rows, strict=True)]
+        active = _going_on(runs, stop_at_loss)
+        batch = _stacked([runs[i] for i in active]) if active else None
         for _ in _bar(epochs, progress):
-            before = _copied(batch)
-            rule = _rule([runs[i] for i in alive])
+            if batch is None:
+                break
+            before, rule = _copied(batch), _rule([runs[i] for i in active])
             losses, steps, weights = train_epoch(batch, train, rule, layer=layer, every=every)
             if recorder is not None:
                 recorder.losses.append(losses)
                 recorder.steps.append(steps)
                 recorder.weights.append(weights)
-            bad = _diverged_steps(before, batch, losses, first.settings.divergence)
-            if bad.any():
-                for place, i in enumerate(alive):
-                    runs[i] = _taken(runs[i], before if bad[place] else batch, place, rows[i])
-                    runs[i] = replace(runs[i], diverged_step=int(bad[place]) or -1)
-                    rows[i] = []
-                alive = [i for i, step in zip(alive, bad, strict=True) if not step]
-                if not alive:
-                    break
-                batch = _stacked([runs[i] for i in alive])
-            _measure(batch, train, test, [rows[i] for i in alive])
-            if stop_at_loss is not None and all(rows[i][-1][1] <= stop_at_loss for i in alive):
-                break
-        for place, i in enumerate(alive):
-            runs[i] = _taken(runs[i], batch, place, rows[i])
+            rows = _measures(batch, train, test)
+            for i, outcome, row in zip(
+                active, _outcomes(before, batch, losses, first.settings.divergence), rows, strict=True
+            ):
+                # Weights stay in the batch until somebody asks for them.
+                more = (row,) if outcome[0] == "trained" else ()
+                runs[i] = replace(
+                    runs[i], outcome=outcome[0], diverged_step=outcome[1], rows=runs[i].rows + more
+                )
+            staying = _going_on(runs, stop_at_loss)
+            if after_epoch is not None or staying != active:
+                for place, i in enumerate(active):
+                    runs[i] = _taken(runs[i], batch if runs[i].outcome == "trained" else before, place)
+            if staying != active:
+                active, batch = staying, _stacked([runs[i] for i in staying]) if staying else None
+            if after_epoch is not None:
+                after_epoch(runs)
+        if batch is not None:
+            for place, i in enumerate(active):
+                runs[i] = _taken(runs[i], batch, place)
     return runs
+
+
+def _going_on(runs: Sequence[Run], stop_at_loss: float | None) -> list[int]:
+    """Which runs are to be trained further."""
+    return [
+        i for i, run in enumerate(runs)
+        if run.outcome == "trained" and (stop_at_loss is None or not run.rows or run.loss > stop_at_loss)
+    ]  # fmt: skip
+
+
+def _check_together(runs: Sequence[Run], active: Sequence[int]) -> None:
+    """Runs side by side share all but weights, learning rates and seeds."""
+    first = runs[0]
+    rate, seed = first.settings.learning_rate, first.settings.seed
+    for run in runs[1:]:
+        same_data = run.data is first.data or run.data.digest == first.data.digest
+        if not same_data or description(run.net) != description(first.net):
+            raise ValueError("runs side by side need the same data and nets of one shape")
+        if replace(run.settings, learning_rate=rate, seed=seed) != first.settings:
+            raise ValueError(
+                f"runs side by side need the same settings: {run.settings} is not {first.settings}"
+            )
+    epochs = sorted({runs[i].epoch for i in active})
+    if len(epochs) > 1:
+        raise ValueError(f"runs side by side must have done equally many epochs, not {epochs}")
+
+
+def _samples(run: Run) -> tuple[Samples, Samples]:
+    """Training and test rows as the loop wants them: flat where the net is fully connected."""
+    data, dtype = run.data, run.settings.torch_dtype
+    classes = len(list(run.net.parameters())[-1])
+    flat = dense_biases(run.net) is not None
+    parts = ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels))
+    train, test = (Samples.of(x.flatten(1) if flat else x, y, classes, dtype) for x, y in parts)
+    return train, test
 
 
 def _rule(runs: Sequence[Run]) -> Rule:
@@ -133,57 +173,42 @@ def _copied(batch: Batch) -> Batch:
     return replace(batch, parameters=[p.clone() for p in batch.parameters], memory=memory)
 
 
-def _taken(run: Run, batch: Batch, place: int, rows: Sequence[tuple[float, ...]]) -> Run:
-    """The run in one place of the batch, its history continued by rows of epoch and measures."""
+def _taken(run: Run, batch: Batch, place: int) -> Run:
+    """The run with the state in one place of the batch."""
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
         return (tensor if batch.single else tensor[place]).clone()
 
-    net = copy.deepcopy(run.net)
-    with torch.no_grad():
-        for mine, theirs in zip(net.parameters(), batch.parameters, strict=True):
-            mine.copy_(own(theirs))
+    net = with_parameters(run.net, map(own, batch.parameters))
     memory = {name: [own(t) for t in tensors] for name, tensors in batch.memory.items()}
-    later = replace(run, net=net, epoch=batch.epoch, step=batch.step, memory=memory)
-    return replace(later, history=_history(later, rows))
+    return replace(run, net=net, epoch=batch.epoch, step=batch.step, memory=memory)
 
 
-def _history(run: Run, rows: Sequence[tuple[float, ...]]) -> xr.Dataset:
-    columns = np.array(rows, dtype=float).reshape(-1, 1 + len(_MEASURES)).T
-    epochs = columns[0].astype(np.int64)
-    old = run.history
-    if old.sizes:
-        epochs = np.concatenate([old.epoch.to_numpy(), epochs])
-    variables = {
-        name: (
-            "epoch",
-            np.concatenate([old[name].to_numpy(), column]) if old.sizes else column,
-            {"long_name": long_name, "units": "1"},
-        )
-        for (name, long_name), column in zip(_MEASURES.items(), columns[1:], strict=True)
-    }
-    coordinates = {"epoch": ("epoch", epochs, {"long_name": "epochs done", "units": "1"})}
-    return xr.Dataset(variables, coordinates, {"title": "history of training", **run_attributes(run)})
-
-
-def _measure(batch: Batch, train: Samples, test: Samples, rows: Sequence[list[tuple[float, ...]]]) -> None:
-    """Append epoch and measures of each replica to its rows."""
-    squares = [p.double().square().reshape(len(rows), -1).sum(1) for p in batch.parameters]
+def _measures(batch: Batch, train: Samples, test: Samples) -> list[tuple[float, ...]]:
+    """For each replica a row of its history."""
+    loss, accuracy = evaluate(batch, train)
+    squares = [p.double().square().reshape(len(loss), -1).sum(1) for p in batch.parameters]
     norm = torch.stack(squares).sum(0).sqrt().cpu().numpy()
-    columns = (*evaluate(batch, train), *evaluate(batch, test), norm)
-    for row, *values in zip(rows, *columns, strict=True):
-        row.append((batch.epoch, *map(float, values)))
+    columns = zip(loss, accuracy, *evaluate(batch, test), norm, strict=True)
+    return [(float(batch.epoch), *map(float, row)) for row in columns]
 
 
-def _diverged_steps(before: Batch, after: Batch, losses: np.ndarray, divergence: float) -> np.ndarray:
-    """For each replica the step that diverged, 0 for none."""
+def _outcomes(
+    before: Batch, after: Batch, losses: np.ndarray, divergence: float
+) -> list[tuple[Outcome, int]]:
+    """What became of each replica in an epoch, and at which step if it was bad, else −1."""
     outside = ~(losses < divergence)  # NaN is outside
-    steps = np.where(outside.any(1), before.step + 1 + outside.argmax(1), 0)
-    # All weights stood still at a large loss: every ReLU of a layer is shut and no gradient comes through.
     still = np.ones(len(losses), bool)
     for old, new in zip(before.parameters, after.parameters, strict=True):
         still &= (old == new).reshape(len(losses), -1).all(1).cpu().numpy()
-    return np.where(still & (steps == 0) & (losses.mean(1) > 0.1), after.step, steps)
+    # A net fitted to rounding may rest; one whose loss is large has no gradient: all its ReLUs are shut.
+    still &= losses.mean(1) > STILL_LOSS
+    return [
+        ("diverged", before.step + 1 + int(bad.argmax())) if bad.any()
+        else ("still", after.step) if rests
+        else ("trained", -1)
+        for bad, rests in zip(outside, still, strict=True)
+    ]  # fmt: skip
 
 
 def _parameter_index(net: nn.Sequential, layer: int) -> int:

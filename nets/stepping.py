@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nets.gradients import Network
+from nets.gradients import Network, sample_losses
 from nets.optimizers import Memory, Optimizer, update
 from nets.sampling import Sampling, minibatches, noise_stream
 
@@ -44,14 +44,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs in the precision of training, and labels as rows of 0 and 1."""
+    """Inputs in the precision of training, and labels as numbers and as rows of 0 and 1."""
 
     inputs: torch.Tensor
+    labels: torch.Tensor
     targets: torch.Tensor
 
     @classmethod
     def of(cls, inputs: torch.Tensor, labels: torch.Tensor, classes: int, dtype: torch.dtype) -> Samples:
-        return cls(inputs.to(dtype), torch.nn.functional.one_hot(labels, classes).to(dtype))
+        return cls(inputs.to(dtype), labels, torch.nn.functional.one_hot(labels, classes).to(dtype))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -185,7 +186,7 @@ def _drawn_slope(p: torch.Tensor, streams: Sequence[np.random.Generator]) -> tor
 def evaluate(batch: Batch, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Mean cross-entropy and accuracy of each replica over all samples.
 
-    The softmax is taken in float64, so that tiny losses are as good as the logits are.
+    Losses are taken from the logits in float64, so that tiny losses are as good as the logits are.
 
     Parameters
     ----------
@@ -196,13 +197,12 @@ def evaluate(batch: Batch, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     -------
     loss, accuracy : ndarray, shape (R,)
     """
-    loss: torch.Tensor | float = 0.0
-    right: torch.Tensor | float = 0.0
+    sums = []
     for start in range(0, len(samples), BLOCK):
-        x, y = (t[start : start + BLOCK] for t in (samples.inputs, samples.targets))
+        x, y = (t[start : start + BLOCK] for t in (samples.inputs, samples.labels))
         logits = batch.network.forward(batch.parameters, x if batch.single else x.unsqueeze(0), keep=False)
-        log_p = torch.log_softmax(logits.double(), -1)
-        loss = loss - (y * log_p).sum((-1, -2))
-        right = right + (logits.argmax(-1) == y.argmax(-1)).sum(-1)
-    parts = (torch.as_tensor(t).reshape(-1).double().cpu().numpy() / len(samples) for t in (loss, right))
-    return next(parts), next(parts)
+        right = (logits.argmax(-1) == y).sum(-1)
+        loss = sample_losses(logits.double(), y.expand(logits.shape[:-1])).sum(-1)
+        sums.append(torch.stack([loss, right.double()]).reshape(2, -1))
+    means = torch.stack(sums).sum(0) / len(samples)
+    return means[0].cpu().numpy(), means[1].cpu().numpy()

@@ -1,30 +1,31 @@
-"""Training that can be replayed, continued to the bit and recorded step by step, alone or side by side."""
+"""Training that can be replayed, continued to the bit and resumed after a kill, for one net or many."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import math
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import overload
 
-import numpy as np
 import torch
-import xarray as xr
 from torch import nn
 
 from fpsolve.counter_rng import Seed
+from nets.checkpoints import load, save
 from nets.datasets import Data
-from nets.models import checked_layer, description, weight_layers
-from nets.optimizers import OPTIMIZERS, Optimizer, fresh_memory
-from nets.runs import Diverged, Run, Settings, run_attributes
+from nets.models import description, weight_layers, weights_digest, with_parameters
+from nets.optimizers import Optimizer, fresh_memory
+from nets.recording import exploration_start, record
+from nets.runs import Diverged, Run, check_trained, finished
 from nets.sampling import Sampling, seed_text
-from nets.side_by_side import Recorder, trained
+from nets.settings import Precision, Settings, check_epochs, checked_device, checked_settings
+from nets.side_by_side import trained
 
 __all__ = [
-    "Diverged", "Run", "Settings", "continued", "exploration_start", "record", "replicas", "sgd",
+    "Diverged", "Run", "Settings", "continued", "exploration_start", "load", "record", "replicas", "save",
+    "sgd",
 ]  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def sgd(
     sampling: Sampling = "without_replacement",
     stop_at_loss: float | None = None,
     divergence: float = 1e4,
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Precision = "float32",
     device: str | torch.device = "cpu",
     threads: int | None = 1,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -112,22 +113,12 @@ def sgd(
     ----------
     Feng, Tu, PNAS 118, e2015617118 (2021), Eqs. 1–3 and Methods.
     """
-    settings = _checked_settings(
-        data,
-        learning_rate,
-        batch_size,
-        optimizer,
-        momentum,
-        noise,
-        sampling,
-        divergence,
-        dtype,
-        seed_text(rng),
-    )
-    _check_epochs(epochs)
-    start = _start(net, data.to(device), settings)
-    (run,) = trained([start], epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
-    return _not_diverged(run)
+    (run,) = _train(
+        [net], data, [learning_rate], [rng], batch_size=batch_size, epochs=epochs, optimizer=optimizer,
+        momentum=momentum, noise=noise, sampling=sampling, stop_at_loss=stop_at_loss, divergence=divergence,
+        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
+    return finished(run)
 
 
 def replicas(
@@ -142,10 +133,12 @@ def replicas(
     momentum: float | None = None,
     noise: float | None = None,
     sampling: Sampling = "without_replacement",
+    stop_at_loss: float | None = None,
     divergence: float = 1e4,
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Precision = "float32",
     device: str | torch.device = "cpu",
     threads: int | None = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> list[Run]:
     """Train nets of one shape side by side, in one batch of matrix products where they are fully connected.
@@ -158,51 +151,42 @@ def replicas(
     batch_size, epochs
         As in :func:`sgd`.
     rng : sequence of seeds
-        One for each replica: its length is the number of replicas. Replica i follows the minibatches that
-        ``sgd(…, rng=rng[i])`` follows, and the same weights but for rounding.
-    optimizer, momentum, noise, sampling, divergence, dtype, device, threads, progress
-        As in :func:`sgd`.
+        One for each replica: its length is the number of replicas. Replica i takes the minibatches that
+        ``sgd(…, rng=rng[i])`` takes, and has the same weights but for rounding.
+    stop_at_loss : float, optional
+        Each replica stops by itself.
+    optimizer, momentum, noise, sampling, divergence, dtype, device, threads, checkpoint, progress
+        As in :func:`sgd`; the checkpoint is one file for all.
 
     Returns
     -------
     list of Run
-        A replica that diverged has ``diverged_step`` ≥ 0 and stays as it was after the epoch before; the
-        others go on.
+        A replica that diverged says so in ``outcome`` and is as it was after the epoch before; the others
+        go on.
 
     Raises
     ------
     ValueError
         If lengths differ or an argument makes no sense.
     """
-    seeds = [seed_text(seed) for seed in rng]
-    count = len(seeds)
-    if count == 0:
+    seeds = list(rng)
+    if not seeds:
         raise ValueError("rng must hold one seed for each replica; it is empty")
-    nets = [net] * count if isinstance(net, nn.Sequential) else list(net)
-    rates = [learning_rate] * count if isinstance(learning_rate, int | float) else list(learning_rate)
+    nets = [net] * len(seeds) if isinstance(net, nn.Sequential) else list(net)
+    rates = [learning_rate] * len(seeds) if isinstance(learning_rate, int | float) else list(learning_rate)
     for word, values in (("net", nets), ("learning_rate", rates)):
-        if len(values) != count:
+        if len(values) != len(seeds):
             raise ValueError(
-                f"{word} holds {len(values)} entries, rng holds {count} seeds: one for each replica"
+                f"{word} has {len(values)} entries and rng {len(seeds)} seeds: give one for each replica"
             )
-    if len({description(n) for n in nets}) > 1:
-        raise ValueError(
-            f"replicas must have one shape, not {', '.join(sorted({description(n) for n in nets}))}"
-        )
-    _check_epochs(epochs)
-    moved = data.to(device)
-    starts = [
-        _start(
-            own, moved,
-            _checked_settings(
-                data, rate, batch_size, optimizer, momentum, noise, sampling, divergence, dtype, seed
-            ),
-        )
-        for own, rate, seed in zip(nets, rates, seeds, strict=True)
-    ]  # fmt: skip
-    return trained(starts, epochs, threads=threads, progress=progress)
+    return _train(
+        nets, data, rates, seeds, batch_size=batch_size, epochs=epochs, optimizer=optimizer,
+        momentum=momentum, noise=noise, sampling=sampling, stop_at_loss=stop_at_loss, divergence=divergence,
+        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
 
 
+@overload
 def continued(
     run: Run,
     epochs: int,
@@ -210,13 +194,26 @@ def continued(
     stop_at_loss: float | None = None,
     threads: int | None = 1,
     progress: bool = False,
-) -> Run:
-    """The same run after further epochs, to the bit as if it had not stopped.
+) -> Run: ...
+@overload
+def continued(
+    run: Sequence[Run], epochs: int, *, stop_at_loss: float | None = None, threads: int | None = 1,
+    progress: bool = False,
+) -> list[Run]: ...  # fmt: skip
+def continued(
+    run: Run | Sequence[Run],
+    epochs: int,
+    *,
+    stop_at_loss: float | None = None,
+    threads: int | None = 1,
+    progress: bool = False,
+) -> Run | list[Run]:
+    """The same run, or runs side by side, after further epochs, to the bit as if there had been no stop.
 
     Parameters
     ----------
-    run : Run
-        Not changed.
+    run : Run, or sequence of Run
+        Not changed. Of several, those that had diverged stay as they are.
     epochs : int
         More epochs.
     stop_at_loss, threads, progress
@@ -224,187 +221,131 @@ def continued(
 
     Returns
     -------
-    Run
+    Run, or list of Run
 
     Raises
     ------
     ValueError
-        If ``epochs`` is not positive or the run has diverged.
+        If ``epochs`` is not positive, the run has diverged, or runs do not fit together.
     Diverged
-        With the step.
+        With the step, for a single run.
     """
-    _check_epochs(epochs)
-    _check_alive(run)
-    (later,) = trained([run], epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
-    return _not_diverged(later)
+    check_epochs(epochs)
+    if not isinstance(run, Run):
+        several = trained(run, epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
+        _warn_if_not_reached(several, stop_at_loss)
+        return several
+    check_trained(run)
+    later = trained([run], epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
+    _warn_if_not_reached(later, stop_at_loss)
+    return finished(later[0])
 
 
-@overload
-def record(
-    run: Run, *, layer: int, epochs: int, every: int = 1, return_run: Literal[False] = False,
-    threads: int | None = 1, progress: bool = False,
-) -> xr.Dataset: ...  # fmt: skip
-@overload
-def record(
-    run: Run, *, layer: int, epochs: int, every: int = 1, return_run: Literal[True],
-    threads: int | None = 1, progress: bool = False,
-) -> tuple[xr.Dataset, Run]: ...  # fmt: skip
-def record(
-    run: Run,
+def _train(
+    nets: Sequence[nn.Sequential],
+    data: Data,
+    rates: Sequence[float],
+    rngs: Sequence[Seed],
     *,
-    layer: int,
+    batch_size: int | None,
     epochs: int,
-    every: int = 1,
-    return_run: bool = False,
-    threads: int | None = 1,
-    progress: bool = False,
-) -> xr.Dataset | tuple[xr.Dataset, Run]:
-    """Go on with a run and record the weights of one layer after each minibatch.
+    optimizer: Optimizer,
+    momentum: float | None,
+    noise: float | None,
+    sampling: Sampling,
+    stop_at_loss: float | None,
+    divergence: float,
+    dtype: Precision,
+    device: str | torch.device,
+    threads: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+    progress: bool,
+) -> list[Run]:
+    """Check everything, start or resume, train."""
+    check_epochs(epochs)
+    moved = data.to(checked_device(device))
+    for net in {id(net): net for net in nets}.values():
+        _check_fits(net, data)
+    runs = [
+        _start(net, moved, checked_settings(
+            data.samples, learning_rate=rate, batch_size=batch_size, optimizer=optimizer, momentum=momentum,
+            noise=noise, sampling=sampling, seed=seed_text(rng), dtype=dtype, divergence=divergence,
+        ))
+        for net, rate, rng in zip(nets, rates, rngs, strict=True)
+    ]  # fmt: skip
+    after_epoch: Callable[[list[Run]], None] | None = None
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        if path.exists():
+            runs = _resumed(path, runs, fresh=[rng is None for rng in rngs])
+        else:
+            save(runs, path)  # a place that cannot be written is found now
 
-    Parameters
-    ----------
-    run : Run
-        Not changed: recording twice gives the same window.
-    layer : int
-        Which weights, see :func:`nets.models.weight_layers`; 1 is the hidden layer of 784-50-50-10.
-    epochs : int
-        Length of the window; the paper's has 10.
-    every : int
-        Keep one state in so many.
-    return_run : bool
-        Also return the run at the window's end, from which the next window starts.
-    threads, progress
-        As in :func:`sgd`.
+        def after_epoch(these: list[Run]) -> None:
+            save(these, path)
 
-    Returns
-    -------
-    Dataset
-        ``weights`` (step, weight): flattened, after minibatch ``step``, counted from the start of training.
-        ``minibatch_loss`` (step): L^μ of that minibatch at the weights before it. Coordinate ``epoch``
-        (step). ``attrs``: settings, data, ``steps_per_epoch``, and the loss over all training rows at both
-        ends, ``loss_start`` and ``loss_end``.
-    Run
-        With ``return_run``.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist, a number makes no sense, or the run has diverged.
-    Diverged
-        With the step.
-
-    Warns
-    -----
-    UserWarning
-        If the window starts before the exploration phase (see :func:`exploration_start`).
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Methods (window T = 10 epochs, a row for each minibatch).
-    """
-    checked_layer(run.net, layer)
-    _check_epochs(epochs)
-    _check_alive(run)
-    if every < 1 or every > epochs * run.steps_per_epoch:
+    done = max(run.epoch for run in runs)
+    if done > epochs:
         raise ValueError(
-            f"every={every} must lie between 1 and the window's {epochs * run.steps_per_epoch} steps"
+            f"epochs={epochs}, but {checkpoint} already holds {done}; ask for more, or remove it"
         )
-    try:
-        exploration_start(run)
-    except ValueError as error:
-        warnings.warn(f"the window starts in the first, fast phase of learning: {error}", stacklevel=2)
-    recorder = Recorder(layer, every)
-    (later,) = trained([run], epochs, threads=threads, progress=progress, recorder=recorder)
-    later = _not_diverged(later)
-    dataset = _window(run, later, recorder)
-    return (dataset, later) if return_run else dataset
+    if done < epochs:
+        runs = trained(
+            runs,
+            epochs - done,
+            stop_at_loss=stop_at_loss,
+            threads=threads,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
+    _warn_if_not_reached(runs, stop_at_loss)
+    return runs
 
 
-def exploration_start(run: Run, *, error: float = 0.01, slowing: float = 0.2) -> int:
-    """The first epoch of the exploration phase, by the training error and the slowing of the loss.
-
-    The paper describes two phases: in the first, training error and loss fall fast; in the second the
-    error is almost 0 and the loss still falls, but much slower. Here the second starts at the first epoch
-    (i) at which the training error is at most ``error``, and (ii) before which ln L, averaged over three
-    epochs, fell by at most ``slowing`` times the fastest such fall until then.
-
-    Parameters
-    ----------
-    run : Run
-    error : float
-        Largest training error, 1 − accuracy.
-    slowing : float
-        In (0, 1).
-
-    Returns
-    -------
-    int
-        An epoch of ``run.history``.
-
-    Raises
-    ------
-    ValueError
-        If the run has not come so far; the message says where it stands.
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), second section: the two phases, without a criterion.
-    """
-    epochs, error_there = run.history.epoch.to_numpy(), 1 - run.history.accuracy.to_numpy()
-    log_loss = np.log(np.maximum(run.history.loss.to_numpy(), np.finfo(float).tiny))
-    falls = (log_loss[:-3] - log_loss[3:]) / 3  # per epoch, ending at epoch 3, 4, …
-    reached = (error_there[3:] <= error) & (falls <= slowing * np.maximum.accumulate(falls))
-    if reached.any():
-        return int(epochs[3 + reached.argmax()])
-    now = f"training error {error_there[-1]:.2%}"
-    if len(falls):
-        now += f", ln L falling by {falls[-1]:.2g} an epoch, {falls[-1] / falls.max():.0%} of the fastest"
-    raise ValueError(
-        f"after {run.epoch} epochs the run is not in the exploration phase ({now}; wanted: {error:.2%} "
-        f"and {slowing:.0%}); train longer"
-    )
+def _resumed(path: Path, asked: Sequence[Run], fresh: Sequence[bool]) -> list[Run]:
+    """The runs of a checkpoint, if they are those that are asked for."""
+    held = load(path, net=asked[0].net, data=asked[0].data)
+    if len(held) != len(asked):
+        raise ValueError(f"{path} holds {len(held)} runs, not {len(asked)}; name another checkpoint")
+    for there, here, any_seed in zip(held, asked, fresh, strict=True):
+        kept, wanted = asdict(there.settings), asdict(here.settings)
+        kept["initial weights"], wanted["initial weights"] = there.start, here.start
+        for key, value in wanted.items():
+            if kept[key] != value and not (key == "seed" and any_seed):
+                raise ValueError(
+                    f"{path} holds a run with {key} {kept[key]}, not {value}; name another checkpoint, or "
+                    "remove this one to start anew"
+                )
+    return held
 
 
-def _window(run: Run, later: Run, recorder: Recorder) -> xr.Dataset:
-    """The Dataset of recorded weights."""
-    module = checked_layer(run.net, recorder.layer)
-    step = np.concatenate(recorder.steps)
-    weights = np.concatenate(recorder.weights, axis=1)[0]
-    losses = np.concatenate(recorder.losses, axis=1)[0]
-    return xr.Dataset(
-        {
-            "weights": (("step", "weight"), weights, {"long_name": "weights of one layer", "units": "1"}),
-            "minibatch_loss": (
-                "step", losses[step - run.step - 1],
-                {"long_name": "loss of the minibatch before its step", "units": "1"},
-            ),
-        },
-        {
-            "step": ("step", step, {"long_name": "minibatches done", "units": "1"}),
-            "epoch": ("step", step / run.steps_per_epoch, {"long_name": "epochs done", "units": "1"}),
-        },
-        {
-            "title": "weights of one layer along training",
-            **run_attributes(run),
-            "layer": recorder.layer,
-            "layer_shape": "×".join(map(str, module.weight.shape)),
-            "layers": len(weight_layers(run.net)),
-            "every": recorder.every,
-            "epoch_start": run.epoch,
-            "epoch_end": later.epoch,
-            "loss_start": run.loss,
-            "loss_end": later.loss,
-        },
-    )  # fmt: skip
+def _warn_if_not_reached(runs: Sequence[Run], stop_at_loss: float | None) -> None:
+    above = [
+        r.loss for r in runs if stop_at_loss is not None and r.outcome == "trained" and r.loss > stop_at_loss
+    ]
+    if above:
+        warnings.warn(
+            f"stop_at_loss={stop_at_loss:g} was not reached: {len(above)} of {len(runs)} runs end at up to "
+            f"{max(above):.3g}; train longer",
+            stacklevel=4,
+        )
 
 
 def _start(net: nn.Sequential, data: Data, settings: Settings) -> Run:
     """A run of no epochs."""
+    device, dtype = data.train_inputs.device, settings.torch_dtype
+    own = with_parameters(net, (p.detach().to(device, dtype, copy=True) for p in net.parameters()))
+    memory = fresh_memory(settings.optimizer, list(own.parameters()))
+    return Run(own, data, settings, weights_digest(own), 0, 0, memory)
+
+
+def _check_fits(net: nn.Sequential, data: Data) -> None:
+    """Raise unless the net takes these inputs and has an output for each class."""
     weight_layers(net)
-    dtype = getattr(torch, settings.dtype)
-    own = copy.deepcopy(net).to(data.train_inputs.device, dtype).requires_grad_(False)
+    first = next(net.parameters())
     try:
-        logits = own(data.train_inputs[:1].to(dtype))
+        with torch.no_grad():
+            logits = net(data.train_inputs[:1].to(first.device, first.dtype))
     except RuntimeError as error:
         raise ValueError(
             f"net {description(net)} does not take inputs of shape {data.input_shape}: {error}"
@@ -413,76 +354,3 @@ def _start(net: nn.Sequential, data: Data, settings: Settings) -> Run:
         raise ValueError(
             f"net {description(net)} has {logits.shape[-1]} outputs for {len(data.classes)} classes"
         )
-    memory = fresh_memory(settings.optimizer, list(own.parameters()))
-    return Run(own, data, settings, xr.Dataset(), 0, 0, memory)
-
-
-def _checked_settings(
-    data: Data,
-    learning_rate: float,
-    batch_size: int | None,
-    optimizer: Optimizer,
-    momentum: float | None,
-    noise: float | None,
-    sampling: Sampling,
-    divergence: float,
-    dtype: str,
-    seed: str,
-) -> Settings:
-    """Settings that make sense, or an error that says which does not."""
-    if optimizer not in OPTIMIZERS:
-        close = difflib.get_close_matches(str(optimizer), OPTIMIZERS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown optimizer {optimizer!r}: {hint}known are {', '.join(OPTIMIZERS)}")
-    if not math.isfinite(learning_rate) or learning_rate <= 0:
-        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
-    full = optimizer.startswith("gd")
-    if full:
-        if batch_size not in (None, data.samples):
-            raise ValueError(
-                f"batch_size={batch_size}: {optimizer!r} uses all {data.samples} samples; leave it out"
-            )
-        batch_size = data.samples
-    if batch_size is None or isinstance(batch_size, bool) or not 1 <= batch_size <= data.samples:
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and the {data.samples} training rows")
-    if momentum is not None and (optimizer != "momentum" or not 0 <= momentum < 1):
-        raise ValueError(f"momentum={momentum:g} is for optimizer='momentum' and lies in [0, 1)")
-    noisy = optimizer.endswith("noise")
-    if noisy != (noise is not None):
-        raise ValueError(f"noise={noise}: optimizer={optimizer!r} needs {'it' if noisy else 'none'}")
-    if noise is not None and not (math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise={noise:g} must be finite and not negative")
-    if sampling not in ("without_replacement", "with_replacement"):
-        raise ValueError(f"sampling={sampling!r} must be 'without_replacement' or 'with_replacement'")
-    if not divergence > 0:
-        raise ValueError(f"divergence={divergence:g} must be positive")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
-    heavy = 0.0 if optimizer != "momentum" else 0.9 if momentum is None else float(momentum)
-    return Settings(
-        float(learning_rate), int(batch_size), optimizer, heavy, float(noise or 0.0), sampling, seed, dtype,
-        float(divergence),
-    )  # fmt: skip
-
-
-def _check_epochs(epochs: int) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
-        raise ValueError(f"epochs={epochs!r} must be a positive whole number")
-
-
-def _check_alive(run: Run) -> None:
-    if run.diverged_step >= 0:
-        raise ValueError(f"this replica diverged at step {run.diverged_step}; lower the learning rate")
-
-
-def _not_diverged(run: Run) -> Run:
-    """The run, or the error that it has diverged."""
-    if run.diverged_step < 0:
-        return run
-    s = run.settings
-    raise Diverged(
-        f"training diverged at step {run.diverged_step} (epoch {run.epoch + 1}): learning_rate="
-        f"{s.learning_rate:g} with {s.optimizer!r} and batch_size={s.batch_size}; lower the learning rate",
-        step=run.diverged_step,
-        epoch=run.epoch,
-    )
