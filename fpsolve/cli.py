@@ -1,4 +1,4 @@
-"""The command line: ``fpsolve stationary|escape CONFIG.toml`` run a job and write what they find."""
+"""The command line: ``fpsolve stationary|escape|phases CONFIG.toml`` run a job and write what they find."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     escape = commands.add_parser("escape", help="mean escape time by every method, in one table")
     _add_problem_options(escape)
     escape.set_defaults(run=_escape)
+    phases = commands.add_parser(
+        "phases", help="phases of SGD over noise and learning rate, with their borders"
+    )
+    _add_problem_options(phases)
+    phases.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default: 1)")
+    phases.add_argument("--store", metavar="PATH", help="keep finished points there, .zarr or .nc, and go on")
+    phases.set_defaults(run=_phases)
     return parser
 
 
@@ -90,6 +97,13 @@ def _seed(text: str) -> int:
     """A whole number that is not negative."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 0")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    """A whole number, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
     return int(text)
 
 
@@ -146,6 +160,13 @@ def _escape(options: argparse.Namespace) -> int:
         if not options.json:
             print(f"wrote {', '.join(str(p) for p in sorted(out.glob('escape.*')))}")
     return 0
+
+
+def _phases(options: argparse.Namespace) -> int:
+    """Phases over a grid of noise and learning rate."""
+    from fpsolve.cli_phases import run_phases
+
+    return run_phases(options, _writable(options.out))
 
 
 def _writable(directory: str | None) -> Path | None:

@@ -113,6 +113,7 @@ def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> 
         entries = [sp.sympify(entry, strict=True) for entry in expressions]
         shape = (len(entries),)
     check_expressions(entries, variables)
+    entries = [entry.replace(_overflows, sp.Expr.evalf) for entry in entries]
     function = sp.lambdify(list(variables), entries, modules=["scipy", "numpy"], cse=True)
 
     def evaluate(*values: ArrayLike) -> np.ndarray:
@@ -143,6 +144,14 @@ def check_expressions(entries: Iterable[sp.Basic], variables: Sequence[sp.Symbol
                     "write it with exp, log, sqrt, powers, trigonometric or hyperbolic functions, "
                     "Abs, Min, Max, Piecewise"
                 )
+
+
+def _overflows(node: sp.Basic) -> bool:
+    """A root of an integer above 2⁶³, such as of an exact decimal fraction: NumPy has no such integers."""
+    if not (node.is_Pow and node.is_number):
+        return False
+    base = node.args[0]
+    return bool(base.is_Rational) and max(abs(base.p), base.q) >= 2**63
 
 
 def _real(value: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ EXAMPLE_PARAMETERS = {
 }
 _EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
 SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
-TABLES = ("noise", "box", "solver", "simulate", "escape")
+TABLES = ("noise", "box", "solver", "simulate", "escape", "phases")
 SOLVER_KEYS = ("method", "shape", "scheme", "walls", "cross_diffusion", "accuracy")
 METHODS = ("all", "finite-volume", "spectral")
 SCHEMES = ("central", "exponential")
@@ -116,6 +116,25 @@ def load_problem(path: str | Path) -> Problem:
         With one line that says what is wrong: unreadable file, unknown key (with the nearest known
         one), unknown symbol, number that is not finite, box with other variables.
     """
+    return parse_problem(read_text(path))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a configuration file.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, is larger than 64 KiB or no UTF-8.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -124,10 +143,9 @@ def load_problem(path: str | Path) -> Problem:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path} is larger than {MAX_BYTES} bytes")
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
-    return parse_problem(text)
 
 
 def parse_problem(text: str) -> Problem:
@@ -145,14 +163,7 @@ def parse_problem(text: str) -> Problem:
     ------
     ValueError
     """
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"not valid TOML: {error}") from None
-    _refuse_unknown(table, (*SECTIONS, *TABLES), "the file")
-    for name in TABLES:
-        if name in table and not isinstance(table[name], dict):
-            raise ValueError(f"[{name}] must be a table")
+    table = _read_table(text)
     process = Langevin(_landscape(table), _noise(table.get("noise")))
     if process.free_parameters:
         raise ValueError(f"no value for {', '.join(process.free_parameters)}; add it to parameters")
@@ -165,6 +176,19 @@ def parse_problem(text: str) -> Problem:
     simulate = _simulate(table["simulate"], process) if "simulate" in table else None
     escape = _escape(table["escape"], process) if "escape" in table else None
     return Problem(process, box, method, solver, simulate, escape)
+
+
+def _read_table(text: str) -> dict:
+    """TOML with known sections and tables only."""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"not valid TOML: {error}") from None
+    _refuse_unknown(table, (*SECTIONS, *TABLES), "the file")
+    for name in TABLES:
+        if name in table and not isinstance(table[name], dict):
+            raise ValueError(f"[{name}] must be a table")
+    return table
 
 
 def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float]]:

@@ -195,7 +195,7 @@ def phase_diagram(
     ValueError
         Before any run, if the landscape is no such valley, or an argument makes no sense.
     """
-    _check_valley(landscape)
+    check_valley(landscape)
     _check_positive(sigma=sigma, learning_rate=learning_rate)
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
@@ -236,7 +236,7 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
         Δ_m/η (S40), ``lifetime`` (:func:`theory.slow_passage.divergence_sigma`). Dim ``delta_s``:
         ``density_learning_rate`` = 2/⟨λ⟩ over the full p(x), a border at σ = Δ_S/η.
     """
-    _check_valley(landscape)
+    check_valley(landscape)
     _check_positive(learning_rate=learning_rate)
     eta = np.array(learning_rate, float)
     star = {order: phase_boundaries.critical_noise(landscape, order=order) for order in (0, 1, 2)}
@@ -359,7 +359,7 @@ def transition(
     ValueError
         If the landscape is no such valley or an argument makes no sense.
     """
-    _check_valley(landscape)
+    check_valley(landscape)
     _check_positive(learning_rate=learning_rate, factor=factor)
     if np.size(factor) < 3:
         raise ValueError(f"factor={factor!r} needs at least 3 values for a line with an error")
@@ -406,8 +406,13 @@ def _draws(reduced: adiabatic.Reduced, count: int, rng: np.random.SeedSequence) 
     return np.interp(np.random.default_rng(rng).random(count), below / below[-1], points)
 
 
-def _check_valley(landscape: Landscape) -> None:
-    """One slow and one fast variable, numbers only, even in both."""
+def check_valley(landscape: Landscape) -> None:
+    """Raise ValueError unless there is one slow and one fast variable, numbers only, and L is even in both.
+
+    Parameters
+    ----------
+    landscape : Landscape
+    """
     phase_boundaries.floor_curvature(landscape)
     if landscape.parameters:
         raise ValueError(f"give values to the parameters {landscape.parameters} first (with_parameters)")

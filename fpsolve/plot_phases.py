@@ -22,7 +22,7 @@ BORDERS = {
     "second_order": ("#009E73", "--"),
     "finite_step": ("#000000", "-"),
     "finite_step_second_order": ("#56B4E9", (0, (4, 1, 1, 1))),
-    "kappa_at_zero": ("#CC79A7", (0, (1, 1))),
+    "kappa_at_zero": ("#7F3C8D", (0, (1, 1))),
     "lifetime": ("#0072B2", "-"),
 }
 _DIVERGED = "0.72"
@@ -61,6 +61,8 @@ def phase_map(
 
     ax = plt.gca() if ax is None else ax
     values = diagram[quantity].transpose("learning_rate", "sigma")
+    if values.attrs.get("units") == "time":
+        values = values.clip(min=diagram.learning_rate, keep_attrs=True)  # not below one iteration
     phase = diagram.phase.transpose("learning_rate", "sigma").to_numpy()
     edges = [_edges(diagram[name].to_numpy()) for name in ("sigma", "learning_rate")]
     norm = LogNorm() if values.attrs.get("units") == "time" else None

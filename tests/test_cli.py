@@ -270,3 +270,52 @@ def test_a_bad_escape_is_one_line_and_code_2(old, new, message, tmp_path, capsys
 def test_a_file_without_an_escape_says_what_is_missing(tmp_path, capsys):
     assert _escape(tmp_path, ESCAPE.split("[escape]")[0]) == 2
     assert "no [escape] table" in capsys.readouterr().err
+
+
+PHASES = """
+example = "valley"
+lambda = [8, -2, 1]
+epsilon = 1e-3
+[phases]
+sigma = [0.001, 0.05, 2.0]
+learning_rate = { from = 0.05, to = 0.1, points = 2 }
+walkers = 8
+time = 300
+burn_in = 100
+"""
+
+
+def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_store(tmp_path, capsys):
+    path = tmp_path / "phases.toml"
+    path.write_text(PHASES, encoding="utf-8")
+    out, store = tmp_path / "out", tmp_path / "runs.nc"
+    command = ["phases", str(path), "--out", str(out), "--store", str(store)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "not settled" in printed and "Delta_m/eta" in printed
+    assert {p.name for p in out.iterdir()} == {"phases.json", "phases.nc", "phases.png", "phases.txt"}
+    assert cli.main([*command[:2], "--json", "--store", str(store), "--workers", "2"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["learning_rate"] for row in rows] == [0.05, pytest.approx(0.1)]
+    assert all(row["II_to_III"] == [0.05, 2.0] and row["diverged"] >= 8 for row in rows)
+    with xr.open_dataset(out / "phases.nc", engine="h5netcdf") as diagram:
+        assert diagram.phase.shape == (3, 2) and "border_finite_step" in diagram
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (("sigma = [", "sigmas = ["), "did you mean 'sigma'"),
+        (("0.001, 0.05", "-0.001, 0.05"), "positive"),
+        (("burn_in = 100", "burn_in = 400"), "burn_in"),
+        (("points = 2", "points = 0"), "points"),
+        (('example = "valley"', 'example = "double_well"'), "double_well"),
+        (("[phases]", '[noise]\nkind = "isotropic"\nD = 0.1\n[phases]'), "noise.kind"),
+    ],
+)
+def test_mistakes_in_a_phase_diagram_are_one_line(tmp_path, capsys, change, word):
+    path = tmp_path / "phases.toml"
+    path.write_text(PHASES.replace(*change), encoding="utf-8")
+    assert cli.main(["phases", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1

@@ -293,3 +293,10 @@ def test_senseless_processes_are_refused():
     time = sp.Symbol("time", real=True)
     with pytest.raises(ValueError, match="rename the variable time"):
         simulate(Coefficients([0], [[1]], (time,)), start={"time": 0}, **run)
+
+
+def test_roots_of_long_decimal_fractions_are_evaluated():
+    # exact rationals of 18 digits, whose numerators under the root do not fit into 64 bits
+    long = sp.Rational(192801509042847512760832233018035, 10**36)
+    values = numpy_function([sp.sqrt(long) * x, x / sp.sqrt(long)], [x])(np.array([2.0]))
+    assert values.ravel() == pytest.approx([2 * float(long) ** 0.5, 2 / float(long) ** 0.5], rel=1e-15)
