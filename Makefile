@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
+# Test processes side by side
+WORKERS ?= 2
 
 .PHONY: help env demo test lint benchmark notebooks clean
 
@@ -39,7 +41,7 @@ lint: .venv/all
 	$(BIN)/mypy
 
 test: .venv/all lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 benchmark: .venv/all
 	-$(PIP) --editable ".[benchmarks]"
