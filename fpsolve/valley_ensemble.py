@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -41,6 +42,8 @@ def simulate_valley(
     threads: int | None = None,
     divergence: float = 1e6,
     first_walker: int = 0,
+    executor: Executor | None = None,
+    parts: int = 32,
     progress: bool = False,
 ) -> xr.Dataset:
     """Flatness, loss and final positions of an ensemble in a valley of many dimensions.
@@ -74,6 +77,10 @@ def simulate_valley(
         ``diverged``, and is left out of all averages.
     first_walker : int
         Number of the first walker: parts of an ensemble can run apart, see :func:`joined`.
+    executor : concurrent.futures.Executor, optional
+        Where parts of the ensemble run, as in :func:`fpsolve.simulate`; the bits are the same.
+    parts : int, optional
+        With an executor: parts of about equal size, at most one per 32 walkers.
     progress : bool
         Show a bar.
 
@@ -122,6 +129,14 @@ def simulate_valley(
         raise ValueError(f"time={time:g} must be at least one time step")
     every = _saving_steps(record_every, time_step) or steps
     key = random_key(rng)
+    if executor is not None:
+        if parts < 1:
+            raise ValueError(f"parts={parts} must be at least 1")
+        run = partial(
+            simulate_valley, process, time=time, time_step=time_step, record_every=record_every,
+            rng=_written(key), threads=1 if threads is None else threads, divergence=divergence,
+        )  # fmt: skip
+        return _run_apart(run, points, valley.n_flat, int(first_walker), executor, parts, progress)
     positions, exit_step, records = _run(
         valley, points, shift, uniform, key, int(first_walker), steps, every, time_step, divergence,
         _checked_threads(threads), progress,
@@ -161,7 +176,7 @@ def simulate_valley(
             "isotropic_diffusion": uniform**2 / 2,
             "lift": valley.lift,
             "sum_of_squared_curvatures": float(np.sum(valley.constant**2)),
-            "seed": f"0x{key[0]:016x}{key[1]:016x}",
+            "seed": _written(key),
             "generator": "threefry2x64-13, counter (step, walker), Box-Muller",
             "fpsolve_version": __version__,
             "divergence": float(divergence),
@@ -351,6 +366,39 @@ def _run(
     final = from_lanes(positions, walkers)
     left = from_lanes(exit_step[:, None], walkers)[:, 0]
     return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
+
+
+def _run_apart(
+    run: Callable[..., xr.Dataset], points: np.ndarray, n_flat: int, first_walker: int,
+    executor: Executor, parts: int, progress: bool,
+) -> xr.Dataset:  # fmt: skip
+    """The same, walkers from ``points`` in parts on an executor."""
+    groups = -(-len(points) // LANES)
+    cuts = np.minimum(np.linspace(0, groups, min(parts, groups) + 1).astype(int) * LANES, len(points))
+    jobs = [
+        executor.submit(
+            run,
+            walkers=high - low,
+            first_walker=first_walker + low,
+            start={"flat": points[low:high, :n_flat], "sharp": points[low:high, n_flat:]},
+        )
+        for low, high in pairwise(cuts.tolist())
+    ]
+    try:
+        with _bar(len(jobs), progress, "part") as bar:
+            for job in as_completed(jobs):
+                job.result()
+                bar.update(1)
+    except BaseException:
+        for job in jobs:
+            job.cancel()
+        raise
+    return joined([job.result() for job in jobs])
+
+
+def _written(key: tuple[int, int]) -> str:
+    """A key as the string that :func:`fpsolve.counter_rng.random_key` reads."""
+    return f"0x{key[0]:016x}{key[1]:016x}"
 
 
 def _weights(run: xr.Dataset) -> np.ndarray:

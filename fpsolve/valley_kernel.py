@@ -61,15 +61,20 @@ def valley_kernel(n_sharp: int) -> Callable[..., None]:
             f"stiffness = lift + 2.0 * ah + 12.0 * q{v} * bh",
             f"moved{v} = x{v} + slope + (shift * stiffness + uniform) * m{v}",
             f"lane[(NEW + {k}) * LANES + l] = moved{v}",
+            f"qq{v} = q{v} * q{v}",
             f"s{v} = x{v} * m{v}",
+            f"qs{v} = 2.0 * q{v} * s{v}",
         ]
     body.append("lane[RADIUS * LANES + l] += movedj * movedj + movedk * movedk")
     for i in sharp:
         body += [
-            f"pj = bj{i} * qj",
-            f"pk = bk{i} * qk",
-            f"lane[(L + {i}) * LANES + l] += qj * (aj{i} + pj) + qk * (ak{i} + pk)",
-            f"lane[(S + {i}) * LANES + l] += sj * (aj{i} + 2.0 * pj) + sk * (ak{i} + 2.0 * pk)",
+            # One term after the other, so that every product is fused with its sum
+            f"total = lane[(L + {i}) * LANES + l]",
+            *(f"total += {term}" for v in "jk" for term in (f"a{v}{i} * q{v}", f"b{v}{i} * qq{v}")),
+            f"lane[(L + {i}) * LANES + l] = total",
+            f"total = lane[(S + {i}) * LANES + l]",
+            *(f"total += {term}" for v in "jk" for term in (f"a{v}{i} * s{v}", f"b{v}{i} * qs{v}")),
+            f"lane[(S + {i}) * LANES + l] = total",
         ]
     source = _TEMPLATE.format(
         lanes=LANES,
@@ -138,7 +143,7 @@ def draw(lane, words, counter, key0, key1, walker0, scale):
         lane[(PAIR + 1) * LANES + h] = scale * z1
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@njit(fastmath=FAST, error_model="numpy", inline="always")
 def flat_step(lane, old_j, old_k, new_j, new_k, j, k, quadratic, quartic, lift, shift, uniform, time_step):
     """x_j and x_k move, and add to the sums over flat variables.
 
@@ -160,38 +165,53 @@ def flat_step(lane, old_j, old_k, new_j, new_k, j, k, quadratic, quartic, lift, 
 @njit(fastmath=FAST, error_model="numpy")
 def record(place, here, n_flat, constant, quadratic, quartic, lift, weights, time_step):
     """The curvatures λ_i, the loss, |∇ ln F̂|², and ∇ ln F̂ times x and times ½ Σ_i λ_i ∇λ_i/(1 − dt λ_i/2)."""
+    inverse = np.empty((N_S, LANES), np.float64)
+    bowed = np.empty((N_S, LANES), np.float64)
+    slope = np.empty(LANES, np.float64)
+    force = np.empty(LANES, np.float64)
     for i in range(N_S):
+        row = here[i]
         for l in range(LANES):
-            total = constant[i]
-            for j in range(n_flat):
-                q = place[j, l] * place[j, l]
-                total += q * (quadratic[j, i] + quartic[j, i] * q)
-            here[i, l] = total
-    for l in range(LANES):
-        loss = 0.0
-        squared = 0.0
-        floor = 0.0
-        noise = 0.0
-        for j in range(n_flat):
-            x = place[j, l]
-            slope = 0.0
-            force = 0.0
-            for i in range(N_S):
-                curvature = here[i, l]
-                half = x * (quadratic[j, i] + 2.0 * quartic[j, i] * x * x)  # of the derivative of λ_i
-                slope -= weights[i] * half / curvature
-                force += half * curvature / (1.0 - 0.5 * time_step * curvature)
-            loss += 0.5 * lift * x * x
-            squared += slope * slope
-            floor += slope * x
-            noise += slope * force
+            row[l] = constant[i]
+    for i in range(N_S, N_S + 4):
+        row = here[i]
+        for l in range(LANES):
+            row[l] = 0.0
+    loss, squared, floor, noise = here[N_S], here[N_S + 1], here[N_S + 2], here[N_S + 3]
+    for j in range(n_flat):
+        x = place[j]
         for i in range(N_S):
-            y = place[n_flat + i, l]
-            loss += 0.5 * here[i, l] * y * y
-        here[N_S, l] = loss
-        here[N_S + 1, l] = squared
-        here[N_S + 2, l] = floor
-        here[N_S + 3, l] = noise
+            row = here[i]
+            a = quadratic[j, i]
+            b = quartic[j, i]
+            for l in range(LANES):
+                q = x[l] * x[l]
+                row[l] += q * (a + b * q)
+    for i in range(N_S):
+        row = here[i]
+        y = place[n_flat + i]
+        for l in range(LANES):
+            inverse[i, l] = weights[i] / row[l]
+            bowed[i, l] = row[l] / (1.0 - 0.5 * time_step * row[l])
+            loss[l] += 0.5 * row[l] * y[l] * y[l]
+    for j in range(n_flat):
+        x = place[j]
+        slope[:] = 0.0
+        force[:] = 0.0
+        for i in range(N_S):
+            first = inverse[i]
+            second = bowed[i]
+            a = quadratic[j, i]
+            b = 2.0 * quartic[j, i]
+            for l in range(LANES):
+                half = x[l] * (a + b * x[l] * x[l])  # of the derivative of λ_i
+                slope[l] -= first[l] * half
+                force[l] += second[l] * half
+        for l in range(LANES):
+            loss[l] += 0.5 * lift * x[l] * x[l]
+            squared[l] += slope[l] * slope[l]
+            floor[l] += slope[l] * x[l]
+            noise[l] += slope[l] * force[l]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")

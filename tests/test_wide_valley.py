@@ -1,5 +1,7 @@
 """Valleys of many dimensions: coefficients, the kernel over arrays against symbols, growth of flatness, refusals."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -157,6 +159,9 @@ def test_bits_depend_neither_on_threads_nor_on_chunks_nor_on_how_walkers_are_spl
         for k, n in ((63, 37), (0, 5), (5, 58))
     ]
     xr.testing.assert_identical(joined(parts), whole)
+    with ThreadPoolExecutor(2) as pool:
+        apart = simulate_valley(process, walkers=100, executor=pool, parts=3, **run)
+    xr.testing.assert_identical(apart, whole)
     with pytest.raises(ValueError, match="not consecutive"):
         joined(parts[:2])
     other = simulate_valley(process, walkers=5, first_walker=100, **(run | {"rng": 1}))

@@ -108,12 +108,12 @@ void valley(long groups, long steps, uint64_t seed, long n_flat, double dt, doub
                 memcpy(X, at + j * LANES, sizeof X);
                 memcpy(M, noise + j * LANES, sizeof M);
                 for (int l = 0; l < LANES; l++) {
-                    double x = X[l], m = M[l], q = x * x, xm = x * m, aw = 0, bw = 0, ah = 0, bh = 0;
+                    double x = X[l], m = M[l], q = x * x, xm = x * m, qq = q * q, qs = 2 * q * xm, aw = 0, bw = 0, ah = 0, bh = 0;
                     for (int i = 0; i < NS; i++) {
                         aw += aj[i] * W[i][l]; bw += bj[i] * W[i][l];
                         ah += aj[i] * H[i][l]; bh += bj[i] * H[i][l];
-                        C[i][l] += q * (aj[i] + bj[i] * q);
-                        S[i][l] += xm * (aj[i] + 2 * bj[i] * q);
+                        C[i][l] += aj[i] * q + bj[i] * qq;
+                        S[i][l] += aj[i] * xm + bj[i] * qs;
                     }
                     double nx = x + x * (2 * aw + 4 * q * bw) - dt * lift * x + shift * (lift + 2 * ah + 12 * q * bh) * m;
                     N[l] = nx;
