@@ -11,8 +11,9 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +22,7 @@ from nets.models import checked_layer, weight_layers
 from nets.threads import torch_threads
 
 Reduction = Literal["mean", "none"]
+Values: TypeAlias = torch.Tensor | np.ndarray
 #: Numbers in the largest intermediate result; small enough to stay in a processor's cache.
 BLOCK = 1 << 18
 
@@ -72,9 +74,7 @@ class LayerLoss:
         """
         return self.along(changes, torch.ones(1), reduction=reduction)[:, 0]
 
-    def along(
-        self, directions: torch.Tensor, distances: torch.Tensor, *, reduction: Reduction = "mean"
-    ) -> torch.Tensor:
+    def along(self, directions: Values, distances: Values, *, reduction: Reduction = "mean") -> torch.Tensor:
         """Loss at w₀ + t p for each direction p and each of its distances t.
 
         Parameters
@@ -90,9 +90,7 @@ class LayerLoss:
         """
         return self._swept(directions, distances, reduction, self._losses)
 
-    def slopes(
-        self, directions: torch.Tensor, distances: torch.Tensor, *, reduction: Reduction = "mean"
-    ) -> torch.Tensor:
+    def slopes(self, directions: Values, distances: Values, *, reduction: Reduction = "mean") -> torch.Tensor:
         """Derivative dL/dt at w₀ + t p, by forward differentiation.
 
         Parameters

@@ -1,0 +1,370 @@
+"""Flatness of the loss along directions in one layer: the width of {L ≤ e L₀}, and profiles of ln L.
+
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+
+import fpsolve
+import theory.minibatch
+from nets.batched_loss import LayerLoss, layer_loss
+from nets.runs import Run
+
+#: A crossing is interpolated once ln(L/L₀) is this close to its level; what is left is of second order.
+CLOSE = 0.05
+#: Steps outwards grow by at most this factor, so that a near crossing is not jumped over.
+GROWTH = 3.0
+MOST_ROUNDS = 60
+#: A bracket this narrow, relative to its distance, is done.
+NARROW = 1e-4
+#: Directions worked on together.
+BATCH = 8
+#: A side is called open where L stays below the level this many times the layer's norm away.
+REACH = 20.0
+#: Losses below this have lost their digits to underflow.
+SMALLEST_LOSS = 1e-30
+
+__all__ = ["chosen_rows", "loss_along", "profile_fits", "profiles", "starting_loss", "widths"]
+
+
+def widths(
+    run: Run,
+    modes: xr.Dataset,
+    *,
+    directions: Sequence[int] | None = None,
+    factor: float = math.e,
+    reach: float = REACH,
+    double: bool = False,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Flatness F_i = θ_i^r − θ_i^l between the closest points on each side with L_i = e L₀ (PNAS 7).
+
+    Both sides of each direction are bracketed from outside and closed in on by interpolation of √ln(L/L₀),
+    which is straight for a quadratic ln L: about 5 losses a direction. The loss is that of all training
+    samples, at the weights the run ended with.
+
+    Parameters
+    ----------
+    run : Run
+        From :func:`nets.training.sgd`.
+    modes : Dataset
+        With ``direction`` (mode, weight) of one layer.
+    directions : sequence of int, optional
+        Rows of ``direction``, from 0; default all.
+    factor : float
+        The level, in units of L₀.
+    reach : float
+        How far to look, in units of the layer's norm ‖w₀‖₂.
+    double : bool
+        Work in float64. The loss keeps its relative accuracy in float32 however small it is (see
+        :func:`nets.gradients.sample_losses`); on MNIST at L₀ = 7·10⁻⁵ the widths agree to 10⁻⁶.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Dataset, dim mode
+        ``width``, ``left`` < 0 and ``right`` > 0. A side on which the loss stays below the level is
+        infinite and marked in ``open_left``/``open_right``; the width is then infinite, never the reach.
+        ``attrs``: ``loss`` L₀, ``norm`` ‖w₀‖₂, ``evaluations_per_direction``, ``open_directions``.
+
+    Raises
+    ------
+    ValueError
+        If a direction does not exist, the layer does not fit, or L₀ is zero to rounding.
+    """
+    if not factor > 1:
+        raise ValueError(f"factor={factor:g} must be larger than 1")
+    if not reach > 0:
+        raise ValueError(f"reach={reach:g} must be positive")
+    chosen = chosen_rows(modes, directions)
+    loss = loss_along(run, modes, double=double)
+    start = starting_loss(loss)
+    norm = float(loss.weights.double().norm())
+    if not norm > 0:
+        raise ValueError("the layer's weights are all zero: there is no scale to look for crossings on")
+    search = _Search(loss, level=math.log(factor), start=start, farthest=reach * norm)
+    table = modes["direction"].to_numpy()
+    ends = np.empty((len(chosen), 2))
+    guess = np.full(2, 0.05 * norm)
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(chosen), unit="direction", disable=not progress, leave=False) as bar:
+        for first in range(0, len(chosen), BATCH):
+            part = chosen[first : first + BATCH]
+            found = search.crossings(table[part], guess)
+            ends[first : first + len(part)] = found
+            for side in (0, 1):  # the neighbours in rank are the best guess there is
+                finite = found[np.isfinite(found[:, side]), side]
+                guess[side] = np.median(finite) if finite.size else guess[side]
+            bar.update(len(part))
+    left, right = -ends[:, 0], ends[:, 1]
+    opened = ~np.isfinite(ends)
+    columns = {
+        "width": (right - left, "flatness F_i", "1"),
+        "left": (left, "crossing on the left", "1"),
+        "right": (right, "crossing on the right", "1"),
+        "open_left": (opened[:, 0].astype(np.int64), "1 where the left side never reaches the level", "1"),
+        "open_right": (opened[:, 1].astype(np.int64), "1 where the right side never reaches the level", "1"),
+    }
+    return xr.Dataset(
+        {
+            name: ("mode", value, {"long_name": text, "units": u})
+            for name, (value, text, u) in columns.items()
+        },
+        coords={"mode": modes["mode"][chosen]},
+        attrs={key: modes.attrs[key] for key in ("basis", "layer", "data", "seed") if key in modes.attrs}
+        | {
+            "title": f"width of L <= {factor:.6g} L0 along directions of one layer",
+            "loss": start,
+            "norm": norm,
+            "factor": float(factor),
+            "reach": reach * norm,
+            "open_directions": int(opened.any(1).sum()),
+            "evaluations_per_direction": search.evaluations / max(len(chosen), 1),
+            "samples": run.data.samples,
+            "precision": "float64" if double else "float32",
+            "fpsolve_version": fpsolve.__version__,
+        },
+    )
+
+
+def profiles(
+    run: Run,
+    modes: xr.Dataset,
+    widths: xr.Dataset,
+    *,
+    points: int = 41,
+    span: float = 1.2,
+) -> xr.Dataset:
+    """L_i(x) = L(w₀ + x p_i) across the width of each direction (PNAS 6, Fig. 2A, B).
+
+    Parameters
+    ----------
+    run : Run
+        Its weights are w₀.
+    modes : Dataset
+        With ``direction`` (mode, weight).
+    widths : Dataset
+        From :func:`widths`, of the modes wanted; those with an open side are left out.
+    points : int
+    span : float
+        Profiles reach from span·θ^l to span·θ^r.
+
+    Returns
+    -------
+    Dataset, dims mode, point
+        ``loss`` and the coordinate ``distance`` x.
+
+    Raises
+    ------
+    ValueError
+        If numbers make no sense or no width is finite.
+    """
+    if points < 5:
+        raise ValueError(f"points={points} must be at least 5")
+    if not span > 0:
+        raise ValueError(f"span={span:g} must be positive")
+    kept = widths["mode"][np.isfinite(widths["width"])].to_numpy()
+    if kept.size == 0:
+        raise ValueError("no mode has a finite width: there is no scale for the profiles")
+    loss = loss_along(run, modes, double=True)
+    start = starting_loss(loss)
+    ends = [span * widths[side].sel(mode=kept).to_numpy()[:, None] for side in ("left", "right")]
+    x = ends[0] + (ends[1] - ends[0]) * np.linspace(0.0, 1.0, points)
+    values = loss.along(np.ascontiguousarray(modes["direction"].sel(mode=kept)), x).cpu().numpy()
+    return xr.Dataset(
+        {"loss": (("mode", "point"), values, {"long_name": "loss L_i", "units": "1"})},
+        coords={
+            "mode": modes["mode"].sel(mode=kept),
+            "distance": (("mode", "point"), x, {"long_name": "displacement along p_i", "units": "1"}),
+        },
+        attrs={"title": "loss along directions", "loss": start, "fpsolve_version": fpsolve.__version__},
+    )
+
+
+def profile_fits(profiles: xr.Dataset) -> xr.Dataset:
+    """A parabola through L and an inverse Gaussian, a parabola through ln L, fitted to each profile.
+
+    Parameters
+    ----------
+    profiles : Dataset
+        From :func:`profiles`.
+
+    Returns
+    -------
+    Dataset, dim mode
+        ``quadratic_misfit`` and ``inverse_gaussian_misfit``: root mean square deviation of the fit from L
+        over the standard deviation of L; ``slope`` and ``curvature`` M of ln L at x = 0;
+        ``width`` √(8/M) of the inverse Gaussian, NaN where M ≤ 0.
+    """
+    x, loss = profiles["distance"].to_numpy(), profiles["loss"].to_numpy()
+    scale = np.abs(x).max(1)
+    u = x / scale[:, None]
+    basis = np.stack([np.ones_like(u), u, 0.5 * u**2], axis=-1)
+    inverse = np.linalg.pinv(basis)
+
+    def fitted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        coefficients = np.einsum("mcp,mp->mc", inverse, values)
+        return coefficients, np.einsum("mpc,mc->mp", basis, coefficients)
+
+    spread = loss.std(1)
+    parabola = fitted(loss)[1]
+    coefficients, logarithm = fitted(np.log(loss))
+    curvature = coefficients[:, 2] / scale**2
+    columns = {
+        "quadratic_misfit": (np.sqrt(np.square(parabola - loss).mean(1)) / spread, "misfit of a parabola"),
+        "inverse_gaussian_misfit": (
+            np.sqrt(np.square(np.exp(logarithm) - loss).mean(1)) / spread,
+            "misfit of an inverse Gaussian",
+        ),
+        "slope": (coefficients[:, 1] / scale, "slope of ln L"),
+        "curvature": (curvature, "curvature of ln L"),
+        "width": (theory.minibatch.flatness(curvature), "flatness of the inverse Gaussian"),
+    }
+    return xr.Dataset(
+        {k: ("mode", v, {"long_name": text, "units": "1"}) for k, (v, text) in columns.items()},
+        coords={"mode": profiles["mode"]},
+        attrs=dict(profiles.attrs) | {"title": "fits of the loss along directions"},
+    )
+
+
+def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> LayerLoss:
+    """The training loss as a function of the weights that directions belong to.
+
+    Parameters
+    ----------
+    run : Run
+        Its weights are w₀.
+    modes : Dataset
+        With ``attrs["layer"]`` and ``direction`` (mode, weight).
+    double : bool
+        Work in float64, else in float32.
+
+    Returns
+    -------
+    LayerLoss
+
+    Raises
+    ------
+    ValueError
+        If the directions do not say their layer, or do not fit it.
+    """
+    if "layer" not in modes.attrs:
+        raise ValueError("modes.attrs['layer'] is missing: say whose weights the directions belong to")
+    layer = int(modes.attrs["layer"])
+    dtype = torch.float64 if double else torch.float32
+    loss = layer_loss(run.net, layer, run.data.train_inputs, run.data.train_labels, dtype=dtype)
+    if modes.sizes["weight"] != loss.size:
+        raise ValueError(
+            f"the directions have {modes.sizes['weight']} weights and layer {layer} has {loss.size}"
+        )
+    return loss
+
+
+def starting_loss(loss: LayerLoss) -> float:
+    """L₀ = L(w₀), refused where its logarithm means nothing.
+
+    Parameters
+    ----------
+    loss : LayerLoss
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If it is zero to rounding, or not finite.
+    """
+    value = float(loss(torch.zeros(1, loss.size))[0])
+    if not math.isfinite(value):
+        raise ValueError(f"the loss at these weights is {value}: training diverged")
+    if value < SMALLEST_LOSS:
+        raise ValueError(
+            f"the loss {value:.1e} is zero to rounding: its logarithm has no shape; stop training earlier"
+        )
+    return value
+
+
+def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarray:
+    """Checked row numbers."""
+    there = modes.sizes["mode"]
+    chosen = np.arange(there) if directions is None else np.asarray(list(directions), int)
+    if chosen.size == 0:
+        raise ValueError("directions is empty")
+    if chosen.min() < 0 or chosen.max() >= there:
+        raise ValueError(
+            f"directions from {chosen.min()} to {chosen.max()} do not exist: there are {there} modes, "
+            f"rows 0 to {there - 1}"
+        )
+    return chosen
+
+
+class _Search:
+    """Crossings of one level on both sides of a point, for several directions at once."""
+
+    def __init__(self, loss: LayerLoss, *, level: float, start: float, farthest: float) -> None:
+        self.loss, self.level, self.start, self.farthest = loss, level, start, farthest
+        self.evaluations = 0
+
+    def crossings(self, directions: np.ndarray, guess: np.ndarray) -> np.ndarray:
+        """Distances to the closest bracketed crossing, left and right, shape (directions, 2)."""
+        s = np.tile(np.minimum(guess, self.farthest), (len(directions), 1))
+        # h = √(ln(L/L₀)/level), signed: 0 at the start, 1 at the crossing, straight where ln L is quadratic.
+        low, h_low = np.zeros_like(s), np.zeros_like(s)
+        high, h_high = np.full_like(s, np.inf), np.full_like(s, np.inf)
+        found = np.full_like(s, np.nan)
+        last = np.full_like(s, np.nan), np.full_like(s, np.nan)
+        for _ in range(MOST_ROUNDS):
+            rows = np.flatnonzero(np.isnan(found).any(1))
+            if rows.size == 0:
+                return found
+            h = np.full_like(s, np.nan)
+            h[rows] = self._heights(directions[rows], s[rows])
+            up, down = np.isnan(found) & (h >= 1), np.isnan(found) & (h < 1)
+            high[up], h_high[up] = s[up], h[up]
+            low[down], h_low[down] = s[down], h[down]
+            found[down & np.isinf(high) & (low >= self.farthest)] = np.inf
+            width = np.where(np.isinf(high), 0.0, high - low)
+            estimate = self._estimate(last, (s, h), (low, h_low), (high, h_high))
+            near = np.abs(h * np.abs(h) - 1) * self.level < CLOSE
+            ready = (up | down) & np.isfinite(high) & (near | (width < NARROW * high))
+            found[ready] = estimate[ready]
+            last = s, h
+            # Inside a bracket interpolate, off its ends where heights are uneven; else step outwards.
+            inside = np.clip(estimate, low + 0.02 * width, high - 0.02 * width)
+            growth = np.clip(1.05 / np.maximum(h_low, 1e-9), 1.02, GROWTH)
+            s = np.where(np.isinf(high), np.minimum(s * growth, self.farthest), inside)
+        return np.where(np.isnan(found), 0.5 * (low + high), found)
+
+    @staticmethod
+    def _estimate(last, now, low, high) -> np.ndarray:
+        """Where h reaches 1, between the ends of the bracket.
+
+        s/h is constant for a parabola, so it is taken as linear in h through the last two points; without
+        two usable points, s as linear in h between the ends.
+        """
+        (s0, h0), (s1, h1), (a, h_a), (b, h_b) = last, now, low, high
+        with np.errstate(divide="ignore", invalid="ignore"):
+            secant = s1 / h1 + (1 - h1) / (h0 - h1) * (s0 / h0 - s1 / h1)
+            straight = a + (1 - h_a) / (h_b - h_a) * (b - a)
+        usable = (np.minimum(h0, h1) > 0.2) & (np.maximum(h0, h1) < 5) & np.isfinite(secant)
+        return np.clip(np.where(usable, secant, straight), a, b)
+
+    def _heights(self, directions: np.ndarray, s: np.ndarray) -> np.ndarray:
+        losses = self.loss.along(directions, s * [-1.0, 1.0]).cpu().numpy()
+        self.evaluations += losses.size
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log(losses / self.start) / self.level
+        # An overflow on the way out means far above the level.
+        ratio = np.where(np.isfinite(losses), ratio, 1e8)
+        return np.sign(ratio) * np.sqrt(np.abs(ratio))
