@@ -1,0 +1,87 @@
+"""The command line: ``nets variance-flatness CONFIG.toml`` runs the experiment and prints the verdict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+#: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
+USER_ERRORS = (ValueError, OSError, RuntimeError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default ``sys.argv[1:]``.
+
+    Returns
+    -------
+    int
+        0; 2 for input that cannot be used (one line on stderr); 130 after Ctrl-C, after which the same
+        command goes on where it was.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("nets: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        print(f"nets: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    from fpsolve import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="nets", description="Measure what theory predicts on trained networks."
+    )
+    parser.add_argument("--version", action="version", version=f"nets {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "variance-flatness",
+        help="variance against flatness with every control, over seeds; prints the verdict",
+    )
+    command.add_argument("config", metavar="CONFIG.toml", help="the experiment, or several as [[variants]]")
+    command.add_argument(
+        "--out", metavar="DIR", required=True, help="seeds are stored there; a stopped run resumes"
+    )
+    command.add_argument("--json", action="store_true", help="print the exponents as JSON, and nothing else")
+    command.set_defaults(run=_variance_flatness)
+    return parser
+
+
+def _variance_flatness(options: argparse.Namespace) -> int:
+    """Run every experiment of the file and print what it says."""
+    from nets.config import load_experiments
+
+    configs = load_experiments(options.config)
+    from nets import variance_flatness, verdict
+
+    def log(line: str) -> None:
+        print(f"nets: {line}", file=sys.stderr, flush=True)
+
+    tables = {}
+    for config in configs:
+        results = variance_flatness.run_seeds(config, Path(options.out), log=log)
+        tables[config.name] = verdict.verdict(results, config)
+    if options.json:
+        print(json.dumps({name: [asdict(row) for row in rows] for name, rows in tables.items()}, indent=1))
+        return 0
+    for name, rows in tables.items():
+        print(f"{name}\n{'-' * len(name)}\n{verdict.text(rows)}\n")
+    if len(configs) > 1:
+        print(verdict.comparison(tables))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,224 @@
+"""What the variance-flatness experiment says: exponents, their controls and the paper's numbers.
+
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import xarray as xr
+
+from nets import exponents
+from nets.exponents import Exponent
+from nets.variance_flatness import MOTION, NEXT, SAME, Config
+
+#: What the paper says, with the range that its wording or its figure allows.
+PAPER = {
+    "psi": (4.0, 3.5, 4.5),
+    "psi_D": (2.0, 1.75, 2.25),
+    "psi_tau": (1.8, 1.55, 2.05),
+    "gamma": (2.6, 2.0, 3.0),
+    "modes for 90 %": (35.0, 30.0, 40.0),
+}
+#: Cases whose spectrum falls with rank because a PCA made it.
+RANKED = (SAME, "same window, detrended", "shuffled", "random walk")
+
+__all__ = ["PAPER", "Row", "comparison", "exponents_of", "over_seeds", "text", "verdict"]
+
+
+def exponents_of(
+    result: xr.Dataset, config: Config, *, fit: tuple[int, int] | None = None
+) -> dict[tuple[str, str], Exponent]:
+    """Every exponent of one seed, by (case, name).
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`measure`.
+    config : Config
+    fit : (int, int), optional
+        Another range of modes than the configuration's.
+
+    Returns
+    -------
+    dict of (str, str) to Exponent
+    """
+    found: dict[tuple[str, str], Exponent] = {}
+    for case in result["case"].to_numpy().astype(str):
+        row = result[["width", *MOTION]].sel(case=case)
+        row = row.isel(mode=~np.isnan(row["width"].to_numpy()))  # not measured; open-ended ones are infinite
+        motion = row.drop_vars("width")
+        control = next((c for c in ("shuffled", "random walk") if case.startswith(c)), "")
+        motion.attrs = dict(result.attrs) | {"basis": str(row["basis"].item()), "control": control}
+        widths = xr.Dataset({"width": row["width"]}, attrs={"loss": result.attrs["loss"]})
+        for name, exponent in exponents.variance_flatness(motion, widths, fit=fit or config.fit).items():
+            found[case, name] = exponent
+    for case in (case for case in RANKED if case in result["case"]):
+        variance = result["variance"].sel(case=case)
+        attributes = dict(result.attrs) | {
+            "basis": str(variance["basis"].item()),
+            "control": case if case in ("shuffled", "random walk") else "",
+            "loss_end": result.attrs["loss"],
+        }
+        spectrum = xr.Dataset({"variance": variance.dropna("mode")}, attrs=attributes)
+        found[case, "gamma"] = exponents.rank_exponent(spectrum, fit=config.rank_fit)
+    return found
+
+
+def over_seeds(
+    results: Sequence[xr.Dataset], config: Config, *, fit: tuple[int, int] | None = None
+) -> dict[tuple[str, str], Exponent]:
+    """Every exponent with its interval over seeds; with one seed, over modes.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+    config : Config
+    fit : (int, int), optional
+
+    Returns
+    -------
+    dict of (str, str) to Exponent
+    """
+    each = [exponents_of(result, config, fit=fit) for result in results]
+    if len(each) == 1:
+        return each[0]
+    return {key: exponents.over_seeds([found[key] for found in each]) for key in each[0]}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the paper beside ours.
+
+    Attributes
+    ----------
+    quantity : str
+    paper, paper_low, paper_high : float
+    measured : dict of str to Exponent
+        By case.
+    judgement : str
+    """
+
+    quantity: str
+    paper: float
+    paper_low: float
+    paper_high: float
+    measured: Mapping[str, Exponent]
+    judgement: str
+
+
+def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
+    """Each number of the paper, ours with its interval, and whether it survives its controls.
+
+    *Reproduced*: the interval in the same window overlaps the paper's range. *Holds in the next window*: so
+    does the interval with directions from one window and motion from the next. What the shuffled increments
+    show comes from choosing directions in the window that is measured: they have no correlation in time.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+        From :func:`nets.variance_flatness.run_seeds`.
+    config : Config
+
+    Returns
+    -------
+    list of Row
+    """
+    found = over_seeds(results, config)
+    rows = []
+    for quantity in ("psi", "psi_D", "psi_tau", "gamma"):
+        measured = {case: e for (case, name), e in found.items() if name == quantity}
+        rows.append(Row(quantity, *PAPER[quantity], measured, _judgement(quantity, measured)))
+    counts = np.array([float(r.attrs["modes_for_90_percent"]) for r in results])
+    half = 0.0
+    if len(counts) > 1:
+        half = float(scipy.stats.t.ppf(0.975, len(counts) - 1) * counts.std(ddof=1) / np.sqrt(len(counts)))
+    like = found[SAME, "gamma"]
+    mean = float(counts.mean())
+    share = Exponent(
+        "modes for 90 %", mean, mean - half, mean + half, "seeds", float("nan"), like.points, 0, 2,
+        int(results[0].sizes["rank"]), like.basis, like.sampler, like.loss, len(counts),
+    )  # fmt: skip
+    rows.append(Row(share.name, *PAPER[share.name], {SAME: share}, _judgement(share.name, {SAME: share})))
+    return rows
+
+
+def _judgement(quantity: str, measured: Mapping[str, Exponent]) -> str:
+    """A few words that follow from the intervals."""
+    _, low, high = PAPER[quantity]
+
+    def overlaps(case: str) -> bool:
+        return measured[case].low <= high and measured[case].high >= low
+
+    words = ["reproduced" if overlaps(SAME) else "not reproduced"]
+    if NEXT in measured:
+        words.append("holds in the next window" if overlaps(NEXT) else "not in the next window")
+    if "shuffled" in measured and quantity != "psi_D":
+        least = measured["shuffled"].low
+        words.append(
+            "shuffled increments show at least as much"
+            if measured["shuffled"].value >= measured[SAME].low
+            else "shuffled increments show less"
+            if least > 0
+            else "shuffled increments show none"
+        )
+    return "; ".join(words)
+
+
+def text(rows: Sequence[Row]) -> str:
+    """The verdict as a table of text: a line for each case, and one for the judgement.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+
+    Returns
+    -------
+    str
+    """
+    lines = []
+    for row in rows:
+        lines.append(
+            f"{row.quantity}: paper {row.paper:g} ({row.paper_low:g} to {row.paper_high:g}) "
+            f"-> {row.judgement}"
+        )
+        for case, e in row.measured.items():
+            interval = f"[{e.low:.2f}, {e.high:.2f}]"
+            r = "" if np.isnan(e.correlation) else f"  r = {e.correlation:5.2f}  n = {e.points}"
+            lines.append(f"    {case:24} {e.value:6.2f} {interval:>16}{r}")
+    seeds = max(e.seeds for row in rows for e in row.measured.values())
+    source = "Student's t over seeds" if seeds > 1 else "blocks of modes, one seed"
+    lines.append(f"95 % intervals from {source}; {seeds} seed(s).")
+    return "\n".join(lines)
+
+
+def comparison(tables: Mapping[str, Sequence[Row]]) -> str:
+    """One line for each experiment: its exponents in the same window and in the next, with intervals and L₀.
+
+    Parameters
+    ----------
+    tables : mapping of str to sequence of Row
+        Verdicts by the experiment's name.
+
+    Returns
+    -------
+    str
+    """
+    columns = [(q, case) for case in (SAME, NEXT) for q in ("psi", "psi_D", "psi_tau")]
+    head = f"{'experiment':24} {'L0':>8} {'seeds':>5} " + " ".join(
+        f"{q + (', next' if case == NEXT else ''):>20}" for q, case in columns
+    )
+    lines = [head]
+    for name, rows in tables.items():
+        by = {row.quantity: row.measured for row in rows}
+        first = by["psi"][SAME]
+        cells = []
+        for quantity, case in columns:
+            e = by[quantity].get(case)
+            cells.append("-" if e is None else f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]")
+        lines.append(f"{name:24} {first.loss:8.1e} {first.seeds:5d} " + " ".join(f"{c:>20}" for c in cells))
+    return "\n".join(lines)

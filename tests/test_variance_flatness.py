@@ -1,0 +1,144 @@
+"""The experiment from a file to the verdict: resuming, refusals, the command line, tables."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from nets import cli, config, variance_flatness, verdict
+
+SMALL = """
+name = "tiny"
+data = "digits"
+sizes = [64, 12, 12, 10]
+batch_size = 50
+epochs = 12
+window = 3
+seeds = 2
+directions = 30
+stride = 2
+fit = [2, 30]
+rank_fit = [5, 25]
+cases = ["same window", "next window", "shuffled", "shuffled, next window", "Hessian", "previous window"]
+ensemble = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished experiment: its file, its directory and its seeds."""
+    out = tmp_path_factory.mktemp("experiment")
+    (out / "tiny.toml").write_text(SMALL)
+    (experiment,) = config.load_experiments(out / "tiny.toml")
+    with pytest.warns(UserWarning, match="fast phase"):
+        results = variance_flatness.run_seeds(experiment, out)
+    return out, experiment, results
+
+
+@pytest.mark.slow
+def test_a_seed_is_stored_when_done_and_measured_once(finished, monkeypatch):
+    out, experiment, results = finished
+    monkeypatch.setattr(variance_flatness, "measure", None)  # nothing is measured again
+    again = variance_flatness.run_seeds(experiment, out)
+    assert all(
+        a.identical(variance_flatness.load(variance_flatness.seed_path(out, experiment, i)))
+        for i, a in enumerate(again)
+    )
+    assert all(np.array_equal(a.width, b.width, equal_nan=True) for a, b in zip(again, results, strict=True))
+    assert (out / "tiny" / "seed_001.safetensors").exists() and not (
+        out / "tiny" / "seed_001.training"
+    ).exists()
+    other = dataclasses.replace(experiment, learning_rate=0.05)
+    with pytest.raises(ValueError, match="other settings"):
+        variance_flatness.run_seeds(other, out)
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_seeds_ends_the_same(finished, tmp_path):
+    _, experiment, results = finished
+    second = dataclasses.replace(experiment, first_seed=1, seeds=1, cases=("same window",))
+    with pytest.warns(UserWarning, match="fast phase"):
+        (alone,) = variance_flatness.run_seeds(second, tmp_path)
+    case = {"case": "same window"}
+    assert np.array_equal(alone.width.sel(case), results[1].width.sel(case), equal_nan=True)
+
+
+@pytest.mark.slow
+def test_every_exponent_has_its_controls_and_the_verdict_says_what_they_are(finished):
+    _, experiment, results = finished
+    found = verdict.over_seeds(results, experiment)
+    assert {name for _, name in found} == {"psi", "psi_D", "psi_tau", "gamma"}
+    assert {case for case, _ in found} == set(experiment.cases)
+    psi = found["same window", "psi"]
+    assert psi.seeds == 2 and psi.interval == "seeds" and psi.points == 15
+    assert found["shuffled", "psi"].sampler.startswith("shuffled")
+    assert "another window" in found["next window", "psi"].basis
+    # Directions of one shuffled window know nothing of the next; those of their own window do.
+    assert found["shuffled", "psi_tau"].value > found["shuffled, next window", "psi_tau"].value
+    rows = verdict.verdict(results, experiment)
+    assert [row.quantity for row in rows] == ["psi", "psi_D", "psi_tau", "gamma", "modes for 90 %"]
+    text = verdict.text(rows)
+    assert "next window" in text and "reproduced" in text and "2 seed(s)" in text
+    one = verdict.over_seeds(results[:1], experiment)["same window", "psi"]
+    assert one.interval == "blocks of modes"
+    assert "tiny" in verdict.comparison({"tiny": rows})
+
+
+@pytest.mark.slow
+def test_the_ensemble_and_the_temperature_are_stored_beside(finished):
+    result = finished[2][0]
+    assert int(np.isfinite(result.ensemble_width_predicted).sum()) == 4
+    hot, at = result.temperature.dropna("mode"), result.ensemble_velocity_variance_measured.dropna("mode")
+    # T_i = (α/2)⟨(∂δL)²⟩ and D_i = α²⟨(∂L)²⟩ at one place: D_i is at least 2αT_i but for the draw of minibatches.
+    ratio = 2 * 0.1 * hot.sel(mode=at.mode) / at
+    assert float(ratio.max()) < 2
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_verdict_or_json(finished, capsys):
+    out = finished[0]
+    assert cli.main(["variance-flatness", str(out / "tiny.toml"), "--out", str(out)]) == 0
+    assert "psi: paper 4" in capsys.readouterr().out
+    assert cli.main(["variance-flatness", str(out / "tiny.toml"), "--out", str(out), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tiny"]
+    assert rows[0]["quantity"] == "psi" and rows[0]["measured"]["same window"]["seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate = 0.1", "did you mean 'learning_rate'"),
+        ("learning_rate = 'fast'", "must be a number"),
+        ("epochs = 2.5", "must be a whole number"),
+        ("epochs = true", "must be a whole number"),
+        ("epochs = 0", "epochs = 0 must be positive"),
+        ("fit = [2]", "must be two modes"),
+        ("fit = [2, 900]", "fit reaches mode 900"),
+        ("cases = ['next windw']", "is not known"),
+        ("model = 'resnet'", "model = 'resnet' is not known"),
+        ("name = '../up'", "plain name of a folder"),
+        ("sizes = 5", "must be a list"),
+        ("epochs = ", "not valid TOML"),
+        ("[[variants]]\nepochs = 3", "variant 1 needs a name"),
+        ("[[variants]]\nname = 'a'\n[[variants]]\nname = 'a'", "two variants are named 'a'"),
+        ("variants = 3", r"write \[\[variants\]\]"),
+    ],
+)
+def test_mistakes_in_a_file_are_found_before_any_work(text, message):
+    with pytest.raises(ValueError, match=message):
+        config.parse_experiments(text)
+
+
+def test_variants_differ_from_the_file_in_what_they_name_only():
+    one, two = config.parse_experiments(
+        "epochs = 7\nmomentum = 0\n[[variants]]\nname = 'a'\n[[variants]]\nname = 'b'\nlearning_rate = 1"
+    )
+    assert (one.epochs, two.epochs, one.learning_rate, two.learning_rate) == (7, 7, 0.1, 1.0)
+    assert one.digest != two.digest == dataclasses.replace(two, name="c", seeds=9, threads=2).digest
+
+
+def test_errors_of_the_command_line_are_one_line(tmp_path, capsys):
+    assert cli.main(["variance-flatness", str(tmp_path / "none.toml"), "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nets: error: cannot read") and error.count("\n") == 1
