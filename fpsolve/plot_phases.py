@@ -11,6 +11,7 @@ import xarray as xr
 
 from fpsolve.power_law import PowerLaw
 from theory.landscape import Landscape
+from theory.phase_boundaries import flattest_point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,18 +195,22 @@ def trajectories(
         grid, grid, np.log10(np.maximum(loss, 1e-6)), levels=15, cmap="Greys_r", alpha=0.6
     )
     axes[0].figure.colorbar(image, ax=axes[0]).set_label(r"$\log_{10} L$")
+    flattest = flattest_point(landscape)
+    axes[0].plot([-flattest, flattest], [0, 0], "x", color="#F0E442", mew=2, ms=8, zorder=5, label="flattest")
+    axes[0].plot(0, 0, "o", color="#CC0000", ms=5, zorder=5, label="minimum")
     corners = ((1, 1), (-1, 1), (-1, -1), (1, -1))
     for k, (label, run) in enumerate(paths.items()):
         (colour, dashes), (a, b) = _TRACES[k % len(_TRACES)], corners[k % len(corners)]
         path = run.path.isel(walker=0)
         x, y = path.sel(variable=slow), path.sel(variable=fast)
-        axes[0].plot(a * x, b * y, color=colour, ls=dashes, lw=1, label=label)
+        axes[0].plot(a * x, b * y, color=colour, ls=dashes, lw=1)
         axes[0].plot(a * x[0], b * y[0], "o", color=colour, ms=5)
         axes[1].plot(
             np.maximum(run.time / run.attrs["time_step"], 1), x, color=colour, ls=dashes, lw=1.2, label=label
         )
     axes[0].set(xlabel=f"${slow}$", ylabel=f"${fast}$", title="starts drawn in mirrored corners")
     axes[1].set(xscale="log", xlabel="iterations $t$", ylabel=f"${slow}_t$")
+    axes[0].legend(fontsize=7, loc="lower right")
     axes[1].legend(frameon=False, fontsize=8)
     return axes
 
