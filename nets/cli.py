@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+#: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configurations).
+EXAMPLE_NAMES = ("mnist", "digits", "across", "convolutional")
 #: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, OSError, RuntimeError)
 
@@ -50,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         "variance-flatness",
         help="variance against flatness with every control, over seeds; prints the verdict",
     )
-    command.add_argument("config", metavar="CONFIG.toml", help="the experiment, or several as [[variants]]")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "config", nargs="?", metavar="CONFIG.toml", help="the experiment, or several as [[variants]]"
+    )
+    source.add_argument("--example", choices=EXAMPLE_NAMES, help="an experiment that ships with the package")
     command.add_argument(
         "--out", metavar="DIR", required=True, help="seeds are stored there; a stopped run resumes"
     )
@@ -61,9 +67,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _variance_flatness(options: argparse.Namespace) -> int:
     """Run every experiment of the file and print what it says."""
-    from nets.config import load_experiments
+    from nets.config import EXAMPLES, load_experiments, parse_experiments
 
-    configs = load_experiments(options.config)
+    configs = (
+        parse_experiments(EXAMPLES[options.example]) if options.example else load_experiments(options.config)
+    )
     from nets import variance_flatness, verdict
 
     def log(line: str) -> None:

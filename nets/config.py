@@ -115,3 +115,124 @@ def _value(key: str, value: object, default: object) -> object:
         wanted = {str: "text", int: "a whole number", float: "a number"}[type(default)]
         raise ValueError(f"{key} = {value!r} must be {wanted}")
     return value
+
+
+_CASES = (
+    'cases = ["same window", "next window", "next window, detrended", "shuffled", "shuffled, next window"]'
+)
+_ACROSS = f"""
+data = "mnist_5k1k"
+epochs = 60
+window = 10
+seeds = 3
+directions = 100
+fit = [2, 100]
+rank_fit = [10, 100]
+ensemble = 0
+{_CASES}
+
+[[variants]]
+name = "two-layers"
+[[variants]]
+name = "momentum"
+optimizer = "momentum"
+learning_rate = 0.01
+[[variants]]
+name = "adam"
+optimizer = "adam"
+learning_rate = 1e-3
+[[variants]]
+name = "with-replacement"
+sampling = "with_replacement"
+[[variants]]
+name = "batch-25"
+batch_size = 25
+[[variants]]
+name = "batch-100"
+batch_size = 100
+[[variants]]
+name = "rate-0.05"
+learning_rate = 0.05
+[[variants]]
+name = "rate-0.2"
+learning_rate = 0.2
+[[variants]]
+name = "equal-loss-batch-25"
+batch_size = 25
+epochs = 400
+stop_at_loss = 2e-3
+[[variants]]
+name = "equal-loss-batch-100"
+batch_size = 100
+epochs = 400
+stop_at_loss = 2e-3
+[[variants]]
+name = "equal-loss-rate-0.05"
+learning_rate = 0.05
+epochs = 400
+stop_at_loss = 2e-3
+[[variants]]
+name = "equal-loss-rate-0.2"
+learning_rate = 0.2
+epochs = 400
+stop_at_loss = 2e-3
+[[variants]]
+name = "four-layers-1"
+sizes = [784, 50, 50, 50, 50, 10]
+layer = 1
+[[variants]]
+name = "four-layers-2"
+sizes = [784, 50, 50, 50, 50, 10]
+layer = 2
+[[variants]]
+name = "four-layers-3"
+sizes = [784, 50, 50, 50, 50, 10]
+layer = 3
+"""
+_CONVOLUTIONAL = f"""
+window = 10
+seeds = 2
+directions = 60
+stride = 2
+fit = [2, 60]
+rank_fit = [10, 60]
+ensemble = 0
+{_CASES}
+
+[[variants]]
+name = "lenet-mnist-2"
+data = "mnist_5k1k"
+model = "lenet_mnist"
+layer = 1
+epochs = 25
+[[variants]]
+name = "lenet-cifar10-2"
+data = "cifar10_10k2k"
+model = "lenet_cifar10"
+layer = 1
+epochs = 60
+optimizer = "momentum"
+learning_rate = 0.01
+"""
+
+#: Experiments that ship with the package, by the name after ``--example``.
+EXAMPLES = {
+    "mnist": "directions = 200\nstride = 2\nensemble = 20\n",
+    "digits": f"""
+name = "digits"
+data = "digits"
+sizes = [64, 30, 30, 10]
+batch_size = 20
+epochs = 60
+window = 20
+seeds = 3
+directions = 100
+stride = 2
+fit = [2, 100]
+rank_fit = [10, 80]
+ensemble = 6
+{_CASES}
+""",
+    "across": _ACROSS,
+    "convolutional": _CONVOLUTIONAL,
+}

@@ -15,6 +15,7 @@ import xarray as xr
 import fpsolve
 import theory.minibatch
 from nets.batched_loss import LayerLoss, layer_loss
+from nets.progress import shown
 from nets.runs import Run
 
 #: A crossing is interpolated once ln(L/L₀) is this close to its level; what is left is of second order.
@@ -94,17 +95,13 @@ def widths(
     table = modes["direction"].to_numpy()
     ends = np.empty((len(chosen), 2))
     guess = np.full(2, 0.05 * norm)
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(chosen), unit="direction", disable=not progress, leave=False) as bar:
-        for first in range(0, len(chosen), BATCH):
-            part = chosen[first : first + BATCH]
-            found = search.crossings(table[part], guess)
-            ends[first : first + len(part)] = found
-            for side in (0, 1):  # the neighbours in rank are the best guess there is
-                finite = found[np.isfinite(found[:, side]), side]
-                guess[side] = np.median(finite) if finite.size else guess[side]
-            bar.update(len(part))
+    for first in shown(range(0, len(chosen), BATCH), unit="batch of directions", progress=progress):
+        part = chosen[first : first + BATCH]
+        found = search.crossings(table[part], guess)
+        ends[first : first + len(part)] = found
+        for side in (0, 1):  # the neighbours in rank are the best guess there is
+            finite = found[np.isfinite(found[:, side]), side]
+            guess[side] = np.median(finite) if finite.size else guess[side]
     left, right = -ends[:, 0], ends[:, 1]
     opened = ~np.isfinite(ends)
     columns = {

@@ -17,6 +17,7 @@ import fpsolve
 import theory.minibatch
 from fpsolve.counter_rng import Seed, random_key
 from nets.flatness import loss_along, starting_loss
+from nets.progress import shown
 from nets.runs import Run
 
 #: Quantiles that stand for one standard deviation of a normal law, for numbers with heavy tails.
@@ -87,9 +88,7 @@ def profiles(
     x = np.linspace(-0.5, 0.5, points) * span * width[:, None]
     table = modes["direction"].sel(mode=usable).to_numpy()
     values = np.empty((len(usable), points, count))
-    from tqdm.auto import tqdm
-
-    for row in tqdm(range(len(usable)), unit="mode", disable=not progress, leave=False):
+    for row in shown(range(len(usable)), unit="mode", progress=progress):
         losses = loss.along(table[row : row + 1], x[row : row + 1], reduction="none")[0]
         values[row] = losses[:, order].unflatten(1, (count, B)).mean(2).cpu().numpy()
     return xr.Dataset(

@@ -12,6 +12,7 @@ import xarray as xr
 
 import fpsolve
 from nets.flatness import chosen_rows, loss_along
+from nets.progress import shown
 from nets.runs import Run
 
 __all__ = ["active_temperature"]
@@ -71,9 +72,7 @@ def active_temperature(
     factor = 0.5 * run.settings.learning_rate / B * finite
     table = modes["direction"].to_numpy()
     temperature, error, loss = (np.empty(x.shape) for _ in range(3))
-    from tqdm.auto import tqdm
-
-    for j, row in enumerate(tqdm(rows, unit="mode", disable=not progress, leave=False)):
+    for j, row in enumerate(shown(rows.tolist(), unit="mode", progress=progress)):
         place = table[row][None], x[j][None]
         slopes = function.slopes(*place, reduction="none")[0].cpu().numpy()  # (point, sample)
         square = (slopes - slopes.mean(1, keepdims=True)) ** 2

@@ -394,9 +394,8 @@ def _ensemble(run: Run, modes: xr.Dataset, widths: xr.Dataset, config: Config, s
     predicted = minibatch_ensemble.predictions(curves)
     hot = temperature.active_temperature(run, modes, directions=list(there - 1))
     result = predicted.rename({name: f"ensemble_{name}" for name in predicted.data_vars})
-    result["temperature"] = hot["temperature"][:, 0].drop_vars("distance")
-    result["temperature_stderr"] = hot["temperature_stderr"][:, 0].drop_vars("distance")
-    return result.reset_coords(drop=True)
+    heat = hot[["temperature", "temperature_stderr"]].isel(point=0).reset_coords(drop=True)
+    return result.reset_coords(drop=True).merge(heat, join="outer")
 
 
 def seed_path(out: Path, config: Config, seed: int) -> Path:

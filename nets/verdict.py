@@ -114,8 +114,8 @@ class Row:
 def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     """Each number of the paper, ours with its interval, and whether it survives its controls.
 
-    *Reproduced*: the interval in the same window overlaps the paper's range. *Holds in the next window*: so
-    does the interval with directions from one window and motion from the next. What the shuffled increments
+    *Reproduced*: the estimate in the same window lies in the paper's range; *compatible*: only its interval
+    reaches it. The same for directions from one window and motion from the next. What the shuffled increments
     show comes from choosing directions in the window that is measured: they have no correlation in time.
 
     Parameters
@@ -151,12 +151,21 @@ def _judgement(quantity: str, measured: Mapping[str, Exponent]) -> str:
     """A few words that follow from the intervals."""
     _, low, high = PAPER[quantity]
 
-    def overlaps(case: str) -> bool:
-        return measured[case].low <= high and measured[case].high >= low
+    def agrees(case: str) -> str:
+        e = measured[case]
+        if low <= e.value <= high:
+            return "yes"
+        return "within the interval" if e.low <= high and e.high >= low else "no"
 
-    words = ["reproduced" if overlaps(SAME) else "not reproduced"]
+    words = [{"yes": "reproduced", "within the interval": "compatible", "no": "not reproduced"}[agrees(SAME)]]
     if NEXT in measured:
-        words.append("holds in the next window" if overlaps(NEXT) else "not in the next window")
+        words.append(
+            {
+                "yes": "holds in the next window",
+                "within the interval": "compatible in the next window",
+                "no": "not in the next window",
+            }[agrees(NEXT)]
+        )
     if "shuffled" in measured and quantity != "psi_D":
         least = measured["shuffled"].low
         words.append(

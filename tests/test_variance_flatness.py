@@ -138,6 +138,22 @@ def test_variants_differ_from_the_file_in_what_they_name_only():
     assert one.digest != two.digest == dataclasses.replace(two, name="c", seeds=9, threads=2).digest
 
 
+def test_the_examples_are_valid_and_named_on_the_command_line(capsys):
+    assert set(cli.EXAMPLE_NAMES) == set(config.EXAMPLES)
+    for text in config.EXAMPLES.values():
+        assert all(experiment.seeds >= 2 for experiment in config.parse_experiments(text))
+    (paper,) = config.parse_experiments(config.EXAMPLES["mnist"])
+    assert (paper.sizes, paper.batch_size, paper.learning_rate, paper.seeds) == (
+        (784, 50, 50, 10),
+        50,
+        0.1,
+        5,
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["variance-flatness", "--example", "nothing", "--out", "."])
+    assert "invalid choice" in capsys.readouterr().err
+
+
 def test_errors_of_the_command_line_are_one_line(tmp_path, capsys):
     assert cli.main(["variance-flatness", str(tmp_path / "none.toml"), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""Effective dimensions: counting, shares, against width."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from nets import datasets, effective_dimension, flatness, models, principal_components, training
+
+
+def test_the_learning_dimension_counts_the_modes_that_hold_the_share():
+    modes = xr.Dataset(
+        {"variance": ("mode", [90.0, 8.0, 1.5, 0.4])}, {"mode": [1, 2, 3, 4]}, {"total_variance": 100.0}
+    )
+    assert effective_dimension.learning_dimension(modes, share=0.9) == 1
+    assert effective_dimension.learning_dimension(modes) == 3
+    with pytest.raises(ValueError, match=r"hold 99\.90%"):
+        effective_dimension.learning_dimension(modes, share=0.9995)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = datasets.load("digits")
+    run = training.sgd(
+        models.fully_connected((64, 12, 12, 10), rng=0),
+        data,
+        learning_rate=0.1,
+        batch_size=50,
+        epochs=30,
+        rng=0,
+    )
+    window, last = training.record(run, layer=1, epochs=8, return_run=True)
+    return last, principal_components.analyse(window)
+
+
+def test_the_sharp_dimension_is_the_number_of_narrow_widths_among_all(trained):
+    run, modes = trained
+    widths = flatness.widths(run, modes)
+    level = 0.5 * widths.attrs["norm"]
+    exact = int((widths.width < level).sum())
+    assert exact > 0
+    assert effective_dimension.sharp_dimension(run, modes, block=40) == exact
+    narrow = float(np.sort(widths.width)[2])
+    assert effective_dimension.sharp_dimension(run, modes, threshold=narrow * 1.0001) == 3
+    with pytest.raises(ValueError, match="still sharp"):
+        effective_dimension.sharp_dimension(run, modes.isel(mode=slice(0, 4)))
+
+
+@pytest.mark.slow
+def test_dimensions_against_width_come_with_error_bars_over_seeds():
+    data = datasets.load("digits")
+    found = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5)
+    assert found.sharp.shape == (2, 2) and (found.sharp > 0).all()
+    assert (found.learning_999 >= found.learning_99).all()
+    assert (found.sharp_low <= found.sharp_mean).all() and (found.sharp_mean <= found.sharp_high).all()
+    with pytest.raises(ValueError, match="seeds=1"):
+        effective_dimension.against_width(data, [8], seeds=1)
