@@ -1,6 +1,6 @@
 """Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
 
-from theory import adiabatic, escape, phase_boundaries, slow_passage
+from theory import adiabatic, escape, flatness, phase_boundaries, slow_passage
 from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well, styblinski_tang
 from theory.langevin import Diffusion, Langevin
@@ -17,6 +17,7 @@ __all__ = [
     "degenerate_valley",
     "double_well",
     "escape",
+    "flatness",
     "hessian_proportional",
     "isotropic",
     "measured",

@@ -27,7 +27,7 @@ import numpy as np
 import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact
-from theory.langevin import Langevin
+from theory.langevin import Diffusion, Langevin
 from theory.noise import HessianProportional
 from theory.phase_boundaries import critical_noise, critical_sigma, sgd_fast_variance, transition_condition
 
@@ -68,6 +68,14 @@ class Reduced:
         if len(self.slow) != 1:
             raise NotImplementedError(f"closed forms need one slow variable, here {self.slow}")
         return self.slow[0]
+
+    @property
+    def slow_process(self) -> Diffusion:
+        """The reduced process, for any solver: densities, paths, first-passage times of x alone."""
+        size = len(self.slow)
+        drift, diffusion = sp.Matrix([self.drift]), sp.Matrix([self.diffusion])
+        name = f"{self.process.name}, reduced to {', '.join(map(str, self.slow))} (order {self.order})"
+        return Diffusion(drift.reshape(size, 1), diffusion.reshape(size, size), self.slow, name)
 
     @property
     def floor(self) -> dict[sp.Symbol, sp.Integer]:
@@ -268,15 +276,35 @@ def _eliminated(
     process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Literal[0, 1, 2]
 ) -> Reduced:
     """The work of :func:`eliminate`; windows, referees and tables ask for the same reductions."""
-    expansion = _Expansion(process, slow, quick)
+    # Several slow variables: λ_i(x) stay names until the end, for their products fill pages.
+    named, values = _with_named_curvatures(process, slow, quick) if len(slow) > 1 else (process, {})
+    expansion = _Expansion(named, slow, quick)
     drift, diffusion = expansion.lowest_order()
     if order == 2:
         extra_drift, extra_diffusion = expansion.second_order()
         drift, diffusion = drift + extra_drift, diffusion + extra_diffusion
-    drift, diffusion = drift.applyfunc(_tidy), diffusion.applyfunc(_tidy)
     if len(slow) == 1:
-        drift, diffusion = drift[0], diffusion[0]
-    return Reduced(process, slow, quick, order, drift, diffusion, expansion.variances)
+        drift, diffusion = _tidy(drift[0]), _tidy(diffusion[0])
+    variances = expansion.variances
+    if values:
+        drift, diffusion = (m.applyfunc(lambda e: e.subs(values).doit()) for m in (drift, diffusion))
+        variances = tuple(s.subs(values) for s in variances)
+    return Reduced(process, slow, quick, order, drift, diffusion, variances)
+
+
+def _with_named_curvatures(
+    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...]
+) -> tuple[Langevin, dict[sp.Expr, sp.Expr]]:
+    """The process with functions for λ_i(x), and what they stand for; itself where L has other terms."""
+    loss, floor = process.landscape.loss, dict.fromkeys(quick, 0)
+    curvatures = [sp.diff(loss, y, 2).subs(floor) for y in quick]
+    rest = loss - sum(c * y**2 for c, y in zip(curvatures, quick, strict=True)) / 2
+    if any(not _is_zero(sp.diff(rest, y)) for y in quick):
+        return process, {}
+    names = [sp.Function(f"curvature{i}", positive=True)(*slow) for i in range(len(quick))]
+    named = sum(n * y**2 for n, y in zip(names, quick, strict=True)) / 2 + rest.subs(floor)
+    landscape = replace(process.landscape, loss=named)
+    return replace(process, landscape=landscape), dict(zip(names, curvatures, strict=True))
 
 
 def _split(process: Langevin, fast) -> tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
