@@ -77,15 +77,16 @@ def _variance_flatness(options: argparse.Namespace) -> int:
     def log(line: str) -> None:
         print(f"nets: {line}", file=sys.stderr, flush=True)
 
-    tables = {}
+    tables, times = {}, {}
     for config in configs:
         results = variance_flatness.run_seeds(config, Path(options.out), log=log)
         tables[config.name] = verdict.verdict(results, config)
+        times[config.name] = verdict.correlation_times_text(verdict.correlation_times(results, config))
     if options.json:
         print(json.dumps({name: [asdict(row) for row in rows] for name, rows in tables.items()}, indent=1))
         return 0
     for name, rows in tables.items():
-        print(f"{name}\n{'-' * len(name)}\n{verdict.text(rows)}\n")
+        print(f"{name}\n{'-' * len(name)}\n{verdict.text(rows)}\n{times[name]}\n")
     if len(configs) > 1:
         print(verdict.comparison(tables))
     return 0

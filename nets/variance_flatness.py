@@ -224,7 +224,7 @@ def measure(
     -------
     Dataset, dims case, mode
         ``width`` and the motion (``variance``, ``velocity_variance``, ``correlation_time``) of every case,
-        NaN where a case has no such mode; ``spectrum`` (rank) of the first window and its detrended twin;
+        NaN where a case has no such mode; ``spectrum`` (rank) of the first window;
         ``temperature`` and the minibatch ensemble's predictions for the modes of the same window;
         ``loss_history`` (epoch). ``attrs`` hold the run's and the configuration's digest.
     Run
@@ -264,7 +264,7 @@ def measure(
     )
     result["epoch"] = ("epoch", last.history["epoch"].to_numpy(), {"long_name": "epoch", "units": "1"})
     share = pca.cumulative_variance(modes).to_numpy()
-    enough = int(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else -1
+    enough = float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan")
     if config.ensemble:
         say("minibatch losses and temperature")
         result = result.merge(_ensemble(middle, modes, own, config, seed), join="outer")

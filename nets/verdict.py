@@ -15,6 +15,7 @@ import xarray as xr
 from nets import exponents
 from nets.exponents import Exponent
 from nets.variance_flatness import MOTION, NEXT, SAME, Config
+from theory.minibatch import null_correlation_time
 
 #: What the paper says, with the range that its wording or its figure allows.
 PAPER = {
@@ -27,7 +28,17 @@ PAPER = {
 #: Cases whose spectrum falls with rank because a PCA made it.
 RANKED = (SAME, "same window, detrended", "shuffled", "random walk")
 
-__all__ = ["PAPER", "Row", "comparison", "exponents_of", "over_seeds", "text", "verdict"]
+__all__ = [
+    "PAPER",
+    "Row",
+    "comparison",
+    "correlation_times",
+    "correlation_times_text",
+    "exponents_of",
+    "over_seeds",
+    "text",
+    "verdict",
+]
 
 
 def exponents_of(
@@ -178,6 +189,46 @@ def _judgement(quantity: str, measured: Mapping[str, Exponent]) -> str:
     return "; ".join(words)
 
 
+def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Dataset:
+    """Median τ_i of the fitted modes in every case, beside what uncorrelated minibatches give.
+
+    Directions that the window did not choose, with the drift removed, show whether successive minibatches are
+    correlated at all: without correlations τ is the null, for every flatness.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+        At least two seeds for an interval.
+    config : Config
+
+    Returns
+    -------
+    Dataset, dim case
+        ``median`` (mean over seeds of the median over modes), ``low``, ``high`` (95 %, Student's t; NaN for
+        one seed), in steps; ``attrs["null"]``: :func:`theory.minibatch.null_correlation_time` for the sampling.
+    """
+    first, last = config.fit
+    tau = xr.concat(
+        [r["correlation_time"].sel(mode=slice(first, last)).median("mode") for r in results], "seed"
+    )
+    n = len(results)
+    mean = tau.mean("seed")
+    half = mean * np.nan
+    if n > 1:
+        half = scipy.stats.t.ppf(0.975, n - 1) * tau.std("seed", ddof=1) / np.sqrt(n)
+    epoch = int(results[0].attrs["steps_per_epoch"])
+    bridge = epoch if config.sampling == "without_replacement" else None
+    words = {"median": mean, "low": mean - half, "high": mean + half}
+    return xr.Dataset(
+        {k: v.assign_attrs(long_name=f"correlation time, {k}", units="steps") for k, v in words.items()},
+        attrs={
+            "title": f"median correlation times of modes {first} to {last}",
+            "null": null_correlation_time(config.window * epoch, steps_per_epoch=bridge),
+            "seeds": n,
+        },
+    )
+
+
 def text(rows: Sequence[Row]) -> str:
     """The verdict as a table of text: a line for each case, and one for the judgement.
 
@@ -202,6 +253,28 @@ def text(rows: Sequence[Row]) -> str:
     seeds = max(e.seeds for row in rows for e in row.measured.values())
     source = "Student's t over seeds" if seeds > 1 else "blocks of modes, one seed"
     lines.append(f"95 % intervals from {source}; {seeds} seed(s).")
+    return "\n".join(lines)
+
+
+def correlation_times_text(times: xr.Dataset) -> str:
+    """Median correlation times as lines of text, the null first.
+
+    Parameters
+    ----------
+    times : Dataset
+        From :func:`correlation_times`.
+
+    Returns
+    -------
+    str
+    """
+    lines = [f"{times.attrs['title']} (steps); uncorrelated minibatches: {float(times.attrs['null']):.0f}"]
+    for case in times["case"].to_numpy():
+        row = times.sel(case=case)
+        lines.append(
+            f"    {case!s:24} {float(row['median']):7.1f}  "
+            f"[{float(row['low']):.1f}, {float(row['high']):.1f}]"
+        )
     return "\n".join(lines)
 
 

@@ -80,6 +80,10 @@ def test_every_exponent_has_its_controls_and_the_verdict_says_what_they_are(fini
     assert [row.quantity for row in rows] == ["psi", "psi_D", "psi_tau", "gamma", "modes for 90 %"]
     text = verdict.text(rows)
     assert "next window" in text and "reproduced" in text and "2 seed(s)" in text
+    times = verdict.correlation_times(results, experiment)
+    # 30 steps an epoch, 3 epochs: (m + 1)/6 (1 − 1/6).
+    assert float(times.attrs["null"]) == pytest.approx(31 / 6 * (5 / 6)) and times.sizes["case"] == 6
+    assert "uncorrelated minibatches: 4" in verdict.correlation_times_text(times)
     one = verdict.over_seeds(results[:1], experiment)["same window", "psi"]
     assert one.interval == "blocks of modes"
     assert "tiny" in verdict.comparison({"tiny": rows})
