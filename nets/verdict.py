@@ -205,7 +205,7 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     -------
     Dataset, dim case
         ``median`` (mean over seeds of the median over modes), ``low``, ``high`` (95 %, Student's t; NaN for
-        one seed), in steps; ``attrs["null"]``: :func:`theory.minibatch.null_correlation_time` for the sampling.
+        one seed), in steps; ``attrs["null"]``: see :func:`theory.minibatch.null_correlation_time`.
     """
     first, last = config.fit
     tau = xr.concat(
