@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fpsolve.escape_setting import EscapeSetting, styblinski_tang_setting  # noqa: F401
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
+    from fpsolve.flatness_sweep import flatness_diagram  # noqa: F401
     from fpsolve.minibatch_escape import simulate_minibatch_escape  # noqa: F401
     from fpsolve.rare_events import split_escape  # noqa: F401
     from fpsolve.rates import escape_rate  # noqa: F401
@@ -31,6 +32,7 @@ _HOMES = {
     "escape_rate": "fpsolve.rates",
     "evolve": "fpsolve.evolution",
     "fit_slope": "fpsolve.escape_scans",
+    "flatness_diagram": "fpsolve.flatness_sweep",
     "flatness_growth": "fpsolve.valley_ensemble",
     "mean_first_passage_time": "fpsolve.first_passage",
     "open_sweep": "fpsolve.sweeps",
