@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fpsolve import compare, phases, plot  # noqa: F401
+    from fpsolve import compare, phases, plot, plot_phases  # noqa: F401
     from fpsolve.density import stationary_density  # noqa: F401
     from fpsolve.ensemble import simulate  # noqa: F401
     from fpsolve.escape import simulate_escape  # noqa: F401
     from fpsolve.escape_scans import fit_slope, scan_escape, slope_table  # noqa: F401
     from fpsolve.escape_setting import EscapeSetting, styblinski_tang_setting  # noqa: F401
     from fpsolve.evolution import evolve, probability_current  # noqa: F401
+    from fpsolve.exponents import power_law  # noqa: F401
     from fpsolve.first_passage import committor, mean_first_passage_time, relaxation_rates  # noqa: F401
     from fpsolve.flatness_sweep import flatness_diagram  # noqa: F401
     from fpsolve.minibatch_escape import simulate_minibatch_escape  # noqa: F401
@@ -38,6 +39,8 @@ _HOMES = {
     "open_sweep": "fpsolve.sweeps",
     "phases": "fpsolve.phases",
     "plot": "fpsolve.plot",
+    "plot_phases": "fpsolve.plot_phases",
+    "power_law": "fpsolve.exponents",
     "probability_current": "fpsolve.evolution",
     "relaxation_rates": "fpsolve.first_passage",
     "scan_escape": "fpsolve.escape_scans",

@@ -9,7 +9,7 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.power_law import PowerLaw
+from fpsolve.exponents import PowerLaw
 from theory.landscape import Landscape
 from theory.phase_boundaries import flattest_point
 

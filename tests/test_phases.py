@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from fpsolve import open_sweep, phases
-from fpsolve.power_law import power_law
+from fpsolve import open_sweep, phases, power_law
 from theory import (
     Diffusion,
     Landscape,
