@@ -91,6 +91,10 @@ def dense_biases(net: nn.Sequential) -> bool | None:
     return biases.pop()
 
 
+#: Slope before a ReLU from the slope after it, where its output is above a threshold.
+_through_relu = torch.ops.aten.threshold_backward.default
+
+
 @dataclass
 class DenseNetwork:
     """z_l = a_l W_lᵀ (+ b_l), a_{l+1} = max(z_l, 0), by matrix products over all replicas at once."""
@@ -125,8 +129,28 @@ class DenseNetwork:
                 gradients.append(dz.sum(-2))
             gradients.append(torch.matmul(dz.mT, a))
             if l:
-                dz = torch.ops.aten.threshold_backward(torch.matmul(dz, weights[l]), a, 0)
+                dz = _through_relu(torch.matmul(dz, weights[l]), a, 0)
         return gradients[::-1]
+
+    def descend(self, parameters: Parameters, slope: torch.Tensor, rate: float | torch.Tensor) -> None:
+        """w ← w − rate × gradient of Σ slope · logits, in place, each product added where it belongs.
+
+        ``rate`` is one number, or one for each replica.
+        """
+        weights = parameters[::2] if self.biases else parameters
+        if isinstance(rate, float):
+            dz, factor = slope, -rate
+        else:
+            dz, factor = slope * rate.view(-1, 1, 1), -1.0
+        for l in range(len(weights) - 1, -1, -1):
+            a, W = self._activations[l], weights[l]
+            before = dz
+            if l:
+                dz = _through_relu(torch.matmul(dz, W), a, 0)
+            if self.biases:
+                parameters[2 * l + 1].add_(before.sum(-2), alpha=factor)
+            add_product = W.addmm_ if W.ndim == 2 else W.baddbmm_
+            add_product(before.mT, a, alpha=factor)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nets.gradients import Network, sample_losses
+from nets.gradients import DenseNetwork, Network, sample_losses
 from nets.optimizers import Memory, Optimizer, update
 from nets.sampling import Sampling, minibatches, noise_stream
 
@@ -83,47 +83,45 @@ def train_epoch(
     if rule.optimizer.startswith("gd"):
         return _full_batch_step(batch, samples, rule, layer, every)
     R, B = len(rule.seeds), rule.batch_size
+    device, dtype = samples.inputs.device, samples.inputs.dtype
     draws = [
         minibatches(seed, batch.epoch, samples=len(samples), batch_size=B, sampling=rule.sampling)
         for seed in rule.seeds
     ]
-    order = torch.from_numpy(np.stack(draws, axis=1).reshape(len(draws[0]), R * B)).to(samples.inputs.device)
-    count = len(order)
+    count = len(draws[0])
+    order = torch.from_numpy(np.stack(draws, axis=1).reshape(count, R * B)).to(device)
     kept = [k for k in range(count) if (batch.step + k + 1) % every == 0] if layer is not None else []
-    device, dtype = samples.inputs.device, samples.inputs.dtype
+    watched = batch.parameters[layer] if layer is not None else torch.empty(0, device=device)
+    recorded = torch.empty((len(kept), *watched.shape), dtype=dtype, device=device)
+    rows = iter(recorded)
     losses = torch.empty((count, R), dtype=dtype, device=device)
-    size = batch.parameters[layer].numel() // R if layer is not None else 0
-    recorded = torch.empty((len(kept), R, size), dtype=dtype, device=device)
     rates = (
         rule.learning_rates[0] if R == 1 else torch.tensor(rule.learning_rates, dtype=dtype, device=device)
     )
-    shape = (B,) if batch.single else (R, B)
-    row = 0
-    for k in range(count):
-        chosen = order[k]
-        x = samples.inputs.index_select(0, chosen).view(*shape, *samples.inputs.shape[1:])
-        y = samples.targets.index_select(0, chosen).view(*shape, -1)
-        gradients, losses[k] = _gradients(batch, x, y)
+    # Buffers that every step fills anew, and the same with an axis for the replicas.
+    inputs, targets = (t.new_empty((R * B, *t.shape[1:])) for t in (samples.inputs, samples.targets))
+    x, y = ((t if batch.single else t.view(R, B, *t.shape[1:])) for t in (inputs, targets))
+    dense = batch.network if isinstance(batch.network, DenseNetwork) and rule.optimizer == "sgd" else None
+    for k, chosen in enumerate(order.unbind(0)):
+        torch.index_select(samples.inputs, 0, chosen, out=inputs)
+        torch.index_select(samples.targets, 0, chosen, out=targets)
+        log_p = torch.log_softmax(batch.network.forward(batch.parameters, x), -1)
+        torch.sum(y * log_p, (-1, -2), out=losses[k] if R > 1 else losses[k, 0])
+        slope = log_p.exp_().sub_(y)  # d (B loss) / d logits = softmax − target
         batch.step += 1
-        update(
-            rule.optimizer, batch.parameters, gradients, batch.memory,
-            learning_rate=rates, momentum=rule.momentum, step=batch.step,
-        )  # fmt: skip
-        if row < len(kept) and kept[row] == k:
-            recorded[row].view(-1).copy_(batch.parameters[layer].view(-1))  # type: ignore[index]
-            row += 1
+        if dense is not None:
+            dense.descend(batch.parameters, slope, rates / B)
+        else:
+            update(
+                rule.optimizer, batch.parameters, batch.network.backward(batch.parameters, slope.div_(B)),
+                batch.memory, learning_rate=rates, momentum=rule.momentum, step=batch.step,
+            )  # fmt: skip
+        if layer is not None and batch.step % every == 0:
+            next(rows).copy_(watched)
     batch.epoch += 1
     steps = batch.step - count + 1 + np.array(kept, dtype=np.int64)
-    return losses.T.cpu().numpy(), steps, recorded.transpose(0, 1).cpu().numpy()
-
-
-def _gradients(batch: Batch, x: torch.Tensor, y: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Gradient of the mean cross-entropy, and that mean."""
-    log_p = torch.log_softmax(batch.network.forward(batch.parameters, x), -1)
-    scale = 1.0 / y.shape[-2]
-    loss = (y * log_p).sum((-1, -2)) * -scale
-    slope = log_p.exp_().sub_(y).mul_(scale)  # d loss / d logits = (softmax − target) / B
-    return batch.network.backward(batch.parameters, slope), loss
+    weights = recorded.reshape(len(kept), R, watched.numel() // R).transpose(0, 1).cpu().numpy()
+    return (losses.T / -B).cpu().numpy(), steps, weights
 
 
 def _full_batch_step(
