@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def widths(
     norm = float(loss.weights.double().norm())
     if not norm > 0:
         raise ValueError("the layer's weights are all zero: there is no scale to look for crossings on")
-    search = _Search(loss, level=math.log(factor), start=start, farthest=reach * norm)
+    search = CrossingSearch(loss, level=math.log(factor), start=start, farthest=reach * norm)
     table = modes["direction"].to_numpy()
     ends = np.empty((len(chosen), 2))
     guess = np.full(2, 0.05 * norm)
@@ -306,10 +307,17 @@ def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarr
     return chosen
 
 
-class _Search:
+class LossAlong(Protocol):
+    """A loss that can be had along directions, such as :class:`nets.batched_loss.LayerLoss`."""
+
+    def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
+        """Loss at w₀ + t p, shape (K, T), for directions p, (K, N), and distances t, (K, T)."""
+
+
+class CrossingSearch:
     """Crossings of one level on both sides of a point, for several directions at once."""
 
-    def __init__(self, loss: LayerLoss, *, level: float, start: float, farthest: float) -> None:
+    def __init__(self, loss: LossAlong, *, level: float, start: float, farthest: float) -> None:
         self.loss, self.level, self.start, self.farthest = loss, level, start, farthest
         self.evaluations = 0
 
