@@ -14,6 +14,9 @@ from nets.runs import Run, check_trained, finished, run_attributes
 from nets.settings import check_epochs, is_whole
 from nets.side_by_side import Recorder, trained
 
+#: Bytes of recorded weights; putting the epochs together needs twice this for a moment.
+LARGEST_WINDOW = 4 << 30
+
 
 @overload
 def record(
@@ -93,6 +96,13 @@ def record(
     steps = epochs * runs[0].steps_per_epoch
     if not is_whole(every) or not 1 <= every <= steps:
         raise ValueError(f"every={every!r} must lie between 1 and the window's {steps} steps")
+    kept, weights = steps // every, checked_layer(runs[0].net, layer).weight.numel()
+    size = kept * weights * len(runs) * runs[0].settings.torch_dtype.itemsize
+    if size > LARGEST_WINDOW:
+        raise ValueError(
+            f"a window of {kept} steps × {weights} weights takes {size / 2**30:.1f} GiB, more than "
+            f"{LARGEST_WINDOW / 2**30:.0f}; use every={-(-size * every // LARGEST_WINDOW)} or fewer epochs"
+        )
     for one in runs:
         try:
             exploration_start(one)

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from nets import datasets, models, sampling, training
+from nets import datasets, models, recording, sampling, training
 from nets.gradients import AutogradNetwork, DenseNetwork, dense_biases, network
 
 OPTIONS = {"learning_rate": 0.1, "batch_size": 50, "rng": 0}
@@ -188,9 +188,12 @@ def test_only_plain_fully_connected_nets_take_the_fast_path():
 # Replicas
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float64", 1e-12), ("float32", 5e-6)])
-def test_replicas_side_by_side_are_the_runs_on_their_own(digits, dtype, error):
-    nets, rates = [_net(rng) for rng in (1, 2, 3)], [0.1, 0.05, 0.2]
+@pytest.mark.parametrize(
+    ("dtype", "error", "bias"),
+    [("float64", 1e-12, False), ("float64", 1e-12, True), ("float32", 5e-6, False)],
+)
+def test_replicas_side_by_side_are_the_runs_on_their_own(digits, dtype, error, bias):
+    nets, rates = [_net(rng, bias) for rng in (1, 2, 3)], [0.1, 0.05, 0.2]
     together = training.replicas(
         nets, digits, learning_rate=rates, batch_size=50, epochs=3, rng=[7, 8, 7], dtype=dtype
     )
@@ -568,6 +571,10 @@ def test_a_net_that_does_not_fit_the_data_is_refused(digits):
 def test_windows_without_sense_are_refused(explored):
     with pytest.raises(ValueError, match="layers are 0: 64-20, 1: 20-20, 2: 20-10"):
         training.record(explored, layer=3, epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "LARGEST_WINDOW", 10_000)
+        with pytest.raises(ValueError, match="use every=2 or fewer epochs"):
+            training.record(explored, layer=1, epochs=2, every=1)
     with pytest.raises(ValueError, match="every=99"):
         training.record(explored, layer=1, epochs=1, every=99)
     with pytest.raises(ValueError, match="epochs=0"):
