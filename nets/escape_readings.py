@@ -1,0 +1,228 @@
+"""What three readings predict for the exit from a box, from the measured noise C and curvature H; no fits.
+
+1. Free diffusion: no barrier, no landscape. dΔ = √(ηC/B) dW from the centre of the box; the mean exit time
+   is s B/η with s a number that C and the box fix, so that per iteration 1/⟨n⟩ = η²/(sB).
+2. Level crossing in the basin ½ ΔᵀHΔ of the same noise: exponential in B/η, for rare exits.
+3. The basin itself, run with the frozen noise of the samples: ``local_dynamics(…, drift="quadratic")``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy import integrate, linalg
+
+import fpsolve
+
+#: 1/√(2π) |ζ(1/2)|: a walk looked at every dt crosses as Brownian motion does a boundary this many
+#: standard deviations of a step closer (Broadie, Glasserman, Kou, Math. Finance 7, 325, 1997).
+SHIFT = 0.5825971579390106
+
+
+def free_exit_time(
+    C: ArrayLike,
+    *,
+    half_width: float = 0.05,
+    walkers: int = 1000,
+    steps: int = 1000,
+    confidence: float = 0.95,
+    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+) -> xr.Dataset:
+    """When a Brownian motion of covariance C per unit of s first leaves a box, in units of s.
+
+    For SGD s = (η/B) · time = (η²/B) · iterations; with noise D injected, C → C + (2BD/η) I.
+
+    Parameters
+    ----------
+    C : array, shape (P, P)
+        Covariance of one sample's gradient.
+    half_width : float
+        r of the box |Δ_i| ≤ r.
+    walkers : int
+    steps : int
+        About so many until the exit; the boundary is moved in for what happens between them.
+    confidence : float
+    rng : int, SeedSequence or Generator, optional
+
+    Returns
+    -------
+    Dataset
+        ``mean``, ``low``, ``high`` of s; ``variation`` = standard deviation / mean; ``s`` (walker).
+
+    Raises
+    ------
+    ValueError
+        If C is no covariance, or is zero.
+    """
+    C = np.asarray(C, dtype=float)
+    if C.ndim != 2 or C.shape[0] != C.shape[1] or not np.allclose(C, C.T, atol=1e-9 * abs(C).max()):
+        raise ValueError(f"C of shape {C.shape} must be a symmetric matrix")
+    values, vectors = linalg.eigh(C)
+    if not values[-1] > 0 or values[0] < -1e-6 * values[-1]:
+        raise ValueError(
+            f"C must be a covariance; its eigenvalues go from {values[0]:.2g} to {values[-1]:.2g}"
+        )
+    rng = np.random.default_rng(rng)
+    kept = values > 1e-9 * values[-1]
+    variance = np.diag(C)
+    # The fastest coordinate alone takes r²/C_ii; many together about ln P times less.
+    ds = half_width**2 / (variance.max() * steps * (1 + math.log(len(C))) / 2)
+    factor = vectors[:, kept] * np.sqrt(values[kept] * ds)
+    edge = half_width - SHIFT * np.sqrt(variance * ds)
+    position, left = np.zeros((walkers, len(C))), np.zeros(walkers)
+    inside, n = np.arange(walkers), 0
+    while len(inside):
+        n += 1
+        position += rng.standard_normal((len(inside), factor.shape[1])) @ factor.T
+        stay = (np.abs(position) <= edge).all(1)
+        if not stay.all():
+            left[inside[~stay]] = (n - 0.5) * ds
+            inside, position = inside[stay], position[stay]
+    mean, spread = left.mean(), left.std(ddof=1)
+    from scipy import stats
+
+    width = stats.norm.isf((1 - confidence) / 2) * spread / math.sqrt(walkers)
+    return xr.Dataset(
+        {
+            "mean": ((), mean, {"long_name": "mean exit in s", "units": "1"}),
+            "low": ((), mean - width, {"long_name": "lower end of its interval", "units": "1"}),
+            "high": ((), mean + width, {"long_name": "upper end of its interval", "units": "1"}),
+            "variation": ((), spread / mean, {"long_name": "coefficient of variation", "units": "1"}),
+            "s": ("walker", left, {"long_name": "exit in s", "units": "1"}),
+        },
+        attrs={
+            "title": "exit of free diffusion from a box",
+            "half_width": float(half_width),
+            "confidence": float(confidence),
+            "fpsolve_version": fpsolve.__version__,
+        },
+    )
+
+
+def isotropic_exit_time(parameters: int, *, half_width: float = 0.05, diffusion: float = 1.0) -> float:
+    """Mean time until the first of P independent coordinates leaves ±r by diffusion alone, exactly.
+
+    T = ∫ S(t)^P dt with S(t) = (4/π) Σ_n (−1)ⁿ/(2n + 1) exp(−(2n + 1)² π² D t / 4r²). For P = 1 this is
+    r²/2D. The rate 1/T is ∝ D, and, with the box r/√k, ∝ k: what is reported for SGLD.
+
+    Parameters
+    ----------
+    parameters : int
+        P.
+    half_width : float
+    diffusion : float
+        D.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive.
+    """
+    for name, value in (("parameters", parameters), ("half_width", half_width), ("diffusion", diffusion)):
+        if not value > 0:
+            raise ValueError(f"{name}={value:g} must be positive")
+    n = np.arange(200)
+
+    def inside(u: float) -> float:  # u = D t / r²
+        if u < 1e-3:
+            return 1.0  # exp(−1/4u) is below rounding
+        terms = (-1.0) ** n / (2 * n + 1) * np.exp(-((2 * n + 1) ** 2) * math.pi**2 * u / 4)
+        return min(1.0, 4 / math.pi * float(terms.sum())) ** parameters
+
+    edges = np.array([0, 0.01, 0.03, 0.1, 0.3, 1, 3, 12])
+    parts = [integrate.quad(inside, a, b, epsabs=1e-13)[0] for a, b in itertools.pairwise(edges)]
+    return half_width**2 / diffusion * math.fsum(parts)
+
+
+def basin_covariance(C: ArrayLike, H: ArrayLike) -> np.ndarray:
+    """Stationary covariance Σ of dΔ = −HΔ dt + √C dW: HΣ + ΣH = C. In SGD's basin it is (η/B) Σ.
+
+    Directions of no curvature and no noise, such as a ReLU net's symmetries, have no variance; those of
+    no curvature and some noise, or of negative curvature, have no stationary state.
+
+    Parameters
+    ----------
+    C, H : array, shape (P, P)
+
+    Returns
+    -------
+    ndarray, shape (P, P)
+        Infinite on the diagonal where there is no stationary state.
+    """
+    values, U = linalg.eigh(np.asarray(H, dtype=float))
+    noise = U.T @ np.asarray(C, dtype=float) @ U
+    small = 1e-9 * max(abs(values).max(), np.finfo(float).tiny)
+    silent = np.diag(noise) <= 1e-9 * np.trace(noise)
+    lost = (values <= small) & ~silent
+    total = values[:, None] + values
+    good = (values > small)[:, None] & (values > small)
+    sigma = U @ np.where(good, noise / np.where(good, total, 1.0), 0.0) @ U.T
+    if lost.any():
+        reached = (np.abs(U[:, lost]) > 1e-6).any(1)
+        sigma[reached, reached] = math.inf
+    return sigma
+
+
+def positive_part(H: ArrayLike) -> np.ndarray:
+    """[H]₊ = U |Λ| Uᵀ, as ICLR 2021 writes it below Eq. 7: eigenvalues by their size.
+
+    Parameters
+    ----------
+    H : array, shape (P, P)
+
+    Returns
+    -------
+    ndarray, shape (P, P)
+    """
+    values, U = linalg.eigh(np.asarray(H, dtype=float))
+    return (U * np.abs(values)) @ U.T
+
+
+def level_crossing_rate(
+    C: ArrayLike, H: ArrayLike, *, learning_rate: float, batch_size: float, half_width: float = 0.05
+) -> tuple[float, float]:
+    """Rate at which SGD in its quadratic basin leaves a box, for rare exits; and the exponent ΔL/D.
+
+    With D = ηC/2B and Σ of :func:`basin_covariance`, the density at the face Δ_i = r times the speed of
+    the way out, both faces of each coordinate:
+
+        γ = Σ_i 2 (D_ii r/Σ'_ii) exp(−r²/2Σ'_ii) / √(2πΣ'_ii),   Σ' = (η/B) Σ.
+
+    For C = H the exponent is B r²/η for *every* direction: the curvature cancels. ICLR's Theorem 3.2 for
+    such a face is s times that, s ∈ (0, 1) (it sets both curvatures of its path, H_ae and H_be).
+
+    Parameters
+    ----------
+    C, H : array, shape (P, P)
+    learning_rate, batch_size : float
+        η and B.
+    half_width : float
+
+    Returns
+    -------
+    rate : float
+        Per unit of time, η × iterations. NaN where there is no stationary state.
+    exponent : float
+        The smallest r²/2Σ'_ii; 0 where there is no stationary state. The rate holds for ≫ 1.
+
+    References
+    ----------
+    Gardiner, *Stochastic Methods* (2009), first passage in several dimensions; ICLR 2021, Theorem 3.2.
+    """
+    D = learning_rate / (2 * batch_size) * np.diag(np.asarray(C, dtype=float))
+    variance = learning_rate / batch_size * np.diag(basin_covariance(C, H))
+    if np.isinf(variance).any():
+        return math.nan, 0.0
+    moving = variance > 0
+    v, d = variance[moving], D[moving]
+    exponents = half_width**2 / (2 * v)
+    rates = 2 * d * half_width / v * np.exp(-exponents) / np.sqrt(2 * math.pi * v)
+    return float(rates.sum()), float(exponents.min())
