@@ -54,7 +54,7 @@ def alignment(matrix: np.ndarray, hessian: np.ndarray, *, top: int = 10, floor: 
     Returns
     -------
     Dataset
-        ``pearson_elements`` over i ≤ j; ``pearson_diagonal``, ``log_pearson_diagonal`` and
+        ``pearson_elements`` over all i, j; ``pearson_diagonal``, ``log_pearson_diagonal`` and
         ``slope_diagonal`` (of ln A_ii by ln H_ii, least squares; ``slope_directions`` of them) in H's
         eigenbasis; ``coefficient``; ``size_ratio``; ``overlap``, ``overlap_by_chance``; ``diagonal`` and
         ``eigenvalue`` (mode), descending in H.
@@ -105,11 +105,16 @@ def leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return values[order], vectors[:, order]
 
 
+def _pearson(A: np.ndarray, H: np.ndarray) -> float:
+    """Pearson's r of all elements."""
+    a, h = A - A.mean(), H - H.mean()
+    return float(np.vdot(a, h) / np.sqrt(np.vdot(a, a) * np.vdot(h, h)))
+
+
 def _alignment(
     A: np.ndarray, H: np.ndarray, values: np.ndarray, U: np.ndarray, top: int, floor: float
 ) -> xr.Dataset:
     N = len(A)
-    upper = np.triu_indices(N)
     diagonal = np.einsum("ij,ij->j", U, A @ U)
     V = leading(A, top)[1]
     kept = (values > floor * values[0]) & (diagonal > 0)
@@ -118,7 +123,7 @@ def _alignment(
         fitted = stats.linregress(np.log(values[kept]), np.log(diagonal[kept]))
         slope, r = fitted.slope, fitted.rvalue
     found = {
-        "pearson_elements": np.corrcoef(A[upper], H[upper])[0, 1],
+        "pearson_elements": _pearson(A, H),
         "pearson_diagonal": np.corrcoef(diagonal, values)[0, 1],
         "log_pearson_diagonal": r,
         "slope_diagonal": slope,
@@ -222,7 +227,10 @@ def label_ratio(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def over_seeds(
-    results: Sequence[xr.Dataset] | Mapping[int, xr.Dataset], *, confidence: float = 0.95
+    results: Sequence[xr.Dataset] | Mapping[int, xr.Dataset],
+    *,
+    confidence: float = 0.95,
+    geometric: Sequence[str] = (),
 ) -> xr.Dataset:
     """Mean over independent trainings with Student's interval for each number.
 
@@ -231,6 +239,8 @@ def over_seeds(
     results : sequence of Dataset, or mapping of seed to Dataset
         One for each training; of the same variables and dims.
     confidence : float
+    geometric : sequence of str
+        Positive variables, such as ratios, whose logarithms are averaged.
 
     Returns
     -------
@@ -245,12 +255,17 @@ def over_seeds(
     several = list(results.values()) if isinstance(results, Mapping) else list(results)
     if len(several) < 2:
         raise ValueError(f"an interval over trainings needs at least 2 of them, not {len(several)}")
+    several = [part.assign({name: np.log(part[name]) for name in geometric}) for part in several]
     stacked = xr.concat(several, dim="training", combine_attrs="override")
     mean = stacked.mean("training", keep_attrs=True)
     factor = stats.t.ppf((1 + confidence) / 2, len(several) - 1) / np.sqrt(len(several))
     half = factor * stacked.std("training", ddof=1)
-    low = (mean - half).rename({name: f"{name}_low" for name in mean.data_vars})
-    high = (mean + half).rename({name: f"{name}_high" for name in mean.data_vars})
+    low, high = mean - half, mean + half
+    for part in (mean, low, high):
+        for name in geometric:
+            part[name] = np.exp(part[name]).assign_attrs(several[0][name].attrs)
+    low = low.rename({name: f"{name}_low" for name in mean.data_vars})
+    high = high.rename({name: f"{name}_high" for name in mean.data_vars})
     result = xr.merge([mean, low, high])
     result.attrs = mean.attrs | {"trainings": len(several), "confidence": confidence}
     return result

@@ -22,7 +22,7 @@ FREQUENCIES = 0.1 * np.arange(1, 11)
 #: Half the interquartile range of a symmetric stable law of scale 1; 0.954 to 1 for 1 ≤ α ≤ 2.
 HALF_QUARTILES = 0.97
 #: Points at which scipy evaluates the stable law; the rest is interpolated.
-LAW_POINTS = 120
+LAW_POINTS = 80
 
 
 def stable_fit(

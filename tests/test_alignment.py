@@ -121,6 +121,9 @@ def test_intervals_over_trainings_are_students():
     half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
     assert float(found.a_low) == pytest.approx(np.mean(values) - half)
     assert float(found.a_high) == pytest.approx(np.mean(values) + half)
+    logs = over_seeds([xr.Dataset({"a": ((), v)}) for v in values], geometric=["a"])
+    assert float(logs.a) == pytest.approx(2.0)
+    assert float(logs.a_low) * float(logs.a_high) == pytest.approx(4.0) and float(logs.a_low) > 0
     with pytest.raises(ValueError, match="at least 2"):
         over_seeds([xr.Dataset({"a": ((), 1.0)})])
 
