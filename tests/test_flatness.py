@@ -78,7 +78,7 @@ class _Exact:
 
 
 def _crossings(height, guess=1.0, farthest=1e3):
-    search = flatness._Search(_Exact(height), level=1.0, start=1e-4, farthest=farthest)
+    search = flatness.CrossingSearch(_Exact(height), level=1.0, start=1e-4, farthest=farthest)
     return search.crossings(np.zeros((1, 1)), np.full(2, guess))[0]
 
 
