@@ -263,7 +263,8 @@ def over_seeds(
     low, high = mean - half, mean + half
     for part in (mean, low, high):
         for name in geometric:
-            part[name] = np.exp(part[name]).assign_attrs(several[0][name].attrs)
+            part[name] = part[name].copy(data=np.exp(part[name].to_numpy()))
+            part[name].attrs = several[0][name].attrs
     low = low.rename({name: f"{name}_low" for name in mean.data_vars})
     high = high.rename({name: f"{name}_high" for name in mean.data_vars})
     result = xr.merge([mean, low, high])
