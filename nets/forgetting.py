@@ -11,23 +11,35 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from nets.penalties import PAPER_CONSTRAINTS, PAPER_STRENGTH, Method
+from nets.penalties import METHODS, PAPER_CONSTRAINTS, PAPER_STRENGTH, Method
 
 #: Slope of the upper bound of q_i over F_i in PNAS Fig. 4 D.
 PAPER_BOUND = 0.008
 
-__all__ = ["Verdict", "at_best", "bound", "difference", "front", "over_counts", "summary", "table", "verdict"]
+__all__ = [
+    "Verdict",
+    "at_best",
+    "bound",
+    "comparisons",
+    "difference",
+    "front",
+    "over_counts",
+    "over_steps",
+    "summary",
+    "table",
+    "verdict",
+]
 
 
 def at_best(
-    result: xr.Dataset, method: Method, *, count: int | None = None, checkpoint: int = -1
+    result: xr.Dataset, method: Method, *, count: int | None = None, checkpoint: int | None = -1
 ) -> xr.Dataset:
     """Errors of each training at the λ and N_c that are best for the other trainings.
 
@@ -38,15 +50,17 @@ def at_best(
     method : str
     count : int, optional
         Only this N_c (0: all); default whichever is best. "L2" and "none" have none, and ignore it.
-    checkpoint : int
-        When, as a position in ``result.checkpoint``.
+    checkpoint : int or None
+        When, as a position in ``result.checkpoint``; default at the end. None: task 2 stops at whichever
+        checkpoint is best, chosen with λ and N_c.
 
     Returns
     -------
     Dataset, dim training
         ``error_first``, ``error_second``, ``total`` = ε₁ + ε₂, and ``chosen``, a position in
-        ``result.constraint``. ``attrs``: ``strength`` and ``count`` best over all trainings, and
-        ``at_edge``: 1 if that λ is the first or last scanned, so that the best may lie outside.
+        ``result.constraint``. ``attrs``: ``strength``, ``count`` and ``stop`` (a position in
+        ``result.checkpoint``) best over all trainings, and ``at_edge``: 1 if that λ is the first or last
+        scanned, so that the best may lie outside.
 
     Raises
     ------
@@ -55,33 +69,42 @@ def at_best(
     """
     if result.sizes.get("training", 1) < 2:
         raise ValueError("choosing on other trainings needs at least 2 of them")
-    errors = [result[f"error_{task}"].isel(checkpoint=checkpoint).to_numpy() for task in ("first", "second")]
     there = _where(result, method, count)
-    total = (errors[0] + errors[1])[:, there]
-    trainings = len(total)
-    others = (total.sum(0) - total) / (trainings - 1)
-    chosen, rows = there[others.argmin(1)], np.arange(trainings)
-    best = there[total.mean(0).argmin()]
+    last = result.sizes["checkpoint"]
+    stops = np.arange(last) if checkpoint is None else np.array([checkpoint % last])
+    grid = np.ix_(np.arange(result.sizes["training"]), there, stops)
+    first, second = (
+        result[name]
+        .transpose("training", "constraint", "checkpoint")
+        .to_numpy()[grid]
+        .reshape(len(grid[0]), -1)
+        for name in ("error_first", "error_second")
+    )
+    total = first + second
+    others = (total.sum(0) - total) / (len(total) - 1)
+    chosen, rows = others.argmin(1), np.arange(len(total))
+    place, stop = np.divmod(total.mean(0).argmin(), len(stops))
+    best = there[place]
     strength, own = result["strength"].to_numpy(), int(result["count"][best])
     scanned = strength[there[result["count"].to_numpy()[there] == own]]
     edge = len(scanned) > 1 and strength[best] in (scanned.min(), scanned.max())
     columns = {
-        "error_first": (errors[0][rows, chosen], "test error of task 1, ε₁"),
-        "error_second": (errors[1][rows, chosen], "test error of task 2, ε₂"),
-        "total": (sum(e[rows, chosen] for e in errors), "ε₁ + ε₂"),
-        "chosen": (chosen, "position of the constraint"),
+        "error_first": (first[rows, chosen], "test error of task 1, ε₁"),
+        "error_second": (second[rows, chosen], "test error of task 2, ε₂"),
+        "total": (total[rows, chosen], "ε₁ + ε₂"),
+        "chosen": (there[chosen // len(stops)], "position of the constraint"),
     }
     return xr.Dataset(
         {k: ("training", v, {"long_name": text, "units": "1"}) for k, (v, text) in columns.items()},
         attrs={
             "title": f"{method}, at the best setting for the other trainings", "penalty": method,
-            "strength": float(strength[best]), "count": own, "at_edge": int(edge),
+            "strength": float(strength[best]), "count": own, "stop": int(stops[stop]), "at_edge": int(edge),
         },
     )  # fmt: skip
 
 
 def summary(
-    result: xr.Dataset, *, count: int | None = None, checkpoint: int = -1, confidence: float = 0.95
+    result: xr.Dataset, *, count: int | None = None, checkpoint: int | None = -1, confidence: float = 0.95
 ) -> xr.Dataset:
     """Every method at its best: means and Student's intervals over trainings.
 
@@ -91,14 +114,15 @@ def summary(
         From :func:`nets.continual.scan`.
     count : int, optional
         Hold all methods to this N_c; those that were not scanned there are left out.
-    checkpoint : int
+    checkpoint : int or None
+        As in :func:`at_best`.
     confidence : float
 
     Returns
     -------
     Dataset, dim penalty
         ``error_first``, ``error_second``, ``total``, each with ``_low`` and ``_high``; ``strength``,
-        ``count`` and ``at_edge`` of the setting best over all trainings.
+        ``count``, ``stop`` and ``at_edge`` of the setting best over all trainings.
     """
     names, rows = [], []
     for method in dict.fromkeys(result["penalty"].to_numpy().astype(str)):
@@ -109,7 +133,7 @@ def summary(
         for name in ("error_first", "error_second", "total"):
             row[name], row[f"{name}_low"], row[f"{name}_high"] = _interval(best[name].to_numpy(), confidence)
         names.append(method)
-        rows.append(row | {k: best.attrs[k] for k in ("strength", "count", "at_edge")})
+        rows.append(row | {k: best.attrs[k] for k in ("strength", "count", "stop", "at_edge")})
     return xr.Dataset(
         {k: ("penalty", np.array([row[k] for row in rows]), {"long_name": k, "units": "1"}) for k in rows[0]},
         {"penalty": names},
@@ -123,7 +147,7 @@ def difference(
     other: Method,
     *,
     count: int | None = None,
-    checkpoint: int = -1,
+    checkpoint: int | None = -1,
     confidence: float = 0.95,
 ) -> tuple[float, float, float]:
     """ε₁ + ε₂ of one method less that of another, both at their best, paired by training.
@@ -207,7 +231,7 @@ def over_counts(
     Dataset, dim count
         ``total`` with its interval, ``strength``, ``at_edge``. Where 0 stood for all, the number is given.
     """
-    every = result.sizes["mode"] if method.startswith("LDC") else int(result["weights"].max())
+    every = _all(result, method)
     counts = sorted(
         {int(c) for c in result["count"].to_numpy()[_where(result, method, None)]}, key=lambda c: c or np.inf
     )
@@ -225,6 +249,26 @@ def over_counts(
         {"count": ("count", [c or every for c in counts], {"long_name": "constraints N_c", "units": "1"})},
         attrs={"title": f"{method} over N_c", "penalty": method, "confidence": confidence},
     )
+
+
+def over_steps(result: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:
+    """ε₁ + ε₂ over the length of task 2, each method at its best λ and N_c for that length.
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`nets.continual.scan`.
+    confidence : float
+
+    Returns
+    -------
+    Dataset, dims penalty, checkpoint
+        ``total`` with its interval, ``strength``, ``count``; coordinate ``step``.
+    """
+    parts = [summary(result, checkpoint=k, confidence=confidence) for k in range(result.sizes["checkpoint"])]
+    names = ["total", "total_low", "total_high", "strength", "count"]
+    both = xr.concat([part[names] for part in parts], "checkpoint", combine_attrs="override")
+    return both.transpose("penalty", "checkpoint").assign_coords(step=result["step"])
 
 
 def bound(
@@ -327,7 +371,10 @@ def verdict(result: xr.Dataset) -> list[Verdict]:
                 f"the same with both held to {small} constraints", "-", "LDC", other, result, count=small
             )
         )
+        claim = "the same where each also stops task 2 at its best step"
+        rows.append(_comparison(claim, "-", "LDC", other, result, checkpoint=None))
     rows.append(_comparison("LDC forgets less than plain L2", "-", "LDC", "L2", result))
+    rows.append(_comparison(claim, "-", "LDC", "L2", result, checkpoint=None))
     rows.append(_comparison("measured F serves better than equal F", "implied", "LDC", "LDC equal F", result))
     rows.append(
         _comparison(
@@ -355,6 +402,45 @@ def table(rows: Sequence[Verdict]) -> str:
     return "\n".join(lines + [f"| {r.claim} | {r.paper} | {r.ours} | {r.verdict} |" for r in rows])
 
 
+def comparisons(results: Mapping[str, xr.Dataset], *, one: Method = "LDC") -> str:
+    """ε₁ + ε₂ of one penalty less that of every other, task by task, as a table in Markdown.
+
+    Parameters
+    ----------
+    results : mapping of str to Dataset
+        Name of the tasks → result of :func:`nets.continual.scan`.
+    one : str
+
+    Returns
+    -------
+    str
+        A negative difference says that ``one`` forgets less; intervals that exclude 0 are bold.
+    """
+    every = {str(m) for result in results.values() for m in result["penalty"].to_numpy()}
+    others = [m for m in METHODS if m in every and m != one]
+    lines = [
+        f"| tasks | {one}: ε₁, ε₂ (λ, N_c) | " + " | ".join(f"less {m}" for m in others) + " |",
+        "|---" * (len(others) + 2) + "|",
+    ]
+    for name, result in results.items():
+        for label, checkpoint in (("", -1), (", best stop", None)):
+            best = at_best(result, one, checkpoint=checkpoint)
+            first, second = (
+                _shown(_interval(best[k].to_numpy(), 0.95)) for k in ("error_first", "error_second")
+            )
+            count = best.attrs["count"] or _all(result, one)
+            cells = [f"{first}, {second} ({best.attrs['strength']:g}, {count})"]
+            for other in others:
+                if not _has(result, other, 0):
+                    cells.append("-")
+                    continue
+                gap = difference(result, one, other, checkpoint=checkpoint)
+                bold = "" if gap[1] <= 0 <= gap[2] else "**"
+                cells.append(f"{bold}{_shown(gap)}{bold}")
+            lines.append(f"| {name}{label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _forgetting(every: xr.Dataset, result: xr.Dataset) -> Verdict:
     none = every.sel(penalty="none")
     before = _interval(result["error_before"].to_numpy(), float(every.attrs["confidence"]))
@@ -378,7 +464,8 @@ def _paper_setting(result: xr.Dataset) -> list[Verdict]:
     )
     before = _interval(result["error_before"].to_numpy(), 0.95)
     found = bound(result)
-    holds = float(found["largest_low"]) <= PAPER_BOUND
+    low, high = float(found["largest_low"]), float(found["largest_high"])
+    holds = "refuted" if low > PAPER_BOUND else "confirmed" if high <= PAPER_BOUND else "undecided"
     return [
         Verdict(
             "λ = 10, N_c = 200 keep task 1 as good as before", "ε₁ about as before",
@@ -393,16 +480,23 @@ def _paper_setting(result: xr.Dataset) -> list[Verdict]:
             "there q_i ≤ 0.008 F_i for all constrained i", "0.008",
             f"max q_i/F_i {_ends(found, 'largest')}; inside {_ends(found, 'inside')}; "
             f"slope of ln q over ln F {_ends(found, 'slope')}",
-            "confirmed" if holds else "refuted",
+            holds,
         ),
     ]  # fmt: skip
 
 
 def _comparison(
-    claim: str, paper: str, one: Method, other: Method, result: xr.Dataset, *, count: int | None = None
+    claim: str,
+    paper: str,
+    one: Method,
+    other: Method,
+    result: xr.Dataset,
+    *,
+    count: int | None = None,
+    checkpoint: int | None = -1,
 ) -> Verdict:
-    gap = difference(result, one, other, count=count)
-    both = [at_best(result, m, count=count)["total"].to_numpy() for m in (one, other)]
+    gap = difference(result, one, other, count=count, checkpoint=checkpoint)
+    both = [at_best(result, m, count=count, checkpoint=checkpoint)["total"].to_numpy() for m in (one, other)]
     shown = ", ".join(f"{m} {_shown(_interval(t, 0.95))}" for m, t in zip((one, other), both, strict=True))
     word = (
         "confirmed" if gap[2] < 0 else "refuted: the other is better" if gap[1] > 0 else "no difference seen"
@@ -413,12 +507,14 @@ def _comparison(
 def _counts(result: xr.Dataset, method: Method, small: int, claim: str, paper: str) -> Verdict:
     totals = {count: at_best(result, method, count=count)["total"].to_numpy() for count in (small, 0)}
     gap = _interval(totals[0] - totals[small], 0.95)
-    shown = f"ε₁ + ε₂ with all less that with {small}: {_shown(gap)}"
+    best = at_best(result, method)
+    shown = f"ε₁ + ε₂ with {_all(result, method)} less that with {small}: {_shown(gap)}"
+    shown += f"; best N_c {best.attrs['count'] or _all(result, method)}"
     if gap[1] <= 0 <= gap[2]:
         return Verdict(claim, paper, shown, "no difference seen")
     all_better = gap[2] < 0
     return Verdict(
-        claim, paper, shown, "confirmed" if all_better == (paper == "all") else "refuted: all are better"
+        claim, paper, shown, "confirmed" if all_better == (paper == "all") else "refuted: more are better"
     )
 
 
@@ -431,6 +527,11 @@ def _psi(result: xr.Dataset) -> Verdict:
         f"ε₁ + ε₂ with measured F less that with F from σ: {shown}",
         "no difference seen" if same else "they differ",
     )  # fmt: skip
+
+
+def _all(result: xr.Dataset, method: str) -> int:
+    """What N_c = 0 stands for."""
+    return result.sizes["mode"] if method.startswith("LDC") else int(result["weights"].max())
 
 
 def _where(result: xr.Dataset, method: str, count: int | None) -> np.ndarray:

@@ -177,6 +177,34 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     return ax
 
 
+def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with ε₁ + ε₂ over the length of task 2, each penalty at its best for that length.
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`nets.forgetting.over_steps`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    shown = result.isel(checkpoint=result["step"].to_numpy() > 0)
+    for name in shown["penalty"].to_numpy().astype(str):
+        one = shown.isel(penalty=int(np.flatnonzero(shown["penalty"] == name)[0]))
+        colour, marker = STYLES.get(name, ("0.3", "o"))
+        ax.plot(one["step"], one["total"], color=colour, marker=marker, ms=4, lw=1, label=name)
+        low = np.maximum(one["total_low"], 1e-3)
+        ax.fill_between(one["step"], low, one["total_high"], color=colour, alpha=0.12, lw=0)
+    ax.set(xscale="log", yscale="log", xlabel="steps of task 2", ylim=(1e-2, 1.5))
+    ax.set(ylabel="$\\epsilon_1 + \\epsilon_2$, each at its best")
+    return ax
+
+
 def at_their_best(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
 

@@ -230,6 +230,17 @@ def test_each_penalty_is_taken_at_its_best_and_says_when_that_lies_at_the_edge()
     assert forgetting.front(result, "L2").sizes["setting"] == 3
 
 
+def test_the_time_to_stop_can_be_chosen_too():
+    result = _made_up([(0.1, 0.1), (0.3, 0.0)], [("L2", 0.1, 0), ("L2", 1.0, 0)])
+    later = result.copy(deep=True)
+    later["error_first"] = later["error_first"] + 0.3
+    both = xr.concat([result, later], "checkpoint", data_vars="all", coords="minimal", compat="override")
+    assert forgetting.at_best(both, "L2")["total"].to_numpy() == pytest.approx(0.5)
+    stopped = forgetting.at_best(both, "L2", checkpoint=None)
+    assert stopped["total"].to_numpy() == pytest.approx(0.2)
+    assert stopped.attrs["stop"] == 0 and stopped.attrs["strength"] == 0.1
+
+
 def test_choosing_among_many_equal_settings_does_not_make_a_penalty_look_better():
     # One setting against forty of the same true error: the minimum over them would seem better by 2 σ.
     gaps = []
@@ -281,11 +292,12 @@ def test_verdict_and_figures_come_from_a_scan(solution):
     assert forgetting.table(rows).count("\n") == len(rows) + 1
     found = forgetting.bound(result)
     assert 0 <= float(found["inside"]) <= 1 and float(found["largest"]) < float(found["free_largest"])
-    figure, axes = plt.subplots(1, 5)
+    figure, axes = plt.subplots(1, 6)
     plot_continual.learning_curves(result, 0, ax=axes[0])
     plot_continual.displacements(result, len(some) - 1, ax=axes[1])
     plot_continual.fronts({m: forgetting.front(result, m) for m in ("LDC", "L2")}, ax=axes[2])
     plot_continual.counts({"LDC": forgetting.over_counts(result, "LDC")}, ax=axes[3])
     plot_continual.at_their_best(forgetting.summary(result), ax=axes[4])
-    assert all(ax.get_xlabel() for ax in axes)
+    plot_continual.over_steps(forgetting.over_steps(result), ax=axes[5])
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (*axes[:4], axes[5]))
     plt.close(figure)
