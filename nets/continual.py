@@ -97,7 +97,7 @@ def second_task(
             first.net, weights, first.second, tasks, epochs=tasks.second_epochs, seed=seed_text(rng),
             after_step=after_step, progress=progress,
         )  # fmt: skip
-        moved = ((weights - first.weights) @ first._directions.T).abs().numpy().astype(np.float32)
+        moved = ((weights - first.weights) @ first.directions.T).abs().numpy().astype(np.float32)
     at_checkpoints = np.stack(measured, axis=-1)
     variables = {
         "error_first": (("constraint", "checkpoint"), at_checkpoints[0], _label("test error of task 1, ε₁")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -87,27 +88,22 @@ class FirstTask:
             return None
         if method == "L2":
             return Penalty(strength, torch.ones(len(self.weights)))
+        there = len(self.weights if method.startswith("EWC") else self.directions)
+        if count > there:
+            raise ValueError(f"count={count} of {method!r} is more than the {there} there are")
         if method.startswith("EWC"):
             diagonal = self.fisher_true if method == "EWC true" else self.fisher_empirical
             kept = torch.zeros_like(diagonal)
             top = torch.topk(diagonal, count or len(diagonal)).indices
             kept[top] = diagonal[top]
             return Penalty(strength, kept / 2)
-        directions = self._directions
-        count = count or len(directions)
-        if count > len(directions):
-            raise ValueError(
-                f"count={count} is more than the {len(directions)} principal directions there are"
-            )
-        return Penalty(strength, self._flatness(method)[:count] ** -2.0, directions[:count])
+        count = count or there
+        return Penalty(strength, self._flatness(method)[:count] ** -2.0, self.directions[:count])
 
-    @property
-    def _directions(self) -> torch.Tensor:
-        """One tensor for all penalties, so that they are applied together."""
-        values = self.modes["direction"].variable
-        if "tensor" not in self.__dict__:
-            object.__setattr__(self, "tensor", torch.from_numpy(values.to_numpy().astype(np.float32)))
-        return self.__dict__["tensor"]
+    @cached_property
+    def directions(self) -> torch.Tensor:
+        """p_i, shape (n, N), float32: one tensor for all penalties, so that they are applied together."""
+        return torch.from_numpy(self.modes["direction"].to_numpy().astype(np.float32))
 
     def _flatness(self, method: Method) -> torch.Tensor:
         """F_i as the method has it; infinite where the loss never rises to e L₀."""
@@ -155,23 +151,8 @@ def first_task(
     for name in ("first", "second"):
         if not set(getattr(tasks, name)) <= set(range(classes)):
             raise ValueError(f"{name}={getattr(tasks, name)} must be classes from 0 to {classes - 1}")
-    net = fully_connected((data.features, *tasks.hidden, classes), rng=seeds[0])
+    before, rest = _net(data, tasks, seeds, progress=progress)
     with torch_threads(1), torch.no_grad():
-        if tasks.layer is not None:
-            checked_layer(net, tasks.layer)
-            run = training.sgd(
-                net, data, learning_rate=tasks.learning_rate, batch_size=tasks.batch_size,
-                epochs=tasks.pretraining_epochs, rng=seeds[1], progress=progress,
-            )  # fmt: skip
-            drawn_anew = checked_layer(
-                fully_connected((data.features, *tasks.hidden, classes), rng=seeds[2]), tasks.layer
-            )
-            net = run.net
-            checked_layer(net, tasks.layer).weight.copy_(drawn_anew.weight)
-        place = 0 if tasks.layer is None else weight_layers(net)[tasks.layer][0]
-        layers = list(net)
-        before = nn.Sequential(*layers[:place])
-        rest = nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
         parts = [rows_of(data, before, chosen) for chosen in (tasks.first, tasks.second)]
         for name, part in zip(("first", "second"), parts, strict=True):
             if len(part.labels) < tasks.batch_size:
@@ -208,6 +189,27 @@ def first_task(
     true, empirical = _fisher_diagonals(local)
     error = float(errors(views(rest, start), parts[0].test_inputs, parts[0].test_labels)[0])
     return FirstTask(tasks, rest, parts[0], parts[1], modes, true, empirical, error, loss)
+
+
+def _net(
+    data: Data, tasks: Tasks, seeds: list[np.random.SeedSequence], *, progress: bool
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """What comes before the layer that learns, trained on all classes, and the rest, drawn anew."""
+    sizes = (data.features, *tasks.hidden, len(data.classes))
+    net = fully_connected(sizes, rng=seeds[0])
+    place = 0
+    if tasks.layer is not None:
+        checked_layer(net, tasks.layer)
+        net = training.sgd(
+            net, data, learning_rate=tasks.learning_rate, batch_size=tasks.batch_size,
+            epochs=tasks.pretraining_epochs, rng=seeds[1], progress=progress,
+        ).net  # fmt: skip
+        place = weight_layers(net)[tasks.layer][0]
+        drawn = checked_layer(fully_connected(sizes, rng=seeds[2]), tasks.layer)
+        with torch.no_grad():
+            checked_layer(net, tasks.layer).weight.copy_(drawn.weight)
+    layers = list(net)
+    return nn.Sequential(*layers[:place]), nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
 
 
 @dataclass(frozen=True, eq=False)

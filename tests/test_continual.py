@@ -261,6 +261,8 @@ def test_choosing_among_many_equal_settings_does_not_make_a_penalty_look_better(
 def test_wrong_arguments_are_named(digits, solution):
     with pytest.raises(ValueError, match="count=500"):
         solution.penalty(Constraint("LDC", 1.0, 500))
+    with pytest.raises(ValueError, match="more than the 400"):
+        solution.penalty(Constraint("EWC true", 1.0, 401))
     with pytest.raises(ValueError, match="none in common"):
         Tasks(first=(0, 1), second=(1, 2))
     with pytest.raises(ValueError, match="classes from 0 to 9"):
