@@ -7,6 +7,7 @@ place where the boundary cuts the line between them, which keeps second order wh
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -294,7 +295,7 @@ class _Absorbing:
 def _labelled(values: np.ndarray, grid: Grid, process: Process, name: str, unit: str) -> xr.DataArray:
     coordinates = {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
     result = xr.DataArray(
-        values.reshape(grid.shape), dims=grid.names, coords=coordinates, name=name.replace(" ", "_")
+        values.reshape(grid.shape), dims=grid.names, coords=coordinates, name=re.sub(r"\W", "_", name)
     )
     result.attrs = {
         "long_name": name,
