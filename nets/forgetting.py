@@ -30,12 +30,45 @@ __all__ = [
     "comparisons",
     "difference",
     "front",
+    "joined",
     "over_counts",
     "over_steps",
     "summary",
     "table",
     "verdict",
 ]
+
+
+def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
+    """Several scans of the same trainings as one, their constraints one after the other.
+
+    Trainings depend on the seed and on the first task, not on how many principal directions are kept: more
+    constraints can be added to a scan later.
+
+    Parameters
+    ----------
+    result, *others : Dataset
+        From :func:`nets.continual.scan`. What does not depend on the constraint is taken from the first.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If seeds, tasks or errors after task 1 differ.
+    """
+    for other in others:
+        if not np.array_equal(result["error_before"], other["error_before"]) or not np.array_equal(
+            result["error_second"].isel(constraint=0, checkpoint=0),
+            other["error_second"].isel(constraint=0, checkpoint=0),
+        ):
+            raise ValueError("these scans are not of the same trainings: their errors after task 1 differ")
+    return xr.concat(
+        [result, *others], "constraint", data_vars="minimal", coords="minimal", compat="override",
+        join="outer", combine_attrs="override",
+    )  # fmt: skip
 
 
 def at_best(
@@ -373,6 +406,9 @@ def verdict(result: xr.Dataset) -> list[Verdict]:
         )
         claim = "the same where each also stops task 2 at its best step"
         rows.append(_comparison(claim, "-", "LDC", other, result, checkpoint=None))
+    if _has(result, "EWC floored", 0):
+        claim_floored = "LDC forgets less than EWC with G raised to its median, where it is less"
+        rows.append(_comparison(claim_floored, "-", "LDC", "EWC floored", result))
     rows.append(_comparison("LDC forgets less than plain L2", "-", "LDC", "L2", result))
     rows.append(_comparison(claim, "-", "LDC", "L2", result, checkpoint=None))
     rows.append(_comparison("measured F serves better than equal F", "implied", "LDC", "LDC equal F", result))

@@ -25,13 +25,15 @@ import numpy as np
 import torch
 
 Method = Literal[
-    "none", "L2", "EWC true", "EWC empirical", "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F"
-]
+    "none", "L2", "EWC true", "EWC empirical", "EWC floored",
+    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F",
+]  # fmt: skip
 #: Every penalty. "LDC": F measured along each principal direction; "psi": F ∝ σ^(−2/ψ) (PNAS 8); "equal F":
 #: the same F for all constrained directions, a control. "EWC": by the diagonal of the true or of the
-#: empirical Fisher matrix. "L2": ‖w − w₁‖².
+#: empirical Fisher matrix; "floored" raises the smaller half of the true one to its median. "L2": ‖w − w₁‖².
 METHODS: tuple[Method, ...] = (
-    "none", "L2", "EWC true", "EWC empirical", "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F",
+    "none", "L2", "EWC true", "EWC empirical", "EWC floored",
+    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F",
 )  # fmt: skip
 #: λ and N_c of PNAS Fig. 4 C, D.
 PAPER_STRENGTH, PAPER_CONSTRAINTS = 10.0, 200
@@ -42,6 +44,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "L2": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     "EWC true": (10.0, 50.0, 200.0, 1e3, 2e3, 5e3, 2e4, 1e5),
     "EWC empirical": (100.0, 500.0, 2e3, 1e4, 5e4, 2e5, 1e6, 1e7),
+    "EWC floored": (50.0, 200.0, 500.0, 1e3, 2e3, 5e3, 2e4),
     "LDC": _LDC,
     "LDC equal F": _LDC,
 } | {f"LDC psi {psi}": _PSI for psi in (3, 4, 5)}

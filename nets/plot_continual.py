@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STYLES = {
     "none": ("0.5", "x"), "L2": ("#000000", "o"),
     "EWC true": ("#D55E00", "s"), "EWC empirical": ("#E69F00", "D"),
+    "EWC floored": ("#CC79A7", "P"),
     "LDC": ("#0072B2", "o"), "LDC equal F": ("#56B4E9", "v"), "LDC psi 3": ("#009E73", "<"),
     "LDC psi 4": ("#009E73", "^"), "LDC psi 5": ("#009E73", ">"),
 }  # fmt: skip

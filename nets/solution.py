@@ -92,7 +92,9 @@ class FirstTask:
         if count > there:
             raise ValueError(f"count={count} of {method!r} is more than the {there} there are")
         if method.startswith("EWC"):
-            diagonal = self.fisher_true if method == "EWC true" else self.fisher_empirical
+            diagonal = self.fisher_empirical if method == "EWC empirical" else self.fisher_true
+            if method == "EWC floored":
+                diagonal = diagonal.clamp(min=float(diagonal.median()))
             kept = torch.zeros_like(diagonal)
             top = torch.topk(diagonal, count or len(diagonal)).indices
             kept[top] = diagonal[top]

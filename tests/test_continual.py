@@ -120,6 +120,9 @@ def test_penalties_are_those_of_their_formulas(solution):
         top = np.argsort(G)[::-1][:30]
         value = float(solution.penalty(Constraint(method, 4.0, 30))(displacement.float()))
         assert value == pytest.approx(2 * np.sum(G[top] * displacement.numpy()[top] ** 2), rel=1e-4)
+    G = solution.fisher_true.numpy()
+    floored = solution.penalty(Constraint("EWC floored", 4.0)).stiffness.numpy()
+    assert floored == pytest.approx(np.maximum(G, np.sort(G)[(len(G) - 1) // 2]) / 2)
     value = float(solution.penalty(Constraint("L2", 2.0))(displacement.float()))
     assert value == pytest.approx(2 * float((displacement**2).sum()), rel=1e-5)
     assert solution.penalty(Constraint("none")) is None
@@ -199,6 +202,13 @@ def test_scans_give_the_same_bits_when_they_go_on_after_a_stop(tmp_path):
     assert whole.equals(continual.scan(tasks, some, trainings=2, seed=4))
     assert whole["penalty"].to_numpy().tolist() == ["none", "LDC"]
     assert not np.array_equal(whole["variance"][0], whole["variance"][1])
+    later = continual.scan(replace(tasks, modes=5), [Constraint("L2", 0.1)], trainings=2, seed=4)
+    both = forgetting.joined(whole, later)
+    assert both["penalty"].to_numpy().tolist() == ["none", "LDC", "L2"]
+    assert np.array_equal(both["error_first"][:, 2], later["error_first"][:, 0])
+    assert both.sizes["mode"] == 20 and both["width"].notnull().all()
+    with pytest.raises(ValueError, match="not of the same trainings"):
+        forgetting.joined(whole, continual.scan(tasks, [Constraint("L2", 0.1)], trainings=2, seed=5))
 
 
 def _made_up(errors, penalties, *, trainings=6, noise=0.0, rng=0):
