@@ -193,7 +193,8 @@ def measure_valley(
         Of λ_i(x); V(x) has one more.
     rng : int
     samples : int, optional
-        Rows of the training data for Hessians and noise; default all.
+        Rows of the training data for V, Hessians and noise; default all. With fewer, V(x) is the loss of
+        those rows and not the one that SGD descends, which the predicted drift inherits.
 
     Returns
     -------
