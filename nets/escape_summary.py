@@ -171,6 +171,15 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     )
 
 
+def _slope_ratio(study: xr.Dataset, scan: Scan, slope: float) -> float:
+    """Fitted b over ΔL/D divided by the law's variable, which is the same at every point."""
+    x, exponent = _of(study.x, scan).values, _of(study.level_exponent, scan).values
+    if scan in ("injected_noise", "sharpness_sgld") or not exponent.min() > 0:
+        return math.nan
+    u = x if scan == "batch_size" else (x.min() if scan == "sharpness" else 1.0) / x
+    return slope / float((exponent / u).mean())
+
+
 def _of(values: xr.DataArray, scan: str) -> xr.DataArray:
     return values.isel(scan=SCANS.index("learning_rate" if scan == "sharpness" else scan))
 
@@ -192,7 +201,9 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
         ``r2_power``; ``aic_difference``, exponential − power; ``residual_ratio``, squared residuals of the
         exponential over those of the power law; ``variation_min``, ``variation_max`` along the scan;
         ``off_diffusion``, ``off_level``, ``off_quadratic``, root mean square of ln(measured/predicted);
-        ``uphill``, least share of exits where the loss still rises; ``exponent_max`` ΔL/D of the basin.
+        ``uphill``, least share of exits where the loss still rises; ``exponent_max`` ΔL/D of the basin;
+        ``slope_ratio``, the fitted b of the exponential over that of ΔL/D (1 if the exponential is the
+        basin's, and s of ICLR's Theorem 3.2 if C = H); NaN where noise is injected.
         NaN where a start was not scanned.
     """
     dims = [d for d in studies.dims if d in ("training_seed", "problem", "start")]
@@ -213,6 +224,7 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
             "residual_ratio": (exponential.residual / power.residual) ** 2,
             "variation_min": rates.variation.min(), "variation_max": rates.variation.max(),
             "uphill": _of(study.uphill, scan).min(), "exponent_max": _of(study.level_exponent, scan).max(),
+            "slope_ratio": _slope_ratio(study, scan, float(exponential.slope)),
         } | {f"off_{name}": readings.off.sel(reading=name) for name in READINGS}  # fmt: skip
         for name, value in values.items():
             columns[name][place] = float(value)
@@ -226,4 +238,5 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
 _COMPARED = (
     "power", "power_low", "power_high", "r2_exponential", "r2_power", "aic_difference", "residual_ratio",
     "variation_min", "variation_max", "off_diffusion", "off_level", "off_quadratic", "uphill", "exponent_max",
+    "slope_ratio",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from nets.escape_readings import (
 )
 from nets.escape_starts import binary_data, gaussian_noise, minimum, pretrained, start_report
 from nets.escape_study import DYNAMICS, SCANS, escape_study
-from nets.escape_summary import compare_laws, scan_rates, scan_readings
+from nets.escape_summary import compare_laws, scan_fits, scan_rates, scan_readings
 
 
 @pytest.fixture(scope="module")
@@ -419,7 +419,7 @@ def studies():
         {
             "steps": (("training_seed", "problem", "scan", "dynamics", "point", "replica"), steps),
             "learning_rate": (plane, full), "x": (plane, full), "uphill": (plane, np.ones_like(full)),
-            "level_exponent": (plane, np.ones_like(full)),
+            "level_exponent": (plane, 0.02 / full),
             "diffusion_steps": (plane, np.broadcast_to(1000 * mean, full.shape)),
             "level_rate": (plane, 2 / (full * 1000 * mean)),
         } | {name: (("training_seed", "problem"), [[value]]) for name, value in numbers.items()},
@@ -443,6 +443,10 @@ def test_summaries_find_the_law_that_was_put_in(studies):
     assert float(sharper.power) == pytest.approx(float(table.power) + 1, abs=0.02)
     assert float(table.aic_difference) > 0 and float(table.residual_ratio) > 10
     assert float(table.off_diffusion) < 0.1 and float(table.off_quadratic) < 0.1
+    fits = scan_fits(study, "learning_rate").sel(law="exponential")
+    assert float(table.slope_ratio) == pytest.approx(float(fits.slope) / 0.02)
+    k = scan_fits(study, "sharpness").sel(law="exponential")
+    assert float(sharper.slope_ratio) == pytest.approx(float(k.slope) / (0.02 / float(study.x[0].min())))
     assert float(table.off_level) == pytest.approx(math.log(2), abs=0.1)
     with pytest.raises(ValueError, match="no network"):
         scan_rates(study, "batch_size")
