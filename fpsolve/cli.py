@@ -1,4 +1,5 @@
-"""The command line: ``fpsolve stationary|escape|phases CONFIG.toml`` run a job and write what they find."""
+"""The command line: ``fpsolve stationary|escape|phases CONFIG.toml`` run a job and write what they find;
+``fpsolve verdicts`` collects what the notebooks found."""
 
 from __future__ import annotations
 
@@ -78,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     phases.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default: 1)")
     phases.add_argument("--store", metavar="PATH", help="keep finished points there, .zarr or .nc, and go on")
     phases.set_defaults(run=_phases)
+    verdicts = commands.add_parser("verdicts", help="one page of what stored notebooks say about the papers")
+    verdicts.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="notebooks, or folders of them")
+    verdicts.add_argument("--out", metavar="FILE", help="write the page there (default: print it)")
+    verdicts.set_defaults(run=_verdicts)
     return parser
 
 
@@ -327,6 +332,20 @@ def _default_ensemble(problem: Problem, density: xr.DataArray) -> dict:
         "burn_in": float(step * np.floor(0.3 * time / step)),
         "time_step": step,
     }
+
+
+def _verdicts(options: argparse.Namespace) -> int:
+    """The verdicts of stored notebooks, on one page."""
+    from fpsolve.verdicts import verdict_page
+
+    given = [Path(name) for name in options.notebooks]
+    notebooks = [n for p in given for n in (sorted(p.glob("*.ipynb")) if p.is_dir() else [p])]
+    page = verdict_page(notebooks, relative_to=Path(options.out).parent if options.out else ".")
+    if options.out:
+        Path(options.out).write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")
+    return 0
 
 
 def _report(table: Table, as_json: bool) -> None:

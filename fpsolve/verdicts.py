@@ -1,0 +1,215 @@
+"""Verdicts: what a paper claims, its number, ours, and whether the claim holds; and all of them on one page.
+
+A notebook shows its verdicts as a :class:`VerdictTable`. The output keeps the rows as data beside the table;
+``fpsolve verdicts notebooks --out VERDICTS.md`` collects them from the stored notebooks and runs none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+#: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
+OUTCOMES = ("holds in part", "holds", "does not hold", "not decided")
+#: Where a notebook's output keeps the rows as data.
+MIME = "application/vnd.fpsolve.verdicts+json"
+#: Larger notebooks are refused: a stored page of figures has a few megabytes.
+LARGEST = 50_000_000
+_ORDER = ("holds", "holds in part", "does not hold", "not decided")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim of a paper beside what was measured.
+
+    Parameters
+    ----------
+    claim : str
+        One short sentence and its place: "⟨x²⟩ grows as Δ_S^(1/2) (PRL Eq. 12)".
+    paper : str
+        The paper's number, or what it says where it gives none.
+    ours : str
+        The measured number with its interval.
+    verdict : str
+        "holds", "holds in part", "does not hold" or "not decided", and why.
+
+    Raises
+    ------
+    ValueError
+        If a field is empty or not text, or the verdict begins otherwise.
+    """
+
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+
+    def __post_init__(self) -> None:
+        for name, text in asdict(self).items():
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{name} of a verdict must be text that is not empty, not {text!r}")
+        self.outcome  # noqa: B018  (raises where there is none)
+
+    @property
+    def outcome(self) -> str:
+        """The first words of the verdict: one of :data:`OUTCOMES`."""
+        for outcome in OUTCOMES:
+            rest = self.verdict.removeprefix(outcome)
+            if rest != self.verdict and rest[:1] in ("", ":", ";", ","):
+                return outcome
+        raise ValueError(
+            f"a verdict begins with {', '.join(_ORDER)}, then ':', ';' or ',' and why; not {self.verdict!r}"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class VerdictTable:
+    """The verdicts of one notebook; shown as a table, and as data, as the last expression of a cell.
+
+    Parameters
+    ----------
+    rows : sequence of Verdict
+    setting : str
+        What was run: "full: MNIST, 5 trainings".
+    seconds : float, optional
+        Processor time of what was run, on one core.
+
+    Raises
+    ------
+    ValueError
+        Without rows.
+    """
+
+    rows: Sequence[Verdict]
+    setting: str = ""
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("a table of verdicts needs rows")
+
+    def __str__(self) -> str:
+        """The table in Markdown."""
+        lines = ["| claim | paper | measured | verdict |", "|---|---|---|---|"]
+        lines += ["| " + " | ".join(map(_cell, asdict(row).values())) + " |" for row in self.rows]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    @property
+    def source(self) -> str:
+        """Setting and processor time, in words."""
+        minutes = "" if self.seconds is None else f"{_time(self.seconds)} of one core"
+        return "; ".join(part for part in (self.setting, minutes) if part)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        shown = f"{self}\n\n{self.source}" if self.source else str(self)
+        data = {"setting": self.setting, "seconds": self.seconds, "rows": [asdict(row) for row in self.rows]}
+        return {"text/plain": shown, "text/markdown": shown, MIME: data}
+
+
+def _cell(text: str) -> str:
+    """Text that stays inside its cell and is no markup."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
+    """Title and verdicts of a stored notebook, which is read and not run.
+
+    Parameters
+    ----------
+    path : path
+        An ``.ipynb`` file.
+
+    Returns
+    -------
+    title : str
+        Its first heading.
+    tables : list of VerdictTable
+        In the order of the notebook; empty where it shows none.
+
+    Raises
+    ------
+    ValueError
+        If the file is too large, no notebook, or holds rows that are no verdicts.
+    """
+    path = Path(path)
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} has more than {LARGEST // 1_000_000} MB: no notebook of verdicts")
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        title = next(
+            line.removeprefix("# ")
+            for c in cells
+            for line in "".join(c["source"]).splitlines()
+            if line.startswith("# ")
+        )
+        stored = [
+            output["data"][MIME]
+            for c in cells
+            for output in c.get("outputs", [])
+            if MIME in output.get("data", {})
+        ]
+        tables = [
+            VerdictTable(
+                [Verdict(**row) for row in each["rows"]], setting=each["setting"], seconds=each["seconds"]
+            )
+            for each in stored
+        ]
+    except StopIteration:
+        raise ValueError(f"{path} has no heading") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no notebook with verdicts: {error}") from error
+    return title, tables
+
+
+def verdict_page(notebooks: Iterable[str | Path], *, relative_to: str | Path = ".") -> str:
+    """One page of all verdicts of stored notebooks, in Markdown.
+
+    Parameters
+    ----------
+    notebooks : iterable of path
+        In the order in which they shall appear.
+    relative_to : path
+        Folder of the page; links point from there.
+
+    Returns
+    -------
+    str
+        Counts of outcomes, then a table for each notebook that has verdicts.
+
+    Raises
+    ------
+    ValueError
+        If no notebook has a verdict, or one cannot be read.
+    """
+    sections, counted = [], Counter[str]()
+    for path in map(Path, notebooks):
+        title, tables = read_verdicts(path)
+        if not tables:
+            continue
+        link = Path(os.path.relpath(path, relative_to)).as_posix()
+        sections.append(f"## [{_cell(title)}]({link})")
+        for table in tables:
+            counted.update(row.outcome for row in table.rows)
+            sections += [f"*{_cell(table.source)}*"] if table.source else []
+            sections.append(str(table))
+    if not sections:
+        raise ValueError("no notebook holds verdicts: run them first")
+    counts = ", ".join(f"{o}: {counted[o]}" for o in _ORDER if counted[o])
+    head = [
+        "# Verdicts",
+        f"Every claim that the notebooks check: {counted.total()} ({counts}). Intervals: 95 % unless stated.",
+        "Written by `fpsolve verdicts notebooks --out VERDICTS.md` from the outputs stored in the notebooks.",
+    ]
+    return "\n\n".join([*head, *sections]) + "\n"
