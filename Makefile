@@ -8,14 +8,15 @@ export MPLBACKEND ?= Agg
 # Test processes side by side
 WORKERS ?= 2
 
-.PHONY: help env demo test lint benchmark notebooks clean
+.PHONY: help env demo test lint benchmark notebooks verdicts clean
 
 help:
 	@echo "make demo       install the core and run the main job: out/stationary.png and a table"
 	@echo "make test       install everything; check style and types; run every test and notebook"
 	@echo "make env        install everything into .venv"
 	@echo "make benchmark  ratios against peers and the C reference, in one run"
-	@echo "make notebooks  execute the notebooks in place"
+	@echo "make notebooks  execute the notebooks in out/notebooks; FPSOLVE_NOTEBOOKS=full for the papers' data"
+	@echo "make verdicts   write VERDICTS.md from the outputs of the notebooks"
 	@echo "make lint       style and types alone"
 	@echo "make clean      remove .venv and out"
 
@@ -47,8 +48,14 @@ benchmark: .venv/all
 	-$(PIP) --editable ".[benchmarks]"
 	$(BIN)/python -m tests.benchmarks
 
+# Copies: the notebooks hold outputs of the full setting, which a small run must not replace
 notebooks: .venv/all
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	mkdir -p out/notebooks
+	cp notebooks/*.ipynb out/notebooks
+	$(BIN)/jupyter execute --inplace out/notebooks/*.ipynb
+
+verdicts: .venv/core
+	$(BIN)/fpsolve verdicts notebooks --out VERDICTS.md
 
 clean:
 	rm -rf .venv out

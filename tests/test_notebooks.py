@@ -15,6 +15,8 @@ def test_notebook_runs_and_its_assertions_hold(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     committed = _figures(notebook)
     monkeypatch.setenv("MPLBACKEND", "Agg")  # as in `make notebooks`, which must not lose the figures
+    for name in ("FPSOLVE_NOTEBOOKS", "FPSOLVE_RESULTS"):  # the small setting, computed here
+        monkeypatch.delenv(name, raising=False)
     resources = {"metadata": {"path": str(tmp_path)}}
     client.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     assert _figures(notebook) == committed

@@ -1,11 +1,14 @@
 """Verdicts: their form, the page of all of them, and that the page in the repository is the stored notebooks'."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fpsolve import cli
-from fpsolve.verdicts import MIME, Verdict, VerdictTable, read_verdicts
+from fpsolve.verdicts import MIME, Verdict, VerdictTable, read_verdicts, verdict_page
+
+ROOT = Path(__file__).parent.parent
 
 HOLDS = Verdict("the sum is even (Book Eq. 1)", "2", "2.0 [1.9, 2.1]", "holds: within 5 %")
 FAILS = Verdict("a | b", "x < y", "p <script>", "does not hold, by a factor 3")
@@ -94,3 +97,10 @@ def test_what_is_no_notebook_is_refused_in_one_line(tmp_path, capsys):
     assert "a verdict begins with" in capsys.readouterr().err
     assert cli.main(["verdicts", str(_notebook(bad))]) == 2
     assert "no notebook holds verdicts" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_that_of_the_committed_notebooks():
+    page = ROOT / "VERDICTS.md"
+    assert page.read_text(encoding="utf-8") == verdict_page(
+        sorted((ROOT / "notebooks").glob("*.ipynb")), relative_to=ROOT
+    )
