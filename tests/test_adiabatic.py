@@ -107,6 +107,30 @@ def test_regularisation_of_sgd_noise_is_equation_13_and_the_prefactor_adds_delta
     assert _vanishes(sp.together(gained - sp.diff(sp.log(with_prefactor.diffusion), x)))
 
 
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_effective_loss_in_numbers_is_the_formula_and_vanishes_where_it_is_told_to(order):
+    reduced = adiabatic.eliminate(_sgd(sp.Rational(1, 1000)), order=order)
+    points = np.array([-0.4, 0.0, 0.3, 1.1])
+    formula = np.vectorize(sp.lambdify(x, reduced.effective_loss, ["scipy", "numpy"]))(points)
+    strength = sp.lambdify(x, reduced.noise_strength)(points)
+    expected = formula - strength * formula[2] / strength[2]  # ln P less its value at 0.3
+    np.testing.assert_allclose(
+        reduced.effective_loss_at(points, zero_at=0.3), expected, rtol=1e-6, atol=1e-12
+    )
+    constant = Langevin(degenerate_valley(lambda_=(8, -2, 1), epsilon=1e-3), anisotropic(delta=0.01, kappa=4))
+    exact = adiabatic.effective_loss_constant_noise(constant.landscape, delta=0.01, kappa=4).subs(y, 0)
+    exact = sp.lambdify(x, exact - exact.subs(x, 0))(points)
+    if order < 2:
+        numbers = adiabatic.eliminate(constant, order=order).effective_loss_at(points)
+        np.testing.assert_allclose(numbers, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_effective_loss_in_numbers_needs_numbers():
+    reduced = adiabatic.eliminate(_sgd(delta))
+    with pytest.raises(ValueError, match="give values to the parameters"):
+        reduced.effective_loss_at([0.1])
+
+
 def test_transition_condition_with_the_prefactor_is_the_derived_polynomial():
     l0, l1, l2 = sp.symbols("lambda0:3", real=True)
     reduced = adiabatic.eliminate(_sgd(delta, lambda_=(l0, l1, l2), epsilon=epsilon), order=1)

@@ -143,6 +143,36 @@ class Reduced:
             "noise": noise[0] if len(noise) == 1 else sp.Max(*noise),
         }
 
+    def effective_loss_at(self, points: np.ndarray, *, zero_at: float = 0.0) -> np.ndarray:
+        """L_eff on the floor in numbers, with the constant in ln P that makes it vanish at one point.
+
+        Where Δ depends on x, that constant changes the shape of L_eff and moves its minimum, which is
+        therefore not the mode of p(x) (see PRL 13).
+
+        Parameters
+        ----------
+        points : array_like
+            Values of the slow variable.
+        zero_at : float
+
+        Returns
+        -------
+        ndarray
+            −Δ(x) [ln P(x, 0) − ln P(zero_at, 0)].
+
+        Raises
+        ------
+        ValueError
+            If parameters have no values, or the reduced diffusion is not positive in between.
+        """
+        points = np.asarray(points, float)
+        self._check_numeric()
+        ends = np.append(points.ravel(), zero_at)
+        grid, log = self._log_density_on(np.unique([*np.linspace(ends.min(), ends.max(), 2001), *ends]))
+        log = log - 0.5 * sum(np.log(self._numeric(s)(grid)) for s in self.conditional_variance)
+        at = np.searchsorted(grid, points)
+        return -self._numeric(self.noise_strength)(points) * (log[at] - log[np.searchsorted(grid, zero_at)])
+
     def density(self, points: np.ndarray) -> np.ndarray:
         """p(x) at the given points, normalised on the whole line.
 
@@ -189,6 +219,11 @@ class Reduced:
                     stacklevel=3,
                 )
 
+    def _check_numeric(self) -> None:
+        symbols = (self.drift.free_symbols | self.diffusion.free_symbols) - {self.slow_variable}
+        if symbols:
+            raise ValueError(f"give values to the parameters {sorted(map(str, symbols))} first")
+
     def _numeric(self, expression: sp.Expr):
         function = sp.lambdify(self.slow_variable, expression, "numpy", cse=True)
         return lambda x: np.broadcast_to(np.asarray(function(x), float), np.shape(x))
@@ -196,9 +231,7 @@ class Reduced:
     @cached_property
     def _tabulated(self) -> tuple[np.ndarray, np.ndarray]:
         """A grid and p on it; the grid grows until the tails fall to 1e-17, then is refined."""
-        symbols = (self.drift.free_symbols | self.diffusion.free_symbols) - {self.slow_variable}
-        if symbols:
-            raise ValueError(f"give values to the parameters {sorted(map(str, symbols))} first")
+        self._check_numeric()
         low, high = -1.0, 1.0
         for _ in range(12):
             grid, log = self._log_density_on(np.linspace(low, high, 8001))
@@ -216,7 +249,7 @@ class Reduced:
         return grid, p / np.trapezoid(p, grid)
 
     def _log_density_on(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln p on a uniform grid; ∫ b/d by 3-point Gauss–Legendre in every interval."""
+        """ln p on a grid; ∫ b/d by 3-point Gauss–Legendre in every interval."""
         b, d = self._numeric(self.drift), self._numeric(self.diffusion)
         with np.errstate(all="ignore"):
             floor = d(grid)
