@@ -231,6 +231,7 @@ def over_seeds(
     *,
     confidence: float = 0.95,
     geometric: Sequence[str] = (),
+    correlations: Sequence[str] = (),
 ) -> xr.Dataset:
     """Mean over independent trainings with Student's interval for each number.
 
@@ -241,6 +242,8 @@ def over_seeds(
     confidence : float
     geometric : sequence of str
         Positive variables, such as ratios, whose logarithms are averaged.
+    correlations : sequence of str
+        Variables between −1 and 1, averaged as Fisher's z = artanh r, so that the interval stays there.
 
     Returns
     -------
@@ -255,18 +258,27 @@ def over_seeds(
     several = list(results.values()) if isinstance(results, Mapping) else list(results)
     if len(several) < 2:
         raise ValueError(f"an interval over trainings needs at least 2 of them, not {len(several)}")
-    several = [part.assign({name: np.log(part[name]) for name in geometric}) for part in several]
+    words = {name: several[0][name].attrs for name in (*geometric, *correlations)}
+    scales = dict.fromkeys(geometric, (np.log, np.exp)) | dict.fromkeys(correlations, (_fisher_z, np.tanh))
+    several = [
+        part.assign({name: there(part[name]) for name, (there, _) in scales.items()}) for part in several
+    ]
     stacked = xr.concat(several, dim="training", combine_attrs="override")
     mean = stacked.mean("training", keep_attrs=True)
     factor = stats.t.ppf((1 + confidence) / 2, len(several) - 1) / np.sqrt(len(several))
     half = factor * stacked.std("training", ddof=1)
     low, high = mean - half, mean + half
     for part in (mean, low, high):
-        for name in geometric:
-            part[name] = part[name].copy(data=np.exp(part[name].to_numpy()))
-            part[name].attrs = several[0][name].attrs
+        for name, (_, back) in scales.items():
+            part[name] = part[name].copy(data=back(part[name].to_numpy()))
+            part[name].attrs = words[name]
     low = low.rename({name: f"{name}_low" for name in mean.data_vars})
     high = high.rename({name: f"{name}_high" for name in mean.data_vars})
     result = xr.merge([mean, low, high])
     result.attrs = mean.attrs | {"trainings": len(several), "confidence": confidence}
     return result
+
+
+def _fisher_z(r):
+    """artanh r, finite for r = ±1 by rounding."""
+    return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))

@@ -275,3 +275,20 @@ def gaussianity(
             "constant_directions": int((~varies).sum()), "fpsolve_version": fpsolve.__version__,
         },
     )  # fmt: skip
+
+
+def law_density(x: np.ndarray, *, alpha: float, scale: float, location: float = 0.0) -> np.ndarray:
+    """Density of the symmetric stable law of :func:`stable_fit`, for figures.
+
+    Parameters
+    ----------
+    x : ndarray
+    alpha, scale, location : float
+        α of 2 is the Gaussian of variance 2 scale².
+
+    Returns
+    -------
+    ndarray, shape of x
+    """
+    z = (np.asarray(x, dtype=float) - location) / scale
+    return np.exp(_stable_law(z, alpha)[1]) / scale
