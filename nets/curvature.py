@@ -250,7 +250,7 @@ def spectral_density(
     points : int
         Of the grid.
     scale : {"linear", "log"}
-        Density of λ, or of ln(|λ| + 10⁻⁵).
+        Density of λ; or of |λ|, per unit of |λ| too, with Gaussians and a grid in ln(|λ| + 10⁻⁵).
     rng : int, SeedSequence or Generator, optional
         Torch's own generator is left as it was.
 
@@ -292,7 +292,7 @@ def spectral_density(
         },
         name="spectral_density",
     )
-    word = "λ" if scale == "linear" else "ln(|λ| + 10⁻⁵)"
+    word = "λ" if scale == "linear" else "|λ|"
     result.attrs = attributes("spectral density of the Hessian", net, loss) | {
         "long_name": f"density of {word}", "units": "1", "scale": scale, "nodes": nodes, "repeats": repeats,
     }  # fmt: skip

@@ -159,6 +159,8 @@ def test_the_spectral_density_has_the_moments_of_the_eigenvalues():
     assert abs(moment - 1.8 * exact) > 4 * error
     one, two = (spectral_density(net, inputs, labels, nodes=8, repeats=1, scale="log", rng=s) for s in (1, 1))
     assert (one == two).all() and float(one.min()) >= 0
+    many = spectral_density(net, inputs, labels, nodes=60, repeats=1, scale="log", rng=0)
+    assert float(many.integrate("eigenvalue")) == pytest.approx(1, abs=0.02)  # per unit of |λ|
     with pytest.raises(ValueError, match="scale"):
         spectral_density(net, inputs, labels, scale="cubic")
 
