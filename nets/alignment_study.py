@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def alignment_along(
         found.append(
             kept(
                 None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc",
-                lambda there=there: noise_alignment(there, data.train_inputs, data.train_labels, layer=layer),
+                partial(noise_alignment, there, data.train_inputs, data.train_labels, layer=layer),
             )
         )
     count = weights.sizes["epoch"]
@@ -76,8 +77,8 @@ def alignment_along(
         for i in range(0, len(found), count)
     ]
     every = xr.concat(trainings, dim="training", combine_attrs="override", data_vars="all")
-    top = every["diagonal"] / every["eigenvalue"]
-    every["size_ratio_top"] = np.exp(np.log(top.isel(mode=slice(SHARPEST))).mean("mode")).assign_attrs(
+    top = (every["diagonal"] / every["eigenvalue"]).isel(mode=slice(SHARPEST))
+    every["size_ratio_top"] = top.reduce(stats.gmean, dim="mode").assign_attrs(
         long_name=f"A_ii / H_ii, geometric mean of the {SHARPEST} sharpest directions", units="1"
     )
     return every.assign_attrs(

@@ -22,6 +22,7 @@ from nets.training import continued, sgd
 
 At = Literal["step", "epoch", "time", "loss"]
 Flatness = Literal["flatness", "flatness_rescaled"]
+_COURSE = ("flatness", "flatness_rescaled", "loss", "test_accuracy", "weight_norm")
 
 
 def flatness_along(
@@ -232,3 +233,63 @@ def flatness_slope(
             )
         )
     return over_seeds(slopes)
+
+
+def flatness_summary(results: Sequence[xr.Dataset], *, over: Literal["step", "epoch", "time"]) -> xr.Dataset:
+    """Mean course of flatness over trainings, with Student's intervals.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+        From :func:`flatness_along`, measured at the same places.
+    over : {"step", "epoch", "time"}
+        Dimension of the result.
+
+    Returns
+    -------
+    Dataset, dim ``over``
+        ``flatness``, ``flatness_rescaled`` and ``loss``, averaged by their logarithms, ``ln_flatness`` and
+        ``ln_flatness_rescaled``, each with ``_low`` and ``_high``; means of ``test_accuracy`` and
+        ``weight_norm`` without.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
+    """
+    unused = {"epoch", "step", "time"} - {over}
+    parts = [r.swap_dims(epoch=over)[list(_COURSE)].drop_vars(unused) for r in results]
+    found = over_seeds([part[list(_COURSE[:3])] for part in parts], geometric=_COURSE[:3])
+    others = [part[list(_COURSE[3:])] for part in parts]
+    found = found.merge(xr.concat(others, dim="training").mean("training", keep_attrs=True))
+    return found.assign(
+        {f"ln_{n}{end}": np.log(found[f"{n}{end}"]) for n in _COURSE[:2] for end in ("", "_low", "_high")}
+    )
+
+
+def flatness_growth(
+    results: Sequence[xr.Dataset], *, steps: tuple[int, int], name: Flatness = "flatness"
+) -> xr.Dataset:
+    """Mean over trainings of the growth of ln F between two steps.
+
+    Parameters
+    ----------
+    results : sequence of Dataset
+        From :func:`flatness_along`.
+    steps : tuple of int
+        The earlier and the later.
+    name : {"flatness", "flatness_rescaled"}
+
+    Returns
+    -------
+    Dataset
+        ``growth``, ``growth_low``, ``growth_high``.
+
+    Raises
+    ------
+    ValueError
+        If it was not measured at these steps, or there are fewer than two trainings.
+    """
+    words = {"long_name": "growth of ln F", "units": "1"}
+    logs = [[log_flatness(r, at="step", value=s, name=name) for s in steps] for r in results]
+    return over_seeds([xr.Dataset({"growth": ((), later - earlier, words)}) for earlier, later in logs])

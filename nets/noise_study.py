@@ -7,6 +7,7 @@ the same statistics of a Gaussian vector with the same covariance, which says wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ from nets.gradient_noise import (
 )
 from nets.layer_loss import LayerLoss
 from nets.noise_distribution import gaussian_noise, gaussianity, law_fits
+from nets.tables import interval_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: What is fitted: all weights' components of one draw, or all draws of one weight's.
 POOLED = (
@@ -156,6 +161,55 @@ def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
     return summary.assign(
         alpha_least=alphas.min(["training", "repeat"]), alpha_most=alphas.max(["training", "repeat"])
     ).sel(group=list(DIRECTIONS))
+
+
+def law_table(summary: xr.Dataset) -> pd.DataFrame:
+    """Stable fits as a table: α, Vuong's z for the stable law, and the range of α over all fits.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`noise_summary`.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        A row for each of :data:`POOLED`.
+    """
+    columns = {"alpha": "α of the stable fit", "preference": "Vuong's z for it"}
+    ends = zip(summary["alpha_least"].to_numpy(), summary["alpha_most"].to_numpy(), strict=True)
+    return interval_table(summary, columns, over="pooled", digits=3).assign(
+        **{"α of all fits": [f"{low:.2f}–{high:.2f}" for low, high in ends]}
+    )
+
+
+def normality_table(summary: xr.Dataset) -> pd.DataFrame:
+    """Tests per direction as a table: share rejected and median excess kurtosis for each batch size.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`noise_summary`.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        Two rows for each of :data:`DIRECTIONS`, a column for each batch size.
+    """
+    import pandas as pd
+
+    rows = {}
+    for group in DIRECTIONS:
+        for name, word, form in (
+            ("rejected", "Gaussian rejected", ".0%"),
+            ("excess_kurtosis", "excess kurtosis", ".2g"),
+        ):
+            values = summary[name].sel(group=group)
+            rows[group, word] = {
+                f"B = {b}": f"{v:{form}}"
+                for b, v in zip(summary["batch_size"].values, values.values, strict=True)
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _traces(net, inputs, labels, layer, sizes, draws, mean, covariance, streams):

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.plot import CURVES
+from nets.noise_distribution import law_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,6 +143,45 @@ def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | N
             **({"color": colour, "ls": dash, "label": label} | step),
         )
     ax.set(ylabel="density")
+    return ax
+
+
+def component_laws(
+    components: np.ndarray, fit: xr.Dataset, *, bins: int = 40, ax: Axes | None = None
+) -> Axes:
+    """Axes with the density of |components| and those of the Gaussian and the stable law fitted to them.
+
+    Parameters
+    ----------
+    components : ndarray
+        Such as the noise of one minibatch, one for each weight.
+    fit : Dataset
+        From :func:`nets.noise_distribution.law_fits`.
+    bins : int
+        Of one width in the logarithm.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    sizes = np.abs(np.ravel(components))
+    alpha, scale = float(fit["alpha"]), float(fit["scale"])
+    edges = np.geomspace(0.03 * scale, 1.01 * sizes.max(), bins + 1)
+    (colour, _), (gauss, _), (stable, _) = _curves(3)
+    ax.stairs(
+        np.histogram(sizes, edges)[0] / (len(sizes) * np.diff(edges)), edges, color=colour, label="noise"
+    )
+    spread = float(np.std(components))
+    normal = 2 * law_density(edges, alpha=2.0, scale=spread / np.sqrt(2))
+    ax.plot(edges, normal, "--", color=gauss, label="Gaussian fit")
+    heavy = 2 * law_density(edges, alpha=alpha, scale=scale)
+    ax.plot(edges, heavy, ":", color=stable, label=f"stable fit, α = {alpha:.2f}")
+    lowest = 0.5 / (len(sizes) * np.diff(edges)[-1])
+    ax.set(xscale="log", yscale="log", ylabel="density", ylim=(lowest, None))
     return ax
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
@@ -18,13 +19,16 @@ from nets.alignment_study import (  # noqa: E402
 from nets.flatness_comparison import (  # noqa: E402
     flatness_along,
     flatness_gain,
+    flatness_growth,
     flatness_slope,
+    flatness_summary,
     log_flatness,
     mean_white_noise,
 )
 from nets.gradient_noise import noise_trace  # noqa: E402
-from nets.noise_distribution import law_density  # noqa: E402
-from nets.noise_study import POOLED, noise_study, noise_summary  # noqa: E402
+from nets.noise_distribution import law_density, law_fits  # noqa: E402
+from nets.noise_study import DIRECTIONS, POOLED, law_table, noise_study, noise_summary, normality_table  # noqa: E402
+from nets.plot_curvature import component_laws  # noqa: E402
 from nets.snapshots import net_at, weights_along  # noqa: E402
 from nets.stores import kept  # noqa: E402
 from nets.tables import interval_table, with_interval  # noqa: E402
@@ -108,6 +112,11 @@ def test_a_study_of_noise_finds_its_trace_and_is_the_same_for_the_same_seed(few,
     both = xr.concat([found.alpha, other.alpha], "t")
     assert float(summary.alpha_least.sel(pooled=POOLED[0])) == float(both.sel(pooled=POOLED[0]).min())
     assert summary.rejected.dims == ("group", "batch_size")
+    assert list(law_table(summary).index) == list(POOLED)
+    tested = normality_table(summary)
+    assert list(tested.columns) == ["B = 1", "B = 16"] and len(tested) == 2 * len(DIRECTIONS)
+    rejected = float(summary.rejected.sel(group="random", batch_size=16))
+    assert tested.loc[("random", "Gaussian rejected"), "B = 16"] == f"{rejected:.0%}"
     share = [
         float(s.rejected.sel(direction=s.group == "random", batch_size=1).mean()) for s in (found, other)
     ]
@@ -171,7 +180,7 @@ def test_carriers_count_samples_with_the_same_residual():
 def _course(steps, flatness, loss, rate=0.1, size=50):
     return xr.Dataset(
         {"flatness": ("epoch", np.exp(flatness)), "flatness_rescaled": ("epoch", np.ones(len(steps))),
-         "loss": ("epoch", loss)},
+         "loss": ("epoch", loss), "test_accuracy": ("epoch", 1 - loss), "weight_norm": ("epoch", 1 / loss)},
         {"epoch": np.arange(1, len(steps) + 1), "step": ("epoch", steps), "time": ("epoch", rate * np.array(steps))},
         {"learning_rate": rate, "batch_size": size},
     )  # fmt: skip
@@ -192,6 +201,17 @@ def test_a_run_that_is_only_further_along_gains_at_equal_steps_and_not_at_equal_
         log_flatness(slow, at="step", value=50)
     with pytest.raises(ValueError, match="between"):
         log_flatness(slow, at="loss", value=0.001)
+
+
+def test_courses_of_flatness_are_averaged_by_their_logarithms():
+    steps, loss = [10, 100, 1000], np.array([1.0, 0.1, 0.01])
+    several = [_course(steps, np.array([0.0, 1.0, 3.0]) + off, loss) for off in (0.0, 1.0)]
+    found = flatness_summary(several, over="step")
+    assert found.ln_flatness.to_numpy() == pytest.approx([0.5, 1.5, 3.5])
+    assert found.step.to_numpy().tolist() == steps and (found.ln_flatness_low < found.ln_flatness).all()
+    assert found.test_accuracy.to_numpy() == pytest.approx(1 - loss)
+    growth = flatness_growth(several, steps=(100, 1000))
+    assert float(growth.growth) == pytest.approx(2) and float(growth.growth_high) == pytest.approx(2)
 
 
 def test_slopes_of_flatness_by_the_noise_are_found_in_each_training():
@@ -232,3 +252,16 @@ def test_white_noise_is_as_strong_as_that_of_sgd_and_takes_its_place(few, nets):
         flatness_along(nets[0], few, batch_size=50, steps=[7], learning_rate=0.1)
     with pytest.raises(ValueError, match="full-batch"):
         flatness_along(nets[0], few, batch_size=50, noise=D, steps=[6], learning_rate=0.1)
+
+
+def test_the_figure_of_components_shows_their_density_and_both_fits():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    components = np.random.default_rng(0).standard_t(2, size=4000)
+    figure, ax = plt.subplots()
+    component_laws(components, law_fits(components, resamples=0), ax=ax)
+    gauss, stable = ax.get_lines()
+    x = gauss.get_xdata()
+    assert np.trapezoid(gauss.get_ydata(), x) == pytest.approx(1, abs=0.1)
+    assert stable.get_ydata()[-1] > 100 * gauss.get_ydata()[-1]  # heavy tails
+    assert np.interp(1.0, x, stable.get_ydata()) == pytest.approx(2 * stats.t.pdf(1.0, 2), rel=0.1)
+    plt.close(figure)
