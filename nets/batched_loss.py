@@ -3,6 +3,9 @@
 Where the vectors differ in one layer only, what comes before it is computed once, and of the layer itself
 only the change is multiplied out: its output at W + t p is z + t (p a) with z and a fixed, so that a whole
 profile along p costs one product.
+
+This module gives values of the loss (and its slope) away from w₀, at thousands of places; gradients and
+Hessians at w₀, sample by sample, are :mod:`nets.layer_loss`.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from nets.threads import torch_threads
 
 Reduction = Literal["mean", "none"]
 Values: TypeAlias = torch.Tensor | np.ndarray
-#: Numbers in the largest intermediate result; small enough to stay in a processor's cache.
+#: Numbers in the largest intermediate result; small enough to stay in a processor's cache. A convolution
+#: is faster on more samples at once.
 BLOCK = 1 << 18
+CONVOLUTIONAL_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class LayerLoss:
-    """Loss L(w₀ + δ) as a function of a change δ of one layer's weights; made by :func:`layer_loss`.
+class ShiftedLoss:
+    """Loss L(w₀ + δ) as a function of a change δ of one layer's weights; made by :func:`shifted_loss`.
 
     Attributes
     ----------
@@ -147,8 +152,9 @@ class LayerLoss:
     def _blocks(self, K: int, T: int) -> Iterator[tuple[slice, slice]]:
         """Slices of directions and of samples whose intermediate results hold about ``BLOCK`` numbers."""
         N, width = len(self.labels), math.prod(self.outputs.shape[1:])
-        n = max(1, min(N, BLOCK // (width * T)))
-        k = max(1, min(K, BLOCK // (width * T * n)))
+        block = BLOCK if isinstance(self.layer, nn.Linear) else CONVOLUTIONAL_BLOCK
+        n = max(1, min(N, block // (width * T)))
+        k = max(1, min(K, block // (width * T * n)))
         for start in range(0, N, n):
             for first in range(0, K, k):
                 yield slice(first, min(first + k, K)), slice(start, min(start + n, N))
@@ -166,7 +172,7 @@ class LayerLoss:
         return p, t
 
 
-def layer_loss(
+def shifted_loss(
     net: nn.Sequential,
     layer: int,
     inputs: torch.Tensor,
@@ -174,7 +180,7 @@ def layer_loss(
     *,
     dtype: torch.dtype = torch.float64,
     threads: int | None = None,
-) -> LayerLoss:
+) -> ShiftedLoss:
     """The loss as a function of changes of one layer's weights, on given samples.
 
     Parameters
@@ -192,7 +198,7 @@ def layer_loss(
 
     Returns
     -------
-    LayerLoss
+    ShiftedLoss
 
     Raises
     ------
@@ -206,7 +212,7 @@ def layer_loss(
     with torch_threads(threads), torch.no_grad():
         a = torch.cat([before(x.to(dtype)) for x in inputs.split(4096)])
         z = torch.cat([module(x) for x in a.split(4096)])
-    return LayerLoss(module, after, a, z, labels, threads)
+    return ShiftedLoss(module, after, a, z, labels, threads)
 
 
 def losses(
@@ -230,7 +236,7 @@ def losses(
     inputs, labels : Tensor
         N samples.
     dtype, threads
-        As in :func:`layer_loss`.
+        As in :func:`shifted_loss`.
     reduction : {"mean", "none"}
 
     Returns

@@ -16,7 +16,7 @@ import xarray as xr
 import fpsolve
 from fpsolve.counter_rng import Seed, random_key
 from nets import curvature
-from nets.batched_loss import LayerLoss, layer_loss
+from nets.batched_loss import ShiftedLoss, shifted_loss
 from nets.flatness import starting_loss
 from nets.runs import Run, run_attributes
 
@@ -100,7 +100,7 @@ def hessian_basis(
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share:g} must lie in (0, 1]")
-    whole = layer_loss(run.net, layer, run.data.train_inputs, run.data.train_labels)
+    whole = shifted_loss(run.net, layer, run.data.train_inputs, run.data.train_labels)
     starting_loss(whole)
     if not 1 <= count < whole.size:
         raise ValueError(f"count={count} must lie between 1 and {whole.size - 1}, below the layer's weights")
@@ -132,7 +132,7 @@ def hessian_basis(
     )
 
 
-def _heaviest(loss: LayerLoss, share: float) -> torch.Tensor:
+def _heaviest(loss: ShiftedLoss, share: float) -> torch.Tensor:
     """Numbers of the samples with the largest losses that together hold a share of it."""
     each = loss(torch.zeros(1, loss.size), reduction="none")[0]
     order = torch.argsort(each, descending=True)

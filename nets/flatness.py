@@ -15,7 +15,7 @@ import xarray as xr
 
 import fpsolve
 import theory.minibatch
-from nets.batched_loss import LayerLoss, layer_loss
+from nets.batched_loss import ShiftedLoss, shifted_loss
 from nets.progress import shown
 from nets.runs import Run
 
@@ -234,7 +234,7 @@ def profile_fits(profiles: xr.Dataset) -> xr.Dataset:
     )
 
 
-def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> LayerLoss:
+def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> ShiftedLoss:
     """The training loss as a function of the weights that directions belong to.
 
     Parameters
@@ -248,7 +248,7 @@ def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> LayerLoss:
 
     Returns
     -------
-    LayerLoss
+    ShiftedLoss
 
     Raises
     ------
@@ -259,7 +259,7 @@ def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> LayerLoss:
         raise ValueError("modes.attrs['layer'] is missing: say whose weights the directions belong to")
     layer = int(modes.attrs["layer"])
     dtype = torch.float64 if double else torch.float32
-    loss = layer_loss(run.net, layer, run.data.train_inputs, run.data.train_labels, dtype=dtype)
+    loss = shifted_loss(run.net, layer, run.data.train_inputs, run.data.train_labels, dtype=dtype)
     if modes.sizes["weight"] != loss.size:
         raise ValueError(
             f"the directions have {modes.sizes['weight']} weights and layer {layer} has {loss.size}"
@@ -267,12 +267,12 @@ def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> LayerLoss:
     return loss
 
 
-def starting_loss(loss: LayerLoss) -> float:
+def starting_loss(loss: ShiftedLoss) -> float:
     """L₀ = L(w₀), refused where its logarithm means nothing.
 
     Parameters
     ----------
-    loss : LayerLoss
+    loss : ShiftedLoss
 
     Returns
     -------
@@ -308,7 +308,7 @@ def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarr
 
 
 class LossAlong(Protocol):
-    """A loss that can be had along directions, such as :class:`nets.batched_loss.LayerLoss`."""
+    """A loss that can be had along directions, such as :class:`nets.batched_loss.ShiftedLoss`."""
 
     def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
         """Loss at w₀ + t p, shape (K, T), for directions p, (K, N), and distances t, (K, T)."""

@@ -3,6 +3,9 @@
 The loss is the mean cross-entropy of the net's logits. ``layer`` counts the layers that hold weights from 0,
 as everywhere in this package; ``None`` means all weights. They are numbered as ``net.parameters()`` gives
 them, each row by row. What comes before the layer does not depend on its weights and is computed once.
+
+This module gives derivatives at the weights a net has; the loss at other weights, along a direction or at
+many points, is :mod:`nets.batched_loss`.
 """
 
 from __future__ import annotations

@@ -258,9 +258,9 @@ def _widths(
     net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, directions: np.ndarray, *, one_layer: bool
 ) -> tuple[np.ndarray, float]:
     """F_i of each direction, and L₀."""
-    loss: batched_loss.LayerLoss | _AllLayers
+    loss: batched_loss.ShiftedLoss | _AllLayers
     if one_layer:
-        loss = batched_loss.layer_loss(net, 0, inputs, labels, dtype=torch.float32, threads=1)
+        loss = batched_loss.shifted_loss(net, 0, inputs, labels, dtype=torch.float32, threads=1)
         norm = float(loss.weights.norm())
     else:
         loss = _AllLayers(net, inputs, labels)

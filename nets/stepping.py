@@ -13,8 +13,9 @@ from nets.gradients import DenseNetwork, Network, sample_losses
 from nets.optimizers import Memory, Optimizer, update
 from nets.sampling import Sampling, minibatches, noise_stream
 
-#: Rows of a block where all samples are gone through.
+#: Rows of a block where all samples are gone through; fewer where convolutions make much of each row.
 BLOCK = 8192
+CONVOLUTIONAL_BLOCK = 256
 
 
 @dataclass
@@ -196,8 +197,9 @@ def evaluate(batch: Batch, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     loss, accuracy : ndarray, shape (R,)
     """
     sums = []
-    for start in range(0, len(samples), BLOCK):
-        x, y = (t[start : start + BLOCK] for t in (samples.inputs, samples.labels))
+    block = BLOCK if isinstance(batch.network, DenseNetwork) else CONVOLUTIONAL_BLOCK
+    for start in range(0, len(samples), block):
+        x, y = (t[start : start + block] for t in (samples.inputs, samples.labels))
         logits = batch.network.forward(batch.parameters, x if batch.single else x.unsqueeze(0), keep=False)
         right = (logits.argmax(-1) == y).sum(-1)
         loss = sample_losses(logits.double(), y.expand(logits.shape[:-1])).sum(-1)

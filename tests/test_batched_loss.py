@@ -51,7 +51,8 @@ def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, na
     p, t = _directions(models.checked_layer(net, layer).weight.numel()), torch.tensor([-2.0, 0.0, 0.5, 30.0])
     for block in (1 << 18, 3000):  # in one piece, and in many
         monkeypatch.setattr(batched_loss, "BLOCK", block)
-        loss = batched_loss.layer_loss(net, layer, x, y)
+        monkeypatch.setattr(batched_loss, "CONVOLUTIONAL_BLOCK", block)
+        loss = batched_loss.shifted_loss(net, layer, x, y)
         values = loss.along(p, t)
         samples = loss.along(p, t, reduction="none")
         slopes = loss.slopes(p, t)
@@ -69,7 +70,7 @@ def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, na
 
 def test_each_direction_can_have_distances_of_its_own_and_changes_are_distance_one(digits):
     net = NETS["dense"]()
-    loss = batched_loss.layer_loss(net, 1, digits.train_inputs, digits.train_labels)
+    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
     p, t = _directions(loss.size), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     own = loss.along(p, t)
     for k in range(3):
@@ -80,7 +81,7 @@ def test_each_direction_can_have_distances_of_its_own_and_changes_are_distance_o
 
 def test_slopes_of_samples_average_to_the_slope_and_scatter_as_their_gradients_do(digits):
     net = NETS["dense"]()
-    loss = batched_loss.layer_loss(net, 1, digits.train_inputs, digits.train_labels)
+    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
     p = _directions(loss.size)
     each = loss.slopes(p, torch.zeros(1), reduction="none")[:, 0]
     assert each.mean(1).numpy() == pytest.approx(loss.slopes(p, torch.zeros(1))[:, 0].numpy(), rel=1e-10)
@@ -115,6 +116,7 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
     x, y = digits.train_inputs, digits.train_labels
     for block in (1 << 18, 3000):
         monkeypatch.setattr(batched_loss, "BLOCK", block)
+        monkeypatch.setattr(batched_loss, "CONVOLUTIONAL_BLOCK", block)
         values = batched_loss.losses(nets[0], vectors, x, y)
         samples = batched_loss.losses(nets[0], vectors, x, y, reduction="none")
         for k, net in enumerate(nets):
@@ -125,7 +127,7 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
 
 def test_the_net_given_is_not_changed_nor_followed(digits):
     net = NETS["dense"]()
-    loss = batched_loss.layer_loss(net, 1, digits.train_inputs, digits.train_labels)
+    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
     before, digest = loss(torch.zeros(1, loss.size)), models.weights_digest(net)
     loss.along(_directions(loss.size), torch.ones(2))
     assert models.weights_digest(net) == digest
@@ -137,8 +139,8 @@ def test_the_net_given_is_not_changed_nor_followed(digits):
 def test_shapes_that_do_not_fit_are_refused(digits):
     net = NETS["dense"]()
     with pytest.raises(ValueError, match="layers are 0"):
-        batched_loss.layer_loss(net, 5, digits.train_inputs, digits.train_labels)
-    loss = batched_loss.layer_loss(net, 1, digits.train_inputs, digits.train_labels)
+        batched_loss.shifted_loss(net, 5, digits.train_inputs, digits.train_labels)
+    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
     with pytest.raises(ValueError, match=r"must be \(K, 400\)"):
         loss(torch.zeros(2, 399))
     with pytest.raises(ValueError, match=r"\(T,\) or \(2, T\)"):

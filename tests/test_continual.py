@@ -132,7 +132,7 @@ def test_widths_are_where_the_loss_is_e_times_its_value(solution):
     inputs, labels = (t[: TASKS.samples] for t in (solution.first.inputs, solution.first.labels))
     from nets import batched_loss
 
-    loss = batched_loss.layer_loss(solution.net, 0, inputs, labels)
+    loss = batched_loss.shifted_loss(solution.net, 0, inputs, labels)
     L0 = float(loss(torch.zeros(1, loss.size))[0])
     assert solution.loss == pytest.approx(L0, rel=1e-4)
     F, p = solution.modes["width"].to_numpy(), solution.modes["direction"].to_numpy()

@@ -134,7 +134,7 @@ def _landscape(run: training.Run) -> None:
     points = torch.tensor([-4.0, -2.0, 2.0, 4.0, 8.0])
     samples = min(5000, run.data.samples)
     before = time.process_time()
-    loss = batched_loss.layer_loss(
+    loss = batched_loss.shifted_loss(
         run.net, 1, run.data.train_inputs[:samples], run.data.train_labels[:samples], threads=1
     )
     loss.along(directions, points)
