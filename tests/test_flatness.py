@@ -59,7 +59,7 @@ def test_crossings_are_those_of_a_root_finder_on_the_plain_loss(trained, widths)
             exact = brentq(level, 0.3 * found, 2 * found, xtol=1e-8)
             assert found == pytest.approx(exact, rel=2e-3)
         assert float(widths.width[row]) == pytest.approx(float(widths.right[row] - widths.left[row]))
-    assert widths.attrs["evaluations_per_direction"] < 7
+    assert widths.attrs["evaluations_per_direction"] < 5
 
 
 def test_single_and_double_precision_agree_though_the_loss_is_small(trained, widths):
@@ -97,6 +97,16 @@ def test_a_parabola_is_found_exactly_a_slope_shifts_it_and_a_wall_is_closed_in_o
     assert _crossings(lambda s: s**2 + 0.5 * s) == pytest.approx(shifted, rel=1e-3)
     wall = _crossings(lambda s: np.where(np.abs(s) > 0.3, 50.0, 0.0))
     assert wall == pytest.approx([0.3, 0.3], rel=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.6, 2.0), st.floats(-1.0, 1.0))
+def test_a_parabola_of_any_slope_takes_two_losses_on_each_side(guess, slope):
+    search = flatness.CrossingSearch(_Exact(lambda s: s**2 + slope * s), level=1.0, start=1e-4, farthest=1e3)
+    (ends,) = search.crossings(np.zeros((1, 1)), np.full(2, guess))
+    exact = [np.roots([1, sign * slope, -1]).max() for sign in (-1, 1)]
+    assert ends == pytest.approx(exact, rel=1e-6)
+    assert search.evaluations <= 4
 
 
 def test_a_side_that_never_reaches_the_level_is_open_and_not_the_reach():
