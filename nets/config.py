@@ -124,8 +124,9 @@ _ACROSS = f"""
 data = "mnist_5k1k"
 epochs = 60
 window = 10
-seeds = 3
+seeds = 5
 directions = 100
+stride = 2
 fit = [2, 100]
 rank_fit = [10, 100]
 ensemble = 0
@@ -157,25 +158,41 @@ learning_rate = 0.05
 name = "rate-0.2"
 learning_rate = 0.2
 [[variants]]
+name = "equal-loss"
+epochs = 400
+stop_at_loss = 5e-4
+[[variants]]
 name = "equal-loss-batch-25"
 batch_size = 25
 epochs = 400
-stop_at_loss = 2e-3
+stop_at_loss = 5e-4
 [[variants]]
 name = "equal-loss-batch-100"
 batch_size = 100
 epochs = 400
-stop_at_loss = 2e-3
+stop_at_loss = 5e-4
 [[variants]]
 name = "equal-loss-rate-0.05"
 learning_rate = 0.05
 epochs = 400
-stop_at_loss = 2e-3
+stop_at_loss = 5e-4
 [[variants]]
 name = "equal-loss-rate-0.2"
 learning_rate = 0.2
 epochs = 400
-stop_at_loss = 2e-3
+stop_at_loss = 5e-4
+[[variants]]
+name = "equal-loss-momentum"
+optimizer = "momentum"
+learning_rate = 0.01
+epochs = 400
+stop_at_loss = 5e-4
+[[variants]]
+name = "equal-loss-adam"
+optimizer = "adam"
+learning_rate = 1e-3
+epochs = 400
+stop_at_loss = 5e-4
 [[variants]]
 name = "four-layers-1"
 sizes = [784, 50, 50, 50, 50, 10]

@@ -5,23 +5,28 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Discussion and Fig. 6.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy.stats
+import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 
-import fpsolve
+from fpsolve import sweep
 from nets import flatness, models, principal_components, training
 from nets.datasets import Data
-from nets.progress import shown
 from nets.runs import Run
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
 BLOCK = 50
-SHARES = (0.99, 0.999)
+DIMENSIONS = ("sharp", "learning_99", "learning_999")
 
-__all__ = ["against_width", "learning_dimension", "sharp_dimension"]
+__all__ = ["against_width", "growth", "learning_dimension", "one_width", "sharp_bounds", "sharp_dimension"]
 
 
 def sharp_dimension(
@@ -45,10 +50,39 @@ def sharp_dimension(
     -------
     int
 
-    Raises
-    ------
-    ValueError
-        If every block holds a sharp direction: there are more than the modes show.
+    Warns
+    -----
+    UserWarning
+        If every block holds a sharp direction and the layer has more weights than there are modes: the number
+        is a lower bound.
+    """
+    found, at_most = sharp_bounds(run, modes, threshold=threshold, block=block)
+    if at_most > found:
+        warnings.warn(
+            f"D_s = {found} is a lower bound (at most {at_most}): the last of {modes.sizes['mode']} modes "
+            f"are still sharp and the layer has {modes.sizes['weight']} weights; record a longer window or "
+            "keep more modes",
+            stacklevel=2,
+        )
+    return found
+
+
+def sharp_bounds(
+    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
+) -> tuple[int, int]:
+    """The smallest and the largest D_s that the modes allow.
+
+    They differ where no block is without a sharp direction though the layer has more weights than there are
+    modes: along what the window did not move in nothing was measured.
+
+    Parameters
+    ----------
+    run, modes, threshold, block
+        As in :func:`sharp_dimension`.
+
+    Returns
+    -------
+    low, high : int
     """
     if block < 1:
         raise ValueError(f"block={block} must be at least 1")
@@ -60,14 +94,8 @@ def sharp_dimension(
         sharp = int((widths["width"] < level).sum())
         total += sharp
         if sharp == 0:
-            return total
-    size = modes.sizes["weight"]
-    if modes.sizes["mode"] < size:
-        raise ValueError(
-            f"the last of {modes.sizes['mode']} modes are still sharp: record a longer window "
-            "or keep more modes"
-        )
-    return total
+            return total, total
+    return total, total + modes.sizes["weight"] - modes.sizes["mode"]
 
 
 def learning_dimension(modes: xr.Dataset, *, share: float = 0.99) -> int:
@@ -106,6 +134,8 @@ def against_width(
     batch_size: int = 50,
     epochs: int = 50,
     window: int = 10,
+    store: str | Path | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """D_s and D_l of the H × H hidden layer of features-H-H-classes nets, for several H and seeds (Fig. 6).
@@ -121,64 +151,138 @@ def against_width(
         As in :func:`nets.training.sgd`.
     window : int
         Epochs recorded after ``epochs``.
+    store : path, optional
+        Keeps every finished net; the same call goes on where it was stopped. See :func:`fpsolve.sweep`.
+    executor : concurrent.futures.Executor, optional
     progress : bool
 
     Returns
     -------
     Dataset, dims hidden_width, seed
-        ``sharp`` D_s, ``learning_99`` and ``learning_999`` D_l, ``loss``, ``norm`` ‖w‖₂; and over seeds
-        ``…_mean``, ``…_low``, ``…_high`` (95 %, Student's t).
+        ``sharp`` D_s and ``sharp_at_most``, which is larger where D_s is a lower bound only;
+        ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂; and of the dimensions
+        ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t).
 
     Raises
     ------
     ValueError
-        If numbers make no sense.
+        If numbers make no sense, or the store holds another experiment.
     """
     sizes = [int(h) for h in widths]
     if not sizes or min(sizes) < 2:
         raise ValueError(f"widths={sizes} must be hidden widths of at least 2")
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be at least 2, for an error bar")
-    names = ("sharp", "learning_99", "learning_999", "loss", "norm")
-    found = {name: np.empty((len(sizes), seeds)) for name in names}
-    jobs = [(i, seed) for i in range(len(sizes)) for seed in range(seeds)]
-    for i, seed in shown(jobs, unit="net", progress=progress):
-        H = sizes[i]
-        net = models.fully_connected(
-            (data.features, H, H, len(data.classes)), rng=np.random.SeedSequence(seed, spawn_key=(0,))
-        )
-        run = training.sgd(
-            net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-            rng=np.random.SeedSequence(seed, spawn_key=(1,)),
-        )  # fmt: skip
-        recorded, last = training.record(run, layer=1, epochs=window, return_run=True)
-        modes = principal_components.analyse(recorded)
-        found["sharp"][i, seed] = sharp_dimension(last, modes)
-        for name, share in zip(names[1:3], SHARES, strict=True):
-            found[name][i, seed] = learning_dimension(modes, share=share)
-        found["loss"][i, seed] = last.loss
-        found["norm"][i, seed] = float(models.checked_layer(last.net, 1).weight.norm())
-    words = dict(
-        zip(
-            names,
-            ("D_s", "D_l for 99 %", "D_l for 99.9 %", "training loss", "norm of the layer"),
-            strict=True,
-        )
-    )
-    result = xr.Dataset(
-        {k: (("hidden_width", "seed"), v, {"long_name": words[k], "units": "1"}) for k, v in found.items()},
-        coords={
-            "hidden_width": ("hidden_width", sizes, {"long_name": "hidden width H", "units": "1"}),
-            "seed": np.arange(seeds),
-        },
-        attrs={"title": "effective dimensions against width", "data": data.name, "epochs": epochs,
-               "window": window, "learning_rate": float(learning_rate), "batch_size": batch_size,
-               "fpsolve_version": fpsolve.__version__},
+    rows = {
+        part: getattr(data, part).cpu().numpy()
+        for part in ("train_inputs", "train_labels", "test_inputs", "test_labels")
+    }
+    job = partial(
+        one_width, name=data.name, classes=tuple(data.classes), learning_rate=learning_rate,
+        batch_size=batch_size, epochs=epochs, window=window, **rows,
     )  # fmt: skip
+    grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
+    result = sweep(job, grid, executor=executor, store=store, progress=progress)
     half = scipy.stats.t.ppf(0.975, seeds - 1) / np.sqrt(seeds)
-    for name in names[:3]:
+    for name in DIMENSIONS:
         mean, spread = result[name].mean("seed"), half * result[name].std("seed", ddof=1)
         for suffix, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
-            text = {"long_name": f"{words[name]}, {suffix} over seeds", "units": "1"}
+            text = {"long_name": f"{result[name].attrs['long_name']}, {suffix} over seeds", "units": "1"}
             result[f"{name}_{suffix}"] = value.assign_attrs(text)
+    result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
+    result.attrs |= {
+        "title": "effective dimensions against width", "data": data.name, "samples": data.samples,
+        "epochs": epochs, "window": window, "learning_rate": float(learning_rate), "batch_size": batch_size,
+    }  # fmt: skip
     return result
+
+
+def one_width(
+    *,
+    hidden_width: int,
+    seed: int,
+    rng: object = None,
+    name: str,
+    classes: tuple[str, ...],
+    train_inputs: np.ndarray,
+    train_labels: np.ndarray,
+    test_inputs: np.ndarray,
+    test_labels: np.ndarray,
+    learning_rate: float,
+    batch_size: int,
+    epochs: int,
+    window: int,
+) -> dict[str, tuple]:
+    """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
+
+    Parameters
+    ----------
+    hidden_width, seed : int
+        H, and the seed of initial weights and minibatches.
+    rng : ignored
+    name, classes, train_inputs, train_labels, test_inputs, test_labels
+        Of :class:`nets.datasets.Data`.
+    learning_rate, batch_size, epochs, window
+        As in :func:`against_width`.
+
+    Returns
+    -------
+    dict of str to (dims, value, attrs)
+    """
+    x, y, x_test, y_test = map(torch.from_numpy, (train_inputs, train_labels, test_inputs, test_labels))
+    data = Data(name, x, y, x_test, y_test, classes)
+    H = int(hidden_width)
+    net = models.fully_connected(
+        (data.features, H, H, len(classes)), rng=np.random.SeedSequence(int(seed), spawn_key=(0,))
+    )
+    run = training.sgd(
+        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
+        rng=np.random.SeedSequence(int(seed), spawn_key=(1,)),
+    )  # fmt: skip
+    recorded, last = training.record(run, layer=1, epochs=window, return_run=True)
+    modes = principal_components.analyse(recorded)
+    low, high = sharp_bounds(last, modes)
+    found: dict[str, tuple[float, str]] = {
+        "sharp": (low, "D_s"),
+        "sharp_at_most": (high, "largest D_s that the modes allow"),
+        "learning_99": (learning_dimension(modes, share=0.99), "D_l for 99 %"),
+        "learning_999": (learning_dimension(modes, share=0.999), "D_l for 99.9 %"),
+        "modes": (modes.sizes["mode"], "modes above rounding"),
+        "loss": (last.loss, "training loss"),
+        "norm": (float(models.checked_layer(last.net, 1).weight.norm()), "norm of the layer"),
+    }
+    return {k: ((), float(v), {"long_name": text, "units": "1"}) for k, (v, text) in found.items()}
+
+
+def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tuple[float, float, float]:
+    """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights, with its interval over seeds.
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`against_width`.
+    name : {"sharp", "learning_99", "learning_999"}
+    smallest : int
+        Leave out smaller H.
+
+    Returns
+    -------
+    value, low, high : float
+        Mean over seeds of the slope of ln D against ln N_p, and 95 % by Student's t. The paper's
+        "roughly constant" is 0; 1 would be a fixed share of all directions.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two H are left, or a dimension is 0.
+    """
+    part = result.sel(hidden_width=result["hidden_width"] >= smallest)
+    if part.sizes["hidden_width"] < 2:
+        raise ValueError(f"smallest={smallest} leaves {part.sizes['hidden_width']} widths; a slope needs two")
+    values = part[name].transpose("hidden_width", "seed").to_numpy()
+    if not (values > 0).all():
+        raise ValueError(f"{name} is 0 for some net: it has no logarithm")
+    u = 2 * np.log(part["hidden_width"].to_numpy())
+    slopes = np.polyfit(u, np.log(values), 1)[0]
+    half = scipy.stats.t.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)

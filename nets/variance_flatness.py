@@ -68,7 +68,9 @@ class Config:
     optimizer, learning_rate, batch_size, momentum, sampling
         As in :func:`nets.training.sgd`; momentum 0 leaves its default.
     epochs, stop_at_loss : int, float
-        Training before the first window; a positive loss stops it earlier.
+        Training before the first window. With a positive loss the windows are placed so that w₀, between
+        them, is the end of the first epoch whose training loss is not above it, to compare settings at equal
+        loss; ``epochs`` is then the most that is tried.
     window : int
         Epochs of each of the two windows.
     seeds, first_seed : int
@@ -154,6 +156,8 @@ class Config:
             for k, v in asdict(self).items()
             if k not in ("name", "root", "seeds", "first_seed", "threads")
         }
+        if self.stop_at_loss:
+            own["loss reached at"] = "w0"  # results from before stopped there and measured later
         text = json.dumps(own, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -177,22 +181,46 @@ class Config:
         checkpoint: Path | None = None,
         progress: bool = False,
     ) -> Run:
-        """A run of one seed up to the first window."""
-        return training.sgd(
-            self.new_net(seed),
-            self.load_data() if data is None else data,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            rng=np.random.SeedSequence(seed, spawn_key=(1,)),
-            optimizer=self.optimizer,  # type: ignore[arg-type]  # checked by sgd
-            momentum=self.momentum or None,
-            sampling=self.sampling,  # type: ignore[arg-type]
-            stop_at_loss=self.stop_at_loss or None,
-            threads=self.threads,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        """A run of one seed up to the first window.
+
+        Raises
+        ------
+        ValueError
+            If ``stop_at_loss`` is reached before there is room for a window, or not at all.
+        """
+        data = self.load_data() if data is None else data
+
+        def run(epochs: int, stop: float | None = None, checkpoint: Path | None = None) -> Run:
+            return training.sgd(
+                self.new_net(seed),
+                data,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch_size,
+                epochs=epochs,
+                rng=np.random.SeedSequence(seed, spawn_key=(1,)),
+                optimizer=self.optimizer,  # type: ignore[arg-type]  # checked by sgd
+                momentum=self.momentum or None,
+                sampling=self.sampling,  # type: ignore[arg-type]
+                stop_at_loss=stop,
+                threads=self.threads,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+
+        if not self.stop_at_loss:
+            return run(self.epochs, checkpoint=checkpoint)
+        reached = run(self.epochs, self.stop_at_loss, checkpoint)
+        if reached.loss > self.stop_at_loss:
+            raise ValueError(
+                f"stop_at_loss={self.stop_at_loss:g} was not reached: the loss is {reached.loss:.3g} after "
+                f"{reached.epoch} epochs; give more epochs or a larger loss"
+            )
+        if reached.epoch <= self.window:
+            raise ValueError(
+                f"stop_at_loss={self.stop_at_loss:g} is reached after {reached.epoch} epochs, no more than "
+                f"the window's {self.window}; give a smaller loss"
+            )
+        return run(reached.epoch - self.window)  # the same way again, to the bit, up to the first window
 
 
 def measure(

@@ -41,14 +41,36 @@ def test_the_sharp_dimension_is_the_number_of_narrow_widths_among_all(trained):
     assert effective_dimension.sharp_dimension(run, modes, block=40) == exact
     narrow = float(np.sort(widths.width)[2])
     assert effective_dimension.sharp_dimension(run, modes, threshold=narrow * 1.0001) == 3
-    with pytest.raises(ValueError, match="still sharp"):
-        effective_dimension.sharp_dimension(run, modes.isel(mode=slice(0, 4)))
+
+
+def test_a_dimension_is_a_lower_bound_where_all_modes_are_sharp_and_says_so(trained):
+    run, modes = trained
+    few = modes.isel(mode=slice(0, 4))
+    assert effective_dimension.sharp_bounds(run, few) == (3, 143)
+    with pytest.warns(UserWarning, match="lower bound"):
+        assert effective_dimension.sharp_dimension(run, few) == 3
+    whole = effective_dimension.sharp_bounds(run, modes, threshold=1e9)
+    assert whole[0] <= modes.sizes["mode"] and whole[1] <= 144
+
+
+def test_the_growth_of_a_dimension_is_the_slope_in_the_number_of_weights():
+    H, rng = np.array([10, 20, 40]), np.random.default_rng(0)
+    values = 3.0 * H[:, None] ** (2 * 0.25) * np.exp(0.02 * rng.normal(size=(3, 8)))
+    result = xr.Dataset({"sharp": (("hidden_width", "seed"), values)}, {"hidden_width": H})
+    value, low, high = effective_dimension.growth(result)
+    assert low < 0.25 < high < 0.3 and value == pytest.approx(0.25, abs=0.03)
+    with pytest.raises(ValueError, match="leaves 1 widths"):
+        effective_dimension.growth(result, smallest=40)
 
 
 @pytest.mark.slow
-def test_dimensions_against_width_come_with_error_bars_over_seeds():
-    data = datasets.load("digits")
-    found = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5)
+def test_dimensions_against_width_come_with_error_bars_over_seeds_and_are_kept(tmp_path, monkeypatch):
+    data, store = datasets.load("digits"), tmp_path / "width.nc"
+    found = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5, store=store)
+    assert (found.sharp_at_most >= found.sharp).all()
+    monkeypatch.setattr(training, "sgd", None)  # nothing is trained again
+    again = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5, store=store)
+    assert again.equals(found)
     assert found.sharp.shape == (2, 2) and (found.sharp > 0).all()
     assert (found.learning_999 >= found.learning_99).all()
     assert (found.sharp_low <= found.sharp_mean).all() and (found.sharp_mean <= found.sharp_high).all()

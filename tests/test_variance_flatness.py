@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nets import cli, config, variance_flatness, verdict
+from nets import cli, config, training, variance_flatness, verdict
 
 SMALL = """
 name = "tiny"
@@ -140,6 +140,22 @@ def test_variants_differ_from_the_file_in_what_they_name_only():
     )
     assert (one.epochs, two.epochs, one.learning_rate, two.learning_rate) == (7, 7, 0.1, 1.0)
     assert one.digest != two.digest == dataclasses.replace(two, name="c", seeds=9, threads=2).digest
+
+
+def test_at_equal_loss_the_loss_between_the_windows_is_the_one_asked_for(tmp_path):
+    (base,) = config.parse_experiments(SMALL)
+    for rate in (0.05, 0.2):
+        equal = dataclasses.replace(base, learning_rate=rate, epochs=60, stop_at_loss=0.1)
+        before = equal.train(0, checkpoint=tmp_path / f"{rate}.training")
+        middle = training.continued(before, equal.window)
+        assert middle.loss <= 0.1 < float(middle.history.loss[-2])
+    with pytest.raises(ValueError, match="no more than the window's 3"):
+        dataclasses.replace(base, stop_at_loss=2.0).train(0)
+    with (
+        pytest.warns(UserWarning, match="was not reached"),
+        pytest.raises(ValueError, match="was not reached: the loss is"),
+    ):
+        dataclasses.replace(base, stop_at_loss=1e-9).train(0)
 
 
 def test_the_examples_are_valid_and_named_on_the_command_line(capsys):
