@@ -72,14 +72,15 @@ def _variance_flatness(options: argparse.Namespace) -> int:
     configs = (
         parse_experiments(EXAMPLES[options.example]) if options.example else load_experiments(options.config)
     )
-    from nets import variance_flatness, verdict
+    from nets import comparison, variance_flatness, verdict
 
     def log(line: str) -> None:
         print(f"nets: {line}", file=sys.stderr, flush=True)
 
-    tables, times = {}, {}
+    tables, times, every = {}, {}, {}
     for config in configs:
         results = variance_flatness.run_seeds(config, Path(options.out), log=log)
+        every[config.name] = results
         tables[config.name] = verdict.verdict(results, config)
         times[config.name] = verdict.correlation_times_text(verdict.correlation_times(results, config))
     if options.json:
@@ -88,7 +89,7 @@ def _variance_flatness(options: argparse.Namespace) -> int:
     for name, rows in tables.items():
         print(f"{name}\n{'-' * len(name)}\n{verdict.text(rows)}\n{times[name]}\n")
     if len(configs) > 1:
-        print(verdict.comparison(tables))
+        print(comparison.markdown(comparison.table(configs, every)))
     return 0
 
 

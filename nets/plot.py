@@ -19,10 +19,13 @@ MARKERS = "osD^vP"
 
 __all__ = [
     "against_flatness",
+    "against_setting",
     "agreement",
     "controls",
     "correlation_times",
     "cumulative_variance",
+    "dimensions",
+    "experiments",
     "loss_history",
     "minibatch_profiles",
     "profiles",
@@ -396,4 +399,134 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(low - 0.3, high + 0.3)
     names = {"psi": "\\psi", "psi_D": "\\psi_D", "psi_tau": "\\psi_\\tau", "gamma": "\\gamma"}
     ax.set(xlabel=f"${names[row.quantity]}$ (grey: the paper)" if row.quantity in names else row.quantity)
+    return ax
+
+
+def experiments(
+    table: xr.Dataset,
+    quantity: str,
+    *,
+    cases: Sequence[str] = ("same window", "next window"),
+    paper: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with one exponent of every experiment, its intervals, and the paper's range.
+
+    Parameters
+    ----------
+    table : Dataset
+        From :func:`nets.comparison.table`; experiments that were not run are left out.
+    quantity : str
+        Such as "psi".
+    cases : sequence of str
+    paper : (float, float), optional
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
+    place = np.arange(run.sizes["experiment"])
+    for k, case in enumerate(case for case in cases if case in run["case"]):
+        part, colour = run.sel(case=case), CURVES[k % len(CURVES)][0]
+        y = place + 0.16 * (2 * k - len(cases) + 1)
+        ax.hlines(y, part[f"{quantity}_low"], part[f"{quantity}_high"], color=colour, lw=1.3)
+        ax.plot(part[quantity], y, MARKERS[k % len(MARKERS)], color=colour, ms=4, label=case)
+    if paper is not None:
+        ax.axvspan(*paper, color="0.85", lw=0, zorder=0, label="the paper")
+    ax.axvline(0, color="0.4", lw=0.8)
+    ax.set_yticks(place, run["experiment"].to_numpy(), fontsize=8)
+    ax.set_ylim(len(place) - 0.5, -0.5)
+    # Few seeds can have intervals so wide that nothing else is seen: the axis follows the values.
+    values = run[quantity].sel(case=[c for c in cases if c in run["case"]])
+    ends = [float(values.min()), float(values.max()), 0.0, *(paper or ())]
+    ax.set_xlim(min(ends) - 1.0, max(ends) + 1.0)
+    names = {"psi": "$\\psi$", "psi_D": "$\\psi_D$", "psi_tau": "$\\psi_\\tau$", "gamma": "$\\gamma$"}
+    ax.set_xlabel(names.get(quantity, quantity))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def against_setting(
+    table: xr.Dataset,
+    setting: str,
+    groups: Mapping[str, Sequence[str]],
+    *,
+    quantity: str = "psi",
+    cases: Sequence[str] = ("same window", "next window"),
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with an exponent against learning rate or batch size, for groups of experiments (PNAS Fig. 2D).
+
+    Parameters
+    ----------
+    table : Dataset
+        From :func:`nets.comparison.table`; experiments that were not run are left out.
+    setting : {"learning_rate", "batch_size"}
+    groups : mapping of str to sequence of str
+        Label → experiments, such as those at equal epochs and those at equal loss.
+    quantity : str
+    cases : sequence of str
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    for g, (label, names) in enumerate(groups.items()):
+        for k, case in enumerate(case for case in cases if case in table["case"]):
+            part = table.sel(case=case, experiment=list(names)).sortby(setting)
+            part = part.isel(experiment=np.flatnonzero(part["seeds"] > 0))
+            value = part[quantity].to_numpy()
+            # Groups side by side, not on top of each other.
+            x = part[setting].to_numpy() * 1.05 ** (g - (len(groups) - 1) / 2)
+            sides = np.abs(np.stack([part[f"{quantity}_low"], part[f"{quantity}_high"]]) - value)
+            ax.errorbar(
+                x, value, sides, color=CURVES[k % len(CURVES)][0], marker=MARKERS[g % len(MARKERS)], ms=5,
+                ls=("-", "--", ":")[g % 3], lw=1, capsize=2, mfc=None if g == 0 else "w",
+                label=f"{case}, {label}",
+            )  # fmt: skip
+    values = np.unique(table[setting].sel(experiment=[n for names in groups.values() for n in names]))
+    ax.set_xscale("log")
+    ax.set_xticks(values, [f"{v:g}" for v in values])
+    ax.minorticks_off()
+    names_of = {"learning_rate": "learning rate $\\alpha$", "batch_size": "batch size $B$"}
+    ax.set(xlabel=names_of.get(setting, setting), ylabel=f"$\\{quantity}$")
+    ax.legend(frameon=False, fontsize=7)
+    return ax
+
+
+def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with effective dimensions against the number of weights, with intervals over seeds (PNAS Fig. 6B).
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`nets.effective_dimension.against_width`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    N = result["hidden_width"].to_numpy() ** 2
+    labels = {"sharp": "$D_s$", "learning_99": "$D_l$, 99 %", "learning_999": "$D_l$, 99.9 %"}
+    for k, (name, label) in enumerate(labels.items()):
+        mean = result[f"{name}_mean"].to_numpy()
+        sides = np.stack([mean - result[f"{name}_low"], result[f"{name}_high"] - mean])
+        colour, dash = CURVES[k % len(CURVES)]
+        ax.errorbar(N, mean, sides, color=colour, ls=dash, marker=MARKERS[k], ms=4, capsize=2, label=label)
+    bound = (result["sharp_at_most"] > result["sharp"]).any("seed").to_numpy()
+    if bound.any():
+        ax.plot(
+            N[bound], result["sharp_at_most"].mean("seed")[bound], "^", mfc="none", color=CURVES[0][0],
+            label="$D_s$ at most",
+        )  # fmt: skip
+    ax.plot(N, N, color="0.6", ls=":", lw=1, label="all weights")
+    ax.set(xscale="log", yscale="log", xlabel="weights $N_p = H^2$", ylabel="effective dimension")
+    ax.legend(frameon=False, fontsize=8)
     return ax

@@ -31,7 +31,6 @@ RANKED = (SAME, "same window, detrended", "shuffled", "random walk")
 __all__ = [
     "PAPER",
     "Row",
-    "comparison",
     "correlation_times",
     "correlation_times_text",
     "exponents_of",
@@ -275,32 +274,4 @@ def correlation_times_text(times: xr.Dataset) -> str:
             f"    {case!s:24} {float(row['median']):7.1f}  "
             f"[{float(row['low']):.1f}, {float(row['high']):.1f}]"
         )
-    return "\n".join(lines)
-
-
-def comparison(tables: Mapping[str, Sequence[Row]]) -> str:
-    """One line for each experiment: its exponents in the same window and in the next, with intervals and L₀.
-
-    Parameters
-    ----------
-    tables : mapping of str to sequence of Row
-        Verdicts by the experiment's name.
-
-    Returns
-    -------
-    str
-    """
-    columns = [(q, case) for case in (SAME, NEXT) for q in ("psi", "psi_D", "psi_tau")]
-    head = f"{'experiment':24} {'L0':>8} {'seeds':>5} " + " ".join(
-        f"{q + (', next' if case == NEXT else ''):>20}" for q, case in columns
-    )
-    lines = [head]
-    for name, rows in tables.items():
-        by = {row.quantity: row.measured for row in rows}
-        first = by["psi"][SAME]
-        cells = []
-        for quantity, case in columns:
-            e = by[quantity].get(case)
-            cells.append("-" if e is None else f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]")
-        lines.append(f"{name:24} {first.loss:8.1e} {first.seeds:5d} " + " ".join(f"{c:>20}" for c in cells))
     return "\n".join(lines)

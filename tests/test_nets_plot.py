@@ -92,3 +92,42 @@ def test_profiles_minibatches_times_and_temperatures_are_drawn(ax):
     modes = xr.Dataset({"projection": (("step", "mode"), np.arange(6.0).reshape(3, 2))}, {"mode": [1, 2]})
     plot.trajectory(modes, 1, 2, ax=ax)
     assert np.array_equal(ax.lines[0].get_xdata(), [0, 2, 4])
+
+
+def _table():
+    """Three experiments, the last not run."""
+    value = np.array([[4.0, 2.0], [5.0, 2.2], [np.nan, np.nan]])
+    both = ("experiment", "case")
+    return xr.Dataset(
+        {
+            "psi": (both, value), "psi_low": (both, value - 0.5), "psi_high": (both, value + 0.7),
+            "learning_rate": ("experiment", [0.1, 0.05, 0.2]), "seeds": ("experiment", [3, 3, 0]),
+        },
+        {"experiment": ["base", "slow", "fast"], "case": ["same window", "next window"]},
+    )  # fmt: skip
+
+
+def test_experiments_are_drawn_with_their_intervals_and_those_not_run_are_left_out(ax):
+    plot.experiments(_table(), "psi", paper=(3.5, 4.5), ax=ax)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["base", "slow"]
+    assert list(ax.lines[0].get_xdata()) == [4.0, 5.0] and list(ax.lines[1].get_xdata()) == [2.0, 2.2]
+    ax.clear()
+    plot.against_setting(_table(), "learning_rate", {"equal epochs": ["base", "slow", "fast"]}, ax=ax)
+    line = ax.lines[0]
+    assert list(line.get_xdata()) == [0.05, 0.1] and list(line.get_ydata()) == [5.0, 4.0]
+    assert ax.get_legend().get_texts()[1].get_text() == "next window, equal epochs"
+
+
+def test_dimensions_are_drawn_over_the_number_of_weights_and_lower_bounds_are_marked(ax):
+    H, D = np.array([10, 20]), np.array([[90.0, 91.0], [100.0, 110.0]])
+    parts = {"sharp": D, "sharp_at_most": D + np.array([[1.0], [0.0]])}
+    for name in ("sharp", "learning_99", "learning_999"):
+        parts |= {f"{name}_{end}": D.mean(1) + k for end, k in (("mean", 0), ("low", -5), ("high", 5))}
+    result = xr.Dataset(
+        {k: (("hidden_width", "seed")[: v.ndim], v) for k, v in parts.items()}, {"hidden_width": H}
+    )
+    plot.dimensions(result, ax=ax)
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "$D_s$ at most" in labels and "all weights" in labels
+    bounds = next(line for line in ax.lines if line.get_label() == "$D_s$ at most")
+    assert list(bounds.get_xdata()) == [100] and list(bounds.get_ydata()) == [91.5]

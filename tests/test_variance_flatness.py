@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nets import cli, config, training, variance_flatness, verdict
+from nets import cli, comparison, config, training, variance_flatness, verdict
 
 SMALL = """
 name = "tiny"
@@ -86,7 +86,27 @@ def test_every_exponent_has_its_controls_and_the_verdict_says_what_they_are(fini
     assert "uncorrelated minibatches: 4" in verdict.correlation_times_text(times)
     one = verdict.over_seeds(results[:1], experiment)["same window", "psi"]
     assert one.interval == "blocks of modes"
-    assert "tiny" in verdict.comparison({"tiny": rows})
+
+
+@pytest.mark.slow
+def test_experiments_are_compared_in_one_table_and_those_not_run_say_so(finished):
+    out, experiment, results = finished
+    absent = dataclasses.replace(experiment, name="absent")
+    changed = dataclasses.replace(experiment, learning_rate=0.05)
+    assert comparison.stored(absent, out) == comparison.stored(changed, out) == []
+    there = comparison.stored(experiment, out)
+    assert [r.attrs["experiment_seed"] for r in there] == [0, 1]
+    table = comparison.table([experiment, absent], {"tiny": there})
+    psi = verdict.over_seeds(results, experiment)["next window", "psi"]
+    row = table.sel(experiment="tiny", case="next window")
+    assert (row.psi, row.psi_low, row.psi_high) == (psi.value, psi.low, psi.high)
+    assert float(row.loss) == pytest.approx(psi.loss) and int(row.seeds) == 2
+    assert table.seeds.sel(experiment="absent") == 0
+    lines = comparison.markdown(table).splitlines()
+    assert f"{psi.value:.2f} [{psi.low:.2f}, {psi.high:.2f}]" in lines[2] and "not run" in lines[3]
+    assert len({line.count("|") for line in lines}) == 1
+    with pytest.raises(ValueError, match="name of its own"):
+        comparison.table([experiment, experiment], {})
 
 
 @pytest.mark.slow
