@@ -12,6 +12,7 @@ Kirkpatrick et al., PNAS 114, 3521 (2017).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,7 +31,7 @@ from nets.tasks import Tasks, descend, errors, views
 from nets.threads import torch_threads
 
 #: Errors are measured before training, at its end and at so many steps between, at equal ratios.
-CHECKPOINTS = 8
+CHECKPOINTS = 12
 
 __all__ = ["Tasks", "first_task", "scan", "second_task"]
 
@@ -139,7 +140,8 @@ def scan(
     Returns
     -------
     Dataset
-        As :func:`second_task`, over ``training``.
+        As :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the only
+        numbers that the seed does not determine.
 
     Raises
     ------
@@ -161,11 +163,17 @@ def scan(
 
 def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constraint], rng) -> dict:
     """One point of :func:`scan`."""
+    began = time.process_time(), time.perf_counter()
     after = first_task(datasets.load(tasks.data), tasks, rng=rng)
     own = np.random.SeedSequence(rng.entropy, spawn_key=(*rng.spawn_key, 4))
     result = second_task(after, constraints, rng=own)
     entries = {str(k): (v.dims, v.to_numpy(), dict(v.attrs)) for k, v in result.data_vars.items()}
-    return entries | {"step": ("checkpoint", result["step"].to_numpy())}
+    took = time.process_time() - began[0], time.perf_counter() - began[1]
+    return entries | {
+        "step": ("checkpoint", result["step"].to_numpy()),
+        "cpu_seconds": ((), took[0], {"long_name": "processor time", "units": "s"}),
+        "wall_seconds": ((), took[1], {"long_name": "time by the clock", "units": "s"}),
+    }
 
 
 def _checkpoints(steps: int) -> list[int]:

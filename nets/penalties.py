@@ -37,14 +37,14 @@ METHODS: tuple[Method, ...] = (
 )  # fmt: skip
 #: λ and N_c of PNAS Fig. 4 C, D.
 PAPER_STRENGTH, PAPER_CONSTRAINTS = 10.0, 200
-_LDC = (0.01, 0.05, 0.2, 1.0, 5.0, 20.0, 100.0)
-_PSI = (0.05, 0.2, 1.0, 5.0, 20.0, 100.0, 500.0, 2000.0)
+_LDC = (0.01, 0.05, 0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
+_PSI = (0.05, 0.2, 1.0, 5.0, 20.0, 100.0, 500.0, 2000.0, 1e4, 5e4)
 #: λ scanned for each method; the scales of F and of the Fisher matrices are far apart.
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "L2": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-    "EWC true": (10.0, 50.0, 200.0, 1e3, 2e3, 5e3, 2e4, 1e5),
-    "EWC empirical": (100.0, 500.0, 2e3, 1e4, 5e4, 2e5, 1e6, 1e7),
-    "EWC floored": (50.0, 200.0, 500.0, 1e3, 2e3, 5e3, 2e4),
+    "L2": (0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+    "EWC true": (1.0, 10.0, 50.0, 200.0, 1e3, 2e3, 5e3, 2e4, 1e5, 1e6),
+    "EWC empirical": (1.0, 10.0, 100.0, 500.0, 2e3, 1e4, 5e4, 2e5, 1e6, 1e7, 1e8),
+    "EWC floored": (5.0, 20.0, 50.0, 200.0, 500.0, 1e3, 2e3, 5e3, 2e4, 1e5),
     "LDC": _LDC,
     "LDC equal F": _LDC,
 } | {f"LDC psi {psi}": _PSI for psi in (3, 4, 5)}
@@ -92,7 +92,7 @@ def constraint_grid(
     counts : sequence of int
         N_c; 0 for all. "L2" has none.
     strengths : mapping of str to sequence of float, optional
-        λ by method; default ``STRENGTHS``, wide enough for the best λ of each on MNIST to lie inside.
+        λ by method; default ``STRENGTHS``, wide enough for the best λ of each on MNIST and CIFAR-10 to lie inside.
     methods : sequence of str
 
     Returns

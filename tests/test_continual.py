@@ -199,7 +199,9 @@ def test_scans_give_the_same_bits_when_they_go_on_after_a_stop(tmp_path):
     store = tmp_path / "scan.nc"
     whole = continual.scan(tasks, some, trainings=2, seed=4, store=store)
     assert whole.identical(continual.scan(tasks, some, trainings=2, seed=4, store=store))
-    assert whole.equals(continual.scan(tasks, some, trainings=2, seed=4))
+    clocks = ["cpu_seconds", "wall_seconds"]
+    again = continual.scan(tasks, some, trainings=2, seed=4)
+    assert whole.drop_vars(clocks).equals(again.drop_vars(clocks)) and (whole[clocks[0]] > 0).all()
     assert whole["penalty"].to_numpy().tolist() == ["none", "LDC"]
     assert not np.array_equal(whole["variance"][0], whole["variance"][1])
     later = continual.scan(replace(tasks, modes=5), [Constraint("L2", 0.1)], trainings=2, seed=4)
