@@ -33,7 +33,7 @@ from nets.threads import torch_threads
 #: Errors are measured before training, at its end and at so many steps between, at equal ratios.
 CHECKPOINTS = 12
 
-__all__ = ["Tasks", "first_task", "scan", "second_task"]
+__all__ = ["Tasks", "first_task", "joined", "scan", "second_task"]
 
 
 def second_task(
@@ -159,6 +159,41 @@ def scan(
     result = _named(result, constraints)
     step = result["step"].isel(training=0).to_numpy()
     return result.drop_vars("step").assign_coords(step=("checkpoint", step, _label("steps of task 2")))
+
+
+def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
+    """Several scans of the same trainings as one, their constraints one after the other.
+
+    Trainings depend on the seed and on the tasks, not on the constraints: more of these can be added later.
+
+    Parameters
+    ----------
+    result, *others : Dataset
+        From :func:`scan`. What does not depend on the constraint is taken from the first; times add up.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If errors after task 1, or steps, differ.
+    """
+    for other in others:
+        before = [r["error_second"].isel(constraint=0, checkpoint=0) for r in (result, other)]
+        if not (
+            np.array_equal(result["step"], other["step"])
+            and np.array_equal(result["error_before"], other["error_before"])
+            and np.array_equal(before[0], before[1])
+        ):
+            raise ValueError("these scans are not of the same trainings: their errors after task 1 differ")
+    both = xr.concat(
+        [result, *others], "constraint", data_vars="minimal", coords="minimal", compat="override",
+        join="outer", combine_attrs="override",
+    )  # fmt: skip
+    clocks = {k: sum((r[k] for r in others), result[k]) for k in ("cpu_seconds", "wall_seconds")}
+    return both.assign({k: v.assign_attrs(result[k].attrs) for k, v in clocks.items()})
 
 
 def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constraint], rng) -> dict:

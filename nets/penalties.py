@@ -26,17 +26,20 @@ import torch
 
 Method = Literal[
     "none", "L2", "EWC true", "EWC empirical", "EWC floored",
-    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F",
+    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F", "LDC capped",
 ]  # fmt: skip
 #: Every penalty. "LDC": F measured along each principal direction; "psi": F ∝ σ^(−2/ψ) (PNAS 8); "equal F":
-#: the same F for all constrained directions, a control. "EWC": by the diagonal of the true or of the
-#: empirical Fisher matrix; "floored" raises the smaller half of the true one to its median. "L2": ‖w − w₁‖².
+#: the same F for all constrained directions, and "capped": the larger half of F lowered to its median, two
+#: controls. "EWC": by the diagonal of the true or of the empirical Fisher matrix; "floored" raises the
+#: smaller half of the true one to its median. "L2": ‖w − w₁‖².
 METHODS: tuple[Method, ...] = (
     "none", "L2", "EWC true", "EWC empirical", "EWC floored",
-    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F",
+    "LDC", "LDC psi 3", "LDC psi 4", "LDC psi 5", "LDC equal F", "LDC capped",
 )  # fmt: skip
 #: λ and N_c of PNAS Fig. 4 C, D.
 PAPER_STRENGTH, PAPER_CONSTRAINTS = 10.0, 200
+#: Slope of the upper bound of q_i over F_i in PNAS Fig. 4 D.
+PAPER_BOUND = 0.008
 _LDC = (0.01, 0.05, 0.2, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
 _PSI = (0.05, 0.2, 1.0, 5.0, 20.0, 100.0, 500.0, 2000.0, 1e4, 5e4)
 #: λ scanned for each method; the scales of F and of the Fisher matrices are far apart.
@@ -47,6 +50,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "EWC floored": (5.0, 20.0, 50.0, 200.0, 500.0, 1e3, 2e3, 5e3, 2e4, 1e5),
     "LDC": _LDC,
     "LDC equal F": _LDC,
+    "LDC capped": _LDC,
 } | {f"LDC psi {psi}": _PSI for psi in (3, 4, 5)}
 __all__ = ["METHODS", "STRENGTHS", "Constraint", "ImplicitStep", "Penalty", "constraint_grid"]
 
@@ -92,7 +96,8 @@ def constraint_grid(
     counts : sequence of int
         N_c; 0 for all. "L2" has none.
     strengths : mapping of str to sequence of float, optional
-        λ by method; default ``STRENGTHS``, wide enough for the best λ of each on MNIST and CIFAR-10 to lie inside.
+        λ by method; default ``STRENGTHS``, wide enough for the best λ of each on MNIST and CIFAR-10 to lie
+        inside.
     methods : sequence of str
 
     Returns

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.plot import CURVES
-from nets.forgetting import PAPER_BOUND
+from nets.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ STYLES = {
     "none": ("0.5", "x"), "L2": ("#000000", "o"),
     "EWC true": ("#D55E00", "s"), "EWC empirical": ("#E69F00", "D"),
     "EWC floored": ("#CC79A7", "P"),
-    "LDC": ("#0072B2", "o"), "LDC equal F": ("#56B4E9", "v"), "LDC psi 3": ("#009E73", "<"),
-    "LDC psi 4": ("#009E73", "^"), "LDC psi 5": ("#009E73", ">"),
+    "LDC": ("#0072B2", "o"), "LDC equal F": ("#56B4E9", "v"), "LDC capped": ("#004488", "*"),
+    "LDC psi 3": ("#009E73", "<"), "LDC psi 4": ("#009E73", "^"), "LDC psi 5": ("#009E73", ">"),
 }  # fmt: skip
 CONFIDENCE = 0.95
 
@@ -107,7 +107,7 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
     Parameters
     ----------
     results : mapping of str to Dataset
-        Penalty → result of :func:`nets.forgetting.front`.
+        Penalty → result of :func:`nets.forgetting_curves.front`.
     ax : Axes, optional
     floor : float
         Errors and interval ends below are drawn there, since the axes are logarithmic.
@@ -154,7 +154,7 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     Parameters
     ----------
     results : mapping of str to Dataset
-        Penalty → result of :func:`nets.forgetting.over_counts`.
+        Penalty → result of :func:`nets.forgetting_curves.over_counts`.
     ax : Axes, optional
 
     Returns
@@ -184,7 +184,7 @@ def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result : Dataset
-        From :func:`nets.forgetting.over_steps`.
+        From :func:`nets.forgetting_curves.over_steps`.
     ax : Axes, optional
 
     Returns

@@ -112,6 +112,8 @@ class FirstTask:
         width = torch.from_numpy(self.modes["width"].to_numpy())
         if method == "LDC":
             return width
+        if method == "LDC capped":
+            return width.clamp(max=float(width.median()))
         sigma = torch.from_numpy(self.modes["variance"].to_numpy()).sqrt()
         psi = {"LDC psi 3": 3.0, "LDC psi 4": 4.0, "LDC psi 5": 5.0}.get(method)
         shape = torch.ones_like(sigma) if psi is None else sigma ** (-2 / psi)
