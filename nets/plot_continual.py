@@ -206,14 +206,24 @@ def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def at_their_best(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+def at_their_best(
+    summary: xr.Dataset,
+    *,
+    each: Mapping[str, np.ndarray] | None = None,
+    ax: Axes | None = None,
+    floor: float = 5e-3,
+) -> Axes:
     """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
 
     Parameters
     ----------
     summary : Dataset
         From :func:`nets.forgetting.summary`.
+    each : mapping of str to array, optional
+        Penalty → ε₁ + ε₂ of single trainings, drawn as small dots.
     ax : Axes, optional
+    floor : float
+        Ends of intervals below are drawn there, since the axis is logarithmic.
 
     Returns
     -------
@@ -226,12 +236,14 @@ def at_their_best(summary: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     for place, name in enumerate(names):
         colour, marker = STYLES.get(name, ("0.3", "o"))
         one = summary.isel(penalty=place)
-        ends = [max(0.0, float(one["total_low"])), float(one["total_high"])]
+        ends = [max(floor, float(one["total_low"])), float(one["total_high"])]
         ax.plot(ends, [place, place], color=colour, lw=2)
         ax.plot(one["total"], place, color=colour, marker=marker, ms=6)
+        if each is not None and name in each:
+            values = np.maximum(each[name], floor)
+            ax.plot(values, np.full(len(values), place + 0.28), ls="", marker=".", ms=4, color=colour)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="$\\epsilon_1 + \\epsilon_2$, each at its best $\\lambda$ and $N_c$")
-    ax.set_xlim(left=0)
+    ax.set(xscale="log", xlabel="$\\epsilon_1 + \\epsilon_2$, each at its best $\\lambda$ and $N_c$")
     ax.invert_yaxis()
     return ax
 

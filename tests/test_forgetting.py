@@ -150,7 +150,8 @@ def test_figures_come_from_a_scan(scanned):
     fronts = {m: forgetting_curves.front(scanned, m) for m in ("LDC", "L2")}
     plot_continual.fronts(fronts, ax=axes[2])
     plot_continual.counts({"LDC": forgetting_curves.over_counts(scanned, "LDC")}, ax=axes[3])
-    plot_continual.at_their_best(forgetting.summary(scanned), ax=axes[4])
+    each = {"LDC": forgetting.at_best(scanned, "LDC")["total"].to_numpy()}
+    plot_continual.at_their_best(forgetting.summary(scanned), each=each, ax=axes[4])
     plot_continual.over_steps(forgetting_curves.over_steps(scanned), ax=axes[5])
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (*axes[:4], axes[5]))
     plt.close(figure)
