@@ -12,7 +12,7 @@ from torch import nn
 from nets.gradients import dense_biases, network
 from nets.models import description, weight_layers, with_parameters
 from nets.runs import Outcome, Run
-from nets.stepping import Batch, Rule, Samples, evaluate, train_epoch
+from nets.stepping import AfterStep, Batch, Rule, Samples, evaluate, train_epoch
 from nets.threads import torch_threads
 
 #: Weights that rest for an epoch at a mean loss above this are no success.
@@ -39,6 +39,7 @@ def trained(
     progress: bool = False,
     recorder: Recorder | None = None,
     after_epoch: Callable[[list[Run]], None] | None = None,
+    after_step: AfterStep | None = None,
 ) -> list[Run]:
     """All runs after so many epochs more. They agree but for their weights, learning rates and seeds.
 
@@ -55,6 +56,8 @@ def trained(
         Filled.
     after_epoch : callable, optional
         Given the runs as they are after each epoch.
+    after_step : callable, optional
+        See :func:`nets.stepping.train_epoch`; of replicas that still train.
 
     Raises
     ------
@@ -82,7 +85,9 @@ def trained(
             if batch is None:
                 break
             before, rule = _copied(batch), _rule([runs[i] for i in active])
-            losses, steps, weights = train_epoch(batch, train, rule, layer=layer, every=every)
+            losses, steps, weights = train_epoch(
+                batch, train, rule, layer=layer, every=every, after_step=after_step
+            )
             if recorder is not None:
                 recorder.losses.append(losses)
                 recorder.steps.append(steps)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from nets.gradients import DenseNetwork, Network, sample_losses
 from nets.optimizers import Memory, Optimizer, update
 from nets.sampling import Sampling, minibatches, noise_stream
 
+#: What may look at the parameters, with a leading axis of length R for R > 1, after each step.
+AfterStep: TypeAlias = Callable[[int, list[torch.Tensor]], None]
 #: Rows of a block where all samples are gone through; fewer where convolutions make much of each row.
 BLOCK = 8192
 CONVOLUTIONAL_BLOCK = 256
@@ -60,7 +63,13 @@ class Samples:
 
 
 def train_epoch(
-    batch: Batch, samples: Samples, rule: Rule, *, layer: int | None = None, every: int = 1
+    batch: Batch,
+    samples: Samples,
+    rule: Rule,
+    *,
+    layer: int | None = None,
+    every: int = 1,
+    after_step: AfterStep | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train one epoch in place.
 
@@ -72,6 +81,8 @@ def train_epoch(
     rule : Rule
     layer : int, optional
         Index of the parameter to record after every step whose number is a multiple of ``every``.
+    after_step : callable, optional
+        Given the number of steps done and the parameters, which it must not change.
 
     Returns
     -------
@@ -82,7 +93,10 @@ def train_epoch(
     recorded : ndarray, shape (R, kept, weights)
     """
     if rule.optimizer.startswith("gd"):
-        return _full_batch_step(batch, samples, rule, layer, every)
+        result = _full_batch_step(batch, samples, rule, layer, every)
+        if after_step is not None:
+            after_step(batch.step, batch.parameters)
+        return result
     R, B = len(rule.seeds), rule.batch_size
     device, dtype = samples.inputs.device, samples.inputs.dtype
     draws = [
@@ -119,6 +133,8 @@ def train_epoch(
             )  # fmt: skip
         if layer is not None and batch.step % every == 0:
             next(rows).copy_(watched)
+        if after_step is not None:
+            after_step(batch.step, batch.parameters)
     batch.epoch += 1
     steps = batch.step - count + 1 + np.array(kept, dtype=np.int64)
     weights = recorded.reshape(len(kept), R, watched.numel() // R).transpose(0, 1).cpu().numpy()

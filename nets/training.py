@@ -22,6 +22,7 @@ from nets.runs import Diverged, Run, check_trained, finished
 from nets.sampling import Sampling, seed_text
 from nets.settings import Precision, Settings, check_epochs, checked_device, checked_settings
 from nets.side_by_side import trained
+from nets.stepping import AfterStep
 
 __all__ = [
     "Diverged", "Run", "Settings", "continued", "exploration_start", "load", "record", "replicas", "save",
@@ -139,6 +140,7 @@ def replicas(
     device: str | torch.device = "cpu",
     threads: int | None = 1,
     checkpoint: str | os.PathLike[str] | None = None,
+    after_step: AfterStep | None = None,
     progress: bool = False,
 ) -> list[Run]:
     """Train nets of one shape side by side, in one batch of matrix products where they are fully connected.
@@ -158,6 +160,10 @@ def replicas(
         Each replica stops by itself.
     optimizer, momentum, noise, sampling, divergence, dtype, device, threads, checkpoint, progress
         As in :func:`sgd`; the checkpoint is one file for all.
+    after_step : callable, optional
+        Called with the number of steps done and the list of parameters, which it must not change; each has
+        a leading axis for the replicas that still train, if there are several. To follow what is too long
+        to keep.
 
     Returns
     -------
@@ -183,7 +189,8 @@ def replicas(
     return _train(
         nets, data, rates, seeds, batch_size=batch_size, epochs=epochs, optimizer=optimizer,
         momentum=momentum, noise=noise, sampling=sampling, stop_at_loss=stop_at_loss, divergence=divergence,
-        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, progress=progress,
+        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, after_step=after_step,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -261,6 +268,7 @@ def _train(
     threads: int | None,
     checkpoint: str | os.PathLike[str] | None,
     progress: bool,
+    after_step: AfterStep | None = None,
 ) -> list[Run]:
     """Check everything, start or resume, train."""
     check_epochs(epochs)
@@ -298,6 +306,7 @@ def _train(
             threads=threads,
             progress=progress,
             after_epoch=after_epoch,
+            after_step=after_step,
         )
     _warn_if_not_reached(runs, stop_at_loss)
     return runs

@@ -1,0 +1,141 @@
+"""Tables of the closed loop over several nets: all methods beside SGD, and the factors by which they fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy.stats import t as student
+
+from fpsolve.table import Row, Table
+from nets.valley_budget import CORRECTIONS
+from nets.valley_loop import SGD
+from nets.valley_prediction import FLAT, METHODS
+
+__all__ = ["budget_table", "loop_table", "over_nets"]
+
+
+def over_nets(values: xr.DataArray | np.ndarray, *, confidence: float = 0.95) -> tuple[np.ndarray, ...]:
+    """Geometric mean over nets and its interval, by Student's t of the logarithms.
+
+    Parameters
+    ----------
+    values : array, first axis nets
+        Positive.
+    confidence : float
+
+    Returns
+    -------
+    mean, low, high : ndarray
+
+    Raises
+    ------
+    ValueError
+        With fewer than two nets.
+    """
+    logs = np.log(np.asarray(values, float))
+    if len(logs) < 2:
+        raise ValueError("an interval over nets needs at least 2")
+    mean, half = logs.mean(0), logs.std(0, ddof=1) / np.sqrt(len(logs))
+    half = half * student.ppf(0.5 + confidence / 2, len(logs) - 1)
+    return np.exp(mean), np.exp(mean - half), np.exp(mean + half)
+
+
+def loop_table(found: xr.Dataset) -> Table:
+    """Theory, density, ensemble and network in one table, every number with its error.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`nets.valley_study.closed_loops`.
+
+    Returns
+    -------
+    Table
+        Values are geometric means over nets, errors those of each method for one net over the root of their
+        number. Deviation is that of the mean ratio to SGD; sigmas is the mean of that ratio's logarithm over
+        its standard error, from the scatter of nets or from the errors of both, whichever is larger.
+    """
+    variance, variance_error = found["variance"], found["variance_error"]
+    quantities = [
+        (f"Var y{m}", variance.sel(mode=m), variance_error.sel(mode=m)) for m in found["mode"].to_numpy()
+    ]
+    quantities += [(_SYMBOLS[name], found[name], found[name + "_error"]) for name in FLAT]
+    rows = []
+    for quantity, value, error in quantities:
+        network = [part.sel(by=SGD).to_numpy() for part in (value, error)]
+        for method in [*METHODS, SGD]:
+            own = [part.sel(by=method).to_numpy() for part in (value, error)]
+            if np.isfinite(own[0]).all():
+                rows.append(_row(quantity, method, *own, *network))
+    nets, nowhere = found.sizes["net"], int(np.isnan(found["stationary_place"]).sum())
+    remarks = [
+        f"values are geometric means over {nets} nets, errors those of one net over the root of {nets}"
+    ]
+    if nowhere:
+        remarks.append(
+            f"{nowhere} of {nets} nets have no stationary density in x: the averaged drift vanishes nowhere "
+            "in the range measured; y given x is quasi-stationary"
+        )
+    remarks.append(
+        "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
+    )
+    return Table(f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(remarks))
+
+
+_SYMBOLS = {"displacement": "<x>", "flat_variance": "Var x", "log_flatness": "growth of ln F"}
+
+
+def _row(
+    quantity: str, method: str, value: np.ndarray, error: np.ndarray, sgd: np.ndarray, sgd_error: np.ndarray
+) -> Row:
+    """One method, all nets."""
+    root = np.sqrt(len(value))
+    known = bool(np.isfinite(error).all())
+    mean = float(np.exp(np.log(value).mean()) if (value > 0).all() else value.mean())
+    own = float(error.mean() / root) if known else np.nan
+    kind = ("standard error, copies" if method == SGD else METHODS[method]) if known else "none"
+    if method == SGD:
+        return Row(quantity, method, mean, own, kind, own / abs(mean), 0.0, np.nan)
+    if not ((value > 0) & (sgd > 0)).all():
+        deviation = float(value.mean() / sgd.mean() - 1)
+        return Row(quantity, method, mean, own, kind, own / abs(mean), deviation, np.nan)
+    logs = np.log(value / sgd)
+    together = np.sqrt(np.mean((error / value) ** 2 if known else 0.0) + np.mean((sgd_error / sgd) ** 2))
+    scatter = max(float(logs.std(ddof=1)), float(together)) / root
+    deviation = float(np.exp(logs.mean()) - 1)
+    return Row(
+        quantity, method, mean, own, kind, own / abs(mean), deviation, float(abs(logs.mean()) / scatter)
+    )
+
+
+def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
+    """SGD's variance over its prediction, one correction after the other, with intervals over nets.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`closed_loops`.
+    confidence : float
+
+    Returns
+    -------
+    Table
+        ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
+    """
+    rows = []
+    for mode in found["mode"].to_numpy():
+        for correction, text in CORRECTIONS.items():
+            predicted = found["predicted"].sel(mode=mode, correction=correction)
+            ratio = (found["sgd"].sel(mode=mode) / predicted).to_numpy()
+            mean, low, high = (float(v) for v in over_nets(ratio, confidence=confidence))
+            relative = float(np.log(ratio).std(ddof=1) / np.sqrt(len(ratio)))
+            sigmas = abs(np.log(mean)) / relative
+            row = Row(
+                f"mode {mode}", correction, mean, relative * mean, text, relative, mean - 1, sigmas, low, high
+            )
+            rows.append(row)
+    title = f"Var y of SGD over its prediction: {found.attrs.get('data', '')}, {found.sizes['net']} nets"
+    remark = (
+        f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
+    )
+    return Table(title, "SGD", tuple(rows), (remark,))
