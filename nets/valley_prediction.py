@@ -161,7 +161,7 @@ def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: b
     for _ in range(200 if minibatch_hessians else 0):
         more = np.einsum("jk,ijk->i", spread, scatter)
         further = solve_discrete_lyapunov(A, rate**2 * (C + np.diag(more)))
-        if np.allclose(further, spread, rtol=1e-10):
+        if np.allclose(further, spread, rtol=1e-10, atol=0):
             break
         if further.max() > 1e6 * np.abs(C).max():
             return np.full(n, np.inf)

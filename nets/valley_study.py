@@ -1,4 +1,4 @@
-"""The closed loop over several nets: each trained, measured, followed and compared, and kept as it is done."""
+"""The closed loop over several nets: each trained, measured, followed and compared, and kept once done."""
 
 from __future__ import annotations
 
