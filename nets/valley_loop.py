@@ -52,7 +52,7 @@ def closed_loop(
         :func:`variance_budget` where the sampling is with replacement. ``log_flatness_net`` and ``…_error``:
         the growth of ln F̂ by Hessians at the copies' own weights. ``noise_curvature`` (mode) is BC_ii/λ_i at
         w₀, which is 1 where C = H/B; ``theory_measured`` and ``theory_random_shift`` (mode) are the variances
-        with those readings of the noise.
+        with those readings of the noise. ``…_along`` and ``…_fit`` (point, mode): the valley's profile.
 
     Raises
     ------
@@ -97,7 +97,17 @@ def closed_loop(
         f"theory_{other}": ("mode", theory_variances(valley, steps=steps, noise=other), says(text))
         for other, text in _OTHER_NOISE.items()
     }
-    both = both.assign(others).assign(
+    profile, places = valley.profile, valley.profile["x"].to_numpy()
+    C = np.diagonal(profile["covariance"].to_numpy(), axis1=1, axis2=2)
+    along = {
+        "place_along": ("point", places, says("x of the points measured")),
+        "loss_along": ("point", profile["loss"].to_numpy(), says("training loss there")),
+        "curvature_along": (("point", "mode"), profile["curvature"].to_numpy(), says("curvature λ_i there")),
+        "curvature_fit": (("point", "mode"), valley.curvatures(places), says("its fit")),
+        "noise_along": (("point", "mode"), C[:, :-1], says("gradient noise C_ii there")),
+        "noise_fit": (("point", "mode"), valley.noise(places)[:, :-1], says("its fit")),
+    }
+    both = both.assign(others | along).assign(
         sgd_low=("mode", low, says("lower end of SGD's variance")),
         sgd_high=("mode", high, says("its upper end")),
         log_flatness_net=((), net.mean(), says("growth of ln F̂ at the copies' own weights")),

@@ -428,12 +428,11 @@ def _of_ensemble(
     """The same numbers (Var y_1 … Var y_n first) from walkers, and their standard errors between groups."""
     start = {"x": 0.0} | {f"y{i + 1}": float(-v) for i, v in enumerate(valley.floors(0.0))}
     rate = valley.learning_rate
-    between = max(1, steps // 40)
-    whole = between * (steps // between)
+    between = max(d for d in range(1, max(2, steps // 40 + 1)) if steps % d == 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         paths = fpsolve.simulate(
-            valley.process(noise=noise), walkers=walkers, time=rate * whole, time_step=time_step, start=start,
+            valley.process(noise=noise), walkers=walkers, time=rate * steps, time_step=time_step, start=start,
             save_every=rate * between, rng=rng, threads=1,
         )["path"].to_numpy()  # fmt: skip
     groups = np.array_split(np.arange(walkers), 20)

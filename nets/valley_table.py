@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import xarray as xr
 from scipy.stats import t as student
@@ -14,14 +16,17 @@ from nets.valley_prediction import FLAT, METHODS
 __all__ = ["budget_table", "loop_table", "over_nets"]
 
 
-def over_nets(values: xr.DataArray | np.ndarray, *, confidence: float = 0.95) -> tuple[np.ndarray, ...]:
-    """Geometric mean over nets and its interval, by Student's t of the logarithms.
+def over_nets(
+    values: xr.DataArray | np.ndarray, *, confidence: float = 0.95, scale: Literal["log", "linear"] = "log"
+) -> tuple[np.ndarray, ...]:
+    """Mean over nets and its interval by Student's t.
 
     Parameters
     ----------
     values : array, first axis nets
-        Positive.
     confidence : float
+    scale : {"log", "linear"}
+        "log": the geometric mean of positive numbers, with the interval of their logarithms.
 
     Returns
     -------
@@ -30,14 +35,19 @@ def over_nets(values: xr.DataArray | np.ndarray, *, confidence: float = 0.95) ->
     Raises
     ------
     ValueError
-        With fewer than two nets.
+        With fewer than two nets, or where logarithms are wanted of what is not positive.
     """
-    logs = np.log(np.asarray(values, float))
-    if len(logs) < 2:
+    numbers = np.asarray(values, float)
+    if len(numbers) < 2:
         raise ValueError("an interval over nets needs at least 2")
-    mean, half = logs.mean(0), logs.std(0, ddof=1) / np.sqrt(len(logs))
-    half = half * student.ppf(0.5 + confidence / 2, len(logs) - 1)
-    return np.exp(mean), np.exp(mean - half), np.exp(mean + half)
+    if scale == "log":
+        if (numbers <= 0).any():
+            raise ValueError("values must be positive for a geometric mean; use scale='linear'")
+        numbers = np.log(numbers)
+    mean, half = numbers.mean(0), numbers.std(0, ddof=1) / np.sqrt(len(numbers))
+    half = half * student.ppf(0.5 + confidence / 2, len(numbers) - 1)
+    found = mean, mean - half, mean + half
+    return tuple(map(np.exp, found)) if scale == "log" else found
 
 
 def loop_table(found: xr.Dataset) -> Table:

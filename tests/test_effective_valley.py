@@ -296,6 +296,9 @@ def test_all_methods_meet_in_one_table_and_factors_have_intervals(study):
     assert len(budget.rows) == len(CORRECTIONS)
     assert all(row.low < row.value < row.high for row in budget.rows)
     assert (found["cpu_seconds"] > 0).all()
+    assert over_nets(np.array([-1.0, 3.0]), scale="linear")[0] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="scale='linear'"):
+        over_nets(np.array([-1.0, 3.0]))
     mean, low, high = over_nets(np.array([[1.0], [4.0]]))
     assert mean == pytest.approx([2.0]) and low * high == pytest.approx([4.0])
 
