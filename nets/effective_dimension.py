@@ -5,6 +5,7 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Discussion and Fig. 6.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -24,7 +25,9 @@ from nets.runs import Run
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
 BLOCK = 50
-DIMENSIONS = ("sharp", "learning_99", "learning_999")
+DIMENSIONS = ("sharp", "sharp_common", "learning_99", "learning_999")
+#: Flatness is kept for so many directions of each net.
+RANKS = 1000
 
 __all__ = ["against_width", "growth", "learning_dimension", "one_width", "sharp_bounds", "sharp_dimension"]
 
@@ -84,18 +87,26 @@ def sharp_bounds(
     -------
     low, high : int
     """
+    widths, level, ended = _leading_widths(run, modes, threshold=threshold, block=block)
+    found = int((widths < level).sum())
+    return found, found if ended else found + modes.sizes["weight"] - modes.sizes["mode"]
+
+
+def _leading_widths(
+    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
+) -> tuple[np.ndarray, float, bool]:
+    """F_i up to a block without a sharp direction, what counts as sharp, and if such a block came."""
     if block < 1:
         raise ValueError(f"block={block} must be at least 1")
-    total = 0
+    found: list[np.ndarray] = []
     for first in range(0, modes.sizes["mode"], block):
         rows = range(first, min(first + block, modes.sizes["mode"]))
         widths = flatness.widths(run, modes, directions=rows)
         level = 0.5 * float(widths.attrs["norm"]) if threshold is None else threshold
-        sharp = int((widths["width"] < level).sum())
-        total += sharp
-        if sharp == 0:
-            return total, total
-    return total, total + modes.sizes["weight"] - modes.sizes["mode"]
+        found.append(widths["width"].to_numpy())
+        if not (found[-1] < level).any():
+            return np.concatenate(found), level, True
+    return np.concatenate(found), level, False
 
 
 def learning_dimension(modes: xr.Dataset, *, share: float = 0.99) -> int:
@@ -159,9 +170,12 @@ def against_width(
     Returns
     -------
     Dataset, dims hidden_width, seed
-        ``sharp`` D_s and ``sharp_at_most``, which is larger where D_s is a lower bound only;
-        ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂; and of the dimensions
-        ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t).
+        ``sharp`` D_s, each with half of its own norm as threshold, and ``sharp_at_most``, which is larger
+        where that is a lower bound only; ``sharp_common`` D_s with half of the smallest norm
+        (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width`` (rank) F sorted;
+        ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂, ``cpu_seconds``, and
+        ``explored``, 1 where the window lies in the exploration phase; and of the dimensions ``…_mean``,
+        ``…_low``, ``…_high`` over seeds (95 %, Student's t).
 
     Raises
     ------
@@ -183,6 +197,9 @@ def against_width(
     )  # fmt: skip
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
+    common = 0.5 * float(result["norm"].min())
+    result["sharp_common"] = (result["width"] < common).sum("rank").astype(float)
+    result["sharp_common"].attrs = {"long_name": "D_s, one threshold for all", "units": "1"}
     half = scipy.stats.t.ppf(0.975, seeds - 1) / np.sqrt(seeds)
     for name in DIMENSIONS:
         mean, spread = result[name].mean("seed"), half * result[name].std("seed", ddof=1)
@@ -193,6 +210,7 @@ def against_width(
     result.attrs |= {
         "title": "effective dimensions against width", "data": data.name, "samples": data.samples,
         "epochs": epochs, "window": window, "learning_rate": float(learning_rate), "batch_size": batch_size,
+        "common_threshold": common,
     }  # fmt: skip
     return result
 
@@ -229,6 +247,7 @@ def one_width(
     -------
     dict of str to (dims, value, attrs)
     """
+    started = time.process_time()
     x, y, x_test, y_test = map(torch.from_numpy, (train_inputs, train_labels, test_inputs, test_labels))
     data = Data(name, x, y, x_test, y_test, classes)
     H = int(hidden_width)
@@ -239,19 +258,31 @@ def one_width(
         net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
         rng=np.random.SeedSequence(int(seed), spawn_key=(1,)),
     )  # fmt: skip
-    recorded, last = training.record(run, layer=1, epochs=window, return_run=True)
+    with warnings.catch_warnings(record=True) as said:  # kept as a number, not said for every net
+        warnings.simplefilter("always")
+        recorded, last = training.record(run, layer=1, epochs=window, return_run=True)
     modes = principal_components.analyse(recorded)
-    low, high = sharp_bounds(last, modes)
+    widths, level, ended = _leading_widths(last, modes)
+    low = int((widths < level).sum())
+    high = low if ended else low + modes.sizes["weight"] - modes.sizes["mode"]
+    spectrum = np.full(RANKS, np.nan)
+    spectrum[: len(widths)] = np.sort(widths)[:RANKS]
     found: dict[str, tuple[float, str]] = {
         "sharp": (low, "D_s"),
         "sharp_at_most": (high, "largest D_s that the modes allow"),
         "learning_99": (learning_dimension(modes, share=0.99), "D_l for 99 %"),
         "learning_999": (learning_dimension(modes, share=0.999), "D_l for 99.9 %"),
         "modes": (modes.sizes["mode"], "modes above rounding"),
+        "explored": (not any("fast phase" in str(w.message) for w in said), "1 in the exploration phase"),
         "loss": (last.loss, "training loss"),
-        "norm": (float(models.checked_layer(last.net, 1).weight.norm()), "norm of the layer"),
+        "norm": (float(models.checked_layer(last.net, 1).weight.detach().norm()), "norm of the layer"),
+        "cpu_seconds": (time.process_time() - started, "processor time, s"),
     }
-    return {k: ((), float(v), {"long_name": text, "units": "1"}) for k, (v, text) in found.items()}
+    result: dict[str, tuple] = {
+        k: ((), float(v), {"long_name": text, "units": "1"}) for k, (v, text) in found.items()
+    }
+    result["width"] = ("rank", spectrum, {"long_name": "flatness by rank", "units": "1"})
+    return result
 
 
 def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tuple[float, float, float]:
@@ -261,7 +292,7 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
     ----------
     result : Dataset
         From :func:`against_width`.
-    name : {"sharp", "learning_99", "learning_999"}
+    name : {"sharp", "sharp_common", "learning_99", "learning_999"}
     smallest : int
         Leave out smaller H.
 

@@ -26,6 +26,7 @@ __all__ = [
     "cumulative_variance",
     "dimensions",
     "experiments",
+    "flatness_spectra",
     "loss_history",
     "minibatch_profiles",
     "profiles",
@@ -445,7 +446,7 @@ def experiments(
     ax.set_xlim(min(ends) - 1.0, max(ends) + 1.0)
     names = {"psi": "$\\psi$", "psi_D": "$\\psi_D$", "psi_tau": "$\\psi_\\tau$", "gamma": "$\\gamma$"}
     ax.set_xlabel(names.get(quantity, quantity))
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
 
 
@@ -499,6 +500,32 @@ def against_setting(
     return ax
 
 
+def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with F by rank for nets of several widths, the geometric mean over seeds (PNAS Fig. 6A).
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`nets.effective_dimension.against_width`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    rank = np.arange(1, result.sizes["rank"] + 1)
+    for k, H in enumerate(result["hidden_width"].to_numpy()):
+        widths = result["width"].sel(hidden_width=H).transpose("seed", "rank").to_numpy()
+        F = np.exp(np.log(widths).mean(0))
+        colour, dash = CURVES[k % len(CURVES)]
+        ax.plot(rank, F, color=colour, ls=dash, label=f"$H = {H}$")
+    ax.axhline(result.attrs["common_threshold"], color="0.4", lw=0.9, ls=":", label="one threshold")
+    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="flatness $F$")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with effective dimensions against the number of weights, with intervals over seeds (PNAS Fig. 6B).
 
@@ -514,7 +541,10 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
-    labels = {"sharp": "$D_s$", "learning_99": "$D_l$, 99 %", "learning_999": "$D_l$, 99.9 %"}
+    labels = {
+        "sharp": "$D_s$", "sharp_common": "$D_s$, one threshold", "learning_99": "$D_l$, 99 %",
+        "learning_999": "$D_l$, 99.9 %",
+    }  # fmt: skip
     for k, (name, label) in enumerate(labels.items()):
         mean = result[f"{name}_mean"].to_numpy()
         sides = np.stack([mean - result[f"{name}_low"], result[f"{name}_high"] - mean])

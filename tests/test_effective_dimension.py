@@ -68,6 +68,8 @@ def test_dimensions_against_width_come_with_error_bars_over_seeds_and_are_kept(t
     data, store = datasets.load("digits"), tmp_path / "width.nc"
     found = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5, store=store)
     assert (found.sharp_at_most >= found.sharp).all()
+    assert ((found.width < 0.5 * found.norm).sum("rank") == found.sharp).all()
+    assert (found.sharp_common <= found.sharp).all() and (found.sharp_common == found.sharp).any()
     monkeypatch.setattr(training, "sgd", None)  # nothing is trained again
     again = effective_dimension.against_width(data, [8, 12], seeds=2, epochs=25, window=5, store=store)
     assert again.equals(found)
