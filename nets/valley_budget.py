@@ -23,6 +23,7 @@ CORRECTIONS = {
     "minibatch Hessians": "each minibatch has its own λ",
     "noise at y": "C at the copies' sharp and flat coordinates",
     "noise of the net": "C at the copies' own weights",
+    "D/λ of the net": "C and e_iᵀHe_i at the copies' own weights",
     "force of the net": "g_i at the copies' own weights",
 }
 
@@ -42,9 +43,10 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     -------
     Dataset, dims correction, mode
         ``predicted``, cumulative in the order of :data:`CORRECTIONS`, except that "noise at y" holds
-        "minibatch Hessians" already and "force of the net" holds "couplings"; ``sgd``, SGD's variance over
-        the second half of the walk; ``stiffness`` (place, mode), Cov(p_i, g_i)/(λ_i Var p_i), and
-        ``excess`` ρ at the copies' own weights.
+        "minibatch Hessians" already, and that the last two take all from the copies: "D/λ of the net" is
+        D_i/(λ_i(1 − ηλ_i/2)), "force of the net" the identity. ``sgd``, SGD's variance over the second half
+        of the walk; what is measured at copies is of its end. ``stiffness`` (place, mode),
+        Cov(p_i, g_i)/Var p_i, and ``excess``, ρ at the copies' own weights.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     with_hessians = coupled_variances(valley, middle, minibatch_hessians=True)
     predicted["minibatch Hessians"] = predicted["moving"] * with_hessians / alone
     ends = x[-1, : walked.sizes["measured"]]
-    ratio = walked["noise"].mean("measured") / valley.noise(ends)[:, :n].mean(0)
+    ratio = walked["noise"].mean("measured") / C_m
     for name, at in (("noise at y", "shadow"), ("noise of the net", "own")):
         predicted[name] = predicted["couplings"] * ratio.sel(place=at).to_numpy()
     p = walked["y"].to_numpy()[-1, : len(ends)] + valley.floors(ends)
@@ -85,11 +87,12 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
         g = walked["gradient"].sel(place=at).to_numpy()
         g = g - g.mean(0)
         slope = (p * g).sum(0) / (p**2).sum(0)
-        stiff[at] = slope / valley.curvatures(ends).mean(0)
+        stiff[at] = slope
         excess[at] = (g**2).sum(0) / (slope**2 * (p**2).sum(0)) - 1
-    own = stiff["own"] * lam_m
-    balance = rate * C_m / (own * (2 - rate * own * (1 + excess["own"])))
-    predicted["force of the net"] = predicted["moving"] * ratio.sel(place="own").to_numpy() * balance / alone
+    noisy = walked["noise"].sel(place="own").mean("measured").to_numpy()
+    curved, forced = walked["curvature"].mean("measured").to_numpy(), stiff["own"]
+    predicted["D/λ of the net"] = rate * noisy / (curved * (2 - rate * curved))
+    predicted["force of the net"] = rate * noisy / (forced * (2 - rate * forced * (1 + excess["own"])))
     by_place = ("place", "mode")
     return xr.Dataset(
         {
@@ -97,7 +100,7 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
                 ("correction", "mode"), [predicted[c] for c in CORRECTIONS], says("Var y_i, predicted")
             ),
             "sgd": ("mode", walked["y"].to_numpy()[late].var(1, ddof=1).mean(0), says("Var y_i of SGD")),
-            "stiffness": (by_place, [stiff["own"], stiff["shadow"]], says("Cov(p_i, g_i) / (λ_i Var p_i)")),
+            "stiffness": (by_place, [stiff["own"], stiff["shadow"]], says("Cov(p_i, g_i) / Var p_i")),
             "excess": ("mode", excess["own"], says("Var g_i / (λ² Var p_i) − 1")),
         },
         coords={

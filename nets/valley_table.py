@@ -86,6 +86,14 @@ def loop_table(found: xr.Dataset) -> Table:
             f"{nowhere} of {nets} nets have no stationary density in x: the averaged drift vanishes nowhere "
             "in the range measured; y given x is quasi-stationary"
         )
+    places = found["stationary_place"].to_numpy()
+    if nowhere < nets:
+        ends = found["displacement"].sel(by=SGD).to_numpy()[np.isfinite(places)]
+        remarks.append(
+            f"in {nets - nowhere} of {nets} nets the averaged drift vanishes, at x from "
+            f"{np.nanmin(places):.2f} to {np.nanmax(places):.2f}; SGD ends at x from {ends.min():.2f} to "
+            f"{ends.max():.2f}, where the density in x still evolves"
+        )
     remarks.append(
         "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
     )

@@ -90,10 +90,10 @@ def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
     columns = torch.from_numpy(np.ascontiguousarray(valley.directions)).to(dtype)
     pieces = columns.split([p.numel() for p in run.net.parameters()])
     origin = torch.from_numpy(w0 @ valley.directions)
-    places, when = [], []
+    places, when, steps = [], [], asked["epochs"] * run.steps_per_epoch
 
     def after_step(step: int, parameters: list[torch.Tensor]) -> None:
-        if step % asked["every"] == 0:
+        if step % asked["every"] == 0 or step == steps:  # the end, where copies are measured, is always kept
             p = sum(w.flatten(1) @ piece for w, piece in zip(parameters, pieces, strict=True))
             places.append((p.double() - origin).numpy())
             when.append(step)

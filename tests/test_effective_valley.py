@@ -245,6 +245,7 @@ def test_the_last_correction_of_the_budget_is_the_variance_and_the_first_is_reje
             "y": (("step", "replica", "mode"), np.array(kept)[..., None]),
             "gradient": (at, np.array([force(y)[:, None]] * 2)),
             "noise": (at, np.array([strength(y)[:, None]] * 2)),
+            "curvature": (at[1:], (lam * (1 + 60 * y**2))[:, None]),
         },
         coords={"step": 10 * np.arange(1, 61), "place": ["own", "shadow"]},
     )
@@ -253,7 +254,11 @@ def test_the_last_correction_of_the_budget_is_the_variance_and_the_first_is_reje
     assert list(factor["correction"].to_numpy()) == list(CORRECTIONS)
     assert float(factor.sel(correction="force of the net")) == pytest.approx(1.0, abs=0.03)
     assert abs(float(factor.sel(correction="finite step")) - 1) > 0.04
-    assert float(budget["stiffness"].sel(place="own")[0]) > 1.05
+    C, slope = strength(y).mean(), (lam * (1 + 60 * y**2)).mean()
+    assert float(budget["predicted"].sel(correction="D/λ of the net")[0]) == pytest.approx(
+        rate * C / (slope * (2 - rate * slope)), rel=1e-9
+    )
+    assert float(budget["stiffness"].sel(place="own")[0]) > 1.05 * lam
     shuffled = _one_mode(replace(run, settings=replace(run.settings, sampling="without_replacement")))
     with pytest.raises(ValueError, match="sampling='without_replacement'"):
         variance_budget(shuffled, walked)
@@ -309,6 +314,11 @@ def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, va
     for name in again.data_vars:
         assert np.array_equal(again[name], once_more[name]), name
     assert again["y"].sizes == {"step": 30, "replica": 8, "mode": 2}
+    assert walk(valley, replicas=8, epochs=1, measured=2, every=13)["step"].to_numpy().tolist() == [
+        13,
+        26,
+        30,
+    ]
     with pytest.raises(ValueError, match="made with rng=3, not 4"):
         walk(valley, replicas=8, epochs=1, measured=2, rng=4, store=tmp_path / "walk.nc")
     with pytest.raises(ValueError, match="no directory"):

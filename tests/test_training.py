@@ -215,6 +215,19 @@ def test_replicas_of_every_optimiser_and_of_convolutional_nets_are_runs_on_their
             assert (_vector(run) - _vector(training.sgd(net, data, rng=seed, **options))).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "gd"])
+def test_replicas_can_be_followed_step_by_step_without_a_trace(digits, optimizer):
+    seen, options = [], {"learning_rate": 0.1, "epochs": 2, "rng": [0, 1, 2], "optimizer": optimizer}
+    options |= {"batch_size": 300} if optimizer == "sgd" else {}
+    runs = training.replicas(
+        _net(), digits, **options, after_step=lambda step, p: seen.append((step, [w.clone() for w in p]))
+    )
+    assert [step for step, _ in seen] == list(range(1, runs[0].step + 1))
+    for r, run in enumerate(runs):
+        assert all(torch.equal(w[r], p) for w, p in zip(seen[-1][1], run.net.parameters(), strict=True))
+    assert all(_same(a, b) for a, b in zip(runs, training.replicas(_net(), digits, **options), strict=True))
+
+
 def test_a_replica_that_diverges_is_reported_and_disturbs_no_other(digits):
     rates = [0.1, 50.0, 0.05]
     runs = training.replicas(_net(), digits, learning_rate=rates, batch_size=50, epochs=3, rng=[0, 1, 2])
