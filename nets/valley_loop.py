@@ -53,6 +53,7 @@ def closed_loop(
         the growth of ln F̂ by Hessians at the copies' own weights. ``noise_curvature`` (mode) is BC_ii/λ_i at
         w₀, which is 1 where C = H/B; ``theory_measured`` and ``theory_random_shift`` (mode) are the variances
         with those readings of the noise. ``…_along`` and ``…_fit`` (point, mode): the valley's profile.
+        ``loss`` at w₀, ``loss_net`` of the copies at the end, ``loss_line`` at their mean place on the line.
 
     Raises
     ------
@@ -118,6 +119,8 @@ def closed_loop(
         explained=((), valley.profile.attrs["explained"], says("share of the displacement along u")),
         fit_error=((), valley.profile.attrs["curvature_fit_error"], says("largest error of a fitted λ_i")),
         loss=((), valley.profile.attrs["loss_at_start"], says("training loss at w₀")),
+        loss_line=((), np.interp(x.mean(), places, profile["loss"]), says("on the line where SGD ends")),
+        loss_net=((), float(walked["loss"].mean()), says("training loss of the copies at the end")),
     )
     if valley.run.settings.sampling == "with_replacement":
         both = xr.merge([both, variance_budget(valley, walked)], combine_attrs="override")

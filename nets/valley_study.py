@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import xarray as xr
@@ -54,6 +55,11 @@ class LoopStudy:
         noise so many times smaller.
     dtype : {"float32", "float64"}
         Of training and of the search for eigenvectors; losses and derivatives are measured in float64.
+
+    Raises
+    ------
+    ValueError
+        If a number is too small to measure anything with.
     """
 
     data: str
@@ -73,6 +79,19 @@ class LoopStudy:
     walkers: int = 2000
     quiet: int = 20
     dtype: Precision = "float64"
+
+    def __post_init__(self) -> None:
+        least = {
+            "epochs": 1, "window": 1, "n_sharp": 1, "pilots": 1, "degree": 1, "points": self.degree + 3,
+            "replicas": 8, "measured": 2, "walkers": 100, "quiet": 2,
+        }  # fmt: skip
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}")
+        if self.measured > self.replicas:
+            raise ValueError(f"measured={self.measured} is more than the {self.replicas} replicas")
+        if self.flat not in get_args(Flat):
+            raise ValueError(f"flat={self.flat!r} must be one of {get_args(Flat)}")
 
     @property
     def name(self) -> str:
@@ -124,6 +143,8 @@ def closed_loops(
             f"quiet={study.quiet} asks for minibatches of {study.quiet * study.batch_size}, more than the "
             f"{data.samples} samples"
         )
+    if (steps := study.window * (data.samples // study.batch_size)) < 20:
+        raise ValueError(f"window={study.window} has {steps} steps; take more epochs, for at least 20")
     each = [_one_net(study, data, seed + i, folder, progress) for i in range(nets)]
     result = xr.concat(each, xr.IndexVariable("net", np.arange(seed, seed + nets)), combine_attrs="override")
     result.attrs |= {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(study).items()}

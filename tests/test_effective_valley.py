@@ -351,6 +351,15 @@ def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, va
         closed_loops(SMALL, nets=1)
     with pytest.raises(ValueError, match="no directory"):
         closed_loops(SMALL, folder=tmp_path / "nowhere")
+    for wrong, said in (
+        ({"points": 5}, "points=5"),
+        ({"measured": 25}, "24 replicas"),
+        ({"flat": "up"}, "flat='up'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(SMALL, **wrong)
+    with pytest.raises(ValueError, match="window=1 has 15 steps"):
+        closed_loops(replace(SMALL, window=1, batch_size=100, quiet=2))
     with pytest.raises(ValueError, match="quiet=100"):
         closed_loops(replace(SMALL, quiet=100))
     assert valley_study.LoopStudy("digits", (8,)).name == "digits_8_eta0.1_B50_pilots"
