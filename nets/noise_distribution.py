@@ -51,7 +51,8 @@ def stable_fit(
     Raises
     ------
     ValueError
-        If there are fewer than 20 samples, they are not finite, or half of them are equal.
+        If there are fewer than 20 samples, they are not finite, half of them are equal, or no stable law
+        fits.
 
     References
     ----------
@@ -68,10 +69,12 @@ def stable_fit(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
     alpha, scale, location = _stable(values)
+    if not np.isfinite(alpha):
+        raise ValueError("no stable law of index above 0.05 fits; are many samples equal?")
     generator = np.random.default_rng(rng)
     drawn = [_stable(generator.choice(values, len(values)))[0] for _ in range(resamples)]
     low, high = (
-        np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (np.nan, np.nan)
+        np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (np.nan, np.nan)
     )
     percent = f"{100 * confidence:g} %"
     return xr.Dataset(
@@ -95,6 +98,8 @@ def _stable(values: np.ndarray) -> tuple[float, float, float]:
     for _ in range(8):
         characteristic = np.clip(_cosine_means(centred * (FREQUENCIES[0] / scale)), 1e-12, 1 - 1e-15)
         alpha, intercept = np.polyfit(np.log(FREQUENCIES), np.log(-np.log(characteristic)), 1)
+        if not alpha > 0.05:
+            return np.nan, np.nan, location  # the characteristic function hardly depends on t
         change = float(np.exp(intercept / alpha))
         scale *= change
         if abs(change - 1) < 1e-3:

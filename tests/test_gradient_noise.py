@@ -228,8 +228,9 @@ def test_gaussian_components_are_rejected_no_more_often_than_the_level():
 
 
 @pytest.mark.parametrize(
-    ("samples", "message"), [([1.0] * 50, "equal"), (np.arange(5), "at least 20"), ([np.nan] * 30, "finite")]
-)
+    ("samples", "message"), [([1.0] * 50, "equal"), (np.arange(5), "at least 20"), ([np.nan] * 30, "finite"),
+     ((-1.0) ** np.arange(2000) * np.exp(np.linspace(-130, 130, 2000)), "no stable law")],
+)  # fmt: skip
 def test_samples_that_no_law_fits_are_refused(samples, message):
     with pytest.raises(ValueError, match=message):
         stable_fit(np.array(samples))
