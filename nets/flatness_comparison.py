@@ -156,6 +156,7 @@ def flatness_gain(
     others: Sequence[xr.Dataset],
     *,
     at: Literal["step", "loss"] = "step",
+    value: float | None = None,
     name: Flatness = "flatness",
 ) -> xr.Dataset:
     """Mean over trainings of ln F(one) − ln F(other), each pair from the same start, with its interval.
@@ -165,8 +166,9 @@ def flatness_gain(
     results, others : sequence of Dataset
         From :func:`flatness_along`, in the same order of starts.
     at : {"step", "loss"}
-        After the last step of both; or at the lowest loss that both of a pair have reached, which takes out
-        that one may be further along.
+        At equal steps; or at equal loss, which takes out that one may be further along.
+    value : float, optional
+        Where; default the last step of both, or the lowest loss that both of a pair have reached.
     name : {"flatness", "flatness_rescaled"}
 
     Returns
@@ -182,8 +184,8 @@ def flatness_gain(
     differences = []
     for one, other in zip(results, others, strict=True):
         ends = [float(r["step"][-1] if at == "step" else r["loss"].min()) for r in (one, other)]
-        value = min(ends) if at == "step" else max(ends)
-        a, b = (log_flatness(r, at=at, value=value, name=name) for r in (one, other))
+        there = value if value is not None else min(ends) if at == "step" else max(ends)
+        a, b = (log_flatness(r, at=at, value=there, name=name) for r in (one, other))
         differences.append(xr.Dataset({"gain": ((), a - b, {"long_name": "gain in ln F", "units": "1"})}))
     return over_seeds(differences)
 

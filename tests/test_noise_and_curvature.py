@@ -193,6 +193,7 @@ def test_a_run_that_is_only_further_along_gains_at_equal_steps_and_not_at_equal_
     noisy = _course(steps, -0.5 * np.log(loss / 2) + 0.01, loss / 2)
     gain = flatness_gain([fast, noisy], [slow, slow])
     assert float(gain.gain) == pytest.approx(0.5 * np.log(2) + 0.005)
+    assert float(flatness_gain([fast, noisy], [slow, slow], value=10).gain) == pytest.approx(float(gain.gain))
     gain = flatness_gain([fast, noisy], [slow, slow], at="loss")
     assert float(gain.gain) == pytest.approx(0.005) and float(gain.gain_low) < 0 < float(gain.gain_high)
     assert log_flatness(slow, at="loss", value=np.sqrt(0.001)) == pytest.approx(0.25 * np.log(1000))
