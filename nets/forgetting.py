@@ -265,6 +265,11 @@ class Gap:
         """Whether the interval excludes 0."""
         return self.high < 0 or self.low > 0
 
+    @property
+    def sign_test(self) -> float:
+        """p of the two-sided sign test, which no training far out moves; of 5 trainings at least 0.06."""
+        return float(stats.binomtest(self.below, self.trainings).pvalue)
+
 
 def difference(
     study: Study,

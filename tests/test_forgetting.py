@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 
 from nets import continual, datasets, forgetting, forgetting_curves, plot_continual  # noqa: E402
 from nets.forgetting import Study  # noqa: E402
-from nets.forgetting_verdict import bound, comparisons, verdicts  # noqa: E402
+from nets.forgetting_verdict import _compared, _word, bound, comparisons, verdicts  # noqa: E402
 from nets.penalties import METHODS, constraint_grid  # noqa: E402
 from nets.solution import first_task  # noqa: E402
 from nets.tasks import Tasks  # noqa: E402
@@ -118,9 +118,9 @@ def scanned():
 
 def test_verdicts_come_from_a_scan(scanned):
     rows = verdicts({"main": scanned, "other": scanned})
-    assert len(rows) == 18 + 4
+    assert len(rows) == 21 + 4
     assert [row.claim.startswith("other:") for row in rows[-4:]] == [True] * 4
-    assert comparisons({"main": scanned}).count("\n") == 4
+    assert comparisons({"main": scanned}).count("\n") == 5
     found = bound(scanned.reported)
     assert 0 <= float(found["inside"]) <= 1 and float(found["largest"]) < float(found["free_largest"])
 
@@ -129,13 +129,19 @@ def test_verdicts_say_what_the_intervals_say():
     def row(ldc, l2, noise=0.001):
         errors = [(ldc, 0.0), (l2, 0.0)]
         study = _made_up(errors, [("LDC", 1.0, 0), ("L2", 1.0, 0)], noise=noise)
-        from nets.forgetting_verdict import _compared
-
         return _compared("claim", study, "LDC", "L2")
 
     assert row(0.1, 0.2).verdict == "holds: less in 3 of 3 trainings"
     assert row(0.2, 0.1).verdict.startswith("does not hold: the other forgets less; this one in 0 of 3")
     assert row(0.2, 0.2, noise=0.1).outcome == "not decided"
+
+
+def test_where_one_training_lies_far_out_the_sign_test_decides():
+    far, none = (xr.DataArray(v, dims="training") for v in ([-0.01] * 7 + [-3.0], [0.0] * 8))
+    found = forgetting.gap(far, none)
+    assert not found.decided and found.sign_test == pytest.approx(2 / 2**8)
+    assert _word(found).startswith("holds in part: less in 8 of 8 trainings (sign test p = 0.0078)")
+    assert _word(forgetting.gap(none, far)).startswith("does not hold: less in 0 of 8 trainings only")
 
 
 def test_figures_come_from_a_scan(scanned):
