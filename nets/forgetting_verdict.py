@@ -287,7 +287,7 @@ def _word(found: Gap) -> str:
     return f"not decided: the interval of the difference includes 0; less {often}"
 
 
-def _fewer(study: Study, *, stop: bool) -> Verdict:
+def _fewer(study: Study, *, stop: bool, name: str = "") -> Verdict:
     """Whether 200 directions do as well as all."""
     checkpoint, small = None if stop else -1, PAPER_CONSTRAINTS
     totals = {c: at_best(study, "LDC", count=c, checkpoint=checkpoint)["total"] for c in (small, 0)}
@@ -300,8 +300,9 @@ def _fewer(study: Study, *, stop: bool) -> Verdict:
         word = f"holds in part: {small} forget less than all; the best scanned is {best}"
     else:
         word = f"holds in part: between {small} and all no difference is seen; all forget less {often}"
+    when = ", task 2 stopped at its best step" if stop else ""
     return Verdict(
-        f"LDC is best near N_c = {small}{', task 2 stopped at its best step' if stop else ''} (Fig. 4 F)",
+        f"{name}LDC is best near N_c = {small}{when} (Fig. 4 F)",
         f"{small}",
         f"ε₁ + ε₂ with all {study.everything('LDC')} less that with {small}: "
         f"{_shown(found.mean, found.low, found.high)}; best N_c {best}",
@@ -334,7 +335,9 @@ def _psi(study: Study) -> Verdict:
     if apart:
         word = f"does not hold: {apart[0]} is {pairs[apart[0]].mean:.2g}"
     else:
-        word = f"holds: no difference is seen; intervals exclude those above {largest:.2g}"
+        word = (
+            f"holds in part: no difference is seen, nor would one below {largest:.2g} have been for certain"
+        )
     shown = ", ".join(f"{name} {_shown(f.mean, f.low, f.high)}" for name, f in pairs.items())
     return Verdict(
         "LDC with F from the variance does not depend on ψ (SI S7)", "no dependence, ψ = 3, 4, 5",
@@ -343,7 +346,7 @@ def _psi(study: Study) -> Verdict:
 
 
 def _elsewhere(name: str, study: Study) -> list[Verdict]:
-    """LDC beside the EWC that is the better one for the pilots, and beside L2, on other tasks."""
+    """LDC beside the EWC that is the better one for the pilots, L2, equal F and fewer constraints."""
     rows: list[Verdict] = []
     fishers: tuple[Method, ...] = ("EWC true", "EWC empirical")
     paper, place = ("not tried", "") if study.reported.attrs.get("layer") == "None" else ("less", " (SI S8)")
@@ -355,6 +358,10 @@ def _elsewhere(name: str, study: Study) -> list[Verdict]:
         for other in others:
             claim = f"{name}: LDC forgets less than {other}{how}{place}"
             rows.append(_compared(claim, study, "LDC", other, stop=stop, paper=paper))
+    claim = f"{name}: measured F serves better than equal F"
+    rows.append(_compared(claim, study, "LDC", "LDC equal F", paper=paper.replace("less", "implied")))
+    if study.has("LDC", PAPER_CONSTRAINTS):
+        rows.append(_fewer(study, stop=False, name=f"{name}: "))
     return rows
 
 

@@ -118,8 +118,8 @@ def scanned():
 
 def test_verdicts_come_from_a_scan(scanned):
     rows = verdicts({"main": scanned, "other": scanned})
-    assert len(rows) == 21 + 4
-    assert [row.claim.startswith("other:") for row in rows[-4:]] == [True] * 4
+    assert len(rows) == 21 + 6
+    assert [row.claim.startswith("other:") for row in rows[-6:]] == [True] * 6
     assert comparisons({"main": scanned}).count("\n") == 5
     found = bound(scanned.reported)
     assert 0 <= float(found["inside"]) <= 1 and float(found["largest"]) < float(found["free_largest"])
