@@ -13,7 +13,15 @@ from nets.valley_budget import CORRECTIONS
 from nets.valley_loop import SGD
 from nets.valley_prediction import FLAT, METHODS
 
-__all__ = ["budget_table", "loop_table", "over_nets"]
+__all__ = [
+    "budget_table",
+    "in_words",
+    "loop_table",
+    "noise_exponent",
+    "over_modes",
+    "over_nets",
+    "pooled_factor",
+]
 
 
 def over_nets(
@@ -157,3 +165,83 @@ def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
         f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
     )
     return Table(title, "SGD", tuple(rows), (remark,))
+
+
+def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:
+    """SGD's variance over its prediction, geometric mean over modes, for each net.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`nets.valley_study.closed_loops`.
+    correction : str
+        One of :data:`nets.valley_budget.CORRECTIONS`.
+
+    Returns
+    -------
+    DataArray, dims net
+    """
+    return over_modes(found["sgd"] / found["predicted"].sel(correction=correction))
+
+
+def over_modes(values: xr.DataArray) -> xr.DataArray:
+    """Geometric mean over modes, for each net.
+
+    Parameters
+    ----------
+    values : DataArray, with a dim mode
+        Positive.
+
+    Returns
+    -------
+    DataArray
+    """
+    logs = xr.apply_ufunc(np.log, values)
+    return xr.apply_ufunc(np.exp, logs.mean("mode"))
+
+
+def noise_exponent(found: xr.Dataset) -> np.ndarray:
+    """Exponent of C_ii against λ_i over the sharp modes at w₀: 2 where C = 2σH², 1 where C ∝ H.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`nets.valley_study.closed_loops`; at least two modes.
+
+    Returns
+    -------
+    ndarray, shape (nets,)
+        Slopes of ln C_ii by least squares.
+
+    Raises
+    ------
+    ValueError
+        With a single mode.
+    """
+    if found.sizes["mode"] < 2:
+        raise ValueError("an exponent over modes needs at least 2: measure with a larger n_sharp")
+    x = np.log(found["curvature"].transpose("net", "mode").to_numpy())
+    y = x + np.log(found["noise_curvature"].transpose("net", "mode").to_numpy())
+    x = x - x.mean(1, keepdims=True)
+    return (x * y).sum(1) / (x**2).sum(1)
+
+
+def in_words(
+    values: xr.DataArray | np.ndarray, *, scale: Literal["log", "linear"] = "log", form: str = ".2f"
+) -> str:
+    """Mean over nets and its interval, "1.02 [0.97, 1.08]".
+
+    Parameters
+    ----------
+    values : array, first axis nets
+    scale : {"log", "linear"}
+        See :func:`over_nets`.
+    form : str
+        Format of the numbers.
+
+    Returns
+    -------
+    str
+    """
+    mean, low, high = (format(float(v), form) for v in over_nets(values, scale=scale))
+    return f"{mean} [{low}, {high}]"

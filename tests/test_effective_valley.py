@@ -27,7 +27,8 @@ from nets.valley_prediction import (  # noqa: E402
     stationary_place,
 )
 from nets.valley_study import LoopStudy, closed_loops  # noqa: E402
-from nets.valley_table import budget_table, loop_table, over_nets  # noqa: E402
+from nets.valley_table import budget_table, in_words, loop_table, noise_exponent, over_nets  # noqa: E402
+from nets.valley_verdicts import judged, loop_verdicts  # noqa: E402
 from nets.valley_walk import walk  # noqa: E402
 from theory.adiabatic import eliminate  # noqa: E402
 
@@ -306,6 +307,26 @@ def test_all_methods_meet_in_one_table_and_factors_have_intervals(study):
         over_nets(np.array([-1.0, 3.0]))
     mean, low, high = over_nets(np.array([[1.0], [4.0]]))
     assert mean == pytest.approx([2.0]) and low * high == pytest.approx([4.0])
+
+
+def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
+    _, found = study
+    assert judged(np.array([1.02, 1.05, 1.03])).startswith("holds: 1.03")
+    assert judged(np.array([1.4, 1.5, 1.45])).startswith("holds in part")
+    assert judged(np.array([3.0, 3.1, 3.2])).startswith("does not hold")
+    assert judged(np.array([0.3, 3.0, 1.0])).startswith("not decided")
+    assert judged(np.array([2.1, 2.0, 1.9]), scale="linear", expected=2.0).startswith("holds: 2.00")
+    with pytest.raises(ValueError, match="larger n_sharp"):
+        noise_exponent(found)
+    # Two modes with C = 2σH², and a control that grows flatter than SGD.
+    two = xr.concat([found, found.assign(curvature=found["curvature"] / 2)], "mode", data_vars="minimal")
+    two = two.assign(noise_curvature=0.3 * two["curvature"]) if "curvature" in two else two
+    two = two.assign(quiet_log_flatness_net=two["log_flatness_net"] + 0.2 + 0.01 * two["net"])
+    assert noise_exponent(two) == pytest.approx(2.0)
+    rows = loop_verdicts(two, downhill=found)
+    assert len(rows) == 13 and rows[5].outcome == "holds"
+    assert rows[-1].verdict.startswith("does not hold: ln F̂ grows more with less noise")
+    assert in_words(np.array([1.0, 1.0])) == "1.00 [1.00, 1.00]"
 
 
 def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, valley, tmp_path):
