@@ -22,7 +22,7 @@ __all__ = ["judged", "loop_verdicts"]
 def judged(
     values: xr.DataArray | np.ndarray, *, scale: Literal["log", "linear"] = "log", expected: float = 1.0
 ) -> str:
-    """A verdict on the mean over nets: within a tenth, within a factor of two, or further off.
+    """A verdict on the mean over nets: as expected, within a factor of two of it, or further off.
 
     Parameters
     ----------
@@ -34,12 +34,15 @@ def judged(
     Returns
     -------
     str
-        "not decided" where the interval holds the expected value and is wide.
+        "holds" within a tenth, or where the interval has the expected value in it; "not decided" where
+        such an interval is wide.
     """
     mean, low, high = np.array(over_nets(values, scale=scale)) / expected
-    if low <= 1 <= high and high - low > WIDE:
+    inside = low <= 1 <= high
+    if inside and high - low > WIDE:
         return "not decided: the interval is wide"
-    word = "holds" if abs(mean - 1) < NEAR else "holds in part" if 0.5 < mean < 2 else "does not hold"
+    near = inside or abs(mean - 1) < NEAR
+    word = "holds" if near else "holds in part" if 0.5 < mean < 2 else "does not hold"
     return f"{word}: {mean * expected:.2f} against {expected:g}"
 
 
@@ -51,7 +54,8 @@ def loop_verdicts(found: xr.Dataset, *, downhill: xr.Dataset | None = None) -> t
     found : Dataset
         From :func:`nets.valley_study.closed_loops`, two sharp modes at least.
     downhill : Dataset, optional
-        The same along another flat direction, where no pilot training went: for the drift along x.
+        Other nets, along another flat direction, where no pilot training went: for the drift along x, and for
+        the size of the noise at their loss.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def loop_verdicts(found: xr.Dataset, *, downhill: xr.Dataset | None = None) -> t
     share = found["noise_force"] / found["flat_force"]
     more = found["quiet_log_flatness_net"] - found["log_flatness_net"]
     exponent, size = noise_exponent(found), over_modes(found["noise_curvature"])
-    quiet = float(found.attrs["quiet"])
+    quiet, start = float(found.attrs["quiet"]), float(found["loss"].mean())
     alike = f"{'holds' if apart < NEAR else 'holds in part'}: {apart:.1%} at most"
     rows = [
         Verdict(
@@ -84,13 +88,17 @@ def loop_verdicts(found: xr.Dataset, *, downhill: xr.Dataset | None = None) -> t
             "Noise is C = 2σH² (PRL Eq. 7): exponent of C against λ", "2", in_words(exponent, scale="linear"),
             judged(exponent, scale="linear", expected=2.0),
         ),
-        Verdict("Noise is C = H/B (ICLR Eqs. 5–7): BC/λ", "1", in_words(size), judged(size)),
+        _ratio(f"Noise is C = H/B (ICLR Eqs. 5–7): BC/λ at a training loss of {start:.2g}", "1", size),
         _ratio("x follows the averaged force (PRL Eqs. 11–14)", "SGD/theory = 1", drift),
     ]  # fmt: skip
     if downhill is not None:
         further = _over(downhill, "displacement", "theory")
         claim = f"The same, u downhill, where no pilot went ({downhill.attrs['data']})"
         rows.append(_ratio(claim, "SGD/theory = 1", further))
+        loss, other = float(downhill["loss"].mean()), over_modes(downhill["noise_curvature"])
+        rows.insert(
+            7, _ratio(f"The same at a training loss of {loss:.2g} ({downhill.attrs['data']})", "1", other)
+        )
     rows += [
         _ratio("x spreads by its own noise (PRL Eq. 10)", "SGD/density = 1", spread),
         Verdict(

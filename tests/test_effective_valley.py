@@ -312,6 +312,7 @@ def test_all_methods_meet_in_one_table_and_factors_have_intervals(study):
 def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
     _, found = study
     assert judged(np.array([1.02, 1.05, 1.03])).startswith("holds: 1.03")
+    assert judged(np.array([0.8, 1.0, 0.9])).startswith("holds: 0.90")  # 1 lies in a narrow interval
     assert judged(np.array([1.4, 1.5, 1.45])).startswith("holds in part")
     assert judged(np.array([3.0, 3.1, 3.2])).startswith("does not hold")
     assert judged(np.array([0.3, 3.0, 1.0])).startswith("not decided")
@@ -324,7 +325,7 @@ def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
     two = two.assign(quiet_log_flatness_net=two["log_flatness_net"] + 0.2 + 0.01 * two["net"])
     assert noise_exponent(two) == pytest.approx(2.0)
     rows = loop_verdicts(two, downhill=found)
-    assert len(rows) == 13 and rows[5].outcome == "holds"
+    assert len(rows) == 14 and rows[5].outcome == "holds"
     assert rows[-1].verdict.startswith("does not hold: ln F̂ grows more with less noise")
     assert in_words(np.array([1.0, 1.0])) == "1.00 [1.00, 1.00]"
 
