@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,6 +113,34 @@ def along_training(
         x, summary[f"{name}_low"], summary[f"{name}_high"], color=drawn.get_color(), alpha=0.2, lw=0
     )
     ax.set(xlabel=str(x.attrs.get("long_name", over)), ylabel=str(summary[name].attrs.get("long_name", name)))
+    return ax
+
+
+def with_intervals(
+    x: Sequence[float], summaries: Sequence[xr.Dataset], name: str, *, ax: Axes | None = None, **style
+) -> Axes:
+    """Axes with one number of several summaries and its intervals as error bars.
+
+    Parameters
+    ----------
+    x : sequence of float
+    summaries : sequence of Dataset
+        One for each x, with scalars ``name``, ``name_low`` and ``name_high``.
+    name : str
+    ax : Axes, optional
+    **style
+        Passed to ``errorbar``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    middle, low, high = (np.array([float(s[name + end]) for s in summaries]) for end in ("", "_low", "_high"))
+    ax.errorbar(x, middle, [middle - low, high - middle], **({"capsize": 2} | style))
+    ax.set(ylabel=str(summaries[0][name].attrs.get("long_name", name)))
     return ax
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import xarray as xr
 
@@ -36,6 +36,23 @@ def with_interval(summary: xr.Dataset, name: str, *, digits: int = 2) -> str:
         raise ValueError(f"{name} has dims {values[0].dims}: select one place along each")
     value, low, high = (f"{float(v):.{digits}g}" for v in values)
     return f"{value} [{low}, {high}]"
+
+
+def side_of_zero(summary: xr.Dataset, name: str) -> Literal["above", "below", "neither"]:
+    """On which side of 0 an interval lies as a whole.
+
+    Parameters
+    ----------
+    summary : Dataset
+        With scalars ``name_low`` and ``name_high``.
+    name : str
+
+    Returns
+    -------
+    {"above", "below", "neither"}
+    """
+    low, high = float(summary[f"{name}_low"]), float(summary[f"{name}_high"])
+    return "above" if low > 0 else "below" if high < 0 else "neither"
 
 
 def interval_table(

@@ -28,10 +28,10 @@ from nets.flatness_comparison import (  # noqa: E402
 from nets.gradient_noise import noise_trace  # noqa: E402
 from nets.noise_distribution import law_density, law_fits  # noqa: E402
 from nets.noise_study import DIRECTIONS, POOLED, law_table, noise_study, noise_summary, normality_table  # noqa: E402
-from nets.plot_curvature import component_laws  # noqa: E402
+from nets.plot_curvature import component_laws, with_intervals  # noqa: E402
 from nets.snapshots import net_at, weights_along  # noqa: E402
 from nets.stores import kept  # noqa: E402
-from nets.tables import interval_table, with_interval  # noqa: E402
+from nets.tables import interval_table, side_of_zero, with_interval  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -265,4 +265,20 @@ def test_the_figure_of_components_shows_their_density_and_both_fits():
     assert np.trapezoid(gauss.get_ydata(), x) == pytest.approx(1, abs=0.1)
     assert stable.get_ydata()[-1] > 100 * gauss.get_ydata()[-1]  # heavy tails
     assert np.interp(1.0, x, stable.get_ydata()) == pytest.approx(2 * stats.t.pdf(1.0, 2), rel=0.1)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "side"), [((1.0, 1.2), "above"), ((-1.0, -1.2), "below"), ((0.1, -0.1), "neither")]
+)
+def test_intervals_say_on_which_side_of_zero_they_lie_and_are_drawn(values, side):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    found = over_seeds([xr.Dataset({"a": ((), v)}) for v in values])
+    found = found.assign(a_low=found.a - 0.5, a_high=found.a + 0.5)
+    assert side_of_zero(found, "a") == side
+    figure, ax = plt.subplots()
+    with_intervals([2.0, 3.0], [found, found], "a", ax=ax)
+    (bars,) = ax.collections
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    assert ends == pytest.approx(np.tile([float(found.a_low), float(found.a_high)], (2, 1)))
     plt.close(figure)
