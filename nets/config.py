@@ -210,8 +210,8 @@ layer = 3
 """
 # Convolutions cost a hundred times as much as the fully connected net: 5000 images, which the nets learn
 # without an error, and every third direction. Measured on one shared core, a seed: 200 s for LeNet on MNIST,
-# 160 s and 190 s for the second and first layer on CIFAR-10. There a third seed was not yet in the exploration
-# phase after 60 epochs; the run says so.
+# 160 s and 190 s for the second and first layer on CIFAR-10. A third seed there was not yet in the second
+# phase of learning after 60 epochs; the run says so.
 _CONVOLUTIONAL = f"""
 window = 10
 seeds = 2

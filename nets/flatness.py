@@ -355,8 +355,9 @@ class CrossingSearch:
             ready = asked & np.isnan(found) & (near | closed & (width < NARROW * high))
             found[ready] = estimate[ready]
             # Inside a bracket keep off its ends; else step outwards, neither too little nor too far.
-            inside = np.clip(estimate, low + 0.02 * width, high - 0.02 * width)
-            outside = np.clip(estimate, 1.02 * low, np.minimum(GROWTH * low, self.farthest))
+            margin = np.where(bare, 0.02, 0.005)
+            inside = np.clip(estimate, low + margin * width, high - margin * width)
+            outside = np.clip(estimate, (1 + margin) * low, np.minimum(GROWTH * low, self.farthest))
             s = np.where(closed, inside, np.minimum(outside, self.farthest))
         return np.where(np.isnan(found), 0.5 * (low + high), found)
 
