@@ -31,11 +31,11 @@ import theory
 from nets.curvature import hessian_operator, top_eigenpairs
 from nets.directional import AlongDirections, along_directions
 from nets.gradient_noise import batch_factor
-from nets.kept import kept
 from nets.layer_loss import LayerLoss
 from nets.models import weights_digest, with_parameters
 from nets.progress import shown
 from nets.runs import Run, check_trained
+from nets.stores import kept
 from nets.training import replicas
 
 Reading = Literal["measured", "random_shift", "local"]
@@ -281,7 +281,7 @@ def measure_valley(
         "n_sharp": n_sharp, "epochs": epochs, "pilots": pilots, "points": points, "degree": degree,
         "flat": flat, "tolerance": tolerance, "rng": rng, "samples": samples or run.data.samples,
     }  # fmt: skip
-    profile = kept(store, asked, lambda: _profile(run, asked, progress))
+    profile = kept(store, lambda: _profile(run, asked, progress), asked=asked)
     valley = MeasuredValley(run, profile)
     lam = profile["curvature"].to_numpy()
     if lam.min() <= 0:

@@ -1,44 +1,61 @@
-"""Results that take long are kept in files: computed once, read afterwards."""
+"""Results of long work on disk: computed once, found again by whoever asks for the same."""
 
 from __future__ import annotations
 
-import os
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import xarray as xr
 
+from fpsolve.sweep_store import checked_store, read_store, write_store
 
-def kept(path: str | os.PathLike[str] | None, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """The result in a file if it is there; else it is computed, and written.
+
+def kept(
+    store: str | Path | None,
+    compute: Callable[[], xr.Dataset],
+    *,
+    asked: Mapping[str, object] | None = None,
+) -> xr.Dataset:
+    """What is in a store, if it answers the same question; else the result of ``compute``, put there.
 
     Parameters
     ----------
-    path : path or None
-        A netCDF file; its folder is made. Without one the result is computed each time.
+    store : path or None
+        ``….nc`` or ``….zarr``; written whole or not at all. None: compute, and keep nothing.
     compute : callable
         Takes nothing and gives the result.
+    asked : mapping, optional
+        What the result depends on, as JSON knows it; kept in ``attrs["asked"]``. Without it nothing is
+        compared: give each result a file of its own.
 
     Returns
     -------
     Dataset
-        With the processor time its computation took in ``attrs["cpu_seconds"]``, be it now or then.
+        In memory; ``attrs["cpu_seconds"]``: processor time of ``compute``, unless it says so itself.
 
-    Notes
-    -----
-    A file is written beside its place and then moved there, so that a killed run leaves a whole one or none.
-    It is not asked whether the file comes from the same computation: give each its own name.
+    Raises
+    ------
+    ValueError
+        If the store cannot be written, or holds the answer to another question; before any work.
     """
-    place = None if path is None else Path(path)
-    if place is not None and place.exists():
-        return xr.load_dataset(place)
+    path, question = checked_store(store), dict(asked or {})
+    if path is not None and path.exists():
+        found = read_store(path)
+        there = json.loads(str(found.attrs.get("asked", "{}")))
+        for key, value in question.items():
+            if there.get(key) != value:
+                raise ValueError(
+                    f"store={str(store)!r} was made with {key}={there.get(key)!r}, not {value!r}; choose "
+                    "another store, or delete that one"
+                )
+        return found
     began = time.process_time()
     result = compute()
-    result = result.assign_attrs(cpu_seconds=time.process_time() - began)
-    if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = place.with_name(f"{place.name}.{os.getpid()}")
-        result.to_netcdf(unfinished)
-        unfinished.replace(place)
+    result.attrs.setdefault("cpu_seconds", time.process_time() - began)
+    if question:
+        result.attrs["asked"] = json.dumps(question, sort_keys=True)
+    if path is not None:
+        write_store(result, path)
     return result

@@ -22,9 +22,9 @@ from nets.effective_valley import (
     walk_seed,
     weights_at,
 )  # fmt: skip
-from nets.kept import kept
 from nets.models import fully_connected
 from nets.settings import Precision
+from nets.stores import kept
 from nets.valley_loop import closed_loop
 from nets.valley_walk import walk
 
@@ -176,7 +176,7 @@ def _one_net(
             valley, replicas=study.replicas, measured=study.measured, rng=seed, store=place("walk"),
             progress=progress,
         )  # fmt: skip
-        quiet = kept(place("quiet"), asked | {"net": seed}, lambda: _quiet(study, valley, seed))
+        quiet = kept(place("quiet"), lambda: _quiet(study, valley, seed), asked=asked | {"net": seed})
         followed = time.process_time()
         found = closed_loop(valley, walked, walkers=study.walkers, rng=seed, progress=progress)
         found = found.assign({k: quiet[k] for k in quiet.data_vars})
@@ -187,7 +187,7 @@ def _one_net(
         )
 
     asked = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(study).items()}
-    return kept(place("loop"), asked | {"net": seed}, compute)
+    return kept(place("loop"), compute, asked=asked | {"net": seed})
 
 
 def _quiet(study: LoopStudy, valley: MeasuredValley, seed: int) -> xr.Dataset:

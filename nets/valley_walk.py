@@ -22,8 +22,8 @@ from nets.effective_valley import (
     walk_seed,
     weights_at,
 )
-from nets.kept import kept
 from nets.progress import shown
+from nets.stores import kept
 
 __all__ = ["walk"]
 
@@ -81,7 +81,7 @@ def walk(
         "valley": str(valley.profile.attrs.get("asked", valley.profile.attrs["title"])),
         "replicas": replicas, "epochs": epochs, "every": every, "measured": measured, "rng": rng,
     }  # fmt: skip
-    return kept(store, asked, lambda: _walk(valley, asked, progress))
+    return kept(store, lambda: _walk(valley, asked, progress), asked=asked)
 
 
 def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:

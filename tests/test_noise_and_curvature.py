@@ -56,7 +56,7 @@ def test_a_kept_result_is_computed_once_and_carries_its_time(tmp_path):
         calls.append(1)
         return xr.Dataset({"a": ((), 3.0)})
 
-    path = tmp_path / "folder" / "a.nc"
+    path = tmp_path / "a.nc"
     first, second = kept(path, compute), kept(path, compute)
     assert len(calls) == 1 and float(second.a) == 3 and second.attrs == first.attrs
     assert first.attrs["cpu_seconds"] >= 0 and [p.name for p in path.parent.iterdir()] == ["a.nc"]
