@@ -42,7 +42,7 @@ lint: .venv/all
 	$(BIN)/mypy
 
 test: .venv/all lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 12
 
 benchmark: .venv/all
 	-$(PIP) --editable ".[benchmarks]"
