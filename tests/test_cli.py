@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import xarray as xr
@@ -166,7 +167,10 @@ def test_a_running_ensemble_can_be_interrupted_from_the_keyboard(tmp_path):
     path = tmp_path / "long.toml"
     path.write_text(GOOD.replace("time = 20", "time = 1e9"), encoding="utf-8")
     command = [sys.executable, "-m", "fpsolve.cli", "stationary", str(path), "--method", "finite-volume"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a test run in the background of a shell ignores Ctrl-C, and its children would inherit that
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as running:
         shown = ""
         while "step/s" not in shown:  # the ensemble's own bar: it is running
             character = running.stderr.read(1)
