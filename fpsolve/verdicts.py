@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 #: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
-OUTCOMES = ("holds in part", "holds", "does not hold", "not decided")
+OUTCOMES = ("holds", "holds in part", "does not hold", "not decided")
 #: Where a notebook's output keeps the rows as data.
 MIME = "application/vnd.fpsolve.verdicts+json"
 #: Larger notebooks are refused: a stored page of figures has a few megabytes.
 LARGEST = 50_000_000
-_ORDER = ("holds", "holds in part", "does not hold", "not decided")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Verdict:
             if rest != self.verdict and rest[:1] in ("", ":", ";", ","):
                 return outcome
         raise ValueError(
-            f"a verdict begins with {', '.join(_ORDER)}, then ':', ';' or ',' and why; not {self.verdict!r}"
+            f"a verdict begins with {', '.join(OUTCOMES)}, then ':', ';' or ',' and why; not {self.verdict!r}"
         )
 
 
@@ -206,7 +205,7 @@ def verdict_page(notebooks: Iterable[str | Path], *, relative_to: str | Path = "
             sections.append(str(table))
     if not sections:
         raise ValueError("no notebook holds verdicts: run them first")
-    counts = ", ".join(f"{o}: {counted[o]}" for o in _ORDER if counted[o])
+    counts = ", ".join(f"{o}: {counted[o]}" for o in OUTCOMES if counted[o])
     head = [
         "# Verdicts",
         f"Every claim that the notebooks check: {counted.total()} ({counts}). Intervals: 95 % unless stated.",

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from nets.curvature import hessian
 from nets.gradient_noise import attributes
+from nets.intervals import student_factor
 from nets.layer_loss import MEMORY, LayerLoss
 from nets.second_moments import gradient_moments, logit_moment
 
@@ -265,8 +266,7 @@ def over_seeds(
     ]
     stacked = xr.concat(several, dim="training", combine_attrs="override")
     mean = stacked.mean("training", keep_attrs=True)
-    factor = stats.t.ppf((1 + confidence) / 2, len(several) - 1) / np.sqrt(len(several))
-    half = factor * stacked.std("training", ddof=1)
+    half = student_factor(len(several), confidence) * stacked.std("training", ddof=1)
     low, high = mean - half, mean + half
     for part in (mean, low, high):
         for name, (_, back) in scales.items():

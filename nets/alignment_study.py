@@ -15,6 +15,7 @@ from torch import nn
 from nets.alignment import noise_alignment, over_seeds
 from nets.datasets import Data
 from nets.layer_loss import residuals
+from nets.progress import shown
 from nets.snapshots import net_at
 from nets.stores import kept
 
@@ -63,7 +64,7 @@ def alignment_along(
     """
     places = [(k, int(e)) for k in range(weights.sizes["training"]) for e in weights["epoch"].to_numpy()]
     found = []
-    for k, epoch in _bar(places, progress):
+    for k, epoch in shown(places, unit="net", progress=progress, leave=True):
         there = net_at(net, weights, training=k, epoch=epoch)
         found.append(
             kept(
@@ -166,11 +167,3 @@ def noise_carriers(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     squares = residuals(logits.double(), labels).square().sum(1)
     return float(squares.sum() ** 2 / squares.square().sum())
-
-
-def _bar(places: Sequence, progress: bool):
-    if not progress:
-        return places
-    from tqdm.auto import tqdm
-
-    return tqdm(places, unit="net")

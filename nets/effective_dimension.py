@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -21,6 +20,7 @@ from numpy.typing import ArrayLike
 from fpsolve import sweep
 from nets import flatness, models, principal_components, training
 from nets.datasets import Data
+from nets.intervals import student_factor
 from nets.runs import Run
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
@@ -200,7 +200,7 @@ def against_width(
     common = 0.5 * float(result["norm"].min())
     result["sharp_common"] = (result["width"] < common).sum("rank").astype(float)
     result["sharp_common"].attrs = {"long_name": "D_s, one threshold for all", "units": "1"}
-    half = scipy.stats.t.ppf(0.975, seeds - 1) / np.sqrt(seeds)
+    half = student_factor(seeds)
     for name in DIMENSIONS:
         mean, spread = result[name].mean("seed"), half * result[name].std("seed", ddof=1)
         for suffix, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
@@ -315,5 +315,5 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
         raise ValueError(f"{name} is 0 for some net: it has no logarithm")
     u = 2 * np.log(part["hidden_width"].to_numpy())
     slopes = np.polyfit(u, np.log(values), 1)[0]
-    half = scipy.stats.t.ppf(0.975, len(slopes) - 1) * slopes.std(ddof=1) / np.sqrt(len(slopes))
+    half = student_factor(len(slopes)) * slopes.std(ddof=1)
     return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)

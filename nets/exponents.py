@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.counter_rng import Seed, random_key
+from nets.intervals import student_factor
 
 #: Modes of the fits: the drift mode is left out, and so is the tail of the spectrum (PNAS Fig. 1A, 2D).
 FIT = (2, 200)
@@ -279,9 +279,7 @@ def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
     if len({(e.name, e.basis, e.sampler) for e in items}) > 1:
         raise ValueError("exponents over seeds must be of one quantity, basis and sampler")
     values = np.array([e.value for e in items])
-    half = (
-        scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    )
+    half = student_factor(len(values), CONFIDENCE) * values.std(ddof=1)
     mean = float(values.mean())
     return replace(
         items[0],

@@ -20,6 +20,7 @@ from nets.curvature import hessian, top_eigenpairs
 from nets.datasets import Data
 from nets.layer_loss import LayerLoss
 from nets.models import weight_layers
+from nets.progress import shown
 from nets.runs import Run, run_attributes
 from nets.training import continued
 
@@ -172,7 +173,7 @@ def flatness_dynamics(
     reference = layer_norms(run.net) if norms is None else tuple(norms)
     inputs, labels = _rows(run.data, samples)
     found: dict[str, list] = {"eigenvalue": [], "eigenvalue_rescaled": [], "steps": []}
-    for epoch in _bar(wanted, progress):
+    for epoch in shown(wanted, unit="measurement", progress=progress, leave=True):
         if epoch > run.epoch:
             run = continued(run, epoch - run.epoch)
         for name, net in (("eigenvalue", run.net), ("eigenvalue_rescaled", rescaled(run.net, reference))):
@@ -211,11 +212,3 @@ def flatness_dynamics(
 def _rows(data: Data, samples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     part = data if samples is None else data.subset(samples)
     return part.train_inputs, part.train_labels
-
-
-def _bar(epochs: Sequence[int], progress: bool):
-    if not progress:
-        return epochs
-    from tqdm.auto import tqdm
-
-    return tqdm(epochs, unit="measurement")

@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from nets.intervals import student_factor
 from nets.penalties import Method
 
 __all__ = ["Gap", "Study", "at_best", "difference", "gap", "interval", "summary"]
@@ -330,9 +331,9 @@ def interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> 
         Mean, low, high.
     """
     numbers = np.asarray(values, float)
-    half = stats.t.ppf((1 + confidence) / 2, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers))
+    half = student_factor(len(numbers), confidence) * float(numbers.std(ddof=1))
     mean = float(numbers.mean())
-    return mean, mean - float(half), mean + float(half)
+    return mean, mean - half, mean + half
 
 
 def _totals(result: xr.Dataset, there: np.ndarray, stops: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from scipy import stats
 
 from fpsolve.plot import CURVES
+from nets.intervals import student_factor
 from nets.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
@@ -250,5 +250,4 @@ def at_their_best(
 
 def _half(values: np.ndarray) -> np.ndarray:
     """Half of Student's interval over the first axis."""
-    n = len(values)
-    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+    return student_factor(len(values), CONFIDENCE) * values.std(0, ddof=1)

@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def shown(items: Sequence[Item], *, unit: str, progress: bool) -> Iterable[Item]:
+def shown(items: Sequence[Item], *, unit: str, progress: bool, leave: bool = False) -> Iterable[Item]:
     """The items, under a bar if one is wanted.
 
     Parameters
@@ -17,6 +17,8 @@ def shown(items: Sequence[Item], *, unit: str, progress: bool) -> Iterable[Item]
     unit : str
     progress : bool
         False loads nothing: ``tqdm.auto`` warns in notebooks without widgets, even when not shown.
+    leave : bool
+        Whether the bar stays when the work is done.
 
     Returns
     -------
@@ -26,4 +28,4 @@ def shown(items: Sequence[Item], *, unit: str, progress: bool) -> Iterable[Item]
         return items
     from tqdm.auto import tqdm
 
-    return tqdm(items, unit=unit, leave=False)
+    return tqdm(items, unit=unit, leave=leave)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 
 from nets.gradients import dense_biases, network
 from nets.models import description, weight_layers, with_parameters
+from nets.progress import shown
 from nets.runs import Outcome, Run
 from nets.stepping import AfterStep, Batch, Rule, Samples, evaluate, train_epoch
 from nets.threads import torch_threads
@@ -81,7 +82,7 @@ def trained(
             runs = [replace(run, rows=(row,)) for run, row in zip(runs, rows, strict=True)]
         active = _going_on(runs, stop_at_loss)
         batch = _stacked([runs[i] for i in active]) if active else None
-        for _ in _bar(epochs, progress):
+        for _ in shown(range(epochs), unit="epoch", progress=progress, leave=True):
             if batch is None:
                 break
             before, rule = _copied(batch), _rule([runs[i] for i in active])
@@ -220,11 +221,3 @@ def _parameter_index(net: nn.Sequential, layer: int) -> int:
     """Where the weights of a layer are among the net's parameters."""
     module = weight_layers(net)[layer][1]
     return next(i for i, p in enumerate(net.parameters()) if p is module.weight)
-
-
-def _bar(epochs: int, progress: bool) -> Iterable[int]:
-    if not progress:
-        return range(epochs)
-    from tqdm.auto import tqdm
-
-    return tqdm(range(epochs), unit="epoch")

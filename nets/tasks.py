@@ -11,6 +11,7 @@ from torch import nn
 
 from nets.datasets import Data
 from nets.gradients import DenseNetwork, dense_biases
+from nets.progress import shown
 from nets.sampling import minibatches
 
 #: Rows worked on together where all samples are gone through.
@@ -172,7 +173,7 @@ def descend(
     parameters = views(net, weights)
     targets = nn.functional.one_hot(labels, parameters[-1].shape[1]).to(inputs.dtype)
     dense, learning, step = DenseNetwork(False), weights.shape[1], 0
-    for epoch in _bar(epochs, progress):
+    for epoch in shown(range(epochs), unit="epoch", progress=progress, leave=True):
         for rows in minibatches(seed, epoch, samples=len(labels), batch_size=tasks.batch_size):
             chosen = torch.from_numpy(rows)
             slope = torch.softmax(dense.forward(parameters, inputs[chosen][None]), -1).sub_(targets[chosen])
@@ -202,11 +203,3 @@ def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: tor
     for x, y in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
         wrong += (dense.forward(parameters, x[None], keep=False).argmax(-1) != y).sum(1)
     return (wrong / len(labels)).double().numpy()
-
-
-def _bar(epochs: int, progress: bool):
-    if not progress:
-        return range(epochs)
-    from tqdm.auto import tqdm
-
-    return tqdm(range(epochs), unit="epoch")

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t as student
 
 from fpsolve.table import Row, Table
+from nets.intervals import student_factor
 from nets.valley_budget import CORRECTIONS
 from nets.valley_loop import SGD
 from nets.valley_prediction import FLAT, METHODS
@@ -52,8 +52,7 @@ def over_nets(
         if (numbers <= 0).any():
             raise ValueError("values must be positive for a geometric mean; use scale='linear'")
         numbers = np.log(numbers)
-    mean, half = numbers.mean(0), numbers.std(0, ddof=1) / np.sqrt(len(numbers))
-    half = half * student.ppf(0.5 + confidence / 2, len(numbers) - 1)
+    mean, half = numbers.mean(0), student_factor(len(numbers), confidence) * numbers.std(0, ddof=1)
     found = mean, mean - half, mean + half
     return tuple(map(np.exp, found)) if scale == "log" else found
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 
 from nets import exponents
 from nets.exponents import Exponent
+from nets.intervals import student_factor
 from nets.variance_flatness import MOTION, NEXT, SAME, Config
 from theory.minibatch import null_correlation_time
 
@@ -146,7 +146,7 @@ def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     counts = np.array([float(r.attrs["modes_for_90_percent"]) for r in results])
     half = 0.0
     if len(counts) > 1:
-        half = float(scipy.stats.t.ppf(0.975, len(counts) - 1) * counts.std(ddof=1) / np.sqrt(len(counts)))
+        half = student_factor(len(counts)) * float(counts.std(ddof=1))
     like = found[SAME, "gamma"]
     mean = float(counts.mean())
     share = Exponent(
@@ -214,7 +214,7 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     mean = tau.mean("seed")
     half = mean * np.nan
     if n > 1:
-        half = scipy.stats.t.ppf(0.975, n - 1) * tau.std("seed", ddof=1) / np.sqrt(n)
+        half = student_factor(n) * tau.std("seed", ddof=1)
     epoch = int(results[0].attrs["steps_per_epoch"])
     bridge = epoch if config.sampling == "without_replacement" else None
     words = {"median": mean, "low": mean - half, "high": mean + half}
