@@ -52,7 +52,7 @@ benchmark: .venv/all
 notebooks: .venv/all
 	mkdir -p out/notebooks
 	cp notebooks/*.ipynb out/notebooks
-	$(BIN)/jupyter execute --inplace out/notebooks/*.ipynb
+	PYTHONPATH=$(CURDIR) $(BIN)/jupyter execute --inplace out/notebooks/*.ipynb
 
 verdicts: .venv/core
 	$(BIN)/fpsolve verdicts notebooks --out VERDICTS.md

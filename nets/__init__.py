@@ -1,1 +1,5 @@
 """Networks: train real ones and check the predictions of theory on them."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

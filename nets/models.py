@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fpsolve.counter_rng import Seed, random_key
+from fpsolve.symbols.counter_rng import Seed, random_key
 
 Initial = Literal["torch", "he"]
 

@@ -15,7 +15,7 @@ def test_the_python_of_the_readme_runs_as_printed(capsys):
 
 
 def test_the_configuration_in_the_readme_is_read():
-    from fpsolve.config import parse_problem
+    from fpsolve.command.problem import parse_problem
 
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)

@@ -1,30 +1,5 @@
-"""Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms (sympy and numpy)."""
+"""Symbolic theory of SGD as a stochastic process: landscapes, noise, closed forms."""
 
-from theory import adiabatic, escape, flatness, phase_boundaries, slow_passage
-from theory.expressions import parse_condition, parse_expression
-from theory.landscape import CriticalPoint, Landscape, degenerate_valley, double_well, styblinski_tang
-from theory.langevin import Diffusion, Langevin
-from theory.noise import anisotropic, data_shift, hessian_proportional, isotropic, measured, random_shift
+from theory.face import lazy
 
-__all__ = [
-    "CriticalPoint",
-    "Diffusion",
-    "Landscape",
-    "Langevin",
-    "adiabatic",
-    "anisotropic",
-    "data_shift",
-    "degenerate_valley",
-    "double_well",
-    "escape",
-    "flatness",
-    "hessian_proportional",
-    "isotropic",
-    "measured",
-    "parse_condition",
-    "parse_expression",
-    "phase_boundaries",
-    "random_shift",
-    "slow_passage",
-    "styblinski_tang",
-]
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

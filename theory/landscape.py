@@ -338,7 +338,7 @@ def degenerate_valley(
     n_sharp, n_flat : int, optional
         Numbers of sharp and flat variables of a random valley; the other one is then 1 by default.
     depth, rng
-        See :func:`theory.wide_valley.random_valley`, which says how coefficients are drawn.
+        See :func:`theory.valley.wide.random_valley`, which says how coefficients are drawn.
 
     Returns
     -------
@@ -357,7 +357,7 @@ def degenerate_valley(
     ε = 10⁻³, λ = (8, −2, 1) are those of its Fig. 5.
     """
     if n_sharp is not None or n_flat is not None:
-        from theory.wide_valley import random_valley  # it builds on this module
+        from theory.valley.wide import random_valley  # it builds on this module
 
         if lambda_ != (8, -2, 1):
             raise ValueError("give either lambda_, or n_sharp and n_flat for random coefficients, not both")

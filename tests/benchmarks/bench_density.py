@@ -11,8 +11,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import scipy.sparse.linalg as sparse_linalg
 
 from fpsolve import compare, stationary_density
-from fpsolve.fokker_planck import operator
-from fpsolve.mesh import Grid
+from fpsolve.density.grid import Grid
+from fpsolve.density.operator import operator
 from theory import Langevin, degenerate_valley, random_shift
 
 REPEATS = 5

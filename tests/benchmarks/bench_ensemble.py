@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fpsolve.ensemble import simulate
-from fpsolve.ensemble_numpy import numpy_advance
-from fpsolve.ensemble_state import fresh_state
+from fpsolve.ensemble.numpy_step import numpy_advance
+from fpsolve.ensemble.simulation import simulate
+from fpsolve.ensemble.state import fresh_state
 from theory import Langevin, degenerate_valley, random_shift
 
 WALKERS, REPEATS = 4096, 7

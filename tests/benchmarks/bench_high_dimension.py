@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fpsolve.valley_ensemble import simulate_valley
+from fpsolve.ensemble.wide_valley import simulate_valley
 from theory import Langevin, degenerate_valley, random_shift
-from theory.wide_valley import WideValley, coefficients
+from theory.valley.wide import WideValley, coefficients
 
 WALKERS, REPEATS, LANES = 512, 7, 32
 ETA, SIGMA = 0.01, 0.1

@@ -24,7 +24,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets import batched_loss, datasets, models, training
+from nets import models
+from nets.data import datasets
+from nets.measure import batched_loss
+from nets.training import train
 
 SIZES, BATCH, RATE, REPEATS, REPLICAS = (784, 50, 50, 10), 50, 0.1, 7, 16
 
@@ -35,16 +38,16 @@ def main() -> None:
     torch.set_num_threads(1)
     data = _data()
     start = models.fully_connected(SIZES, rng=0)
-    run = training.sgd(start, data, learning_rate=RATE, batch_size=BATCH, epochs=1, rng=0)
+    run = train.sgd(start, data, learning_rate=RATE, batch_size=BATCH, epochs=1, rng=0)
     side = REPLICAS * [run.net]
     module = models.fully_connected(SIZES, rng=0)
     loops: dict[str, tuple[Callable[[], object], int]] = {
         "by hand": (_by_hand(start, data), 1),
-        "training.record": (lambda: training.record(run, layer=1, epochs=1), 1),
+        "training.record": (lambda: train.record(run, layer=1, epochs=1), 1),
         "nn.Module": (_by_module(module, data), 1),
         "DataLoader": (_by_loader(module, data), 1),
         f"{REPLICAS} replicas, each": (
-            lambda: training.replicas(
+            lambda: train.replicas(
                 side, data, learning_rate=RATE, batch_size=BATCH, epochs=1, rng=range(REPLICAS)
             ),
             REPLICAS,
@@ -129,7 +132,7 @@ def _module_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tens
     optimizer.step()
 
 
-def _landscape(run: training.Run) -> None:
+def _landscape(run: train.Run) -> None:
     directions = np.linalg.qr(np.random.default_rng(0).normal(size=(2500, 300)))[0].T
     points = torch.tensor([-4.0, -2.0, 2.0, 4.0, 8.0])
     samples = min(5000, run.data.samples)

@@ -1,0 +1,307 @@
+"""First-passage times, committors and relaxation rates from the backward equation on the density's own mesh.
+
+The generator 𝓛 = b·∇ + D:∇∇ is the transpose of the finite-volume Fokker–Planck operator. Where a cell
+outside the target has a neighbour inside it, the neighbour's value is extrapolated linearly through the
+place where the boundary cuts the line between them, which keeps second order wherever the boundary lies.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse as sparse
+import scipy.sparse.linalg as sparse_linalg
+import sympy as sp
+import xarray as xr
+
+import fpsolve
+from fpsolve.density.grid import Box, Grid, checked_box
+from fpsolve.density.operator import factorised, null_vector, operator
+from fpsolve.density.stationary import DEFAULT_CELLS, chosen_schemes, numeric_process
+from fpsolve.density.window import starting_window
+from fpsolve.symbols.target import target_function
+from theory.langevin import Process
+
+Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
+#: A boundary is kept at least this share of a cell away from a cell's centre.
+SMALLEST_CUT = 1e-3
+
+
+def mean_first_passage_time(
+    process: Process,
+    *,
+    target: Target,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    cross_diffusion: bool = True,
+    moment: int = 1,
+) -> xr.DataArray:
+    """Mean time to reach a target from everywhere: 𝓛T = −1 outside, T = 0 on it.
+
+    Parameters
+    ----------
+    process : Process
+        A Langevin system or diffusion in one to three variables.
+    target : sympy condition or callable
+        Such as ``x > 0``; And, Or, Not of inequalities; or a signed function of one array per
+        variable, positive inside the target.
+    box : mapping of name to (low, high), optional
+        Reflecting walls; default where the stationary density is. Must hold part of the target.
+    shape : int or sequence of int, optional
+        Cells per axis; default 2000, 200², 30³.
+    cross_diffusion : bool
+        False drops D_ij for i ≠ j.
+    moment : {1, 2}
+        ⟨T⟩, or ⟨T²⟩ from 𝓛T₂ = −2T₁.
+
+    Returns
+    -------
+    DataArray
+        Dims named by the variables, zero on the target, units time (time² for the second moment).
+        ``attrs["half_grid_estimate"]``: relative change of the largest value on half the grid, over three.
+
+    Raises
+    ------
+    ValueError
+        If the target is outside the box or fills it, or the process is not numeric.
+
+    Warns
+    -----
+    UserWarning
+        If the time is so long that it is lost in rounding, or the mesh is too coarse; then
+        ``attrs["usable"]`` is 0.
+
+    References
+    ----------
+    Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
+    tests/test_first_passage.py.
+    """
+    if moment not in (1, 2):
+        raise ValueError(f"moment={moment} must be 1 or 2")
+    process = numeric_process(process, cross_diffusion)
+    function = target_function(target, process.variables)
+    grid = _grid(process, box, shape)
+    values, largest, lost, negative = [], [], False, False
+    for mesh in (grid, grid.coarsened(2)):
+        problem = _Absorbing.of(process, mesh, [function])
+        times = problem.solve(-np.ones(mesh.cells))
+        if moment == 2:
+            times = problem.solve(-2.0 * times)
+        values.append(times)
+        largest.append(float(times.max()))
+        lost = lost or problem.lost
+        negative = negative or not times.min() >= -1e-6 * largest[-1]
+    estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
+    if not lost and negative:
+        warnings.warn(
+            "some times come out negative: the mesh does not resolve where the noise is weak against the "
+            "drift; use more cells (shape=) or simulate_escape",
+            stacklevel=2,
+        )
+    elif lost or not largest[0] > 0:
+        warnings.warn(
+            f"times of {largest[0]:.1e} are lost in rounding; use theory.escape or split_escape", stacklevel=2
+        )
+    elif estimate > 1e-2:
+        warnings.warn(
+            f"the times are good to about {estimate:.1e} only: use more cells (shape=)", stacklevel=2
+        )
+    unit = "time" if moment == 1 else "time^2"
+    name = "mean first-passage time" if moment == 1 else "second moment of the first-passage time"
+    result = _labelled(values[0], grid, process, name, unit)
+    result.attrs |= {
+        "target": str(target),
+        "half_grid_estimate": estimate,
+        "usable": int(not (lost or negative)),
+    }
+    return result
+
+
+def committor(
+    process: Process,
+    *,
+    source: Target,
+    target: Target,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    cross_diffusion: bool = True,
+) -> xr.DataArray:
+    """Probability to reach the target before the source: 𝓛q = 0, q = 1 on the target, 0 on the source.
+
+    Parameters
+    ----------
+    process : Process
+    source, target : sympy condition or callable
+        Disjoint sets; see :func:`mean_first_passage_time`.
+    box, shape, cross_diffusion
+        As there.
+
+    Returns
+    -------
+    DataArray
+        Values in [0, 1], dims named by the variables.
+
+    Raises
+    ------
+    ValueError
+        If source and target overlap, or one of them is not in the box.
+    """
+    process = numeric_process(process, cross_diffusion)
+    inside = [target_function(c, process.variables) for c in (source, target)]
+    grid = _grid(process, box, shape)
+    problem = _Absorbing.of(process, grid, inside)
+    q = problem.solve(np.zeros(grid.cells), boundary_values=[0.0, 1.0])
+    result = _labelled(np.clip(q, 0.0, 1.0), grid, process, "committor", "1")
+    result.attrs |= {"source": str(source), "target": str(target)}
+    return result
+
+
+def relaxation_rates(
+    process: Process,
+    *,
+    count: int = 2,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    cross_diffusion: bool = True,
+) -> np.ndarray:
+    """The slowest relaxation rates: eigenvalues of −𝓛 closest to zero, the zero one left out.
+
+    Parameters
+    ----------
+    process : Process
+    count : int
+        How many.
+    box, shape, cross_diffusion
+        As in :func:`mean_first_passage_time`.
+
+    Returns
+    -------
+    ndarray, shape (count,)
+        Real parts, ascending, units 1 / time. With two wells the first is the sum of both escape rates.
+
+    Raises
+    ------
+    ValueError
+        If ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count={count} must be at least 1")
+    process = numeric_process(process, cross_diffusion)
+    grid = _grid(process, box, shape)
+    matrix = operator(process, grid, chosen_schemes(process, grid))
+    state = null_vector(matrix, grid, pin=grid.cells // 2, eigenvalue=False)
+    return state.slowest_rates(count)
+
+
+def _grid(process: Process, box, shape) -> Grid:
+    """The whole box as a grid; targets break mirror symmetry."""
+    region: Box = checked_box(process, box) if box is not None else starting_window(process, ()).box
+    dimension = len(process.variables)
+    cells = DEFAULT_CELLS[dimension] if shape is None else shape
+    counts = (cells,) * dimension if isinstance(cells, int) else tuple(int(n) for n in cells)
+    if len(counts) != dimension or min(counts) < 8:
+        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
+    low, high = zip(*region.values(), strict=True)
+    return Grid(process.names, low, high, counts)
+
+
+@dataclass(frozen=True)
+class _Absorbing:
+    """The backward equation outside absorbing sets: couplings between kept cells, and to the sets."""
+
+    keep: np.ndarray  # kept cells
+    size: int
+    lu: sparse_linalg.SuperLU
+    #: Pairs of kept cells and their rates, for residuals from differences of values.
+    first: np.ndarray
+    second: np.ndarray
+    rate: np.ndarray
+    #: Per absorbing set: kept cell, rate / cut.
+    exits: list[tuple[np.ndarray, np.ndarray]]
+    members: list[np.ndarray]
+    lost: bool
+
+    @classmethod
+    def of(cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]]) -> _Absorbing:
+        points = np.moveaxis(grid.points(), -1, 0)
+        signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
+        members = [g > 0 for g in signed]
+        for member in members:
+            if not member.any():
+                raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
+        if len(members) > 1 and (members[0] & members[1]).any():
+            raise ValueError("source and target overlap")
+        outside = ~np.any(members, axis=0)
+        if not outside.any():
+            raise ValueError("the target fills the whole box")
+        matrix = operator(process, grid, chosen_schemes(process, grid)).tocsc()
+        # Backward: row i of the transpose. Entries (j, i) of A, i kept, are the rates i → j.
+        rates = matrix.tocoo()
+        start, end, rate = rates.col, rates.row, rates.data
+        chosen = (start != end) & outside[start] & (rate != 0)
+        start, end, rate = start[chosen], end[chosen], rate[chosen]
+        number = np.cumsum(outside) - 1
+        inner = outside[end]
+        exits = []
+        diagonal = np.zeros(int(outside.sum()))
+        np.add.at(diagonal, number[start[inner]], -rate[inner])
+        for g, member in zip(signed, members, strict=True):
+            out = member[end]
+            # The boundary cuts the line between the cells at this share of its length.
+            cut = np.clip(g[start[out]] / (g[start[out]] - g[end[out]]), SMALLEST_CUT, 1.0)
+            exits.append((number[start[out]], rate[out] / cut))
+            np.add.at(diagonal, exits[-1][0], -exits[-1][1])
+        count = len(diagonal)
+        first, second, inside_rate = number[start[inner]], number[end[inner]], rate[inner]
+        system = sparse.coo_matrix((inside_rate, (first, second)), shape=(count, count)).tocsc()
+        system = (system + sparse.diags(diagonal)).tocsc()
+        lu = factorised(system)
+        # The slowest escape must be seen above the rounding of the diagonal.
+        probe = lu.solve(np.ones(count))
+        slowest = 1.0 / float(np.abs(probe).max())
+        lost = not slowest > np.finfo(float).eps * float(np.abs(diagonal).max())
+        return cls(np.flatnonzero(outside), grid.cells, lu, first, second, inside_rate, exits, members, lost)
+
+    def solve(self, right: np.ndarray, boundary_values: list[float] | None = None) -> np.ndarray:
+        """u with 𝓛u = right outside the sets and u given on them; refined from differences of values."""
+        values = boundary_values or [0.0] * len(self.exits)
+        wanted = right[self.keep]
+        u = np.zeros(len(self.keep))
+        for _ in range(4):
+            residual = wanted - self._generator(u, values)
+            correction = self.lu.solve(residual)
+            u = u + correction
+            if np.abs(correction).max() < 1e-13 * np.abs(u).max():
+                break
+        full = np.zeros(self.size)
+        full[self.keep] = u
+        for member, value in zip(self.members, values, strict=True):
+            full[member] = value
+        return full
+
+    def _generator(self, u: np.ndarray, values: list[float]) -> np.ndarray:
+        """𝓛u from differences, which do not lose the small ones to rounding of a large u."""
+        total = np.bincount(self.first, self.rate * (u[self.second] - u[self.first]), len(u))
+        for (cells, rate), value in zip(self.exits, values, strict=True):
+            total += np.bincount(cells, rate * (value - u[cells]), len(u))
+        return total
+
+
+def _labelled(values: np.ndarray, grid: Grid, process: Process, name: str, unit: str) -> xr.DataArray:
+    coordinates = {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
+    result = xr.DataArray(
+        values.reshape(grid.shape), dims=grid.names, coords=coordinates, name=re.sub(r"\W", "_", name)
+    )
+    result.attrs = {
+        "long_name": name,
+        "units": unit,
+        "title": f"{name}: {process.name}",
+        "cells": grid.cells,
+        "fpsolve_version": fpsolve.__version__,
+    }
+    return result

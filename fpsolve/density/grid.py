@@ -1,0 +1,131 @@
+"""Where to solve: uniform tensor grids, mirror symmetries, and the window that holds the density."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fpsolve.symbols.source import numpy_function
+from theory.langevin import Process
+
+Box = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A uniform tensor grid of cells.
+
+    ``mirrored`` names the axes whose lower end is a line of symmetry v = 0 rather than a wall.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    shape: tuple[int, ...]
+    mirrored: tuple[str, ...] = ()
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Cell widths h, one per axis."""
+        return tuple((b - a) / n for a, b, n in zip(self.low, self.high, self.shape, strict=True))
+
+    @property
+    def cell_volume(self) -> float:
+        """Volume of one cell."""
+        return float(np.prod(self.widths))
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return int(np.prod(self.shape))
+
+    def centres(self, axis: int) -> np.ndarray:
+        """Cell centres along one axis, shape (n,)."""
+        return self.low[axis] + (np.arange(self.shape[axis]) + 0.5) * self.widths[axis]
+
+    def points(self, *, face_axis: int | None = None) -> np.ndarray:
+        """Cell centres, or interior face centres of one axis, as an array (..., N) of grid shape."""
+        lines = [self.centres(a) for a in range(len(self.shape))]
+        if face_axis is not None:
+            lines[face_axis] = (lines[face_axis][1:] + lines[face_axis][:-1]) / 2.0
+        return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+
+    def coarsened(self, factor: int = 2) -> Grid:
+        """The same region with cells ``factor`` times as wide."""
+        shape = tuple(max(4, n // factor) for n in self.shape)
+        return Grid(self.names, self.low, self.high, shape, self.mirrored)
+
+
+def checked_box(process: Process, box: Mapping[str, tuple[float, float]]) -> Box:
+    """``box`` in the order of the variables, as floats.
+
+    Raises
+    ------
+    ValueError
+        If the box names the wrong variables, or an interval is empty or not finite.
+    """
+    if set(box) != set(process.names):
+        raise ValueError(f"box has the variables {sorted(box)}; the process has {sorted(process.names)}")
+    checked: Box = {}
+    for name in process.names:
+        try:
+            low, high = map(float, box[name])
+        except (TypeError, ValueError):
+            raise ValueError(f"box[{name!r}]={box[name]!r} must be a pair (low, high)") from None
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ValueError(f"box[{name!r}]=({low:g}, {high:g}) must be finite with low < high")
+        checked[name] = (low, high)
+    return checked
+
+
+def mirror_symmetries(process: Process) -> tuple[str, ...]:
+    """Names of the variables v for which the law is unchanged by v → −v.
+
+    b_v must be odd and the other drifts even in v, and D_ij must change sign when exactly one of
+    i, j is v. Tested at fixed random points, which settles it for every loss that is not built to
+    fool the test and covers noise models (eigen-decompositions) that sympy cannot simplify.
+    """
+    dimension = len(process.variables)
+    points = np.random.default_rng(7).normal(size=(64, dimension)) * np.resize([0.1, 1.0], 64)[:, None]
+    drift, diffusion = drift_values(process, points), process.diffusion_values(points)
+    loss = loss_values(process, points)
+    found = []
+    for axis, name in enumerate(process.names):
+        sign = np.where(np.arange(dimension) == axis, -1.0, 1.0)
+        b, D = drift_values(process, points * sign), process.diffusion_values(points * sign)
+        even = loss is None or _same(loss_values(process, points * sign), loss)  # type: ignore[arg-type]
+        if even and _same(b, sign * drift) and _same(D, np.outer(sign, sign) * diffusion):
+            found.append(name)
+    return tuple(found)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal to rounding, and finite."""
+    return bool(np.allclose(a, b, rtol=1e-10, atol=1e-12 * max(1e-300, float(np.abs(b).max()))))
+
+
+def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
+    """The loss at ``points`` of shape (..., N), NaN where it is not real; None without a landscape."""
+    if process.landscape is None:
+        return None
+    return _loss_function(process)(*np.moveaxis(points, -1, 0))
+
+
+@lru_cache(maxsize=32)
+def _loss_function(process: Process):
+    assert process.landscape is not None  # its only caller has looked
+    return numpy_function(process.landscape.loss, process.variables)
+
+
+def drift_values(process: Process, points: np.ndarray) -> np.ndarray:
+    """b at ``points`` of shape (..., N), same shape."""
+    return np.stack(_drift_function(process)(*np.moveaxis(points, -1, 0)), axis=-1)
+
+
+@lru_cache(maxsize=32)
+def _drift_function(process: Process):
+    """The drift as one NumPy function; solvers ask for the same one many times."""
+    return numpy_function(list(process.drift), process.variables)

@@ -1,0 +1,441 @@
+"""Figures of densities and comparisons. They draw data they are given and return what they drew on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.escape.plot import crossing_bias, escape_barriers, escape_times  # noqa: F401
+from theory.valley.elimination import Reduced
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fpsolve.table import Table
+
+#: Colours that survive colour blindness and grey print (Okabe, Ito 2008).
+INK = {"density": "#0072B2", "spectral": "#000000", "ensemble": "#E69F00", "theory": "#D55E00"}
+ORDER_STYLES = {0: ":", 1: "--", 2: "-"}
+#: Colours and dashes of curves that belong to no method; told apart in grey as well.
+CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."), ("#56B4E9", "-"))
+#: The same for a loss after reshaping: never solid, and the first is dash-dotted as in PRL Fig. 4.
+RESHAPED = (("#D55E00", "-."), ("#0072B2", "--"), ("#009E73", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
+
+
+def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
+    """Axes with a probability density: a curve in one dimension, a map of log₁₀ P in two.
+
+    Parameters
+    ----------
+    density : DataArray
+        One or two dims; three or more are refused (take a marginal first).
+    ax : Axes, optional
+        Where to draw; default the current axes.
+    decades : float
+        How far below its maximum a two-dimensional density is shown.
+    **mesh
+        Passed to ``plot`` or ``pcolormesh``.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the density has more than two dims.
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    if density.ndim == 1:
+        (name,) = map(str, density.dims)
+        ax.plot(density[name], density, **({"color": INK["density"]} | mesh))
+        ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
+        return ax
+    if density.ndim != 2:
+        raise ValueError(f"cannot draw a density with dims {density.dims}; use fpsolve.plot.marginal")
+    first, second = map(str, density.dims)
+    shown = _thinned(density)
+    floor = float(shown.max()) * 10.0**-decades
+    logarithm = np.log10(np.maximum(shown, floor))
+    options: dict = {"shading": "auto", "cmap": "cividis", "rasterized": True} | mesh
+    image = ax.pcolormesh(shown[first], shown[second], logarithm.T, **options)
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label(f"$\\log_{{10}} P({first}, {second})$")
+    ax.set(xlabel=_axis_label(density, first), ylabel=_axis_label(density, second))
+    return ax
+
+
+def _thinned(density: xr.DataArray, most: int = 600) -> xr.DataArray:
+    """Every k-th cell, so that a figure holds no more cells than pixels."""
+    return density.isel({d: slice(None, None, max(1, -(-n // most))) for d, n in density.sizes.items()})
+
+
+def _axis_label(density: xr.DataArray, name: str) -> str:
+    unit = str(density[name].attrs.get("units", "1"))
+    return f"${name}$" if unit == "1" else f"${name}$ ({unit})"
+
+
+def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line) -> Axes:
+    """Axes with the marginal density of one variable.
+
+    Parameters
+    ----------
+    density : DataArray
+        On a tensor grid with a ``cell_volume`` coordinate.
+    name : str
+        The variable that stays.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    line_values, values = marginal_values(density, name)
+    ax.plot(line_values, values, **({"color": INK["density"]} | line))
+    ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
+    return ax
+
+
+def marginal_values(density: xr.DataArray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points and values of a marginal: the density summed over the other variables' cell widths.
+
+    Parameters
+    ----------
+    density : DataArray
+        With ``cell_volume`` of tensor form.
+    name : str
+
+    Returns
+    -------
+    tuple of ndarray
+        Coordinates and p(v), both of shape (n,).
+    """
+    others = [d for d in density.dims if d != name]
+    volume = density.cell_volume
+    # The volume is a product of one-dimensional widths; those of ``name`` divide out of the sum.
+    widths = volume.sum(others) / float(volume.sum())
+    line = density[name].to_numpy()
+    mass = (density * volume).sum(others)
+    span = _span(line)
+    return line, (mass / (widths * span)).to_numpy()
+
+
+def _span(line: np.ndarray) -> float:
+    """Length of the interval that uniform cells centred on ``line`` cover."""
+    return float((line[-1] - line[0]) * len(line) / (len(line) - 1))
+
+
+def landscape(
+    points: np.ndarray,
+    before: np.ndarray,
+    after: Mapping[str, np.ndarray],
+    *,
+    variable: str = "x",
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with the loss along a valley: solid before the noise reshapes it, broken lines after.
+
+    Parameters
+    ----------
+    points : ndarray
+        Places along the valley, shape (n,).
+    before : ndarray
+        L on the valley's floor, shape (n,).
+    after : mapping of label to ndarray
+        L_eff on the floor, each of shape (n,).
+    variable : str
+        Name of the coordinate.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    ax.plot(points, before, color="black", lw=1.8, label="before")
+    for k, (label, values) in enumerate(after.items()):
+        colour, dashes = RESHAPED[k % len(RESHAPED)]
+        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
+    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]), ylabel="loss on the valley floor")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def profiles(
+    points: np.ndarray, curves: Mapping[str, np.ndarray], *, variable: str = "x", ax: Axes | None = None
+) -> Axes:
+    """Axes with functions of one variable, told apart by colour and by dash.
+
+    Parameters
+    ----------
+    points : ndarray
+        Shape (n,).
+    curves : mapping of label to ndarray
+        Each of shape (n,).
+    variable : str
+        Name of the coordinate.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    for k, (label, values) in enumerate(curves.items()):
+        colour, dashes = CURVES[k % len(CURVES)]
+        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
+    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]))
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def stationary(
+    density_map: xr.DataArray,
+    *,
+    referee: xr.DataArray | None = None,
+    ensemble: xr.Dataset | None = None,
+    reduced: Sequence[Reduced] = (),
+    table: Table | None = None,
+    slow: str | None = None,
+) -> Figure:
+    """Figure of the main job: the density, its slow marginal by every method, and the deviations.
+
+    Parameters
+    ----------
+    density_map : DataArray
+        The finite-volume density.
+    referee : DataArray, optional
+        The spectral density.
+    ensemble : Dataset, optional
+        A simulation with ``bins`` in the slow variable.
+    reduced : sequence of Reduced
+        Reductions of any order.
+    table : Table, optional
+        From :func:`fpsolve.compare.densities.stationary`: drawn as deviations with error bars.
+    slow : str, optional
+        The variable of the marginal; default the first.
+
+    Returns
+    -------
+    Figure
+    """
+    import matplotlib.pyplot as plt
+
+    slow = slow or str(density_map.dims[0])
+    columns = 1 + (density_map.ndim == 2) + (table is not None)
+    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, 4.4), layout="constrained", squeeze=False)
+    panels = list(axes[0])
+    if density_map.ndim == 2:
+        density(density_map, ax=panels[0])
+        panels.pop(0).set_title(f"{density_map.attrs.get('method', '')} density".strip())
+    _draw_marginals(panels.pop(0), density_map, referee, ensemble, reduced, slow)
+    if table is not None:
+        deviations(table, ax=panels.pop(0))
+    return figure
+
+
+def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
+    """The slow marginal by every method; of |v| where both halves mirror each other."""
+    line, values = marginal_values(density_map, slow)
+    folded = f"{slow} -> -{slow}" in str(density_map.attrs.get("symmetry", ""))
+    factor = 2.0 if folded else 1.0
+    if folded:
+        line, values = line[line > 0], factor * values[line > 0]
+    shown = values > 1e-4 * values.max()
+    line, values = line[shown], values[shown]
+    if ensemble is not None and "density" in ensemble:
+        edges, heights = _histogram(ensemble, slow, folded)
+        ax.stairs(
+            heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=_ensemble_label(ensemble)
+        )
+    for item in reduced:
+        ax.plot(
+            line,
+            factor * item.density(line),
+            color=INK["theory"],
+            ls=ORDER_STYLES[item.order],
+            lw=1.3,
+            label=f"theory, order {item.order}",
+        )
+    if referee is not None:
+        from fpsolve.density.spectral import marginal as spectral_marginal
+
+        exact = factor * spectral_marginal(referee, slow, line)
+        ax.plot(line, exact, color=INK["spectral"], lw=4, alpha=0.25, label="spectral")
+    ax.plot(line, values, color=INK["density"], lw=1.4, label="finite volumes")
+    name = f"|{slow}|" if folded else slow
+    ax.set(xlim=(line[0], line[-1]), xlabel=f"${name}$", ylabel=f"$p({name})$", title="marginal density")
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+
+
+def _ensemble_label(ensemble: xr.Dataset) -> str:
+    return f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
+
+
+def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Edges and heights of the slow histogram, other bins summed; of |v| if folded and symmetric."""
+    histogram = ensemble["density"]
+    for d in [str(d) for d in histogram.dims if d != f"{slow}_bin"]:
+        width = np.diff(ensemble[f"{d.removesuffix('_bin')}_edges"].to_numpy())
+        histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
+    edges, heights = ensemble[f"{slow}_edges"].to_numpy(), histogram.to_numpy()
+    if folded and np.allclose(edges, -edges[::-1]):
+        half = len(heights) // 2
+        if len(heights) % 2 == 0:
+            return edges[half:], heights[half:] + heights[:half][::-1]
+    return edges, heights
+
+
+def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Axes with |relative deviation| of every number from the reference; a dash marks its stated error.
+
+    A marker above its dash deviates by more than the method claims. Colours are those of the
+    marginal: one per family, with a marker for each member. Deviations below 10⁻⁷ sit on the lower edge.
+
+    Parameters
+    ----------
+    table : Table
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    families = list(INK)  # members of a family stand side by side
+    methods = sorted(
+        {row.method: None for row in table.rows if row.method != table.reference},
+        key=lambda method: families.index(_family(method)),
+    )
+    quantities = list(dict.fromkeys(row.quantity for row in table.rows))
+    spacing = 0.8 / max(len(methods), 1)
+    floor = 1e-7
+    for k, method in enumerate(methods):
+        rows = [row for row in table.rows if row.method == method]
+        offset = spacing * (k - (len(methods) - 1) / 2)
+        at = [quantities.index(row.quantity) + offset for row in rows]
+        colour, marker = INK[_family(method)], "osD^vP*X"[k % 8]
+        size = [max(abs(row.deviation), floor) for row in rows]
+        error = [max(row.relative_error, floor) for row in rows]
+        ax.plot(at, size, marker, color=colour, ms=5, label=method, clip_on=False, zorder=3)
+        ax.plot(at, error, "_", color=colour, ms=8, mew=1.6)
+    for k in range(1, len(quantities)):
+        ax.axvline(k - 0.5, color="0.85", lw=0.8)
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(quantities)), [_pretty(q) for q in quantities])
+    ax.tick_params(axis="x", length=0)
+    ax.set(xlim=(-0.5, len(quantities) - 0.5), ylim=(floor, max(2.0, ax.get_ylim()[1])))
+    ax.set(ylabel=f"relative deviation from {table.reference}", title="every number (dash: stated error)")
+    ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    ax.grid(axis="y", alpha=0.3)
+    return ax
+
+
+def escape_scan(
+    scan: xr.Dataset, fit: xr.Dataset | None = None, *, ax: Axes | None = None, label: str = "simulated"
+) -> Axes:
+    """Axes with −ln γ against 1/k, B, 1/η, 1/D or ln(1/dt): points with intervals, line and theory.
+
+    The shaded wedge holds every slope that the theorem allows, through the middle of the points; values
+    without an escape are shown as lower limits (triangles).
+
+    Parameters
+    ----------
+    scan : Dataset
+        From :func:`fpsolve.scan_escape`.
+    fit : Dataset, optional
+        From :func:`fpsolve.fit_slope`: adds the line and the wedge.
+    ax : Axes, optional
+    label : str, optional
+        Of the points.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    u = scan["abscissa"].to_numpy()
+    seen = scan["n_escaped"].to_numpy() > 0
+    rate, low, high = (scan[name].to_numpy() for name in ("rate", "low", "high"))
+    y = -np.log(rate[seen])
+    errors = np.stack([y + np.log(high[seen]), -np.log(low[seen]) - y])
+    ax.errorbar(
+        u[seen], y, errors, fmt="o", ms=4.5, color=INK["ensemble"], mec="black", mew=0.5, ecolor="black",
+        elinewidth=1, capsize=2, label=label, zorder=3,
+    )  # fmt: skip
+    if not seen.all():
+        ax.plot(u[~seen], -np.log(high[~seen]), "^", color=INK["ensemble"], mec="black", label="none seen")
+    exact = scan["exact_log_time"].to_numpy()
+    if np.isfinite(exact).all() and np.ptp(u) > 0:
+        ax.plot(u, exact, "x--", color=INK["density"], lw=1, ms=5, label="exact Langevin")
+    if fit is not None:
+        _draw_slopes(ax, scan, fit, u)
+    ax.set(xlabel=_escape_axis(str(scan.attrs["abscissa"])), ylabel=r"$-\ln \gamma$")
+    ax.legend(frameon=False, fontsize=7)
+    return ax
+
+
+def _draw_slopes(ax, scan: xr.Dataset, fit: xr.Dataset, u: np.ndarray) -> None:
+    """The fitted line, and the theorem's slopes through its middle."""
+    line = np.linspace(u.min(), u.max(), 60)
+    order = np.argsort(u)
+    known = np.interp(line, u[order], scan["prefactor"].to_numpy()[order])
+    known = known if fit.attrs["prefactor"] != "none" else 0.0 * line
+    slope, intercept = float(fit["slope"]), float(fit["intercept"])
+    ax.plot(
+        line, intercept + slope * line + known, "-", color="black", lw=1.2, label=f"fit, slope {slope:.3g}"
+    )
+    ends = [float(fit["slope_minimum"]), float(fit["slope_saddle"])]
+    if not np.isfinite(ends).all():
+        return
+    middle = 0.5 * (u.min() + u.max())
+    edges = [intercept + slope * middle + end * (line - middle) + known for end in ends]
+    words = f"{min(ends):.3g}" if ends[0] == ends[1] else f"{min(ends):.3g} to {max(ends):.3g}"
+    for edge in edges:
+        ax.plot(line, edge, ":", color=INK["theory"], lw=1)
+    ax.fill_between(line, *edges, color=INK["theory"], alpha=0.15, lw=0, label=f"theory, slope {words}")
+
+
+def _escape_axis(abscissa: str) -> str:
+    """Axis label of a scan."""
+    return {
+        "1/k": "$1/k$ (inverse sharpness)",
+        "B": "batch size $B$",
+        "1/learning_rate": r"$1/\eta$",
+        "1/D": "$1/D$",
+        "ln k": r"$\ln k$",
+        "ln(1/dt)": r"$\ln(1/dt)$",
+    }.get(abscissa, abscissa)
+
+
+def _family(method: str) -> str:
+    """The key of ``INK`` for a method of a table."""
+    starts = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
+    return next((family for start, family in starts.items() if method.startswith(start)), "theory")
+
+
+def _pretty(quantity: str) -> str:
+    """A quantity's name as mathematics."""
+    text = quantity.replace("<", "\\langle ").replace(">", " \\rangle").replace("std", "\\mathrm{std}")
+    return f"${text}$"

@@ -1,0 +1,527 @@
+"""Stationary densities by spectral elements: the referee of the finite volumes, good to eight or more digits.
+
+Weak form with zero flux through the box: for every test function φ,
+∫ Σ_i ∂_iφ [c_i P + Σ_j D_ij ∂_j P] = 0 with c_i = −b_i + Σ_j ∂_j D_ij. The basis is a tensor product.
+Each axis has either Lagrange polynomials on Gauss–Lobatto points of a few elements, or, for the fast
+variable of a valley, Hermite functions He_n(z) exp(−z²/2), z = y/α, tested with He_n(z): polynomial
+coefficients are then integrated exactly and the law of y at fixed x needs a dozen functions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations
+from math import sqrt
+
+import numpy as np
+import scipy.sparse as sparse
+import sympy as sp
+import xarray as xr
+from numpy.polynomial import hermite_e, legendre
+from scipy.sparse.linalg import SuperLU
+
+from fpsolve.density.grid import Box, drift_values, loss_values
+from fpsolve.density.operator import factorised
+from fpsolve.symbols.source import numpy_function
+from theory.langevin import Langevin, Process
+from theory.valley import elimination
+
+#: (degree, Hermite functions, elements on a whole axis) per refinement level, by dimension.
+LEVELS = {
+    1: [(8, 0, 32), (12, 0, 32), (16, 0, 32), (20, 0, 48), (24, 0, 96)],
+    2: [(7, 12, 12), (10, 18, 12), (14, 26, 12), (18, 36, 14), (18, 40, 30)],
+    3: [(3, 6, 5), (4, 9, 5), (5, 12, 5), (6, 16, 5)],
+}
+#: Hermite functions are used below this ratio Δλ'²/λ² of the fast variable's noise (heavier tails above).
+HERMITE_BELOW = 0.05
+#: Hermite solutions are reported to this many scales α from the floor, where they are below 1e-17.
+HERMITE_REACH = 9.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Basis of one axis on its quadrature points; E elements, q points and m functions in each."""
+
+    name: str
+    points: np.ndarray  # (E, q)
+    weights: np.ndarray  # (E, q)
+    trial: np.ndarray  # (E, q, m)
+    trial_slope: np.ndarray
+    test: np.ndarray
+    test_slope: np.ndarray
+    index: np.ndarray  # (E, m) → 0 … size − 1
+    size: int
+    folded: bool
+    #: Where the solution is reported: Gauss points of intervals, their weights, the trial functions there.
+    nodes: np.ndarray  # (K, r)
+    node_weights: np.ndarray  # (K, r)
+    node_values: np.ndarray  # (K, r, m)
+    edges: np.ndarray  # (K + 1,)
+    hermite: bool = False
+    even: bool = False
+
+
+def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> Axis:
+    """Elements between ``edges`` with Lagrange polynomials on Gauss–Lobatto points."""
+    inner = legendre.Legendre.basis(degree).deriv().roots()
+    nodes = np.concatenate([[-1.0], np.sort(inner.real), [1.0]])
+    u, w = legendre.leggauss(degree + 6)
+    modes = legendre.legvander(nodes, degree)
+    values = np.linalg.solve(modes.T, legendre.legvander(u, degree).T).T
+    derivative = np.stack(
+        [legendre.Legendre.basis(n).deriv()(u) if n else 0 * u for n in range(degree + 1)], axis=1
+    )
+    slopes = np.linalg.solve(modes.T, derivative.T).T
+    half = np.diff(edges)[:, None] / 2
+    count = len(edges) - 1
+    basis = np.broadcast_to(values, (count, *values.shape))
+    slope = slopes / half[..., None]
+    index = np.arange(count)[:, None] * degree + np.arange(degree + 1)
+    points = edges[:-1, None] + half * (u + 1)
+    weights = half * w
+    return Axis(
+        name, points, weights, basis, slope, basis, slope, index, count * degree + 1, folded,
+        nodes=points, node_weights=weights, node_values=basis, edges=edges,
+    )  # fmt: skip
+
+
+def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
+    """Hermite functions of z = v/scale; only the even ones for a mirrored variable."""
+    step = 2 if even else 1
+    highest = step * (functions - 1)
+    z, w = hermite_e.hermegauss(highest + 12)
+    norms = np.cumprod([1.0, *np.sqrt(np.arange(1, highest + 1))])
+    values = hermite_e.hermevander(z, highest) / norms
+    # He_n' = n He_{n−1}, so the normalised slope is √n h_{n−1}.
+    slopes = np.zeros_like(values)
+    slopes[:, 1:] = values[:, :-1] * np.sqrt(np.arange(1, highest + 1))
+    chosen = slice(0, highest + 1, step)
+    h, dh = values[:, chosen], slopes[:, chosen]
+    # Reported on intervals of the line, so that sums with |y| or y > a are accurate as well.
+    edges = np.linspace(0.0 if even else -HERMITE_REACH, HERMITE_REACH, 9 if even else 17)
+    u, v = legendre.leggauss(16)
+    half = np.diff(edges)[:, None] / 2
+    nodes = edges[:-1, None] + half * (u + 1)
+    reported = hermite_e.hermevander(nodes, highest)[..., chosen] / norms[chosen]
+    return Axis(
+        name, (scale * z)[None], (scale * w)[None], h[None], ((dh - z[:, None] * h) / scale)[None],
+        h[None], (dh / scale)[None], np.arange(h.shape[1])[None], h.shape[1], even,
+        nodes=scale * nodes, node_weights=scale * half * v,
+        node_values=reported * np.exp(-(nodes**2) / 2)[..., None], edges=scale * edges,
+        hermite=True, even=even,
+    )  # fmt: skip
+
+
+def spectral_density(
+    process: Process, *, box: Box, symmetric: Sequence[str] = (), tolerance: float = 1e-9
+) -> xr.DataArray:
+    """Stationary density on quadrature nodes, refined until its moments settle.
+
+    Parameters
+    ----------
+    process : Process
+        Drift and diffusion with symbolic derivatives, one to three variables.
+    box : mapping of name to (low, high)
+        Where to solve. A valley's fast variable is not cut at the box but unbounded.
+    symmetric : sequence of str
+        Variables whose reflection leaves the law unchanged: solved on v ≥ 0 and mirrored.
+    tolerance : float
+        Largest change of ⟨v⟩, ⟨v²⟩, std|v| and ⟨u v⟩ between the last two levels, relative to their
+        scales.
+
+    Returns
+    -------
+    DataArray
+        Dims named by the variables. Coordinates are quadrature nodes and ``cell_volume`` their
+        weights, so ``(P * f * cell_volume).sum()`` is ⟨f⟩ to spectral accuracy for smooth f.
+        ``attrs["convergence"]`` is the change achieved, or the estimated ``rounding_error`` where
+        that is larger. It does not see what the box cuts off: compare ``boundary_mass``, the mass
+        in the outermost intervals, or solve in a wider box.
+
+    Raises
+    ------
+    NotImplementedError
+        If D has no closed form (three-dimensional Hessian-proportional noise).
+    MemoryError
+        If not even the coarsest level fits; finer levels that do not fit are left out.
+
+    Warns
+    -----
+    UserWarning
+        If the tolerance is not reached, or if rounding decides the weights of separate valleys.
+
+    References
+    ----------
+    Karniadakis, Sherwin, *Spectral/hp Element Methods* (2005), ch. 2; Hermite functions for fast
+    variables as in Risken, *The Fokker–Planck Equation* (1989), ch. 10.
+    """
+    coefficients = _coefficients(process)
+    scales = _hermite_scales(process, box)
+    solution: _Solution | None = None
+    change = np.inf
+    for level in LEVELS[len(box)]:
+        axes = _axes(process, box, symmetric, scales, level)
+        try:
+            finer = _solve(process, coefficients, axes, solution)
+        except MemoryError:
+            break
+        change = np.inf if solution is None else _change(finer, solution)
+        solution = finer
+        # Below its rounding error the change is noise: finer levels cost much and gain nothing.
+        if change < max(tolerance, solution.rounding):
+            break
+        box = _trimmed(solution, box)
+    if solution is None:
+        raise MemoryError("no memory for the coarsest level of the spectral method: give a smaller box=")
+    _judge(change, solution.rounding, tolerance)
+    return _labelled(solution, max(change, solution.rounding))
+
+
+def _judge(change: float, rounding: float, tolerance: float) -> None:
+    """Warn of what keeps the accuracy above the tolerance, with what would help against it."""
+    # The estimate of rounding is good to its order of magnitude: ten tolerances are none to warn of.
+    if rounding > 10 * tolerance and change < 100 * rounding:
+        message = (
+            f"rounding limits the spectral density to {rounding:.1e} (tolerance {tolerance:.0e}): where "
+            "valleys hardly exchange mass, solve one at a time (box=) or raise the noise"
+        )
+    elif not change < max(tolerance, rounding):
+        message = (
+            f"spectral moments still change by {change:.1e} (tolerance {tolerance:.0e}): "
+            "give a smaller box=, or use method='finite-volume' for noise that is not smooth"
+        )
+    else:
+        return
+    warnings.warn(message, stacklevel=4)
+
+
+def _trimmed(solution: _Solution, box: Box) -> Box:
+    """The box without ends that hold less than 1e-13 of the mass, where elements would be wasted."""
+    trimmed = dict(box)
+    mass = np.abs(solution.density * solution.volume)
+    for k, axis in enumerate(solution.axes):
+        if axis.hermite:
+            continue
+        marginal = (
+            mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k)).reshape(axis.nodes.shape).sum(axis=1)
+        )
+        below = int(np.searchsorted(np.cumsum(marginal), 1e-13))
+        above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-13))
+        low, high = float(axis.edges[below]), float(axis.edges[len(marginal) - above])
+        trimmed[axis.name] = (-high if axis.folded and low == 0.0 else low, high)
+    return trimmed
+
+
+@dataclass(frozen=True)
+class _Coefficients:
+    """Functions of the coordinates: c (N, ...) and D (N, N, ...)."""
+
+    velocity: Callable[..., np.ndarray]
+    diffusion: Callable[..., np.ndarray]
+
+
+def _coefficients(process: Process) -> _Coefficients:
+    variables = process.variables
+    D = process.diffusion
+    size = range(len(variables))
+    velocity = [-process.drift[i] + sum(sp.diff(D[i, j], variables[j]) for j in size) for i in size]
+    return _Coefficients(numpy_function(velocity, variables), numpy_function(sp.Matrix(D), variables))
+
+
+def _hermite_scales(process: Process, box: Box) -> dict[str, float]:
+    """α² = max s(x) over the window for fast variables whose law at fixed x is nearly Gaussian."""
+    if not isinstance(process, Langevin) or len(process.landscape.slow) != 1 or not process.landscape.fast:
+        return {}
+    try:
+        reduced = elimination.eliminate(process, order=1)
+    except (NotImplementedError, ValueError):
+        return {}
+    line = np.linspace(*box[str(reduced.slow_variable)], 201)
+    if np.max(reduced._numeric(reduced.validity["noise"])(line)) > HERMITE_BELOW:
+        return {}
+    pairs = zip(reduced.fast, reduced.conditional_variance, strict=True)
+    # The series in (1 − s/α²)^n converges for every s ≤ α².
+    return {str(y): sqrt(float(np.max(reduced._numeric(s)(line)))) for y, s in pairs}
+
+
+def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[Axis]:
+    """One axis per variable at the given level of resolution."""
+    degree, functions, elements = level
+    axes = []
+    for name in process.names:
+        if name in scales:
+            axes.append(_hermite_axis(name, scales[name], functions, name in symmetric))
+            continue
+        low, high = box[name]
+        if name in symmetric:
+            low = max(low, 0.0)
+        count = (elements + 1) // 2 if name in symmetric and low == 0.0 else elements
+        axes.append(_lagrange_axis(name, np.linspace(low, high, count + 1), degree, name in symmetric))
+    return axes
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """The density at all nodes, with checks; arrays have one axis per variable."""
+
+    axes: list[Axis]
+    density: np.ndarray
+    volume: np.ndarray
+    residual: float
+    #: What rounding in the matrix can do to the weights of separate valleys, relative.
+    rounding: float
+    unknowns: int
+
+
+def _solve(
+    process: Process, coefficients: _Coefficients, axes: list[Axis], earlier: _Solution | None
+) -> _Solution:
+    """Assemble, pin one unknown near the mode, factorise, refine, normalise, evaluate."""
+    matrix = _assembled(coefficients, axes)
+    pin = _pinned_unknown(process, axes, earlier)
+    keep = np.delete(np.arange(matrix.shape[0]), pin)
+    inner = matrix[keep][:, keep].tocsc()
+    right = -matrix[:, [pin]].toarray().ravel()[keep]
+    lu = factorised(inner)
+    values = lu.solve(right)
+    values += lu.solve(right - inner @ values)
+    unknowns = np.empty(matrix.shape[0])
+    unknowns[keep], unknowns[pin] = values, 1.0
+    residual = float(np.abs(matrix @ unknowns).max() / abs(matrix).dot(np.abs(unknowns)).max())
+    density = _evaluated(unknowns, axes)
+    volume = reduce(np.multiply.outer, [a.node_weights.ravel() for a in axes])
+    rounding = _rounding_error(inner, lu, axes, keep)
+    density = density / (density * volume).sum()
+    return _Solution(axes, density, volume, residual, rounding, matrix.shape[0])
+
+
+def _rounding_error(inner: sparse.csc_matrix, lu: SuperLU, axes: list[Axis], keep: np.ndarray) -> float:
+    """Rounding in the matrix against the mass that flows, for the slowest exchange there is.
+
+    Mass fed in everywhere must flow to the pinned unknown, from a separate valley over its barrier: the
+    slower that is, the more piles up, and the larger is the rounding of the balance it satisfies. The
+    computed density cannot tell: a valley whose weight was lost is consistently empty.
+    """
+    fed = reduce(np.multiply.outer, [np.arange(a.size) == 0 if a.hermite else np.ones(a.size) for a in axes])
+    source = np.asarray(fed, float).ravel()[keep]
+    piled = np.abs(lu.solve(source))
+    return float(np.finfo(float).eps * np.linalg.norm(abs(inner) @ piled) / source.sum())
+
+
+def _assembled(coefficients: _Coefficients, axes: list[Axis]) -> sparse.csc_matrix:
+    """The weak form's matrix, element by element."""
+    dimension = len(axes)
+    rows, columns, entries = [], [], []
+    shape = tuple(a.size for a in axes)
+    pairs = [_basis_pairs(a) for a in axes]
+    for element in np.ndindex(*(len(a.points) for a in axes)):
+        mesh = np.meshgrid(*(a.points[e] for a, e in zip(axes, element, strict=True)), indexing="ij")
+        weight = reduce(np.multiply.outer, [a.weights[e] for a, e in zip(axes, element, strict=True)])
+        c = coefficients.velocity(*mesh) * weight
+        D = coefficients.diffusion(*mesh) * weight
+        local: np.ndarray | float = 0.0
+        for i in range(dimension):
+            local = local + _contracted(c[i], pairs, element, i, None)
+            for j in range(dimension):
+                local = local + _contracted(D[i, j], pairs, element, i, j)
+        local = np.asarray(local)
+        counts = [a.index.shape[1] for a in axes]
+        # (a0 b0 a1 b1 …) → (a0 a1 …, b0 b1 …)
+        order = [2 * k for k in range(dimension)] + [2 * k + 1 for k in range(dimension)]
+        local = local.reshape([n for m in counts for n in (m, m)]).transpose(order)
+        size = int(np.prod(counts))
+        grid = np.meshgrid(*(a.index[e] for a, e in zip(axes, element, strict=True)), indexing="ij")
+        index = np.ravel_multi_index(grid, shape).ravel()
+        rows.append(np.repeat(index, size))
+        columns.append(np.tile(index, size))
+        entries.append(local.reshape(size * size))
+    total = int(np.prod(shape))
+    return sparse.coo_matrix(
+        (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), shape=(total, total)
+    ).tocsc()
+
+
+def _basis_pairs(axis: Axis) -> dict[tuple[bool, bool], np.ndarray]:
+    """Products test × trial on the quadrature points, (E, q, m·m), by (test slope?, trial slope?)."""
+    tests, trials = {False: axis.test, True: axis.test_slope}, {False: axis.trial, True: axis.trial_slope}
+    return {
+        (s, t): np.einsum("eqa,eqb->eqab", tests[s], trials[t]).reshape(*axis.points.shape, -1)
+        for s in (False, True)
+        for t in (False, True)
+    }
+
+
+def _contracted(values: np.ndarray, pairs, element, i: int, j: int | None) -> np.ndarray:
+    """Σ_q values · Π_axes (test, trial), with slopes on axis i of the test and j of the trial."""
+    for axis in range(len(pairs)):
+        values = np.tensordot(values, pairs[axis][axis == i, axis == j][element[axis]], axes=([0], [0]))
+    return values
+
+
+def _pinned_unknown(process: Process, axes: list[Axis], earlier: _Solution | None) -> int:
+    """An unknown near the mode of an earlier solution, else near the lowest loss or smallest drift."""
+    if earlier is not None:
+        top = np.unravel_index(int(np.argmax(earlier.density)), earlier.density.shape)
+        place = [a.nodes.ravel()[k] for a, k in zip(earlier.axes, top, strict=True)]
+    else:
+        mesh = np.stack(np.meshgrid(*(a.points.ravel() for a in axes), indexing="ij"), axis=-1)
+        score = loss_values(process, mesh)
+        if score is None:
+            score = np.sum(drift_values(process, mesh) ** 2, axis=-1)
+        place = list(mesh[np.unravel_index(int(np.argmin(score)), score.shape)])
+    index = [_unknown_at(axis, v) for axis, v in zip(axes, place, strict=True)]
+    return int(np.ravel_multi_index(index, tuple(a.size for a in axes)))
+
+
+def _unknown_at(axis: Axis, v: float) -> int:
+    """The basis function that weighs most at a place; the Gaussian itself on a Hermite axis."""
+    if axis.hermite:
+        return 0
+    element, point = np.unravel_index(int(np.argmin(np.abs(axis.points - v))), axis.points.shape)
+    return int(axis.index[element, np.argmax(axis.trial[element, point])])
+
+
+def _evaluated(unknowns: np.ndarray, axes: list[Axis]) -> np.ndarray:
+    """P at every node."""
+    values = unknowns.reshape([a.size for a in axes])
+    for axis in axes:
+        # The first remaining axis is contracted and its nodes are appended at the end.
+        count, nodes, _ = axis.node_values.shape
+        index = np.broadcast_to(axis.index, (count, axis.index.shape[1]))
+        line = np.einsum("eqm,em...->eq...", axis.node_values, values[index])
+        values = np.moveaxis(line.reshape(count * nodes, *values.shape[1:]), 0, -1)
+    return values
+
+
+def _change(solution: _Solution, earlier: _Solution) -> float:
+    """Largest change of ⟨v²⟩ and std|v|, of ⟨v⟩ and of ⟨u v⟩, each relative to its scale."""
+    (now, scales), (before, _) = _moments(solution), _moments(earlier)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nanmax(np.abs(now - before) / scales))
+
+
+def _moments(solution: _Solution) -> tuple[np.ndarray, np.ndarray]:
+    """⟨v²⟩, std and ⟨v⟩ (of |v| where folded) per axis, ⟨u v⟩ per pair; and the scale of each.
+
+    A mean or a correlation may vanish: its scale is the root mean square of what is averaged.
+    """
+    mass = solution.density * solution.volume
+    lines = [np.abs(a.nodes.ravel()) if a.folded else a.nodes.ravel() for a in solution.axes]
+    numbers, scales, spreads = [], [], []
+    for k, v in enumerate(lines):
+        marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k))
+        mean, square = marginal @ v, marginal @ v**2
+        width = np.sqrt(max(square - mean**2, 0.0))
+        spreads.append(np.sqrt(abs(square)))
+        numbers += [square, width, mean]
+        scales += [abs(square), width, spreads[-1]]
+    for i, j in combinations(range(mass.ndim), 2):
+        pair = mass.sum(axis=tuple(m for m in range(mass.ndim) if m not in (i, j)))
+        numbers.append(lines[i] @ pair @ lines[j])
+        scales.append(spreads[i] * spreads[j])
+    return np.array(numbers), np.array(scales)
+
+
+def _labelled(solution: _Solution, change: float) -> xr.DataArray:
+    """The density with its nodes, mirrored where half was solved, and the outcome of the checks."""
+    density, volume = solution.density, solution.volume
+    names = [a.name for a in solution.axes]
+    coordinates, rim = {}, 0.0
+    for k, axis in enumerate(solution.axes):
+        line, weight = axis.nodes.ravel(), axis.node_weights.ravel()
+        if not axis.hermite:
+            mass = np.moveaxis(np.abs(density * volume), k, 0).reshape(len(line), -1).sum(axis=1)
+            count = axis.nodes.shape[1]
+            at_symmetry = axis.folded and line[0] < line[1] - line[0]
+            rim += float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
+        if axis.folded:
+            density = np.concatenate([np.flip(density, k), density], k)
+            volume = np.concatenate([np.flip(volume, k), volume], k)
+            line, weight = np.concatenate([-line[::-1], line]), np.concatenate([weight[::-1], weight])
+        coordinates[f"{axis.name}_weight"] = (
+            axis.name,
+            weight,
+            {"long_name": "quadrature weight", "units": "1"},
+        )
+        coordinates[axis.name] = (
+            axis.name,
+            line,
+            {
+                "long_name": axis.name,
+                "units": "1",
+                "points_per_element": axis.nodes.shape[1],
+            },
+        )
+    density = density / (density * volume).sum()
+    result = xr.DataArray(density, dims=names, coords=coordinates, name="density")
+    result = result.assign_coords(cell_volume=(names, volume))
+    result["cell_volume"].attrs = {"long_name": "quadrature weight", "units": "1"}
+    kinds = ", ".join(
+        f"{a.index.shape[1]} Hermite functions in {a.name}"
+        if a.hermite
+        else f"{len(a.points)} elements of degree {a.index.shape[1] - 1} in {a.name}"
+        for a in solution.axes
+    )
+    folded = [a.name for a in solution.axes if a.folded and not a.hermite]
+    even = [f"even functions of {a.name}" for a in solution.axes if a.hermite and a.even]
+    halves = [f"{v} >= 0 mirrored" for v in folded]
+    mass = density * volume
+    result.attrs = {
+        "long_name": "stationary probability density",
+        "units": "1",
+        "method": "spectral",
+        "scheme": kinds,
+        "symmetry": ", ".join(halves + even) or "none used",
+        "unknowns": solution.unknowns,
+        "mass": float(mass.sum()),
+        "residual": solution.residual,
+        "rounding_error": solution.rounding,
+        "negative_mass": float(abs(mass[mass < 0].sum())),
+        "boundary_mass": rim,
+        "convergence": change,
+    }
+    return result
+
+
+def marginal(density: xr.DataArray, name: str, points: np.ndarray) -> np.ndarray:
+    """Marginal density p(v) of a spectral result at any points, zero outside its window.
+
+    Parameters
+    ----------
+    density : DataArray
+        From :func:`spectral_density`.
+    name : str
+        The variable.
+    points : ndarray
+        Where to evaluate.
+
+    Returns
+    -------
+    ndarray
+        The polynomial through each element's nodes, as accurate as the solution itself.
+    """
+    others = [d for d in density.dims if d != name]
+    nodes = density[name].to_numpy()
+    values = ((density * density.cell_volume).sum(others) / density[f"{name}_weight"]).to_numpy()
+    points = np.asarray(points, float)
+    chunk = int(density[name].attrs["points_per_element"])
+    return _piecewise(nodes.reshape(-1, chunk), values.reshape(-1, chunk), points)
+
+
+def _piecewise(nodes: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Barycentric interpolation, element by element; zero outside all elements."""
+    from scipy.interpolate import BarycentricInterpolator
+
+    u, _ = legendre.leggauss(nodes.shape[1])
+    half = (nodes[:, 1] - nodes[:, 0]) / (u[1] - u[0])
+    left = nodes[:, 0] - half * (1 + u[0])
+    result = np.zeros_like(points)
+    for row in range(len(nodes)):
+        inside = (points >= left[row] - 1e-12) & (points <= left[row] + 2 * half[row] + 1e-12)
+        if inside.any():
+            unit = (points[inside] - left[row]) / half[row] - 1
+            result[inside] = BarycentricInterpolator(u, values[row])(unit)
+    return result

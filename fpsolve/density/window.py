@@ -1,0 +1,217 @@
+"""Where a stationary density lives: the box and the cell widths to start from when none are given."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import solve_continuous_lyapunov
+
+from fpsolve.density.grid import Box, Grid, drift_values, loss_values
+from fpsolve.density.operator import null_vector, operator
+from theory.finite_step import FiniteStep
+from theory.landscape import exact
+from theory.langevin import Langevin, Process
+from theory.valley import elimination
+
+#: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
+SLOW_CELLS_PER_WIDTH = 16
+FAST_CELLS = 176
+#: Half-width of the box along a fast variable, in standard deviations.
+FAST_WIDTHS = 6.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box and the cells per axis of the part that is solved (half of a mirrored axis)."""
+
+    box: Box
+    shape: tuple[int, ...]
+
+
+def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
+    """Box and cell counts for a process without a given box.
+
+    A valley with one slow variable gets them from its reduced density (adiabatic elimination,
+    order 2). Anything else starts from the local covariance at the minima, and a coarse density
+    decides where mass is.
+
+    Raises
+    ------
+    ValueError
+        If no minimum is found or the density does not settle in a finite box.
+    """
+    return _valley_window(process, mirrored) or _search_window(process, mirrored)
+
+
+def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None:
+    """The window of a valley from its reduced density, or None where that does not apply."""
+    if isinstance(process, FiniteStep):
+        return _finite_step_window(process, mirrored)
+    if not isinstance(process, Langevin) or len(process.landscape.slow) != 1 or not process.landscape.fast:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the ratio test concerns digits; a window needs none
+            reduced = elimination.eliminate(process, order=2)
+            low, high = reduced.support
+            width = reduced.moments()[f"std(|{reduced.slow_variable}|)"]
+    except (NotImplementedError, ValueError):
+        return None
+    slow = str(reduced.slow_variable)
+    if slow in mirrored:
+        high = max(abs(low), abs(high))
+        low = _inner_edge(reduced, high)
+    line = np.linspace(low, high, 401)
+    box: Box = {}
+    shape: list[int] = []
+    for name in process.names:
+        if name == slow:
+            box[name] = (low, high) if low > 0 or slow not in mirrored else (-high, high)
+            count = int(np.clip((high - low) * SLOW_CELLS_PER_WIDTH / width, 128, 640))
+            shape.append(2 * (count // 2))
+        else:
+            variance = reduced.conditional_variance[[str(y) for y in reduced.fast].index(name)]
+            reach = FAST_WIDTHS * float(np.sqrt(np.max(reduced._numeric(variance)(line))))
+            box[name] = (-reach, reach)
+            shape.append(FAST_CELLS if name in mirrored else 2 * FAST_CELLS)
+    if len(shape) == 3:
+        shape = [min(n, 32) for n in shape]
+    return Window(box, tuple(shape))
+
+
+def _finite_step_window(process: FiniteStep, mirrored: tuple[str, ...]) -> Window | None:
+    """The window that holds the valley with its noise and with 1 + ηλ times as much."""
+    valley = process.process
+    near = _valley_window(valley, mirrored)
+    if near is None or not isinstance(valley, Langevin):
+        return None
+    stiffest = max(c.eigenvalues[-1] for c in valley.landscape.critical_points())
+    wider = replace(valley, noise=valley.noise.scaled(1 + process.step * exact(stiffest)))
+    far = _valley_window(wider, mirrored) or near
+    return Window(
+        {v: _around(near.box[v], far.box[v]) for v in near.box}, tuple(map(max, near.shape, far.shape))
+    )
+
+
+def _inner_edge(reduced: elimination.Reduced, high: float) -> float:
+    """0, or the point below which the density of |x| is negligible (two wells far apart)."""
+    line = np.linspace(0.0, high, 2001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        p = reduced.density(line)
+    if p[0] > 1e-14 * p.max():
+        return 0.0
+    edge = float(line[np.flatnonzero(p > 1e-15 * p.max())[0]])
+    return edge if edge > 0.05 * high else 0.0
+
+
+def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
+    """Start at the minima with local covariances; let a coarse density widen and narrow the box."""
+    minima = _minima(process)
+    box = _covariance_box(process, minima)
+    # Never cut off a well: on a coarse grid its weight may be lost in rounding.
+    ends = zip(minima.min(axis=0), minima.max(axis=0), strict=True)
+    hull = dict(zip(process.names, ends, strict=True))
+    widest = 1e3 * max(high - low for low, high in box.values())
+    dimension = len(process.variables)
+    cells = {1: 400, 2: 80, 3: 20}[dimension]
+    for _ in range(30):
+        grid = Grid(
+            process.names,
+            tuple(box[v][0] for v in process.names),
+            tuple(box[v][1] for v in process.names),
+            (cells,) * dimension,
+        )
+        matrix = operator(process, grid, ["exponential"] * dimension)
+        state = null_vector(matrix, grid, pin=_start_cell(process, grid))
+        if not state.second_eigenvalue > state.rounding_rate:
+            break  # wells whose exchange is lost in rounding: keep them all, the solver will say so
+        density = np.abs(state.density)
+        fitted = {
+            name: _around(hull[name], _fitted(density, grid, axis)) for axis, name in enumerate(grid.names)
+        }
+        settled = all(np.allclose(fitted[v], box[v], atol=0.15 * (box[v][1] - box[v][0])) for v in box)
+        box = {v: _symmetrised(ends) if v in mirrored else ends for v, ends in fitted.items()}
+        if max(high - low for low, high in box.values()) > widest:
+            raise ValueError(
+                "the density does not settle in a finite box: the loss does not confine it; give box="
+            )
+        if settled:
+            break
+    n = {1: 2000, 2: 200, 3: 30}[dimension]
+    return Window(box, tuple(n // 2 if v in mirrored else n for v in process.names))
+
+
+def _minima(process: Process) -> np.ndarray:
+    """Minima of the loss, shape (k, N); the origin for a process without a landscape."""
+    if isinstance(process, FiniteStep):
+        process = process.process
+    if process.landscape is None:
+        return np.zeros((1, len(process.variables)))
+    points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
+    if not points:
+        raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
+    return np.array(points)
+
+
+def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[float, float]:
+    """The smallest interval that holds both."""
+    return min(inner[0], outer[0]), max(inner[1], outer[1])
+
+
+def _covariance_box(process: Process, minima: np.ndarray) -> Box:
+    """Eight standard deviations around every minimum, from the linearised process."""
+    ends = []
+    for point in minima:
+        covariance = _local_covariance(process, point)
+        width = 8.0 * np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+        ends.append((point - width, point + width))
+    low, high = np.min([a for a, _ in ends], axis=0), np.max([b for _, b in ends], axis=0)
+    return {v: (float(a), float(b)) for v, a, b in zip(process.names, low, high, strict=True)}
+
+
+def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
+    """Σ with A Σ + Σ Aᵀ = 2D for the drift's Jacobian −A at a point; unit where it is unstable."""
+    step = 1e-5
+    jacobian = np.stack(
+        [
+            (drift_values(process, point + e) - drift_values(process, point - e)) / (2 * step)
+            for e in step * np.eye(len(point))
+        ],
+        axis=1,
+    )
+    D = process.diffusion_values(point[None])[0]
+    if np.max(np.linalg.eigvals(jacobian).real) >= 0:
+        return np.eye(len(point)) / 16.0
+    return solve_continuous_lyapunov(jacobian, -2.0 * D)
+
+
+def _start_cell(process: Process, grid: Grid) -> int:
+    """The cell of smallest drift: a stationary point, where the density is not negligible."""
+    points = grid.points()
+    loss = loss_values(process, points)
+    if loss is not None:
+        return int(np.argmin(loss))
+    return int(np.argmin(np.sum(drift_values(process, points) ** 2, axis=-1)))
+
+
+def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
+    """The interval outside of which a coarse marginal holds less than 1e-12, or a wider one."""
+    others = tuple(a for a in range(density.ndim) if a != axis)
+    marginal = density.sum(axis=others) / density.sum()
+    h, n = grid.widths[axis], grid.shape[axis]
+    low, high = grid.low[axis], grid.high[axis]
+    below = int(np.searchsorted(np.cumsum(marginal), 1e-12))
+    above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-12))
+    span = high - low
+    start = low - 0.3 * span if below < 1 else low + (below - 1) * h
+    stop = high + 0.3 * span if above < 1 else high - (above - 1) * h
+    return (start, stop) if n else (low, high)
+
+
+def _symmetrised(ends: tuple[float, float]) -> tuple[float, float]:
+    """The symmetric interval that holds ``ends``."""
+    reach = max(map(abs, ends))
+    return -reach, reach

@@ -1,0 +1,5 @@
+"""Ensembles of walkers: SGD maps and Euler–Maruyama."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -1,0 +1,247 @@
+"""The compiled step of an ensemble: source text for one process, in lanes of walkers.
+
+One file holds everything a kernel uses, the random-number generator included, so that numba's cache
+cannot go stale. Walkers advance in lanes of 32 (structure of arrays), in short loops over the lane
+that LLVM turns into SIMD code; one scratch buffer with constant offsets spares the alias checks.
+Positions, moments, histograms and saved paths come from the same function, whatever is asked for,
+so that what is recorded never changes the bits of a path.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+
+from fpsolve.symbols.counter_rng import box_muller, threefry2x64
+from fpsolve.symbols.source import Emitter, check_expressions, load_module
+
+LANES = 32
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled step and the numbers it reads at run time."""
+
+    advance: Callable[..., None]
+    constants: np.ndarray
+    source: str
+
+
+def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> Kernel:
+    """The compiled Euler–Maruyama step X + b(X) dt + G(X) √dt ξ of an ensemble.
+
+    Parameters
+    ----------
+    drift : Matrix, shape (n, 1)
+        b, in numbers and ``variables``.
+    root : Matrix, shape (n, m)
+        G with G Gᵀ = 2D.
+    variables : tuple of n Symbol
+
+    Returns
+    -------
+    Kernel
+        Numbers in the expressions are arguments, so a sweep over them compiles once.
+
+    Raises
+    ------
+    ValueError
+        If an expression cannot be compiled.
+    """
+    check_expressions([*drift, *root], variables)
+    scale, root = _common_factor(root, variables)
+    n, m = root.shape
+    names = {variable: f"x{i}" for i, variable in enumerate(variables)}
+    emitter = Emitter(names)
+    factor = emitter.number(scale)
+    lines, entries = emitter.statements([*drift, *root])
+    drift_text, root_text = entries[:n], entries[n:]
+    for i in range(n):
+        noise = [f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"]
+        terms = [f"x{i}", f"time_step * ({drift_text[i]})", *noise]
+        lines.append(f"new{i} = " + " + ".join(term for term in terms if "(0.0)" not in term))
+    source = _TEMPLATE.format(
+        lanes=LANES,
+        n=n,
+        pairs=(m + 1) // 2,
+        rows=n + 2 * ((m + 1) // 2) + 1,
+        sums=2 * n + n * (n + 1) // 2,
+        threefry=inspect.getsource(threefry2x64),
+        box_muller=inspect.getsource(box_muller),
+        unpack=_block([f"c{k} = constants[{k}]" for k in range(len(emitter.constants))], 4),
+        factor=factor,
+        load=_block(
+            [f"x{i} = lane[{i} * LANES + l]" for i in range(n)]
+            + [f"xi{j} = lane[{n + j} * LANES + l]" for j in range(m)],
+            20,
+        ),
+        step=_block(lines, 20),
+        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
+        store=_block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 20),
+        moments=_block(_moments(n, 2 * n + 2 * ((m + 1) // 2) + 1), 20),
+        bound=f"{n + 2 * ((m + 1) // 2)} * LANES",
+    )
+    module = load_module(source, prefix="ensemble")
+    return Kernel(module.advance, np.array(emitter.constants, dtype=float), source)
+
+
+def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tuple[sp.Expr, sp.MatrixBase]:
+    """The number shared by all entries (it then scales the normals once), and the rest."""
+    split = [sp.sympify(e, strict=True).as_independent(*variables, as_Add=False) for e in root if e != 0]
+    if not split or any(number != split[0][0] for number, _ in split):
+        return sp.Integer(1), root
+    rest = iter(split)
+    return split[0][0], sp.Matrix(*root.shape, [next(rest)[1] if e != 0 else 0 for e in root])
+
+
+def _moments(n: int, first_row: int) -> list[str]:
+    """Lines that add a state to the sums of x_i, |x_i| and x_i x_j, i ≤ j."""
+    terms = [f"x{i}" for i in range(n)] + [f"abs(x{i})" for i in range(n)]
+    terms += [f"x{i} * x{j}" for i in range(n) for j in range(i, n)]
+    return [f"x{i} = lane[{i} * LANES + l]" for i in range(n)] + [
+        f"lane[{first_row + k} * LANES + l] += {term}" for k, term in enumerate(terms)
+    ]
+
+
+def _block(lines: list[str], indent: int) -> str:
+    return "\n".join(" " * indent + line for line in lines).lstrip()
+
+
+_TEMPLATE = '''"""Generated from symbols; never edited by hand."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+FAST = {{"contract", "nsz", "arcp"}}
+LANES = {lanes}
+N = {n}
+PAIRS = {pairs}
+SUMS = {sums}
+NEXT = {rows}  # first row of the new positions
+TOTAL = NEXT + N  # first row of the sums
+
+
+@njit(fastmath=FAST, error_model="numpy")
+{threefry}
+
+@njit(fastmath=FAST, error_model="numpy")
+{box_muller}
+
+@njit(error_model="numpy")
+def histogram_cell(lane, l, edges, edge_start, edge_axis):
+    """Index of a walker's cell, -1 outside; guessed as if edges were uniform, then corrected."""
+    cell = 0
+    for a in range(edge_axis.size):
+        value = lane[edge_axis[a] * LANES + l]
+        low = edge_start[a]
+        high = edge_start[a + 1] - 1
+        if not (edges[low] <= value < edges[high]):
+            return -1
+        i = low + int((value - edges[low]) / (edges[high] - edges[low]) * (high - low))
+        i = min(i, high - 1)
+        if not (edges[i] <= value < edges[i + 1]):
+            left = low
+            right = high
+            while right - left > 1:
+                middle = (left + right) // 2
+                if value < edges[middle]:
+                    right = middle
+                else:
+                    left = middle
+            i = left
+        cell = cell * (high - low) + i - low
+    return cell
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def advance(
+    positions, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step, last_step,
+    burn_in, time_step, histogram, edges, edge_start, edge_axis, save_every, paths, first_saved,
+    first_group, last_group,
+):
+    {unpack}
+    scale = math.sqrt(time_step) * {factor}
+    lane = np.empty((TOTAL + SUMS) * LANES, np.float64)
+    words = lane.view(np.uint64)
+    for group in range(first_group, last_group):
+        for i in range(N):
+            for l in range(LANES):
+                lane[i * LANES + l] = positions[group, i, l]
+        for i in range(SUMS):
+            for l in range(LANES):
+                lane[(TOTAL + i) * LANES + l] = sums[group, i, l]
+        alive = 0
+        for l in range(LANES):
+            lane[{bound} + l] = bounds[group, l]
+            alive += bounds[group, l] > 0.0
+        walker0 = np.uint64(first_walker) + np.uint64(group * LANES)
+        for step in range(first_step, last_step):
+            for pair in range(PAIRS):
+                counter = np.uint64(step) * np.uint64(PAIRS) + np.uint64(pair)
+                # Two walkers at a time: their chains of operations overlap in the processor
+                for l in range(LANES // 2):
+                    h = l + LANES // 2
+                    a0, a1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(l))
+                    b0, b1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(h))
+                    words[(N + 2 * pair) * LANES + l] = a0
+                    words[(N + 2 * pair + 1) * LANES + l] = a1
+                    words[(N + 2 * pair) * LANES + h] = b0
+                    words[(N + 2 * pair + 1) * LANES + h] = b1
+                for l in range(LANES // 2):
+                    h = l + LANES // 2
+                    y0, y1 = box_muller(
+                        words[(N + 2 * pair) * LANES + l], words[(N + 2 * pair + 1) * LANES + l]
+                    )
+                    z0, z1 = box_muller(
+                        words[(N + 2 * pair) * LANES + h], words[(N + 2 * pair + 1) * LANES + h]
+                    )
+                    lane[(N + 2 * pair) * LANES + l] = scale * y0
+                    lane[(N + 2 * pair + 1) * LANES + l] = scale * y1
+                    lane[(N + 2 * pair) * LANES + h] = scale * z0
+                    lane[(N + 2 * pair + 1) * LANES + h] = scale * z1
+            inside_count = 0
+            for l in range(LANES):
+                    {load}
+                    {step}
+                    bound = lane[{bound} + l]
+                    inside = {inside}
+                    {store}
+                    lane[{bound} + l] = bound * inside
+                    inside_count += inside
+            # In two moves: a choice stored over the old value becomes a slow conditional store
+            for i in range(N):
+                for l in range(LANES):
+                    lane[i * LANES + l] = lane[(NEXT + i) * LANES + l]
+            if inside_count != alive:
+                alive = inside_count
+                for l in range(LANES):
+                    if lane[{bound} + l] == 0.0 and exit_step[group, l] < 0:
+                        exit_step[group, l] = step + 1
+            if step >= burn_in:
+                for l in range(LANES):
+                    {moments}
+                if histogram.size > 0:
+                    for l in range(LANES):
+                        if lane[{bound} + l] > 0.0:
+                            cell = histogram_cell(lane, l, edges, edge_start, edge_axis)
+                            histogram[cell] += 1
+            if save_every > 0 and (step + 1) % save_every == 0:
+                saved = (step + 1) // save_every - first_saved
+                for i in range(N):
+                    for l in range(LANES):
+                        paths[saved, group, i, l] = lane[i * LANES + l]
+        for i in range(N):
+            for l in range(LANES):
+                positions[group, i, l] = lane[i * LANES + l]
+        for i in range(SUMS):
+            for l in range(LANES):
+                sums[group, i, l] = lane[(TOTAL + i) * LANES + l]
+        for l in range(LANES):
+            bounds[group, l] = lane[{bound} + l]
+'''

@@ -1,0 +1,317 @@
+"""Ensembles of walkers: Euler–Maruyama paths of a Langevin system, moments and histograms.
+
+One step of size dt is X + b(X) dt + G(X) √dt ξ with G Gᵀ = 2D, in the Itô sense. With dt equal to
+the learning rate, this is the law of one SGD iteration under random-shift noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.ensemble.kernel import LANES, ensemble_kernel
+from fpsolve.ensemble.numpy_step import numpy_advance
+from fpsolve.ensemble.state import (
+    Process,
+    Start,
+    State,
+    fresh_state,
+    restored_state,
+    variable_names,
+    whole_steps,
+)
+from fpsolve.ensemble.summary import check_names, ensemble_dataset
+from fpsolve.symbols.counter_rng import Seed
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_CHUNK = 4e7  # walker-steps between looks at the clock and at Ctrl-C: a fraction of a second
+
+
+def simulate(
+    process: Process,
+    *,
+    walkers: int | None = None,
+    time: float,
+    time_step: float | None = None,
+    start: Start = None,
+    burn_in: float = 0.0,
+    bins: Mapping[str, ArrayLike] | None = None,
+    save_every: float | None = None,
+    rng: Seed = None,
+    threads: int | None = None,
+    divergence: float | None = None,
+    first_walker: int = 0,
+    executor: Executor | None = None,
+    parts: int = 32,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Final positions, moments, histograms and paths of an ensemble of walkers.
+
+    Each walker follows X + b(X) dt + G(X) √dt ξ. The normals ξ are a function of the seed, the
+    walker's number and the step's number, so the bits of a result do not depend on ``threads``, on
+    how a run is cut in time, or on which walkers run together. They may depend on the processor's
+    kind (fused multiply-add) and on the mathematical library, for landscapes with exp or sin.
+
+    A result can be given as ``start``: the run then goes on for another ``time``, with the same
+    walkers, seed, time step, burn-in and bins, and ends in the same bits as one long run.
+
+    Parameters
+    ----------
+    process : theory.Langevin or theory.Diffusion
+        ``variables``, ``drift`` and ``root``, without free parameters. Where no symbolic root
+        exists, ``root_values(points)`` is used by a NumPy loop, tens of times slower.
+    walkers : int
+        Number of independent walkers. May be left out where ``start`` says it.
+    time : float
+        Duration of the run, burn-in included; rounded up to whole steps.
+    time_step : float, optional
+        dt; default the process's learning rate.
+    start : mapping, array of shape (walkers, n), or Dataset, optional
+        First positions: a number or an array of length ``walkers`` for each variable. Default the
+        lowest minimum of the landscape. A Dataset is an earlier result, to be continued.
+    burn_in : float, optional
+        Moments and histograms leave out states up to this time.
+    bins : mapping, optional
+        Edges per variable, ascending. The joint histogram over these variables counts the walkers
+        in cells ``[edge, next edge)`` at every step after ``burn_in``.
+    save_every : float, optional
+        Time between saved states, a multiple of ``time_step``; saved are the states at all
+        multiples of it, time 0 included.
+    rng : int, SeedSequence, Generator or str, optional
+        Seed. A string is the ``seed`` of an earlier result, to replay it.
+    threads : int, optional
+        Default the number of processors this process may use, or one in each part on an executor.
+    divergence : float, optional
+        Default 10⁶. A walker with a coordinate not below this in size has diverged: it stays where it was
+        before, is counted in ``diverged``, and its whole path is left out of the moments. The
+        histogram keeps its visits from before.
+    first_walker : int, optional
+        Number of the first walker: parts of an ensemble can run apart, or one walker alone.
+    executor : concurrent.futures.Executor, optional
+        Where parts of the ensemble run: processes, loky, MPI, ``Client(…).get_executor(pure=False)`` of
+        dask. Default: here. The bits are the same, whatever it is. It is never shut down.
+    parts : int, optional
+        With an executor: parts of about equal size, at most one per 32 walkers. Several per worker
+        level out their speeds.
+    progress : bool, optional
+        Show a bar.
+
+    Returns
+    -------
+    Dataset
+        Per walker: each variable's final position, ``diverged`` (0 or 1), ``divergence_time``,
+        ``moment_sum``. Averages over time and walkers with ``_stderr`` from the scatter between
+        walkers: ``mean``, ``abs_mean``, ``std``, ``abs_std`` (variable), ``second_moment``,
+        ``covariance`` (variable, variable_2). With ``bins``: ``histogram``, ``density``. With
+        ``save_every``: ``path`` (walker, time, variable).
+
+    Raises
+    ------
+    ValueError
+        Before any step, if an argument, the start or a coefficient at the start makes no sense.
+
+    References
+    ----------
+    Kloeden, Platen, *Numerical Solution of Stochastic Differential Equations* (1992), 10.2.
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 7 and supplement S1–S12.
+    """
+    check_names(process)
+    if isinstance(start, xr.Dataset):
+        state = restored_state(
+            process, start, walkers=walkers, time_step=time_step, burn_in=burn_in, bins=bins,
+            rng=rng, divergence=divergence, first_walker=first_walker,
+        )  # fmt: skip
+    else:
+        state = fresh_state(
+            process, walkers=walkers, time=time, time_step=time_step, start=start,
+            burn_in=burn_in, bins=bins, rng=rng, first_walker=first_walker,
+            divergence=1e6 if divergence is None else divergence,
+        )  # fmt: skip
+    last_step = state.step + whole_steps(time, state.time_step, "time")
+    save_steps = _saving_steps(save_every, state.time_step)
+    if executor is None:
+        threads = _checked_threads(threads)
+        paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, progress)
+    else:
+        if parts < 1:
+            raise ValueError(f"parts={parts} must be at least 1")
+        threads = _checked_threads(1 if threads is None else threads)
+        paths, saved_steps = _run_apart(
+            process, state, last_step, save_steps, threads, executor, parts, progress
+        )
+    return ensemble_dataset(process, state, paths, saved_steps)
+
+
+def _run(
+    advance: Callable[..., None],
+    state: State,
+    last_step: int,
+    save_steps: int,
+    threads: int,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Advance the state to ``last_step``; return the saved positions and their steps."""
+    groups, n, _ = state.positions.shape
+    saved_steps = np.arange(0, last_step + 1, save_steps) if save_steps else np.zeros(0, int)
+    saved_steps = saved_steps[(saved_steps > state.step) | (saved_steps == 0) & (state.step == 0)]
+    paths = np.empty((len(saved_steps), groups, n, LANES))
+    first_saved = int(saved_steps[0]) // save_steps if len(saved_steps) else 0
+    if len(saved_steps) and saved_steps[0] == 0:
+        paths[0] = state.positions
+    # Parts are as many as threads, whatever their number: no sum crosses a part
+    cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
+    histograms = [np.zeros_like(state.histogram) for _ in cuts[1:]]
+    length = max(1, int(_CHUNK * len(histograms) / (groups * LANES)))
+    with ThreadPoolExecutor(len(histograms)) as pool, _bar(last_step - state.step, progress) as bar:
+        while state.step < last_step:
+            until = min(state.step + length, last_step)
+            jobs = [
+                pool.submit(advance, until, histogram, save_steps, paths, first_saved, low, high)
+                for histogram, low, high in zip(histograms, cuts[:-1], cuts[1:], strict=True)
+            ]
+            for job in jobs:
+                job.result()
+            bar.update(until - state.step)
+            state.step = until
+    for histogram in histograms:
+        state.histogram += histogram
+    return paths, saved_steps
+
+
+def _run_apart(
+    process: Process,
+    state: State,
+    last_step: int,
+    save_steps: int,
+    threads: int,
+    executor: Executor,
+    parts: int,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same as ``_run``, groups of walkers on an executor."""
+    groups = len(state.positions)
+    cuts = np.linspace(0, groups, min(parts, groups) + 1).astype(int)
+    slices = [slice(low, high) for low, high in itertools.pairwise(cuts.tolist())]
+    jobs = {
+        executor.submit(_part, process, _taken(state, groups), last_step, save_steps, threads): groups
+        for groups in slices
+    }
+    paths, saved_steps = np.empty(0), np.empty(0, int)
+    with _bar(len(jobs), progress, "part") as bar:
+        try:
+            for job in as_completed(jobs):
+                part, part_paths, saved_steps = job.result()
+                here = jobs[job]
+                for name in ("positions", "bounds", "exit_step", "sums"):
+                    getattr(state, name)[here] = getattr(part, name)
+                state.histogram += part.histogram
+                if not paths.size:
+                    paths = np.empty((len(saved_steps), *state.positions.shape))
+                paths[:, here] = part_paths
+                bar.update()
+        finally:
+            for job in jobs:
+                job.cancel()
+    state.step = last_step
+    return paths, saved_steps
+
+
+def _taken(state: State, groups: slice) -> State:
+    """Some groups of walkers, with an empty histogram."""
+    return replace(
+        state,
+        first_walker=state.first_walker + groups.start * LANES,
+        positions=state.positions[groups],
+        bounds=state.bounds[groups],
+        exit_step=state.exit_step[groups],
+        sums=state.sums[groups],
+        histogram=np.zeros_like(state.histogram),
+    )
+
+
+def _part(
+    process: Process, state: State, last_step: int, save_steps: int, threads: int
+) -> tuple[State, np.ndarray, np.ndarray]:
+    """One part, in a worker, which compiles for itself."""
+    # a part may share memory with the whole, where workers are threads
+    own = {name: getattr(state, name).copy() for name in ("positions", "bounds", "exit_step", "sums")}
+    state = replace(state, **own)
+    paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, False)
+    return state, paths, saved_steps
+
+
+def _advance(process: Process, state: State) -> Callable[..., None]:
+    """The compiled kernel, or the NumPy loop where the root has no symbols, bound to the state."""
+    edges = np.concatenate([np.zeros(0), *state.edges.values()])
+    edge_start = np.cumsum([0, *(len(e) for e in state.edges.values())], dtype=np.int64)
+    names = variable_names(process)
+    edge_axis = np.array([names.index(name) for name in state.edges], dtype=np.int64)
+    try:
+        root = process.root
+    except NotImplementedError:
+        kernel, constants = numpy_advance(process), np.zeros(0)
+    else:
+        compiled = ensemble_kernel(process.drift, root, process.variables)
+        kernel, constants = compiled.advance, compiled.constants
+
+    def advance(
+        until: int,
+        histogram: np.ndarray,
+        save_steps: int,
+        paths: np.ndarray,
+        first_saved: int,
+        low: int,
+        high: int,
+    ) -> None:
+        kernel(
+            state.positions, state.bounds, state.exit_step, state.sums, constants,
+            np.uint64(state.key[0]), np.uint64(state.key[1]), np.uint64(state.first_walker),
+            state.step, until, state.burn_in, state.time_step, histogram, edges, edge_start,
+            edge_axis, save_steps, paths, first_saved, int(low), int(high),
+        )  # fmt: skip
+
+    return advance
+
+
+def _saving_steps(save_every: float | None, time_step: float) -> int:
+    """Steps between saved states, 0 for none."""
+    if save_every is None:
+        return 0
+    if not math.isfinite(save_every) or save_every <= 0:
+        raise ValueError(f"save_every={save_every:g} must be positive and finite")
+    steps = round(save_every / time_step)
+    if steps < 1 or abs(steps * time_step - save_every) > 1e-9 * save_every:
+        raise ValueError(
+            f"save_every={save_every:g} is not a multiple of time_step={time_step:g}; "
+            f"use {max(steps, 1) * time_step:g}"
+        )
+    return steps
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        available = getattr(os, "sched_getaffinity", None)
+        return len(available(0)) if available else os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1")
+    return threads
+
+
+def _bar(steps: int, progress: bool, unit: str = "step") -> tqdm[NoReturn]:
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
+
+    return tqdm(total=steps, unit=unit, disable=not progress)

@@ -1,0 +1,296 @@
+"""State of an ensemble between steps: how it starts, what is checked, how a result goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.ensemble.kernel import LANES
+from fpsolve.symbols.counter_rng import Seed, random_key
+from fpsolve.symbols.source import numpy_function
+
+Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
+
+
+class Process(Protocol):
+    """What an ensemble reads: dX = b(X) dt + G(X) dW with G Gᵀ = 2D, in numbers only."""
+
+    @property
+    def variables(self) -> tuple[sp.Symbol, ...]:
+        """The n coordinates."""
+
+    @property
+    def drift(self) -> sp.Matrix:
+        """b, shape (n, 1)."""
+
+    @property
+    def root(self) -> sp.Matrix:
+        """G, shape (n, m), or NotImplementedError where it has no closed form."""
+
+    def root_values(self, points: np.ndarray) -> np.ndarray:
+        """G at points (k, n), shape (k, n, m)."""
+
+
+@dataclass
+class State:
+    """All that a run needs to go on; axis 0 of the arrays is the group of lanes, the last the lane."""
+
+    key: tuple[int, int]
+    first_walker: int
+    walkers: int
+    step: int
+    burn_in: int
+    time_step: float
+    divergence: float
+    positions: np.ndarray
+    bounds: np.ndarray
+    exit_step: np.ndarray
+    sums: np.ndarray
+    edges: dict[str, np.ndarray] = field(default_factory=dict)
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+def fresh_state(
+    process: Process,
+    *,
+    walkers: int | None,
+    time: float,
+    time_step: float | None,
+    start: Start,
+    burn_in: float,
+    bins: Mapping[str, ArrayLike] | None,
+    rng: Seed,
+    divergence: float,
+    first_walker: int,
+) -> State:
+    """The checked state at time 0."""
+    names = variable_names(process)
+    time_step = _checked_time_step(process, time_step)
+    if not 0 <= burn_in < time:
+        raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
+    if not (math.isfinite(divergence) and divergence > 0):
+        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
+    if first_walker < 0:
+        raise ValueError(f"first_walker={first_walker} must be at least 0")
+    points = _first_points(process, names, start, walkers)
+    _check_start(process, names, points, divergence)
+    count, n = points.shape
+    edges = _checked_edges(names, bins)
+    cells = math.prod(len(e) - 1 for e in edges.values())
+    return State(
+        key=random_key(rng),
+        first_walker=int(first_walker),
+        walkers=count,
+        step=0,
+        burn_in=whole_steps(burn_in, time_step, "burn_in"),
+        time_step=time_step,
+        divergence=float(divergence),
+        positions=to_lanes(points),
+        bounds=to_lanes(np.full((count, 1), float(divergence)), fill=0.0)[:, 0],
+        exit_step=to_lanes(np.full((count, 1), -1))[:, 0],
+        sums=to_lanes(np.zeros((count, 2 * n + n * (n + 1) // 2))),
+        edges=edges,
+        histogram=np.zeros(cells + 1 if edges else 0, dtype=np.int64),
+    )
+
+
+def restored_state(
+    process: Process,
+    previous: xr.Dataset,
+    *,
+    walkers: int | None,
+    time_step: float | None,
+    burn_in: float,
+    bins: Mapping[str, ArrayLike] | None,
+    rng: Seed,
+    divergence: float | None,
+    first_walker: int,
+) -> State:
+    """The state at the end of an earlier result."""
+    names = variable_names(process)
+    attrs = previous.attrs
+    if attrs.get("process_hash") != process_hash(process):
+        raise ValueError(
+            f"start is a result for {attrs.get('landscape', 'something else')}, not for this "
+            "process; to start another process from its last positions, give "
+            "start={'x': result.x, ...}"
+        )
+    given = {
+        "walkers": (walkers, attrs["walkers"], None),
+        "time_step": (time_step, attrs["time_step"], None),
+        "burn_in": (burn_in, attrs["burn_in"], 0.0),
+        "divergence": (divergence, attrs["divergence"], None),
+        "first_walker": (first_walker, attrs["first_walker"], 0),
+        "rng": (rng, attrs["seed"], None),
+    }
+    for name, (value, recorded, default) in given.items():
+        if value != default and value != recorded:
+            raise ValueError(
+                f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
+            )
+    edges = {name: previous[f"{name}_edges"].values for name in names if f"{name}_edges" in previous}
+    if bins is not None and not _same_edges(_checked_edges(names, bins), edges):
+        raise ValueError("bins differ from those of the result that is continued; leave them out")
+    histogram = np.zeros(0, np.int64)
+    if edges:
+        # the order of the histogram's axes is the order in which bins were given
+        edges = {
+            dim.removesuffix("_bin"): edges[dim.removesuffix("_bin")]
+            for dim in map(str, previous["histogram"].dims)
+        }
+        outside = np.int64(previous["histogram_outside"].item())
+        histogram = np.append(previous["histogram"].values.ravel(), outside)
+    steps = previous["divergence_step"].values
+    bounds = np.where(steps < 0, float(attrs["divergence"]), 0.0)
+    return State(
+        key=random_key(str(attrs["seed"])),
+        first_walker=int(attrs["first_walker"]),
+        walkers=int(attrs["walkers"]),
+        step=int(attrs["steps"]),
+        burn_in=int(attrs["burn_in_steps"]),
+        time_step=float(attrs["time_step"]),
+        divergence=float(attrs["divergence"]),
+        positions=to_lanes(np.stack([previous[name].values for name in names], axis=1)),
+        bounds=to_lanes(bounds[:, None], fill=0.0)[:, 0],
+        exit_step=to_lanes(steps[:, None])[:, 0],
+        sums=to_lanes(previous["moment_sum"].values),
+        edges=edges,
+        histogram=histogram,
+    )
+
+
+def to_lanes(values: np.ndarray, fill: float = 0) -> np.ndarray:
+    """Shape (walkers, k) as (groups, k, LANES), the last group padded."""
+    walkers, k = values.shape
+    groups = -(-walkers // LANES)
+    padded = np.full((groups * LANES, k), fill, dtype=values.dtype)
+    padded[:walkers] = values
+    return np.ascontiguousarray(padded.reshape(groups, LANES, k).swapaxes(1, 2))
+
+
+def from_lanes(values: np.ndarray, walkers: int) -> np.ndarray:
+    """Shape (..., groups, k, LANES) as (..., walkers, k), without the padding."""
+    *rest, groups, k, lanes = values.shape
+    return values.swapaxes(-1, -2).reshape(*rest, groups * lanes, k)[..., :walkers, :]
+
+
+def whole_steps(time: float, time_step: float, name: str) -> int:
+    """Number of steps that reach ``time``."""
+    if not math.isfinite(time) or time < 0:
+        raise ValueError(f"{name}={time:g} must be finite and at least 0")
+    return math.ceil(time / time_step * (1 - 1e-12))
+
+
+def variable_names(process: Process) -> tuple[str, ...]:
+    """The variables' names, in order."""
+    return tuple(str(variable) for variable in process.variables)
+
+
+def process_hash(process: Process) -> str:
+    """Short hash of the coefficients, the same in every Python process."""
+    try:
+        root = sp.srepr(sp.ImmutableMatrix(process.root))
+    except NotImplementedError:
+        root = str(getattr(process, "name", ""))
+    text = f"{process.variables} {sp.srepr(sp.ImmutableMatrix(process.drift))} {root}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def root_values(process: Process, points: np.ndarray) -> np.ndarray:
+    """G at points (k, n), shape (k, n, m), from the symbols where there are any."""
+    try:
+        root = process.root
+    except NotImplementedError:
+        return process.root_values(points)
+    return np.moveaxis(numpy_function(root, process.variables)(*points.T), -1, 0)
+
+
+def _checked_time_step(process: Process, time_step: float | None) -> float:
+    if time_step is None:
+        time_step = getattr(process, "learning_rate", None)
+    if time_step is None:
+        raise ValueError("time_step is needed: this process has no learning rate to take it from")
+    if not (math.isfinite(time_step) and time_step > 0):
+        raise ValueError(f"time_step={time_step:g} must be positive and finite")
+    return float(time_step)
+
+
+def _first_points(process: Process, names: tuple[str, ...], start: Start, walkers: int | None) -> np.ndarray:
+    """First positions, shape (walkers, n)."""
+    if start is None:
+        landscape = getattr(process, "landscape", None)
+        if landscape is None:
+            raise ValueError("start is needed: this process has no landscape whose minimum to take")
+        start = landscape.minimum()
+    if isinstance(start, Mapping):
+        if set(start) != set(names):
+            raise ValueError(
+                f"start names {', '.join(map(str, start))}; the variables are {', '.join(names)}"
+            )
+        columns = [np.asarray(start[name], dtype=float) for name in names]
+        lengths = {column.size for column in columns if column.ndim}
+        if any(column.ndim > 1 for column in columns) or len(lengths) > 1:
+            raise ValueError("start must hold numbers, or arrays of one length, one per walker")
+        count = lengths.pop() if lengths else walkers
+        points = np.stack([np.broadcast_to(column, count or 1) for column in columns], axis=1)
+    else:
+        points = np.array(start, dtype=float)
+        if points.ndim != 2 or points.shape[1] != len(names):
+            raise ValueError(
+                f"start of shape {points.shape} must have shape (walkers, {len(names)}), "
+                f"columns {', '.join(names)}"
+            )
+        count = len(points)
+    if count is None or count < 1 or (walkers is not None and walkers < 1):
+        raise ValueError(f"walkers={walkers} must be at least 1")
+    if walkers is not None and walkers != count:
+        raise ValueError(f"walkers={walkers}, but start holds {count} walkers; leave one out")
+    return points
+
+
+def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float) -> None:
+    """The start is inside, and the coefficients are finite there."""
+    if not np.isfinite(points).all():
+        raise ValueError(f"start is not finite for {_culprits(points, names)}")
+    if (np.abs(points) >= divergence).any():
+        raise ValueError(
+            f"start has |{names[0]}| or another coordinate of {np.abs(points).max():g}, not below "
+            f"divergence={divergence:g}; give a larger divergence"
+        )
+    distinct = np.unique(points, axis=0)
+    drift = numpy_function(list(process.drift), process.variables)(*distinct.T)
+    for word, values in (
+        ("drift", drift.reshape(len(names), -1).T),
+        ("root of the diffusion", root_values(process, distinct).reshape(len(distinct), -1)),
+    ):
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            where = ", ".join(f"{n}={v:g}" for n, v in zip(names, distinct[bad][0], strict=True))
+            raise ValueError(f"the {word} is not finite at the start {where}; start elsewhere")
+
+
+def _culprits(points: np.ndarray, names: tuple[str, ...]) -> str:
+    return ", ".join(names[i] for i in np.flatnonzero(~np.isfinite(points).all(axis=0)))
+
+
+def _checked_edges(names: tuple[str, ...], bins: Mapping[str, ArrayLike] | None) -> dict[str, np.ndarray]:
+    edges = {}
+    for name, values in (bins or {}).items():
+        if name not in names:
+            raise ValueError(f"bins name {name}; the variables are {', '.join(names)}")
+        edges[name] = np.array(values, dtype=float)
+        if edges[name].ndim != 1 or edges[name].size < 2 or not (np.diff(edges[name]) > 0).all():
+            raise ValueError(f"bins[{name!r}] must be at least two ascending, finite edges")
+    return edges
+
+
+def _same_edges(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[k], right[k]) for k in left)

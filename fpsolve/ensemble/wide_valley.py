@@ -1,0 +1,452 @@
+"""Ensembles in valleys of many dimensions: how flatness grows under SGD, gradient descent and Langevin noise.
+
+The same steps and the same normals as :func:`fpsolve.simulate`, written as loops over arrays of coefficients
+instead of symbols, so that a hundred variables compile in a second and no Hessian is built. Recorded in
+the kernel are curvatures, flatness and what the averaged dynamics predicts, not second moments of all pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.ensemble.simulation import _bar, _checked_threads, _saving_steps
+from fpsolve.ensemble.state import from_lanes, to_lanes, whole_steps
+from fpsolve.ensemble.wide_kernel import LANES, RECORDED_BESIDE, valley_kernel
+from fpsolve.symbols.counter_rng import Seed, random_key
+from theory.landscape import Landscape
+from theory.langevin import Langevin
+from theory.noise import Isotropic, RandomShift
+from theory.valley.wide import WideValley, coefficients, flatness
+
+_CHUNK = 4e5  # walker-steps between looks at Ctrl-C: a fraction of a second
+
+
+def simulate_valley(
+    process: Langevin | Landscape,
+    *,
+    walkers: int,
+    time: float,
+    time_step: float | None = None,
+    start: Mapping[str, ArrayLike] | None = None,
+    record_every: float | None = None,
+    rng: Seed = None,
+    threads: int | None = None,
+    divergence: float = 1e6,
+    first_walker: int = 0,
+    executor: Executor | None = None,
+    parts: int = 32,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Flatness, loss and final positions of an ensemble in a valley of many dimensions.
+
+    Each walker follows θ − dt ∇L + √dt G(θ) ξ with G = √(2Δ_S) H for random shifts (with dt = η one
+    iteration of SGD), √(2D) for isotropic noise, 0 for a bare landscape (gradient descent). Bits depend
+    on the seed and the walker's number only, not on threads, chunks, or which walkers run together.
+
+    Parameters
+    ----------
+    process : Langevin or Landscape
+        A valley that :func:`theory.valley.wide.coefficients` can read, under random shifts or isotropic
+        noise; a landscape alone is descended without noise.
+    walkers : int
+    time : float
+        Duration, rounded up to whole steps.
+    time_step : float, optional
+        dt; default the process's learning rate.
+    start : mapping, optional
+        ``"flat"`` and ``"sharp"``: a number, one per variable, or an array of shape (walkers, variables).
+        What is left out is 0.
+    record_every : float, optional
+        Time between records, a multiple of the time step; default the whole run. Records take
+        8 (N_S + 4) bytes per walker and time.
+    rng : int, SeedSequence, Generator or str, optional
+        Seed. A string is the ``seed`` of an earlier result, to replay it or to run a part of it.
+    threads : int, optional
+        Default the number of processors this process may use.
+    divergence : float
+        A walker with |θ| not below this has diverged: it stays where it was before, is counted in
+        ``diverged``, and is left out of all averages.
+    first_walker : int
+        Number of the first walker: parts of an ensemble can run apart, see :func:`joined`.
+    executor : concurrent.futures.Executor, optional
+        Where parts of the ensemble run, as in :func:`fpsolve.simulate`; the bits are the same.
+    parts : int, optional
+        With an executor: parts of about equal size, at most one per 32 walkers.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Dataset
+        Averages over walkers with ``_stderr`` from their scatter, dims ``time``: ``flatness`` F,
+        ``weighted_flatness`` F̂, ``log_weighted_flatness`` ln F̂, ``loss``; ``curvature`` λ_i (time, sharp).
+        Per walker: ``flat``, ``sharp`` (final positions), ``diverged``, ``divergence_time``,
+        ``walker_curvature`` (walker, time, sharp), ``walker_loss`` and what :func:`flatness_growth` reads.
+
+    Raises
+    ------
+    ValueError
+        Before any step, if the loss is no such valley or an argument makes no sense.
+    NotImplementedError
+        For other noise.
+
+    Warns
+    -----
+    UserWarning
+        If every walker diverged.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 5–7, 16 and Figs. 2a, 3.
+    """
+    landscape = process.landscape if isinstance(process, Langevin) else process
+    if not isinstance(landscape, Landscape):
+        raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")
+    valley = coefficients(landscape)
+    shift, uniform = _noise(process)
+    if time_step is None:
+        time_step = process.learning_rate if isinstance(process, Langevin) else None
+    if time_step is None:
+        raise ValueError("time_step is needed: this process has no learning rate to take it from")
+    if not (math.isfinite(time_step) and time_step > 0):
+        raise ValueError(f"time_step={time_step:g} must be positive and finite")
+    if not (math.isfinite(divergence) and divergence > 0):
+        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
+    if first_walker < 0 or walkers < 1:
+        raise ValueError(f"walkers={walkers} must be at least 1 and first_walker={first_walker} at least 0")
+    points = _first_points(valley, walkers, start, divergence)
+    steps = whole_steps(time, time_step, "time")
+    if steps < 1:
+        raise ValueError(f"time={time:g} must be at least one time step")
+    every = _saving_steps(record_every, time_step) or steps
+    key = random_key(rng)
+    if executor is not None:
+        if parts < 1:
+            raise ValueError(f"parts={parts} must be at least 1")
+        run = partial(
+            simulate_valley, process, time=time, time_step=time_step, record_every=record_every,
+            rng=_written(key), threads=1 if threads is None else threads, divergence=divergence,
+        )  # fmt: skip
+        return _run_apart(run, points, valley.n_flat, int(first_walker), executor, parts, progress)
+    positions, exit_step, records = _run(
+        valley, points, shift, uniform, key, int(first_walker), steps, every, time_step, divergence,
+        _checked_threads(threads), progress,
+    )  # fmt: skip
+    from fpsolve import __version__
+
+    names = landscape.names
+    beside = {name: ("walker_" + name, ("walker", "time")) for name in RECORDED_BESIDE}
+    number = first_walker + np.arange(walkers)
+    result = xr.Dataset(
+        {
+            "flat": (("walker", "flat_variable"), positions[:, : valley.n_flat], _words("final x")),
+            "sharp": (("walker", "sharp_variable"), positions[:, valley.n_flat :], _words("final y")),
+            "divergence_step": ("walker", exit_step, _words("step of divergence, -1 if none")),
+            "walker_curvature": (
+                ("walker", "time", "sharp_variable"),
+                records[..., : valley.n_sharp],
+                _words("curvature along a sharp variable"),
+            ),
+        }
+        | {
+            name: (dims, records[..., valley.n_sharp + k], _words(_LONG_NAMES[name]))
+            for k, (name, dims) in enumerate(beside.values())
+        },
+        coords={
+            "walker": number,
+            "time": ("time", every * time_step * np.arange(records.shape[1]), _words("time", "time")),
+            "flat_variable": list(names[: valley.n_flat]),
+            "sharp_variable": list(names[valley.n_flat :]),
+            "weight": ("sharp_variable", valley.weights, _words("weight in the weighted flatness")),
+        },
+        attrs={
+            "title": "ensemble in a valley of many dimensions, Euler-Maruyama",
+            "landscape": landscape.name,
+            "noise": str(process.noise) if isinstance(process, Langevin) else "none (gradient descent)",
+            "delta_s": shift**2 / 2,
+            "isotropic_diffusion": uniform**2 / 2,
+            "lift": valley.lift,
+            "sum_of_squared_curvatures": float(np.sum(valley.constant**2)),
+            "seed": _written(key),
+            "generator": "threefry2x64-13, counter (step, walker), Box-Muller",
+            "fpsolve_version": __version__,
+            "divergence": float(divergence),
+            "time_step": float(time_step),
+            "steps": int(steps),
+        },
+    )
+    return _summarised(result)
+
+
+_LONG_NAMES = {
+    "walker_loss": "loss",
+    "walker_squared_slope": "squared gradient of the logarithm of the weighted flatness",
+    "walker_floor_product": "gradient of the logarithm of the weighted flatness times x",
+    "walker_noise_product": "the same gradient times the averaged force of unit noise, to be subtracted",
+}
+
+
+def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """One ensemble from parts that ran apart with the same seed and consecutive walkers.
+
+    Parameters
+    ----------
+    parts : sequence of Dataset
+        Results of :func:`simulate_valley`, in any order.
+
+    Returns
+    -------
+    Dataset
+        The bits of one run of all walkers.
+
+    Raises
+    ------
+    ValueError
+        If the parts differ in more than their walkers, or their walkers are not consecutive.
+    """
+    if not parts:
+        raise ValueError("parts is empty; give at least one result of simulate_valley")
+    ordered = sorted(parts, key=lambda part: int(part.walker[0]))
+    own = ("walkers", "first_walker", "diverged_walkers", "stderr")
+    common = [{k: v for k, v in part.attrs.items() if k not in own} for part in ordered]
+    for attrs in common[1:]:
+        different = sorted(k for k in common[0] if attrs.get(k) != common[0][k])
+        if different:
+            raise ValueError(f"the parts differ in {', '.join(different)}; join parts of one ensemble only")
+    numbers = np.concatenate([part.walker.to_numpy() for part in ordered])
+    if not np.array_equal(numbers, numbers[0] + np.arange(len(numbers))):
+        raise ValueError("the walkers of the parts are not consecutive; set first_walker of each part")
+    per_walker = [part[[v for v in part.data_vars if "walker" in part[v].dims]] for part in ordered]
+    whole = xr.concat(per_walker, "walker")
+    return _summarised(whole.assign_attrs(common[0]))
+
+
+def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
+    """Rate of growth of ln F̂ in every interval between records, beside what the averaged dynamics predicts.
+
+    In an interval, the measured rate is the difference of ln F̂ over time; predictions are averaged over
+    the interval's ends. With ⟨y_i²⟩ replaced by its value at fixed x,
+
+    * ``published``: d ln F̂/dt = (ΣΔ_i)|∇ ln F̂|² with Δ_i = Δ_S λ_i(0)², for ε → 0 and λ_i(x) near λ_i(0),
+    * ``with_floor``: −ε λ̄₀ x·∇ ln F̂ added,
+    * ``averaged``: with λ_i(x) instead of λ_i(0), and the map's ⟨y_i²⟩ = Δ_S λ_i/(1 − ηλ_i/2).
+
+    Parameters
+    ----------
+    run : Dataset
+        Of :func:`simulate_valley` under random shifts, with records.
+    after : float
+        Leave out intervals that begin before this time, while y still forgets its start.
+
+    Returns
+    -------
+    Dataset
+        dims ``time`` (middles of intervals): ``measured``, ``published``, ``with_floor``, ``averaged``, and
+        ``excess_published``, … = measured − predicted, each with ``_stderr`` over walkers. The same names
+        ending in ``_overall`` are averages over all intervals, with the error of that average.
+
+    Raises
+    ------
+    ValueError
+        If there are no two records after that time, or the noise is not of random shifts.
+    """
+    delta_s, strength = float(run.attrs["delta_s"]), float(run.attrs["sum_of_squared_curvatures"])
+    if not delta_s > 0:
+        raise ValueError("the growth of flatness is predicted for random shifts only")
+    alive = run.isel(walker=np.flatnonzero(run.diverged == 0)).sel(time=slice(after, None))
+    if alive.sizes["time"] < 2:
+        raise ValueError(f"fewer than two records after={after:g}; record more often (record_every=)")
+    times = alive.time.to_numpy()
+    logarithm = np.log(flatness(alive.walker_curvature.to_numpy(), _weights(run)))
+    rates = {"measured": np.diff(logarithm, axis=1) / np.diff(times)}
+    floor = -float(run.attrs["lift"]) * alive.walker_floor_product.to_numpy()
+    published = delta_s * strength * alive.walker_squared_slope.to_numpy()
+    averaged = floor - delta_s * alive.walker_noise_product.to_numpy()
+    for name, values in (("published", published), ("with_floor", published + floor), ("averaged", averaged)):
+        rates[name] = (values[:, 1:] + values[:, :-1]) / 2
+    for name in ("published", "with_floor", "averaged"):
+        rates[f"excess_{name}"] = rates["measured"] - rates[name]
+    found: dict[str, tuple] = {}
+    for name, values in rates.items():
+        words = f"rate of growth of the logarithm of the weighted flatness, {name.replace('_', ' ')}"
+        found |= _mean_with_error(name, ("time",), values, words, "1/time")
+        overall = np.average(values, axis=1, weights=np.diff(times))
+        found |= _mean_with_error(f"{name}_overall", (), overall, f"{words}, all intervals", "1/time")
+    middles = ("time", (times[1:] + times[:-1]) / 2, _words("time", "time"))
+    return xr.Dataset(found, coords={"time": middles}, attrs=run.attrs)
+
+
+def _noise(process: Langevin | Landscape) -> tuple[float, float]:
+    """The strengths √(2Δ_S) of H ξ and √(2D) of ξ."""
+    if isinstance(process, Landscape):
+        return 0.0, 0.0
+    if process.noise is not None and isinstance(process.noise, RandomShift) and process.cross_diffusion:
+        strength, name = process.noise.delta_s, "shift"
+    elif isinstance(process.noise, Isotropic):
+        strength, name = process.noise.D, "uniform"
+    else:
+        raise NotImplementedError(
+            "only random_shift (with its cross terms) and isotropic noise run in many dimensions; "
+            "for other noise use simulate"
+        )
+    if strength.free_symbols:
+        raise ValueError(f"give values to the parameters {', '.join(map(str, strength.free_symbols))} first")
+    root = math.sqrt(2 * float(strength))
+    return (root, 0.0) if name == "shift" else (0.0, root)
+
+
+def _first_points(
+    valley: WideValley, walkers: int, start: Mapping[str, ArrayLike] | None, divergence: float
+) -> np.ndarray:
+    """First positions, shape (walkers, N_F + N_S)."""
+    given = dict(start or {})
+    sizes = {"flat": valley.n_flat, "sharp": valley.n_sharp}
+    unknown = sorted(set(given) - set(sizes))
+    if unknown:
+        raise ValueError(f"start names {', '.join(unknown)}; it may hold 'flat' and 'sharp'")
+    parts = []
+    for name, size in sizes.items():
+        values = np.asarray(given.get(name, 0.0), float)
+        if values.shape not in {(), (size,), (walkers, size)}:
+            raise ValueError(
+                f"start[{name!r}] of shape {values.shape} must be a number, or have shape ({size},) or "
+                f"({walkers}, {size})"
+            )
+        parts.append(np.broadcast_to(values, (walkers, size)))
+    points = np.concatenate(parts, axis=1)
+    largest = np.sqrt((points**2).sum(axis=1).max())
+    if not largest < divergence:
+        raise ValueError(f"start has |θ| = {largest:g}, not below divergence={divergence:g}")
+    return points
+
+
+def _run(
+    valley: WideValley, points: np.ndarray, shift: float, uniform: float, key: tuple[int, int],
+    first_walker: int, steps: int, every: int, time_step: float, divergence: float, threads: int,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Final positions (walkers, N), steps of divergence (walkers,), records (walkers, times, N_S + 4)."""
+    walkers = len(points)
+    advance = valley_kernel(valley.n_sharp)
+    positions = to_lanes(points)
+    bounds = to_lanes(np.full((walkers, 1), divergence**2), fill=0.0)[:, 0]
+    exit_step = to_lanes(np.full((walkers, 1), -1))[:, 0]
+    groups = len(positions)
+    records = np.empty((steps // every + 1, groups, valley.n_sharp + len(RECORDED_BESIDE), LANES))
+    # One more row, of zeros: the kernel takes flat variables two at a time
+    quadratic, quartic = (
+        np.vstack([c.T, np.zeros(valley.n_sharp)]) for c in (valley.quadratic, valley.quartic)
+    )
+    cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
+    length = max(1, int(_CHUNK * (len(cuts) - 1) / (groups * LANES)))
+
+    def part(first: int, last: int, low: int, high: int) -> None:
+        advance(
+            positions, bounds, exit_step, valley.constant, quadratic, quartic, valley.lift,
+            valley.weights, shift, uniform, np.uint64(key[0]), np.uint64(key[1]), np.uint64(first_walker),
+            first, last, time_step, every, records, int(low), int(high),
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(len(cuts) - 1) as pool, _bar(steps, progress) as bar:
+        for first in range(0, steps, length):
+            last = min(first + length, steps)
+            jobs = [pool.submit(part, first, last, low, high) for low, high in pairwise(cuts)]
+            for job in jobs:
+                job.result()
+            bar.update(last - first)
+    final = from_lanes(positions, walkers)
+    left = from_lanes(exit_step[:, None], walkers)[:, 0]
+    return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
+
+
+def _run_apart(
+    run: Callable[..., xr.Dataset], points: np.ndarray, n_flat: int, first_walker: int,
+    executor: Executor, parts: int, progress: bool,
+) -> xr.Dataset:  # fmt: skip
+    """The same, walkers from ``points`` in parts on an executor."""
+    groups = -(-len(points) // LANES)
+    cuts = np.minimum(np.linspace(0, groups, min(parts, groups) + 1).astype(int) * LANES, len(points))
+    jobs = [
+        executor.submit(
+            run,
+            walkers=high - low,
+            first_walker=first_walker + low,
+            start={"flat": points[low:high, :n_flat], "sharp": points[low:high, n_flat:]},
+        )
+        for low, high in pairwise(cuts.tolist())
+    ]
+    try:
+        with _bar(len(jobs), progress, "part") as bar:
+            for job in as_completed(jobs):
+                job.result()
+                bar.update(1)
+    except BaseException:
+        for job in jobs:
+            job.cancel()
+        raise
+    return joined([job.result() for job in jobs])
+
+
+def _written(key: tuple[int, int]) -> str:
+    """A key as the string that :func:`fpsolve.symbols.counter_rng.random_key` reads."""
+    return f"0x{key[0]:016x}{key[1]:016x}"
+
+
+def _weights(run: xr.Dataset) -> np.ndarray:
+    return run.weight.to_numpy()
+
+
+def _summarised(run: xr.Dataset) -> xr.Dataset:
+    """The per-walker results with averages over the walkers that did not diverge."""
+    left = run.divergence_step.to_numpy()
+    alive = left < 0
+    gone = np.where(alive, np.nan, left * float(run.attrs["time_step"]))
+    run["diverged"] = ("walker", (~alive).astype(np.int8), _words("1 if the walker diverged"))
+    run["divergence_time"] = ("walker", gone, _words("time of divergence", "time"))
+    if not alive.any():
+        warnings.warn(
+            f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
+            "noise may keep them",
+            stacklevel=3,
+        )
+    curvatures = run.walker_curvature.to_numpy()[alive]
+    weighted = flatness(curvatures, _weights(run))
+    for name, values, words in (
+        ("flatness", flatness(curvatures), "flatness F"),
+        ("weighted_flatness", weighted, "weighted flatness"),
+        ("log_weighted_flatness", np.log(weighted), "logarithm of the weighted flatness"),
+        ("loss", run.walker_loss.to_numpy()[alive], "loss"),
+    ):
+        run.update(_mean_with_error(name, ("time",), values, words, "1"))
+    run.update(_mean_with_error("curvature", ("time", "sharp_variable"), curvatures, "curvature", "1"))
+    used = int(alive.sum())
+    note = "from the scatter between independent walkers"
+    return run.assign_attrs(
+        walkers=len(alive), first_walker=int(run.walker[0]), diverged_walkers=len(alive) - used,
+        stderr=note if used >= 30 else f"{note}; only {used} walkers, so errors are themselves uncertain",
+    )  # fmt: skip
+
+
+def _mean_with_error(name: str, dims: tuple[str, ...], values: np.ndarray, words: str, units: str) -> dict:
+    """An average over walkers (axis 0) and its standard error; NaN where there are too few."""
+    count = len(values)
+    shape = values.shape[1:]
+    mean = values.mean(axis=0) if count else np.full(shape, np.nan)
+    error = values.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.full(shape, np.nan)
+    return {
+        name: (dims, mean, _words(f"average {words}", units)),
+        f"{name}_stderr": (dims, error, _words(f"standard error of {name}", units)),
+    }
+
+
+def _words(long_name: str, units: str = "1") -> dict[str, str]:
+    return {"long_name": long_name, "units": units}

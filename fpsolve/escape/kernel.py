@@ -1,0 +1,467 @@
+"""The compiled first-passage step: walkers run until they meet a target, a level, or the end of time.
+
+Lanes are refilled: as soon as a walker has ended, the next one takes its place, so that long times
+do not leave the lanes idle. A walker's path is a function of the seed, its number and its own step
+count alone, so neither its lane nor the thread matters to its bits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+
+from fpsolve.ensemble.kernel import LANES
+from fpsolve.symbols.counter_rng import box_muller, threefry2x64
+from fpsolve.symbols.source import Emitter, check_expressions, load_module
+from fpsolve.symbols.target import signed_function
+
+Boundary: TypeAlias = Literal["bridge", "shift", "none"]
+#: How a walker can end.
+CENSORED, ESCAPED, DIVERGED, ABOVE, BELOW = range(5)
+#: −ζ(1/2)/√(2π): mean overshoot of a Gaussian random walk, in standard deviations of a step.
+OVERSHOOT = 0.5825971579390107
+
+
+@dataclass(frozen=True)
+class EscapeKernel:
+    """A compiled first-passage step, the numbers and the level's grid that it reads at run time."""
+
+    advance: Callable[..., int]
+    constants: np.ndarray
+    grid: np.ndarray
+    rows: int
+    variables: int
+    source: str
+
+
+def escape_kernel(
+    process,
+    target: sp.Basic,
+    boundary: Boundary,
+    level: sp.Expr | xr.DataArray | None = None,
+) -> EscapeKernel:
+    """The compiled step X + b(X) dt + G(X) √dt ξ with its crossing test.
+
+    Parameters
+    ----------
+    process : Process
+        ``variables``, ``drift`` and a symbolic ``root``, in numbers only.
+    target : sympy condition
+    boundary : {"bridge", "shift", "none"}
+    level : Expr or DataArray, optional
+        A reaction coordinate, watched after each step; an array is interpolated linearly.
+
+    Returns
+    -------
+    EscapeKernel
+
+    Raises
+    ------
+    ValueError
+        If an expression cannot be compiled, or the noise has no root in symbols.
+    """
+    variables = tuple(process.variables)
+    signed_function(target, variables)  # refuses what is no target
+    try:
+        root = process.root
+    except NotImplementedError:
+        raise ValueError(f"{process.name}: escapes need a root of 2D in symbols, and it has none") from None
+    condition = sp.to_nnf(target, simplify=False)
+    parts = condition.args if isinstance(condition, sp.Or) else (condition,)
+    atoms = sorted(condition.atoms(sp.core.relational.Relational), key=sp.default_sort_key)
+    signed = [signed_function(atom, variables) for atom in atoms]
+    gradients = [sp.diff(g, variable) for g in signed for variable in variables]
+    check_expressions([*process.drift, *root, *signed, *gradients], variables)
+    n, m = root.shape
+    pairs = (m + 1) // 2
+    before = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
+    lines, texts = before.statements([*process.drift, *root, *gradients])
+    drift, entries, slopes = texts[:n], texts[n : n + n * m], texts[n + n * m :]
+    for i in range(n):
+        noise = [f"({entries[i * m + j]}) * xi{j}" for j in range(m) if entries[i * m + j] != "0.0"]
+        lines.append(f"new{i} = " + " + ".join([f"x{i}", f"time_step * ({drift[i]})", *noise]))
+    if boundary != "none":
+        lines += _variances(len(atoms), n, m, entries, slopes)
+    after = Emitter({variable: f"new{i}" for i, variable in enumerate(variables)})
+    after.constants = before.constants
+    expressions = [*signed, level] if isinstance(level, sp.Expr) else signed
+    check_expressions(expressions, variables)
+    more, values = after.statements(expressions)
+    lines += more + [f"h{k} = {value}" for k, value in enumerate(values[: len(atoms)])]
+    grid = np.zeros(0)
+    if isinstance(level, xr.DataArray):
+        text, grid = _interpolation(level, variables)
+        lines += text
+    elif level is not None:
+        lines.append(f"level = {values[-1]}")
+    index = {atom: k for k, atom in enumerate(atoms)}
+    if boundary == "shift":
+        lines += [f"h{k} = h{k} + {OVERSHOOT!r} * math.sqrt(v{k})" for k in range(len(atoms))]
+    lines.append("hit = " + _condition(condition, index))
+    if boundary == "bridge":
+        lines += _exponents(parts, index)
+    rows = _Rows(n, pairs, len(atoms), len(parts) if boundary == "bridge" else 0)
+    source = _TEMPLATE.format(
+        lanes=LANES,
+        n=n,
+        pairs=pairs,
+        parts=rows.parts,
+        new=rows.new,
+        noise=rows.noise,
+        bound=rows.bound,
+        signed=rows.signed,
+        atoms=rows.atoms,
+        exponents=rows.exponents,
+        hit=rows.hit,
+        top=rows.top,
+        level=rows.level,
+        has_level=level is not None,
+        threefry=inspect.getsource(threefry2x64),
+        box_muller=inspect.getsource(box_muller),
+        unpack=_block([f"c{k} = constants[{k}]" for k in range(len(before.constants))], 4),
+        load=_block(
+            [f"x{i} = lane[{i} * LANES + l]" for i in range(n)]
+            + [f"xi{j} = lane[{rows.noise + j} * LANES + l]" for j in range(m)]
+            + [f"g{k} = lane[{rows.signed + k} * LANES + l]" for k in range(len(atoms))],
+            12,
+        ),
+        step=_block(lines, 12),
+        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
+        near=" | ".join(f"(a{j} < NEAR)" for j in range(rows.parts)) or "False",
+        watch="(level >= upper) | (level <= lower)" if level is not None else "False",
+        store=_block(
+            [f"lane[({rows.new} + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
+            + [f"lane[({rows.signed} + {k}) * LANES + l] = h{k}" for k in range(len(atoms))]
+            + [f"lane[({rows.exponents} + {j}) * LANES + l] = a{j}" for j in range(rows.parts)]
+            + (_watch(rows) if level is not None else []),
+            12,
+        ),
+    )
+    module = load_module(source, prefix="escape")
+    constants = np.array(before.constants, dtype=float)
+    return EscapeKernel(module.advance, constants, grid, rows.count, n, source)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of the scratch buffer: positions come first."""
+
+    n: int
+    pairs: int
+    atoms: int
+    parts: int
+
+    @property
+    def noise(self) -> int:
+        return self.n
+
+    @property
+    def new(self) -> int:
+        return self.noise + 2 * self.pairs
+
+    @property
+    def bound(self) -> int:
+        return self.new + self.n
+
+    @property
+    def signed(self) -> int:
+        return self.bound + 1
+
+    @property
+    def exponents(self) -> int:
+        return self.signed + self.atoms
+
+    @property
+    def hit(self) -> int:
+        return self.exponents + self.parts
+
+    @property
+    def top(self) -> int:
+        return self.hit + 1
+
+    @property
+    def level(self) -> int:
+        return self.top + 1
+
+    @property
+    def count(self) -> int:
+        return self.level + 1
+
+
+def _variances(atoms: int, n: int, m: int, entries: list[str], slopes: list[str]) -> list[str]:
+    """Lines for v_k = 2 ∇gᵀD∇g dt, the variance of g_k over a step, at its start."""
+    lines = []
+    for k in range(atoms):
+        squares = []
+        for j in range(m):
+            terms = [
+                f"{slopes[k * n + i]} * {entries[i * m + j]}"
+                for i in range(n)
+                if "0.0" not in (slopes[k * n + i], entries[i * m + j])
+            ]
+            if terms:
+                lines.append(f"w{k}_{j} = " + " + ".join(terms))
+                squares.append(f"w{k}_{j} * w{k}_{j}")
+        lines.append(f"v{k} = time_step * ({' + '.join(squares) or '0.0'})")
+    return lines
+
+
+def _condition(condition: sp.Basic, index: dict[sp.Basic, int]) -> str:
+    """Whether the end of a step is inside, from the signs of the members."""
+    if isinstance(condition, (sp.And, sp.Or)):
+        word = " & " if isinstance(condition, sp.And) else " | "
+        return "(" + word.join(_condition(part, index) for part in condition.args) + ")"
+    if isinstance(condition, sp.Not):
+        return f"(h{index[condition.args[0]]} <= 0.0)"
+    return f"(h{index[condition]} > 0.0)"
+
+
+def _exponents(parts: tuple[sp.Basic, ...], index: dict[sp.Basic, int]) -> list[str]:
+    """Lines for a_j = 2 g₀g₁/v of each part; a compound part takes its nearest member in units of √v."""
+    lines = []
+    for j, part in enumerate(parts):
+        if part in index:
+            k = index[part]
+            lines.append(f"a{j} = 2.0 * g{k} * h{k} / v{k}")
+            continue
+        members = sorted(index[a] for a in part.atoms(sp.core.relational.Relational))
+        lines += [f"r{k} = 1.0 / math.sqrt(v{k})" for k in members]
+        for letter in "gh":
+            lines += _extremes(part, index, letter, f"{letter}p{j}")
+        lines.append(f"a{j} = 2.0 * gp{j} * hp{j}")
+    return lines
+
+
+def _extremes(part: sp.Basic, index: dict[sp.Basic, int], letter: str, name: str) -> list[str]:
+    """Lines that assign the minimum (And) or maximum (Or) of scaled members to ``name``."""
+    if isinstance(part, sp.Not):
+        k = index[part.args[0]]
+        return [f"{name} = -{letter}{k} * r{k}"]
+    if part in index:
+        return [f"{name} = {letter}{index[part]} * r{index[part]}"]
+    lines = []
+    for count, member in enumerate(part.args):
+        lines += _extremes(member, index, letter, f"{name}_{count}")
+    relation = "<" if isinstance(part, sp.And) else ">"
+    lines.append(f"{name} = {name}_0")
+    for count in range(1, len(part.args)):
+        lines.append(f"{name} = {name} if {name} {relation} {name}_{count} else {name}_{count}")
+    return lines
+
+
+def _interpolation(level: xr.DataArray, variables: tuple[sp.Symbol, ...]) -> tuple[list[str], np.ndarray]:
+    """Lines that interpolate a field on a uniform grid, constant beyond it; origin, spacing, values."""
+    names = [str(variable) for variable in variables]
+    if set(map(str, level.dims)) != set(names):
+        raise ValueError(f"level has dims {', '.join(map(str, level.dims))}; give {', '.join(names)}")
+    level = level.transpose(*names)
+    if min(level.shape) < 2 or not np.isfinite(level.values).all():
+        raise ValueError("level must be finite, with at least two points on each axis")
+    head: list[float] = []
+    lines = []
+    for i, name in enumerate(names):
+        axis = np.asarray(level[name].values, dtype=float)
+        spacing = (axis[-1] - axis[0]) / (len(axis) - 1)
+        if not (spacing > 0 and np.allclose(np.diff(axis), spacing, rtol=1e-6)):
+            raise ValueError(f"level must lie on a uniform, ascending grid of {name}")
+        head += [float(axis[0]), 1.0 / spacing]
+        last = len(axis) - 1
+        lines += [
+            f"q{i} = (new{i} - grid[{2 * i}]) * grid[{2 * i + 1}]",
+            f"q{i} = q{i} if q{i} > 0.0 else 0.0",
+            f"q{i} = q{i} if q{i} < {last}.0 else {last}.0",
+            f"j{i} = min(int(q{i}), {last - 1})",
+            f"q{i} = q{i} - j{i}",
+        ]
+    strides = [int(np.prod(level.shape[i + 1 :])) for i in range(len(names))]
+    base = " + ".join(f"j{i} * {stride}" for i, stride in enumerate(strides))
+    lines.append(f"corner = {len(head)} + {base}")
+    terms = []
+    for bits in itertools.product((0, 1), repeat=len(names)):
+        weight = " * ".join(f"q{i}" if bit else f"(1.0 - q{i})" for i, bit in enumerate(bits))
+        offset = sum(bit * stride for bit, stride in zip(bits, strides, strict=True))
+        terms.append(f"{weight} * grid[corner + {offset}]")
+    lines.append("level = " + " + ".join(terms))
+    return lines, np.concatenate([head, level.values.astype(float).ravel()])
+
+
+def _watch(rows: _Rows) -> list[str]:
+    return [
+        f"top = lane[{rows.top} * LANES + l]",
+        f"lane[{rows.top} * LANES + l] = level if level > top else top",
+        f"lane[{rows.level} * LANES + l] = level",
+    ]
+
+
+def _block(lines: list[str], indent: int) -> str:
+    return "\n".join(" " * indent + line for line in lines).lstrip()
+
+
+_TEMPLATE = '''"""Generated from symbols; never edited by hand."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+FAST = {{"contract", "nsz", "arcp"}}
+LANES = {lanes}
+N = {n}
+PAIRS = {pairs}
+PARTS = {parts}
+ATOMS = {atoms}
+NOISE = {noise}
+NEW = {new}
+BOUND = {bound}
+SIGNED = {signed}
+EXPONENTS = {exponents}
+HIT = {hit}
+TOP = {top}
+LEVEL = {level}
+HAS_LEVEL = {has_level}
+NEAR = 37.0  # exp(-37) is below the spacing of the uniforms
+
+
+@njit(fastmath=FAST, error_model="numpy")
+{threefry}
+
+@njit(fastmath=FAST, error_model="numpy")
+{box_muller}
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def advance(
+    starts, signed, outcome, end_step, final, top_level, constants, grid, key0, key1, first_walker,
+    time_step, max_step, divergence, lower, upper, lane, lane_walker, lane_step, queue, iterations,
+):
+    {unpack}
+    scale = math.sqrt(time_step)
+    words = lane.view(np.uint64)
+    running = 0
+    deadline = max_step
+    for l in range(LANES):
+        if lane_walker[l] < 0 and queue[0] < queue[1]:
+            lane_walker[l] = queue[0]
+            queue[0] += 1
+            lane_step[l] = 0
+            for i in range(N):
+                lane[i * LANES + l] = starts[lane_walker[l], i]
+            for k in range(ATOMS):
+                lane[(SIGNED + k) * LANES + l] = signed[lane_walker[l], k]
+            lane[BOUND * LANES + l] = divergence
+            lane[TOP * LANES + l] = -math.inf
+        if lane_walker[l] >= 0:
+            running += 1
+            deadline = min(deadline, max_step - lane_step[l])
+    for _ in range(iterations):
+        if running == 0:
+            break
+        for pair in range(PAIRS):
+            # Two walkers at a time: their chains of operations overlap in the processor
+            for l in range(LANES // 2):
+                h = l + LANES // 2
+                a0, a1 = threefry2x64(
+                    key0, key1, np.uint64(lane_step[l]) * np.uint64(PAIRS) + np.uint64(pair),
+                    first_walker + np.uint64(lane_walker[l]),
+                )
+                b0, b1 = threefry2x64(
+                    key0, key1, np.uint64(lane_step[h]) * np.uint64(PAIRS) + np.uint64(pair),
+                    first_walker + np.uint64(lane_walker[h]),
+                )
+                words[(NOISE + 2 * pair) * LANES + l] = a0
+                words[(NOISE + 2 * pair + 1) * LANES + l] = a1
+                words[(NOISE + 2 * pair) * LANES + h] = b0
+                words[(NOISE + 2 * pair + 1) * LANES + h] = b1
+            for l in range(LANES // 2):
+                h = l + LANES // 2
+                y0, y1 = box_muller(
+                    words[(NOISE + 2 * pair) * LANES + l], words[(NOISE + 2 * pair + 1) * LANES + l]
+                )
+                z0, z1 = box_muller(
+                    words[(NOISE + 2 * pair) * LANES + h], words[(NOISE + 2 * pair + 1) * LANES + h]
+                )
+                lane[(NOISE + 2 * pair) * LANES + l] = scale * y0
+                lane[(NOISE + 2 * pair + 1) * LANES + l] = scale * y1
+                lane[(NOISE + 2 * pair) * LANES + h] = scale * z0
+                lane[(NOISE + 2 * pair + 1) * LANES + h] = scale * z1
+        events = 0
+        for l in range(LANES):
+            {load}
+            {step}
+            bound = lane[BOUND * LANES + l]
+            live = bound > 0.0
+            inside = {inside}
+            event = hit | {near} | {watch}
+            {store}
+            lane[HIT * LANES + l] = 2.0 * inside + hit
+            events += (live & event) | (inside != live)
+        # In two moves: a choice stored over the old value becomes a slow conditional store
+        for i in range(N):
+            for l in range(LANES):
+                lane[i * LANES + l] = lane[(NEW + i) * LANES + l]
+        for l in range(LANES):
+            lane_step[l] += 1
+        deadline -= 1
+        if events == 0 and deadline > 0:
+            continue
+        deadline = max_step
+        for l in range(LANES):
+            walker = lane_walker[l]
+            if walker < 0:
+                continue
+            code = -1
+            flag = lane[HIT * LANES + l]
+            if flag < 2.0:
+                code = 2
+            elif flag == 3.0:
+                code = 1
+            else:
+                survive = 1.0
+                for j in range(PARTS):
+                    if lane[(EXPONENTS + j) * LANES + l] < NEAR:
+                        survive *= 1.0 - math.exp(-lane[(EXPONENTS + j) * LANES + l])
+                if survive < 1.0:
+                    # The top bit of the counter sets these words apart from those of the normals
+                    word, _w = threefry2x64(
+                        key0, key1, np.uint64(lane_step[l] - 1) | np.uint64(0x8000000000000000),
+                        first_walker + np.uint64(walker),
+                    )
+                    if np.float64(word >> np.uint64(11)) * 1.1102230246251565e-16 >= survive:
+                        code = 1
+                if code < 0 and HAS_LEVEL:
+                    if lane[LEVEL * LANES + l] >= upper:
+                        code = 3
+                    elif lane[LEVEL * LANES + l] <= lower:
+                        code = 4
+                if code < 0 and lane_step[l] >= max_step:
+                    code = 0
+            if code >= 0:
+                outcome[walker] = code
+                end_step[walker] = lane_step[l]
+                top_level[walker] = lane[TOP * LANES + l]
+                for i in range(N):
+                    final[walker, i] = lane[i * LANES + l]
+                if queue[0] < queue[1]:
+                    walker = queue[0]
+                    queue[0] += 1
+                    lane_walker[l] = walker
+                    lane_step[l] = 0
+                    for i in range(N):
+                        lane[i * LANES + l] = starts[walker, i]
+                    for k in range(ATOMS):
+                        lane[(SIGNED + k) * LANES + l] = signed[walker, k]
+                    lane[TOP * LANES + l] = -math.inf
+                else:
+                    lane_walker[l] = -1
+                    lane[BOUND * LANES + l] = 0.0
+                    running -= 1
+                    continue
+            deadline = min(deadline, max_step - lane_step[l])
+    return running
+'''

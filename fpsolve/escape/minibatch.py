@@ -1,0 +1,156 @@
+"""Escape of SGD on a finite data set: the minibatches are drawn, and no noise model is put in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+from numpy.typing import ArrayLike
+
+import fpsolve
+from fpsolve.symbols.counter_rng import Seed, random_key
+from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.target import signed_function
+from theory.landscape import Landscape
+
+
+def simulate_minibatch_escape(
+    landscape: Landscape,
+    data: np.ndarray,
+    *,
+    start: Mapping[str, ArrayLike],
+    target: sp.Basic,
+    learning_rate: float,
+    batch_size: int,
+    walkers: int,
+    max_steps: int,
+    divergence: float = 1e6,
+    rng: Seed = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Time at which SGD on shifted data first reaches a target: θ ← θ − (η/B) Σ_b ∇f(θ − x_b).
+
+    Each step of each walker draws B samples with replacement. The mean loss over x ~ N(0, vI) is that of
+    ``styblinski_tang(shift_variance=v)``; its Langevin equation has :func:`theory.data_shift` noise, and
+    differs by finite steps and by the higher cumulants of a minibatch.
+
+    Parameters
+    ----------
+    landscape : Landscape
+        f, without parameters.
+    data : array, shape (M, n)
+        x; shape (M,) in one dimension.
+    start : mapping of name to number or array of shape (walkers,)
+    target : sympy condition
+        As in :func:`fpsolve.simulate_escape`; looked at after each iteration.
+    learning_rate : float
+        η.
+    batch_size : int
+        B.
+    walkers, max_steps : int
+        A walker that has not escaped after ``max_steps`` iterations is censored.
+    divergence : float, optional
+        A walker with a coordinate not below this in size has diverged, even inside the target.
+    rng : int, SeedSequence, Generator or str, optional
+    progress : bool, optional
+        Show a bar of iterations.
+
+    Returns
+    -------
+    Dataset
+        As from :func:`fpsolve.simulate_escape`, for :func:`fpsolve.escape_rate`; times are η × iterations.
+
+    Raises
+    ------
+    ValueError
+        If a start is inside the target, the data have another number of columns than f has variables or
+        are not finite, or a number is not positive.
+
+    References
+    ----------
+    Xie, Sato, Sugiyama, ICLR 2021, appendix E.1 (50 000 samples of N(0, I)).
+    """
+    samples = np.asarray(data, float).reshape(len(data), -1)
+    n = len(landscape.variables)
+    if samples.shape[1] != n or not np.isfinite(samples).all():
+        raise ValueError(f"data of shape {np.shape(data)} must be finite, with {n} columns")
+    for name, value in (("batch_size", batch_size), ("walkers", walkers), ("max_steps", max_steps)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name}={value} must be a whole number, at least 1")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
+    if set(start) != set(landscape.names):
+        raise ValueError(f"start names {sorted(start)}; the landscape has {list(landscape.names)}")
+    inside = numpy_function(signed_function(target, landscape.variables), landscape.variables)
+    places = [np.broadcast_to(np.asarray(start[name], float), (walkers,)) for name in landscape.names]
+    if not (inside(*places) <= 0).all():
+        raise ValueError(f"a start is inside the target {target}; start elsewhere")
+    key = random_key(rng)
+    gradient = numpy_function(list(landscape.gradient), landscape.variables)
+    outcome, steps = np.zeros(walkers, np.int8), np.full(walkers, max_steps, np.int64)
+    final = np.stack(places)
+    alive, theta = np.arange(walkers), final.copy()
+    stream = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    columns = np.ascontiguousarray(samples.T)
+    if progress:
+        from tqdm.auto import trange
+    else:
+        from tqdm import trange  # tqdm.auto warns in notebooks without widgets, even when not shown
+    for step in trange(1, max_steps + 1, unit="iteration", disable=not progress):
+        drawn = columns[:, stream.integers(0, len(samples), (len(alive), batch_size))]
+        theta = theta - learning_rate * gradient(*(theta[:, :, None] - drawn)).mean(axis=-1)
+        lost = ~(np.abs(theta) < divergence).all(axis=0)
+        ended = lost | (inside(*theta) > 0)
+        final[:, alive[~lost]] = theta[:, ~lost]
+        if ended.any():
+            outcome[alive[ended]] = np.where(lost[ended], 2, 1)
+            steps[alive[ended]] = step
+            alive, theta = alive[~ended], theta[:, ~ended]
+            if not len(alive):
+                break
+    return _dataset(
+        landscape, final, outcome, steps, learning_rate,
+        {"target": str(target), "batch_size": int(batch_size), "samples": len(samples),
+         "seed": f"0x{key[0]:016x}{key[1]:016x}"},
+    )  # fmt: skip
+
+
+def _dataset(
+    landscape: Landscape,
+    final: np.ndarray,
+    outcome: np.ndarray,
+    steps: np.ndarray,
+    learning_rate: float,
+    attrs: dict[str, str | int],
+) -> xr.Dataset:
+    observed = steps * learning_rate
+    variables = {
+        "escape_time": ("escape time, NaN if none", "time", np.where(outcome == 1, observed, np.nan)),
+        "outcome": ("0 censored, 1 escaped, 2 diverged", "1", outcome),
+        "observed_time": ("time until the walker escaped, diverged or was stopped", "time", observed),
+        "end_step": ("steps made", "1", steps),
+    } | {name: (f"final {name}", "1", final[i]) for i, name in enumerate(landscape.names)}
+    dataset = xr.Dataset(
+        {
+            name: ("walker", values, {"long_name": words, "units": units})
+            for name, (words, units, values) in variables.items()
+        },
+        coords={"walker": np.arange(len(steps))},
+    )
+    dataset["total_time"] = ((), math.fsum(observed), {"long_name": "total observed time", "units": "time"})
+    dataset.attrs = {
+        "title": f"escape of minibatch SGD on {landscape.name}, B = {attrs['batch_size']}",
+        "landscape": landscape.name,
+        "boundary": "none",
+        "time_step": float(learning_rate),
+        "n_escaped": int((outcome == 1).sum()),
+        "n_censored": int((outcome == 0).sum()),
+        "n_diverged": int((outcome == 2).sum()),
+        "walker_steps": int(steps.sum()),
+        "fpsolve_version": fpsolve.__version__,
+        **attrs,
+    }
+    return dataset

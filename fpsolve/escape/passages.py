@@ -1,0 +1,343 @@
+"""Simulated first passages: when each walker of an ensemble reaches a target, if it does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+from numpy.typing import ArrayLike
+
+import fpsolve
+from fpsolve.ensemble.kernel import LANES
+from fpsolve.ensemble.state import State, fresh_state, from_lanes, process_hash, variable_names, whole_steps
+from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
+from fpsolve.symbols.counter_rng import Seed
+from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.target import signed_function, target_edges
+from theory.escape.vanishing_noise import inflection_dimension, verdict
+from theory.langevin import Process
+
+_ITERATIONS = 400_000  # lane steps between looks at Ctrl-C and the bar: under a second
+_RESERVED = frozenset({"walker", "escape_time", "outcome", "observed_time", "end_step"})
+
+
+def simulate_escape(
+    process: Process,
+    *,
+    start: Mapping[str, ArrayLike] | np.ndarray,
+    target: sp.Basic,
+    walkers: int | None = None,
+    time_step: float | None = None,
+    max_time: float,
+    rng: Seed = None,
+    threads: int | None = None,
+    boundary: Boundary | None = None,
+    divergence: float = 1e6,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Time at which each walker first reaches a target, or that it did not.
+
+    Walkers follow X + b(X) dt + G(X) √dt ξ. Looking at the ends of steps only misses passages
+    in between and overestimates times by O(√dt). With g the signed function of the target,
+    positive inside, the boundary is treated in one of three ways:
+
+    - ``"bridge"``: if both ends of a step are outside, the walker has crossed with probability
+      exp(−2 d₀d₁/(2D_n dt)) = exp(−g₀g₁/(∇gᵀD∇g dt)), D and ∇g at the start of the step: that of a
+      Brownian bridge at a flat boundary. Then the time is the middle of the step. The remaining
+      error is O(dt).
+    - ``"shift"``: the boundary is moved towards the walker by 0.5826 √(2D_n dt), the mean overshoot.
+    - ``"none"``: nothing. If dt is the learning rate, one step is one iteration of SGD: the discrete
+      map is then the model itself, and this is the default.
+
+    In a union (Or), each member is a boundary of its own and the probabilities of not crossing are
+    multiplied. In an intersection (And), the member nearest to being violated counts, in units of its
+    own √(∇gᵀD∇g dt): right along the faces, approximate within √(D dt) of an edge.
+
+    The normals are those of :func:`fpsolve.simulate`, and the bridge draws from separate words, so
+    a path is the same whatever the boundary and the target. The bits of a result do not depend on
+    ``threads``.
+
+    Parameters
+    ----------
+    process : Process
+        Without free parameters, with a symbolic ``root``.
+    start : mapping, or array of shape (walkers, n)
+        First positions: a number or an array of length ``walkers`` for each variable.
+    target : sympy condition
+        Such as ``x > 0`` or ``x**2 + y**2 > 4``; And, Or, Not of inequalities.
+    walkers : int, optional
+        May be left out where ``start`` says it.
+    time_step : float, optional
+        dt; default the process's learning rate.
+    max_time : float
+        A walker that has not escaped by then is censored; rounded up to whole steps.
+    rng : int, SeedSequence, Generator or str, optional
+        Seed, or the ``seed`` of an earlier result.
+    threads : int, optional
+        Default the number of processors this process may use.
+    boundary : {"bridge", "shift", "none"}, optional
+        Default ``"none"`` if ``time_step`` is the process's learning rate, else ``"bridge"``.
+    divergence : float, optional
+        A walker with a coordinate not below this in size has diverged, even inside the target.
+    progress : bool, optional
+        Show a bar of finished walkers.
+
+    Returns
+    -------
+    Dataset
+        Per walker: ``escape_time`` (NaN if it did not escape), ``outcome`` (0 censored, 1 escaped,
+        2 diverged), ``observed_time``, ``end_step``, and each variable's position at the end of its
+        last step (before it, if it diverged). ``total_time`` is the sum of ``observed_time``.
+
+    Raises
+    ------
+    ValueError
+        Before any step, if a start is inside the target, the target uses other variables, or an
+        argument or a coefficient at the start makes no sense.
+
+    Warns
+    -----
+    UserWarning
+        In one variable, if D vanishes between every start and the target and ``time_step`` is not the
+        learning rate: the time to pass is then set by the step and grows without end as dt → 0.
+
+    References
+    ----------
+    Gobet, Stoch. Proc. Appl. 87, 167 (2000): bridges. Broadie, Glasserman, Kou, Math. Finance 7,
+    325 (1997), and Gobet, Menozzi, Stoch. Proc. Appl. 120, 130 (2010): the shift, flat and curved.
+    """
+    state = start_state(
+        process, start=start, target=target, walkers=walkers, time_step=time_step, max_time=max_time,
+        rng=rng, divergence=divergence,
+    )  # fmt: skip
+    boundary = chosen_boundary(process, state.time_step, boundary)
+    _warn_of_vanishing_noise(process, target, state)
+    max_step = whole_steps(max_time, state.time_step, "max_time")
+    end = passages(
+        escape_kernel(process, target, boundary), signed_members(process, target),
+        from_lanes(state.positions, state.walkers), key=state.key, first_walker=0,
+        time_step=state.time_step, max_step=max_step, divergence=state.divergence,
+        threads=available_threads(threads), progress=progress,
+    )  # fmt: skip
+    return _dataset(process, state, end, boundary, str(target), max_time)
+
+
+@dataclass(frozen=True)
+class Passages:
+    """How and where walkers ended: shapes (k,), and (k, n) for ``points``."""
+
+    outcome: np.ndarray
+    steps: np.ndarray
+    points: np.ndarray
+    top_level: np.ndarray
+
+
+def start_state(
+    process: Process,
+    *,
+    start: Mapping[str, ArrayLike] | np.ndarray,
+    target: sp.Basic,
+    walkers: int | None,
+    time_step: float | None,
+    max_time: float,
+    rng: Seed,
+    divergence: float,
+) -> State:
+    """The checked state at time 0, outside the target."""
+    names = variable_names(process)
+    clash = _RESERVED.intersection(names)
+    if clash:
+        raise ValueError(f"rename the variable {min(clash)}: results use that name")
+    if not (math.isfinite(max_time) and max_time > 0):
+        raise ValueError(f"max_time={max_time:g} must be positive and finite")
+    g = numpy_function(signed_function(target, process.variables), process.variables)
+    state = fresh_state(
+        process, walkers=walkers, time=max_time, time_step=time_step, start=start, burn_in=0.0, bins=None,
+        rng=rng, first_walker=0, divergence=divergence,
+    )  # fmt: skip
+    points = np.unique(from_lanes(state.positions, state.walkers), axis=0)
+    values = g(*points.T)
+    for bad, problem in (
+        (~np.isfinite(values), f"the target {target} has no finite value at the start"),
+        (values > 0, f"the start is inside the target {target} at"),
+    ):
+        if bad.any():
+            where = ", ".join(f"{n}={v:g}" for n, v in zip(names, points[bad][0], strict=True))
+            raise ValueError(f"{problem} {where}; start elsewhere")
+    return state
+
+
+def available_threads(threads: int | None) -> int:
+    """The given number of threads, or as many as there are processors for this process."""
+    if threads is None:
+        available = getattr(os, "sched_getaffinity", None)
+        return len(available(0)) if available else os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1")
+    return threads
+
+
+def chosen_boundary(process: Process, time_step: float, boundary: Boundary | None) -> Boundary:
+    """The given treatment of the boundary, or the default."""
+    if boundary is None:
+        return "none" if is_discrete(process, time_step) else "bridge"
+    if boundary not in ("bridge", "shift", "none"):
+        raise ValueError(f"boundary={boundary!r} must be 'bridge', 'shift' or 'none'")
+    return boundary
+
+
+def is_discrete(process: Process, time_step: float) -> bool:
+    """Whether a step is one iteration of SGD."""
+    rate = getattr(process, "learning_rate", None)
+    return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
+
+
+def noise_barrier(
+    process: Process, target: sp.Basic, time_step: float, *, low: float, high: float
+) -> tuple[float, float] | None:
+    """A zero of D and its dimension, if no way of a Langevin walker from [low, high] has D > 0 throughout."""
+    if len(process.variables) > 1 or is_discrete(process, time_step):
+        return None
+    if not process.diffusion.free_symbols:
+        return None
+    edges = target_edges(target, process.variables[0])
+    paths = [(high, edge) for edge in edges if edge > high][:1] + [
+        (low, edge) for edge in edges if edge < low
+    ][-1:]
+    barred = [inflection_dimension(process, start=start, target=edge) for start, edge in paths]
+    if barred and all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
+        return next((p, d) for p, d in barred[0] if not d < 0)
+    return None
+
+
+def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -> None:
+    """Warn if a Langevin walker of one variable has no path to the target on which D > 0."""
+    starts = from_lanes(state.positions, state.walkers)
+    barrier = noise_barrier(
+        process, target, state.time_step, low=float(starts.min()), high=float(starts.max())
+    )
+    if barrier is not None:
+        place, dimension = barrier
+        warnings.warn(
+            f"D vanishes at {process.variables[0]} = {place:.6g} on the way to the target, "
+            f"{verdict(dimension)}. Escapes seen with time_step={state.time_step:g} jump over it, and their "
+            "time grows without end as dt falls; for SGD give time_step=learning_rate: there the map is the "
+            "model",
+            stacklevel=3,
+        )
+
+
+def signed_members(process: Process, target: sp.Basic):
+    """Values (k, members) at points (k, n) of the inequalities of a target, in the kernel's order."""
+    condition = sp.to_nnf(target, simplify=False)
+    atoms = sorted(condition.atoms(sp.core.relational.Relational), key=sp.default_sort_key)
+    function = numpy_function([signed_function(a, process.variables) for a in atoms], process.variables)
+    return lambda points: np.ascontiguousarray(function(*points.T).T)
+
+
+def passages(
+    kernel: EscapeKernel,
+    signed,
+    starts: np.ndarray,
+    *,
+    key: tuple[int, int],
+    first_walker: int,
+    time_step: float,
+    max_step: int,
+    divergence: float,
+    threads: int = 1,
+    lower: float = -math.inf,
+    upper: float = math.inf,
+    progress: bool = False,
+) -> Passages:
+    """Run walkers from ``starts`` (k, n) until each has ended."""
+    count = len(starts)
+    starts = np.ascontiguousarray(starts)
+    end = Passages(np.zeros(count, np.int8), np.zeros(count, np.int64), starts.copy(), np.empty(count))
+    members = signed(starts)
+    cuts = np.linspace(0, count, min(threads, -(-count // LANES)) + 1).astype(int)
+
+    def start_job(low: int, high: int):
+        lane, walker = np.zeros(kernel.rows * LANES), np.full(LANES, -1, np.int64)
+        steps, queue = np.zeros(LANES, np.int64), np.array([low, high], np.int64)
+
+        def job() -> tuple[int, int]:
+            running = kernel.advance(
+                starts, members, end.outcome, end.steps, end.points, end.top_level, kernel.constants,
+                kernel.grid, np.uint64(key[0]), np.uint64(key[1]), np.uint64(first_walker), time_step,
+                max_step, divergence, lower, upper, lane, walker, steps, queue, _ITERATIONS,
+            )  # fmt: skip
+            return int(running), int(queue[0] - low - running)
+
+        return job
+
+    jobs = [start_job(int(low), int(high)) for low, high in itertools.pairwise(cuts)]
+    finished = [0] * len(jobs)
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
+    with (
+        ThreadPoolExecutor(len(jobs)) as pool,
+        tqdm(total=count, unit="walker", disable=not progress) as bar,
+    ):
+        alive = list(range(len(jobs)))
+        while alive:
+            calls = {k: pool.submit(jobs[k]) for k in alive}
+            for k, call in calls.items():
+                running, done = call.result()
+                bar.update(done - finished[k])
+                finished[k] = done
+                if running == 0:
+                    alive.remove(k)
+    return end
+
+
+def passage_times(end: Passages, time_step: float, boundary: Boundary) -> np.ndarray:
+    """Observed times: ends of steps, or the middle of the step of a crossing seen with bridges."""
+    middle = 0.5 * (end.outcome == ESCAPED) if boundary == "bridge" else 0.0
+    return (end.steps - middle) * time_step
+
+
+def _dataset(
+    process: Process, state: State, end: Passages, boundary: Boundary, target: str, max_time: float
+) -> xr.Dataset:
+    observed = passage_times(end, state.time_step, boundary)
+    escaped = end.outcome == ESCAPED
+    variables = {
+        "escape_time": ("escape time, NaN if none", "time", np.where(escaped, observed, np.nan)),
+        "outcome": ("0 censored, 1 escaped, 2 diverged", "1", end.outcome),
+        "observed_time": ("time until the walker escaped, diverged or was stopped", "time", observed),
+        "end_step": ("steps made", "1", end.steps),
+    } | {name: (f"final {name}", "1", end.points[:, i]) for i, name in enumerate(variable_names(process))}
+    data = {
+        name: ("walker", values, {"long_name": words, "units": units})
+        for name, (words, units, values) in variables.items()
+    }
+    dataset = xr.Dataset(data, coords={"walker": np.arange(state.walkers)})
+    dataset["total_time"] = ((), math.fsum(observed), {"long_name": "total observed time", "units": "time"})
+    dataset.attrs = {
+        "title": f"escape from {process.name} to {target}",
+        "landscape": str(process.name),
+        "target": target,
+        "boundary": boundary,
+        "time_step": state.time_step,
+        "max_time": float(max_time),
+        "divergence": state.divergence,
+        "n_escaped": int(escaped.sum()),
+        "n_censored": int((end.outcome == CENSORED).sum()),
+        "n_diverged": int((end.outcome == DIVERGED).sum()),
+        "walker_steps": int(end.steps.sum()),
+        "seed": f"0x{state.key[0]:016x}{state.key[1]:016x}",
+        "process_hash": process_hash(process),
+        "fpsolve_version": fpsolve.__version__,
+    }
+    return dataset

@@ -1,0 +1,150 @@
+"""Figures of escape times: one table, many barriers, and the bias of the crossing test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fpsolve.table import Row, Table
+
+#: Method's first word → colour and marker (Okabe, Ito 2008); others are formulas.
+STYLES = {
+    "exact": ("#000000", "o"),
+    "backward": ("#0072B2", "s"),
+    "splitting": ("#009E73", "D"),
+    "simulation": ("#E69F00", "^"),
+    "map": ("#CC79A7", "v"),
+}
+FORMULA = ("#D55E00", "P")
+
+
+def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
+    """Axes with the mean escape time of every method and its interval.
+
+    Parameters
+    ----------
+    table : Table
+        From :func:`fpsolve.compare.densities.escape`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    rows = _times(table)
+    for height, row in enumerate(reversed(rows)):
+        colour, marker = _style(row.method)
+        ax.errorbar(
+            row.value, height, xerr=_whiskers([row]), fmt=marker, color=colour, capsize=3, ms=6, zorder=3
+        )  # fmt: skip
+    reference = next(row for row in rows if row.method == table.reference)
+    ax.axvline(reference.value, color="0.6", lw=0.8)
+    ax.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
+    ax.set_ylim(-0.6, len(rows) - 0.4)
+    low, high = min(r.value for r in rows), max(r.value for r in rows)
+    if high > 5 * low:
+        ax.set_xscale("log")
+    ax.set(xlabel="mean escape time (learning rate × iterations)", title=table.title.split(":")[0])
+    ax.grid(axis="x", alpha=0.3)
+    return ax
+
+
+def escape_barriers(tables: Sequence[Table]) -> Figure:
+    """Figure with mean times by every method against ΔL/D, and their ratios to the reference.
+
+    Parameters
+    ----------
+    tables : sequence of Table
+        From :func:`fpsolve.compare.densities.escape`, one per barrier.
+
+    Returns
+    -------
+    Figure
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
+    )
+    words = dict.fromkeys(row.method.split(",")[0] for table in tables for row in _times(table))
+    for word in words:
+        barriers, rows, references = [], [], []
+        for table in tables:
+            times = _times(table)
+            reference = next(r for r in times if r.method == table.reference)
+            for row in times:
+                if row.method.split(",")[0] == word:
+                    barriers.append(table.rows[0].value)
+                    rows.append(row)
+                    references.append(reference.value)
+        colour, marker = _style(word)
+        values, best = np.array([r.value for r in rows]), np.array(references)
+        line = "-" if word in ("exact", "Kramers", "Eyring-Kramers") else ""
+        options = {"color": colour, "marker": marker, "ls": line, "ms": 5, "mfc": "none", "label": word}
+        upper.errorbar(barriers, values, yerr=_whiskers(rows), capsize=2, **options)
+        if word != tables[0].reference:
+            bars = None if _style(word) == FORMULA else _whiskers(rows) / best
+            lower.errorbar(barriers, values / best, yerr=bars, capsize=2, **options)
+    upper.set(yscale="log", ylabel="mean escape time")
+    upper.legend(frameon=False)
+    lower.axhline(1.0, color="0.5", lw=0.8)
+    lower.set(xlabel=r"barrier $\Delta L / D$", ylabel=f"ratio to {tables[0].reference}")
+    for ax in (upper, lower):
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def crossing_bias(bias: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with the relative bias of mean escape times against the step, per treatment of the boundary.
+
+    Parameters
+    ----------
+    bias : Dataset
+        Dims ``boundary`` and ``time_step``; variables ``bias`` and ``bias_stderr``.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    steps = bias["time_step"].to_numpy()
+    styles = {"none": ("#E69F00", "^"), "bridge": ("#009E73", "D"), "shift": ("#0072B2", "s")}
+    for name in map(str, bias["boundary"].to_numpy()):
+        one = bias.sel(boundary=name)
+        colour, marker = styles[name]
+        ax.errorbar(
+            steps, 100 * one["bias"], yerr=196 * one["bias_stderr"], color=colour, marker=marker, ms=5,
+            capsize=3, label=name, lw=1,
+        )  # fmt: skip
+    ax.axhline(0.0, color="0.5", lw=0.8)
+    ax.set(xscale="log", xlabel="time step", ylabel="bias of the mean escape time (%)")
+    ax.legend(frameon=False, title="boundary")
+    ax.grid(alpha=0.3)
+    return ax
+
+
+def _times(table: Table) -> list[Row]:
+    return [row for row in table.rows if row.quantity == "mean time"]
+
+
+def _style(method: str) -> tuple[str, str]:
+    return STYLES.get(method.split()[0].rstrip(","), FORMULA)
+
+
+def _whiskers(rows: Sequence[Row]) -> np.ndarray:
+    """Lengths below and above the values, shape (2, rows); none where there is no interval."""
+    ends = np.array([[r.value - r.low, r.high - r.value] for r in rows]).T
+    return np.nan_to_num(np.maximum(ends, 0.0), nan=0.0, posinf=0.0)

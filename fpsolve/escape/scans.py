@@ -1,0 +1,364 @@
+"""Escape rates against sharpness, batch size, learning rate and noise, and their slopes against theory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from typing import Literal, TypeAlias
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+from scipy import stats
+
+import fpsolve
+from fpsolve.escape.rates import escape_rate
+from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski_tang_setting
+
+Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
+
+#: What −ln γ is a straight line of, by what is scanned.
+_ABSCISSA = {
+    "sharpness": "1/k",
+    "batch_size": "B",
+    "learning_rate": "1/learning_rate",
+    "D": "1/D",
+    "time_step": "ln(1/dt)",
+}
+
+
+def scan_escape(
+    setting: EscapeSetting,
+    over: Scanned,
+    values: ArrayLike,
+    *,
+    walkers: int = 400,
+    max_steps: int = 100_000,
+    rng: int | None = None,
+    executor: Executor | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Escape rates for several values of one number of a setting, all else as it is.
+
+    Parameters
+    ----------
+    setting : EscapeSetting
+    over : {"sharpness", "batch_size", "learning_rate", "D", "time_step"}
+    values : array
+        Distinct and positive.
+    walkers, max_steps : int, optional
+        Walkers per value, and steps after which each is stopped.
+    rng : int, optional
+        Seed; point i uses ``SeedSequence(rng, spawn_key=(i,))``.
+    executor : concurrent.futures.Executor, optional
+        Where the points run, with the same bits; default here, one after another. For grids of several
+        numbers, with a store, see :func:`styblinski_tang_point`.
+    progress : bool, optional
+        Show a bar of finished points.
+
+    Returns
+    -------
+    Dataset, dim ``over``
+        ``rate``, ``low``, ``high`` (1/time, exact 95 % interval), ``n_escaped``, ``n_diverged``,
+        ``total_time``, ``abscissa`` (1/k, B, 1/η, 1/D or ln(1/dt); ln k for isotropic noise),
+        ``exact_log_time`` (ln of the exact mean time of the Langevin equation; NaN where there is none),
+        ``prefactor`` (ln of the theorems' prefactor relative to sharpness 1) and the predicted slopes at
+        both ends of the path-dependent share, ``slope_minimum`` (s = 1) and ``slope_saddle`` (s = 0).
+
+    Raises
+    ------
+    ValueError
+        If the values make no sense, or the noise does not know what is scanned.
+    """
+    grid = np.asarray(values, float)
+    if grid.ndim != 1 or len(np.unique(grid)) != grid.size or not (np.isfinite(grid) & (grid > 0)).all():
+        raise ValueError(f"values={grid} must be distinct, positive and finite, in one list")
+    allowed = {"D", "sharpness", "time_step"} if setting.noise == "isotropic" else set(_ABSCISSA) - {"D"}
+    if setting.noise == "minibatch":
+        allowed -= {"time_step"}
+    if over not in allowed:
+        raise ValueError(f"over={over!r} must be one of {sorted(allowed)} for noise {setting.noise!r}")
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    seed = np.random.SeedSequence(rng).entropy if rng is None else rng
+    run = partial(escape_point, setting, over, walkers=walkers, max_steps=max_steps)
+    tasks = [(float(value), np.random.SeedSequence(seed, spawn_key=(i,))) for i, value in enumerate(grid)]
+    with tqdm(total=grid.size, unit="point", disable=not progress) as bar:
+        futures = [executor.submit(run, value, rng=seeds) for value, seeds in tasks] if executor else []
+        points = []
+        for i, (value, seeds) in enumerate(tasks):
+            points.append(futures[i].result() if futures else run(value, rng=seeds))
+            bar.update()
+    scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
+    log_k = over == "sharpness" and setting.noise == "isotropic"
+    scan["abscissa"] = (over, _abscissa(over, grid, log_k), {"units": "1", "long_name": "abscissa"})
+    scan["slope_minimum"], scan["slope_saddle"] = _slopes(setting, over, log_k)
+    described = {
+        name: float(v)
+        for name in ("learning_rate", "batch_size", "D", "sharpness", "time_step", "shift_variance")
+        if name != over and (v := getattr(setting, name)) is not None
+    }
+    scan.attrs = {
+        "title": f"escape of {setting.landscape.name}, {setting.noise} noise, against {over}",
+        "landscape": setting.landscape.name,
+        "dimensions": len(setting.landscape.variables),
+        "noise": setting.noise,
+        "over": over,
+        "abscissa": "ln k" if log_k else _ABSCISSA[over],
+        "target": str(setting.target),
+        "walkers": int(walkers),
+        "max_steps": int(max_steps),
+        "seed": str(seed),
+        "fpsolve_version": fpsolve.__version__,
+        **described,
+    }
+    return scan
+
+
+def escape_point(
+    setting: EscapeSetting,
+    over: Scanned,
+    value: float,
+    *,
+    walkers: int,
+    max_steps: int,
+    rng: int | np.random.SeedSequence | None = None,
+) -> xr.Dataset:
+    """One point of :func:`scan_escape`, for any worker: rate, interval, exact time and prefactor.
+
+    Parameters
+    ----------
+    setting, over, walkers, max_steps
+        As there.
+    value : float
+        Of what is scanned.
+    rng : int or SeedSequence, optional
+
+    Returns
+    -------
+    Dataset
+        Without dims.
+    """
+    number = int(value) if over == "batch_size" and value == int(value) else float(value)
+    point = replace(setting, **{over: number})  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        if over == "time_step":  # the growth that the warning speaks of is what is measured here
+            warnings.filterwarnings("ignore", message="D vanishes at")
+        runs = point.simulate(walkers=walkers, max_steps=max_steps, rng=rng)
+    exact = math.nan if over == "time_step" else point.exact_log_time()
+    # Theorem 3.2: τ = 2π/(k|H_be|) exp(…/k); in Theorem 3.1 the slope against ln k holds it.
+    log_prefactor = -math.log(point.sharpness) if point.noise != "isotropic" else 0.0
+    return (
+        escape_rate(runs)
+        .drop_attrs(deep=False)
+        .assign(
+            exact_log_time=((), exact, {"units": "1", "long_name": "ln of the exact mean time, Langevin"}),
+            prefactor=((), log_prefactor, {"units": "1", "long_name": "ln of the prefactor against k = 1"}),
+        )
+    )
+
+
+def styblinski_tang_point(
+    *,
+    reading: Reading = "unshifted",
+    dimensions: int = 1,
+    noise: NoiseName | None = None,
+    learning_rate: float | None = None,
+    batch_size: float | None = None,
+    D: float | None = None,
+    sharpness: float = 1.0,
+    time_step: float | None = None,
+    walkers: int = 400,
+    max_steps: int = 100_000,
+    rng: int | np.random.SeedSequence | None = None,
+) -> dict[str, float]:
+    """One point of any grid of Styblinski–Tang experiments, of plain numbers, for :func:`fpsolve.sweep`.
+
+    ``sweep(functools.partial(styblinski_tang_point, reading="data", batch_size=1), {"learning_rate": […],
+    "sharpness": […]}, executor=…, store=…)`` gives the rates on a grid.
+
+    Parameters
+    ----------
+    reading, dimensions, noise, learning_rate, batch_size, D, time_step
+        As in :func:`fpsolve.styblinski_tang_setting`.
+    sharpness, walkers, max_steps, rng
+        As in :func:`scan_escape`.
+
+    Returns
+    -------
+    dict
+        ``rate``, ``low``, ``high``, ``n_escaped``, ``n_diverged``, ``total_time`` and ``exact_log_time``.
+    """
+    whole = batch_size is not None and batch_size == int(batch_size)
+    setting = styblinski_tang_setting(
+        reading, dimensions=dimensions, noise=noise, learning_rate=learning_rate,
+        batch_size=int(batch_size) if whole else batch_size, D=D, time_step=time_step,  # type: ignore[arg-type]
+    )  # fmt: skip
+    point = escape_point(setting, "sharpness", sharpness, walkers=walkers, max_steps=max_steps, rng=rng)
+    return {str(name): point[name].item() for name in point.data_vars if name != "prefactor"}
+
+
+def _abscissa(over: str, grid: np.ndarray, log_k: bool) -> np.ndarray:
+    if over == "time_step":
+        return -np.log(grid)
+    if over == "batch_size":
+        return grid
+    return np.log(grid) if log_k else 1 / grid
+
+
+def _slopes(setting: EscapeSetting, over: str, log_k: bool) -> tuple:
+    """Slopes of −ln γ that the theorems give at s = 1 and s = 0."""
+    if log_k:
+        ends = (-1.0, -1.0)
+    elif over == "time_step":
+        ends = (setting.step_exponent(),) * 2
+    else:
+        unit = setting.batch_size if over == "batch_size" else 1 / float(getattr(setting, over))
+        ends = (setting.exponent(1.0) / float(unit), setting.exponent(0.0) / float(unit))  # type: ignore[arg-type]
+    return tuple(
+        ((), end, {"long_name": f"predicted slope, s = {s}", "units": "1"})
+        for end, s in zip(ends, (1, 0), strict=True)
+    )
+
+
+def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0.95) -> xr.Dataset:
+    """Straight line −ln γ = intercept + slope · u through a scan, by Poisson likelihood.
+
+    The number of escapes in the total observed time S is Poisson with mean γS, so that values without an
+    escape count as well, and each value weighs as much as its escapes.
+
+    Parameters
+    ----------
+    scan : Dataset
+        From :func:`scan_escape`.
+    prefactor : bool, optional
+        Take the theorem's prefactor, ∝ 1/k for SGD, as known. False fits −ln γ itself.
+    confidence : float, optional
+        Probability of the interval, in (0, 1).
+
+    Returns
+    -------
+    Dataset
+        ``slope``, ``slope_low``, ``slope_high``, ``intercept``; ``pearson``, of −ln γ with u where
+        escapes were seen; ``deviance``, ``degrees_of_freedom`` and ``p_value`` of the straight line;
+        ``slope_minimum`` and ``slope_saddle``, the theorem's at s = 1 and s = 0; ``s``, ``s_low``,
+        ``s_high``, the share that the fitted slope amounts to (outside (0, 1): the theorem is not met);
+        ``exact_slope``, of the exact Langevin times with the same weights, NaN where there are none.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two values saw an escape.
+
+    References
+    ----------
+    McCullagh, Nelder, *Generalized Linear Models* (1989), ch. 6. Coverage: tests/test_styblinski_tang.py.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
+    u, n, S = (scan[name].to_numpy().astype(float) for name in ("abscissa", "n_escaped", "total_time"))
+    if (n > 0).sum() < 2:
+        raise ValueError(f"{int((n > 0).sum())} values saw an escape; a slope needs two. Raise max_steps")
+    known = scan["prefactor"].to_numpy() if prefactor else np.zeros_like(u)
+    (intercept, slope), covariance, expected = _poisson_line(u, n, S * np.exp(-known))
+    z = float(stats.norm.isf((1 - confidence) / 2))
+    error = z * math.sqrt(covariance[1, 1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviance = 2 * float(np.sum(np.where(n > 0, n * np.log(n / expected), 0.0) - (n - expected)))
+    seen = n > 0
+    log_time = np.log(S[seen] / n[seen]) - known[seen]
+    at_one, at_zero = float(scan["slope_minimum"]), float(scan["slope_saddle"])
+    share = lambda value: (value - at_zero) / (at_one - at_zero) if at_one != at_zero else math.nan  # noqa: E731
+    shares = sorted((share(slope - error), share(slope + error)))
+    values = {
+        "slope": (slope, "slope of −ln γ"),
+        "slope_low": (slope - error, "lower end"),
+        "slope_high": (slope + error, "upper end"),
+        "intercept": (intercept, "intercept of −ln γ"),
+        "pearson": (_pearson(u[seen], log_time), "Pearson correlation"),
+        "deviance": (deviance, "deviance from the line"),
+        "degrees_of_freedom": (u.size - 2, "degrees of freedom"),
+        "p_value": (float(stats.chi2.sf(deviance, u.size - 2)) if u.size > 2 else math.nan, "p of the line"),
+        "slope_minimum": (at_one, "predicted slope, s = 1"),
+        "slope_saddle": (at_zero, "predicted slope, s = 0"),
+        "s": (share(slope), "share s of the fitted slope"),
+        "s_low": (shares[0], "lower end of s"),
+        "s_high": (shares[1], "upper end of s"),
+        "exact_slope": (_exact_slope(scan, u, expected, known), "slope of the exact Langevin times"),
+    }
+    return xr.Dataset(
+        {name: ((), value, {"long_name": words, "units": "1"}) for name, (value, words) in values.items()},
+        attrs={
+            **scan.attrs,
+            "title": f"slope: {scan.attrs['title']}",
+            "confidence": float(confidence),
+            "prefactor": "that of the theorem" if prefactor else "none",
+        },
+    )
+
+
+def _poisson_line(u: np.ndarray, n: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(intercept, slope), their covariance, and expected counts S e^{−(intercept + slope u)}."""
+    centre, width = u.mean(), max(float(np.ptp(u)), 1e-300)
+    X = np.stack([np.ones_like(u), (u - centre) / width], axis=1)
+    seen = n > 0
+    beta = np.linalg.lstsq(
+        X[seen] * np.sqrt(n[seen])[:, None], np.log(S[seen] / n[seen]) * np.sqrt(n[seen]), rcond=None
+    )[0]
+    for _ in range(100):
+        expected = S * np.exp(-X @ beta)
+        step = np.linalg.solve(X.T @ (X * expected[:, None]), X.T @ (expected - n))
+        beta = beta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
+        if np.abs(step).max() < 1e-12:
+            break
+    expected = S * np.exp(-X @ beta)
+    back = np.array([[1.0, -centre / width], [0.0, 1.0 / width]])
+    covariance = back @ np.linalg.inv(X.T @ (X * expected[:, None])) @ back.T
+    return back @ beta, covariance, expected
+
+
+def _pearson(u: np.ndarray, y: np.ndarray) -> float:
+    return float(np.corrcoef(u, y)[0, 1]) if u.size > 2 and np.ptp(y) > 0 else math.nan
+
+
+def _exact_slope(scan: xr.Dataset, u: np.ndarray, weights: np.ndarray, known: np.ndarray) -> float:
+    y = scan["exact_log_time"].to_numpy() - known
+    if not np.isfinite(y).all():
+        return math.nan
+    return float(np.polyfit(u, y, 1, w=np.sqrt(weights))[0])
+
+
+def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:
+    """Fitted slopes beside the theorems', one line each.
+
+    Parameters
+    ----------
+    fits : sequence, or mapping of label to Dataset
+        From :func:`fit_slope`.
+
+    Returns
+    -------
+    str
+        Columns: label, abscissa, fitted slope with its interval, slopes at s = 1 and s = 0, s, Pearson's
+        correlation, p of the straight line, and slope of the exact Langevin times.
+    """
+    named = dict(fits) if isinstance(fits, Mapping) else {str(f.attrs["title"]): f for f in fits}
+    rows = [("", "against", "slope", "interval", "s = 1", "s = 0", "s", "Pearson", "p", "exact")]
+    for label, fit in named.items():
+        v = {str(name): float(fit[name]) for name in fit.data_vars}
+        rows.append(
+            (
+                label, str(fit.attrs["abscissa"]), f"{v['slope']:.4g}",
+                f"[{v['slope_low']:.4g}, {v['slope_high']:.4g}]", f"{v['slope_minimum']:.4g}",
+                f"{v['slope_saddle']:.4g}", f"{v['s']:.2f}", f"{v['pearson']:.4f}", f"{v['p_value']:.1g}",
+                f"{v['exact_slope']:.4g}",
+            )
+        )  # fmt: skip
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,378 @@
+"""Multilevel splitting of the way out of a valley: the algorithm behind :func:`fpsolve.split_escape`.
+
+The walks are those of :func:`fpsolve.simulate_escape`. Let ξ be a level that rises towards the target B,
+A = {ξ ≤ ξ₀} the source, ξ₁ > ξ₀, and ρ the law of the place where a walker from the start first comes to A.
+Put every walker that reaches B back into A, at a place drawn from ρ. This process renews itself at each
+arrival in B and has a stationary state, in which arrivals occur at the rate k = 1/E_ρ[T] (renewal theorem):
+time spent beyond B counts nowhere. With ℓ₀ the mean time from the start to A or B, and q₀ the probability
+that it is B, the strong Markov property gives, for any barrier,
+
+    T(start) = ℓ₀ + (1 − q₀)/k.
+
+An *entry* is the first step with ξ ≥ ξ₁ (or in B) after a visit to A. Then k = f · E[h(X)], where f is the
+number of entries per time, X an entry and h(x) the probability to go from x to B before A. Levels
+ξ₁ < ξ₂ < … split h: N trials start from the entries, N from the successes among them, and so on. If the
+levels were fixed before, f times the product of the shares that succeeded has the mean k exactly, however
+few the trials. Proof, from the last stage back: a trial goes on with a Markov path up to a stopping time, so
+h at its start is the mean of h at its end (0 in A, 1 in B). Hence the share of successes times their mean h
+has as its expectation the mean h of the starts, and drawing starts evenly from earlier successes keeps that.
+
+A level need not be good for this, nor be watched between steps: it names a stopping time of the walk as it
+is. What happens between steps matters for B alone, and is treated there as ``boundary`` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel
+from fpsolve.escape.passages import Passages, passage_times, passages
+
+#: Independent repetitions inside one call; their spread gives the interval.
+GROUPS = 20
+#: Aim for the shares: 0.2 costs least if trials were independent, and larger ones keep their paths apart.
+SHARE = 0.3
+_PILOT = 1000
+#: Relaxation times, and loops, before anything is counted; loops of each walker that are.
+_RELAXATIONS, _SETTLING, _LOOPS = 10, 5, 10
+
+
+@dataclass
+class Walk:
+    """Runs batches of walkers, each with a number never used before, and counts their steps."""
+
+    kernel: EscapeKernel
+    signed: Callable[[np.ndarray], np.ndarray]
+    boundary: Boundary
+    key: tuple[int, int]
+    time_step: float
+    divergence: float
+    threads: int
+    max_step: int
+    used: int = 0
+    steps: int = 0
+    diverged: int = 0
+
+    def run(
+        self,
+        points: np.ndarray,
+        *,
+        lower: float = -math.inf,
+        upper: float = math.inf,
+        steps: int | None = None,
+        first: int | None = None,
+    ) -> Passages:
+        """Passages from ``points``; without ``steps``, each must end. ``first`` repeats an earlier batch."""
+        if not len(points):
+            return Passages(np.zeros(0, np.int8), np.zeros(0, np.int64), points, np.zeros(0))
+        end = passages(
+            self.kernel, self.signed, points, key=self.key,
+            first_walker=self.used if first is None else first, time_step=self.time_step,
+            max_step=self.max_step if steps is None else steps, divergence=self.divergence,
+            threads=self.threads, lower=lower, upper=upper,
+        )  # fmt: skip
+        self.used += len(points) if first is None else 0
+        self.steps += int(end.steps.sum())
+        lost = int((end.outcome == DIVERGED).sum())
+        self.diverged += lost
+        if 2 * lost > len(points) >= 100:
+            raise ValueError(
+                f"{lost} of {len(points)} walkers diverged, or met a D that is not positive: use a time_step "
+                f"below {self.time_step:g}, or a larger divergence"
+            )
+        stuck = end.outcome == CENSORED
+        if steps is None and stuck.any():
+            where = ", ".join(f"{value:.3g}" for value in end.points[stuck][0])
+            raise ValueError(
+                f"a walker stayed near ({where}) for max_time={self.max_step * self.time_step:g}, between "
+                "source and target: add that valley to the target, choose source or level so that it "
+                "belongs to the source, or give a larger max_time"
+            )
+        return end
+
+    def times(self, end: Passages) -> np.ndarray:
+        """Time of each passage."""
+        return passage_times(end, self.time_step, self.boundary)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the pilot decides: the source's level, the levels above it, the mean time of a loop."""
+
+    source: float
+    levels: np.ndarray
+    loop_time: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Results of each group: ℓ₀, q₀, and the logs of flux and shares, shape (groups, 1 + levels)."""
+
+    first_time: np.ndarray
+    first_share: np.ndarray
+    log_factors: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Where walkers were when they entered a level: place, level there, group, already in the target."""
+
+    points: np.ndarray
+    levels: np.ndarray
+    group: np.ndarray
+    arrived: np.ndarray
+
+    @classmethod
+    def of(cls, end: Passages, group: np.ndarray, chosen: np.ndarray) -> _Entries:
+        return cls(end.points[chosen], end.top_level[chosen], group[chosen], end.outcome[chosen] == ESCAPED)
+
+    @classmethod
+    def joined(cls, parts: list[_Entries]) -> _Entries:
+        names = ("points", "levels", "group", "arrived")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def take(self, index: np.ndarray) -> _Entries:
+        return _Entries(self.points[index], self.levels[index], self.group[index], self.arrived[index])
+
+    def counts(self) -> np.ndarray:
+        return np.bincount(self.group, minlength=GROUPS)
+
+    def beyond(self, upper: float) -> np.ndarray:
+        return self.arrived | (self.levels >= upper)
+
+    def resampled(self, choice: np.random.Generator, count: int) -> _Entries:
+        """``count`` of each group that has any: all equally often, but for a remainder drawn by lot."""
+        order = np.argsort(self.group, kind="stable")
+        index = []
+        for members in np.split(order, np.cumsum(self.counts())[:-1]):
+            if members.size:
+                whole, rest = divmod(count, members.size)
+                index += [np.tile(members, whole), choice.permutation(members)[:rest]]
+        return self.take(np.concatenate(index))
+
+
+def pilot(
+    walk: Walk,
+    choice: np.random.Generator,
+    start: np.ndarray,
+    level_at: Callable[[np.ndarray], np.ndarray],
+    *,
+    source: float | None,
+    relaxation: int,
+    max_levels: int,
+) -> Plan:
+    """Where the source ends, and levels that a share of about ``SHARE`` of the trials passes.
+
+    Parameters
+    ----------
+    walk : Walk
+    choice : Generator
+        For drawing lots among places.
+    start : array of shape (1, n)
+    level_at : callable
+        ξ at points (k, n).
+    source : float or None
+        ξ₀; None takes the median of walkers that have relaxed from the start.
+    relaxation : int
+        Steps that forget the start.
+    max_levels : int
+
+    Returns
+    -------
+    Plan
+        Nothing of the pilot is counted later, so the levels are fixed as far as the counted walks go.
+
+    Raises
+    ------
+    ValueError
+        If the source holds all or none of the relaxed walkers, or the levels do not come to the target.
+    """
+    points = _relaxed(walk, choice, np.repeat(start, _PILOT, axis=0), start, _RELAXATIONS * relaxation)
+    heights = level_at(points)
+    source = float(np.median(heights)) if source is None else source
+    inside = heights <= source
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"{'all' if inside.all() else 'none'} of {_PILOT} walkers that relaxed from the start are at or "
+            f"below the source's level {source:.6g}: choose source or level so that some are on either side"
+        )
+    levels = [float(np.quantile(heights[~inside], 1 - SHARE))]
+    entries, loop_time = _loops(
+        walk, choice, points, points[inside], Plan(source, np.array(levels), 0.0), np.zeros(_PILOT, int),
+        rounds=5,
+    )  # fmt: skip
+    while True:
+        trials = entries.resampled(choice, _PILOT)
+        number = walk.used
+        end = walk.run(trials.points, lower=source)
+        tops = np.maximum(trials.levels, end.top_level)
+        tops[trials.arrived | (end.outcome == ESCAPED)] = math.inf
+        if (tops == math.inf).mean() >= SHARE:
+            return Plan(source, np.array(levels), loop_time)
+        higher = tops[tops > levels[-1]]
+        wanted = np.quantile(tops, 1 - SHARE, method="higher")
+        following = max(float(wanted), float(higher.min(initial=math.inf)))
+        if following == math.inf and higher.size:  # no level in between, but some come to the target
+            return Plan(source, np.array(levels), loop_time)
+        if following == math.inf or len(levels) >= max_levels:
+            raise ValueError(
+                f"the target is not reached: {len(levels)} levels from {source:.6g} to {levels[-1]:.6g}, "
+                f"each passed by a share of about {SHARE:g}; can walkers come there? Does D vanish "
+                "before? Give another level or a larger max_levels"
+            )
+        levels.append(following)
+        # The same numbers give the same walks, now stopped at the new level
+        end = walk.run(trials.points, lower=source, upper=following, first=number)
+        entries = _successes(trials, np.arange(_PILOT), end, following)
+
+
+def counted(
+    walk: Walk,
+    choice: np.random.Generator,
+    start: np.ndarray,
+    plan: Plan,
+    *,
+    start_level: float,
+    walkers: int,
+    relaxation: int,
+    progress: bool,
+) -> Counts:
+    """The runs that count: from the start to the source, entries in time, and from level to level.
+
+    Parameters
+    ----------
+    walk, choice, start, relaxation
+        As for :func:`pilot`.
+    plan : Plan
+    start_level : float
+        ξ at the start.
+    walkers : int
+        Trials of each level.
+    progress : bool
+
+    Returns
+    -------
+    Counts
+
+    Raises
+    ------
+    ValueError
+        If no walker comes to some level in any group, or none returns from the start to the source.
+    """
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    each = walkers // GROUPS
+    with tqdm(total=len(plan.levels) + 1, unit="level", disable=not progress) as bar:
+        home, first_time, first_share = start, np.zeros(GROUPS), np.zeros(GROUPS)
+        if start_level > plan.source:
+            home, first_time, first_share = _first_way(walk, start, plan.source, each)
+        group = np.arange(max(1, each // _LOOPS) * GROUPS) % GROUPS
+        points = home[choice.integers(len(home), size=len(group))]
+        points = _relaxed(walk, choice, points, home, _RELAXATIONS * relaxation)
+        window = (_SETTLING * plan.loop_time, (_SETTLING + _LOOPS) * plan.loop_time)
+        entries, _ = _loops(walk, choice, points, home, plan, group, window=window)
+        factors = [entries.counts() * GROUPS / (len(group) * (window[1] - window[0]))]
+        bar.update()
+        for number, upper in enumerate([*plan.levels[1:], math.inf]):
+            if entries.group.size:
+                trials = entries.resampled(choice, each)
+                walked = np.flatnonzero(~trials.beyond(upper))
+                end = walk.run(trials.points[walked], lower=plan.source, upper=upper)
+                entries = _successes(trials, walked, end, upper)
+            if not entries.group.size:
+                raise ValueError(
+                    f"no walker went on from level {plan.levels[number]:.6g} ({number + 1} of "
+                    f"{len(plan.levels)}) in any group: raise walkers={walkers}"
+                )
+            factors.append(entries.counts() / each)
+            bar.update()
+    with np.errstate(divide="ignore"):
+        return Counts(first_time, first_share, np.log(np.stack(factors, axis=1)))
+
+
+def log_mean(logs: np.ndarray) -> float:
+    """ln of the mean of exponentials, shape (k,) to a number."""
+    return float(np.logaddexp.reduce(logs)) - math.log(len(logs))
+
+
+def _put_back(
+    points: np.ndarray, gone: np.ndarray, home: np.ndarray, choice: np.random.Generator
+) -> np.ndarray:
+    points = points.copy()
+    points[gone] = home[choice.integers(len(home), size=int(gone.sum()))]
+    return points
+
+
+def _relaxed(
+    walk: Walk, choice: np.random.Generator, points: np.ndarray, home: np.ndarray, steps: int
+) -> np.ndarray:
+    """Places after ``steps``, in pieces after each of which walkers that ended are put back to ``home``."""
+    pieces = 10
+    for _ in range(pieces):
+        end = walk.run(points, steps=-(-steps // pieces))
+        points = _put_back(end.points, end.outcome != CENSORED, home, choice)
+    return points
+
+
+def _loops(
+    walk: Walk,
+    choice: np.random.Generator,
+    points: np.ndarray,
+    home: np.ndarray,
+    plan: Plan,
+    group: np.ndarray,
+    *,
+    window: tuple[float, float] = (0.0, math.inf),
+    rounds: float = math.inf,
+) -> tuple[_Entries, float]:
+    """Entries in a window of each walker's clock, and the mean time from one return to the next."""
+    end = walk.run(points, lower=plan.source)  # so that whoever then comes to the first level enters it
+    points = _put_back(end.points, end.outcome != BELOW, home, choice)
+    clock, active, loops, found = np.zeros(len(points)), np.arange(len(points)), 0, []
+    while active.size and loops < rounds * len(points):
+        end = walk.run(points[active], upper=plan.levels[0])
+        clock[active] += walk.times(end)
+        inside = (clock[active] >= window[0]) & (clock[active] < window[1])
+        found.append(_Entries.of(end, group[active], inside & (end.outcome != DIVERGED)))
+        points[active] = _put_back(end.points, end.outcome != ABOVE, home, choice)
+        above = active[end.outcome == ABOVE]
+        if above.size:
+            end = walk.run(points[above], lower=plan.source)
+            clock[above] += walk.times(end)
+            points[above] = _put_back(end.points, end.outcome != BELOW, home, choice)
+        loops += active.size
+        active = active[clock[active] < window[1]]
+    return _Entries.joined(found), float(clock.sum()) / loops
+
+
+def _successes(trials: _Entries, walked: np.ndarray, end: Passages, upper: float) -> _Entries:
+    """Trials that were beyond ``upper`` from the start, and those of the ``walked`` that came there."""
+    beyond = trials.beyond(upper)
+    came = ((end.outcome == ABOVE) | (end.outcome == ESCAPED)) & ~beyond[walked]
+    return _Entries.joined(
+        [trials.take(np.flatnonzero(beyond)), _Entries.of(end, trials.group[walked], came)]
+    )
+
+
+def _first_way(
+    walk: Walk, start: np.ndarray, source: float, each: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where walkers from the start first come to the source; ℓ₀ and q₀ of each group."""
+    group = np.arange(each * GROUPS) % GROUPS
+    end = walk.run(np.repeat(start, len(group), axis=0), lower=source)
+    home = end.points[end.outcome == BELOW]
+    if not len(home):
+        raise ValueError(
+            f"none of {len(group)} walkers comes from the start to the source: use simulate_escape"
+        )
+    return (
+        home,
+        np.bincount(group, walk.times(end)) / each,
+        np.bincount(group, end.outcome == ESCAPED) / each,
+    )

@@ -1,0 +1,168 @@
+"""Which saddles lead from the start's valley into a target: what asymptotic formulas need to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import sympy as sp
+from scipy.integrate import solve_ivp
+
+from fpsolve.symbols.target import target_function
+from theory.landscape import CriticalPoint, Landscape
+from theory.langevin import Process
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A minimum, a saddle of index one, and what lies at the target's edge: the saddle or the next well."""
+
+    minimum: dict[str, float]
+    saddle: dict[str, float]
+    to: Literal["well", "saddle"]
+    barrier: float
+    #: Unit vector of the escape direction at the saddle.
+    direction: np.ndarray
+    largest_curvature: float
+
+    def temperature(self, process: Process, place: Mapping[str, float]) -> float:
+        """D along the escape direction."""
+        point = np.array([[place[n] for n in process.names]])
+        D = process.diffusion_values(point)[0]
+        return float(self.direction @ D @ self.direction)
+
+
+def ways_out(landscape: Landscape, *, start: Mapping[str, float], target: sp.Basic) -> list[Exit]:
+    """Saddles over which a walker leaves the start's valley for a target.
+
+    A saddle counts if gradient flow leads from one side of it to the start's minimum, and the target begins
+    at the saddle itself or somewhere on the way down the other side.
+
+    Parameters
+    ----------
+    landscape : Landscape
+        Without parameters.
+    start : mapping of name to number
+    target : sympy condition
+
+    Returns
+    -------
+    list of Exit
+        Lowest barrier first.
+
+    Raises
+    ------
+    ValueError
+        If the start's minimum lies in the target, or no saddle leads there; says why.
+    """
+    flow = _Flow.of(landscape, target)
+    points = landscape.critical_points()
+    minima = [p for p in points if p.kind == "minimum"]
+    saddles = [p for p in points if p.index == 1]
+    if not minima:
+        raise ValueError("the landscape has no minimum, so no formula applies")
+    home, _ = flow.down(np.array([start[n] for n in landscape.names]), minima)
+    if home is None:
+        raise ValueError("gradient flow from the start reaches no minimum")
+    bottom = _array(landscape, home)
+    if flow.signed(bottom) > 0:
+        raise ValueError("the target holds the minimum of the start's valley: there is no barrier to cross")
+    found, early = [], []
+    for saddle in saddles:
+        way, reason = flow.over(home, saddle, minima)
+        if way is not None:
+            found.append(way)
+        elif reason:
+            early.append(reason)
+    if not found:
+        raise ValueError(early[0] if early else "no saddle leads from the start's valley into the target")
+    return sorted(found, key=lambda p: p.barrier)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """Gradient flow dθ/dt = −∇L with the target's signed function."""
+
+    landscape: Landscape
+    gradient: Callable[..., np.ndarray]
+    hessian: Callable[..., np.ndarray]
+    signed_of: Callable[..., np.ndarray]
+
+    @classmethod
+    def of(cls, landscape: Landscape, target: sp.Basic) -> _Flow:
+        variables = landscape.variables
+        gradient = sp.lambdify(variables, list(landscape.gradient), "numpy", cse=True)
+        hessian = sp.lambdify(variables, landscape.hessian, "numpy", cse=True)
+        return cls(landscape, gradient, hessian, target_function(target, variables))
+
+    def signed(self, point: np.ndarray) -> float:
+        return float(self.signed_of(*point))
+
+    def down(self, point: np.ndarray, minima: list[CriticalPoint]) -> tuple[CriticalPoint | None, np.ndarray]:
+        """The minimum that gradient flow reaches, and the path, shape (k, n)."""
+        places = np.array([_array(self.landscape, m) for m in minima])
+        scale = max(1.0, float(np.abs(places).max()))
+
+        def slope(_t: float, theta: np.ndarray) -> np.ndarray:
+            return -np.asarray(self.gradient(*theta), float)
+
+        def jacobian(_t: float, theta: np.ndarray) -> np.ndarray:
+            return -np.asarray(self.hessian(*theta), float)
+
+        def arrived(_t: float, theta: np.ndarray) -> float:
+            return float(np.linalg.norm(places - theta, axis=1).min()) - 1e-3 * scale
+
+        arrived.terminal = True  # type: ignore[attr-defined]
+        if arrived(0.0, point) <= 0:
+            path = point[None]
+        else:
+            solved = solve_ivp(
+                slope, (0, 1e8), point, "LSODA", jac=jacobian, events=arrived, rtol=1e-6, atol=1e-9
+            )
+            path = solved.y.T
+        distance = np.linalg.norm(places - path[-1], axis=1)
+        k = int(distance.argmin())
+        return (minima[k] if distance[k] <= 2e-3 * scale else None), path
+
+    def over(
+        self, home: CriticalPoint, saddle: CriticalPoint, minima: list[CriticalPoint]
+    ) -> tuple[Exit | None, str]:
+        """The way out over a saddle, or why there is none."""
+        a, b = _array(self.landscape, home), _array(self.landscape, saddle)
+        values, vectors = np.linalg.eigh(np.asarray(self.hessian(*b), float))
+        direction = vectors[:, 0]
+        reach = 1e-3 * max(1.0, float(np.linalg.norm(b - a)))
+        sides = [self.down(b + sign * reach * direction, minima) for sign in (1.0, -1.0)]
+        away = [(end, path) for end, path in sides if end is not home]
+        if len(away) != 1:
+            return None, ""
+        end, path = away[0]
+        # Distance of the saddle from the boundary, in units of the walk from minimum to saddle
+        size = max(abs(self.signed(a)), abs(self.signed(b)), 1e-300)
+        at_saddle = abs(self.signed(b)) <= 1e-6 * size
+        # The next well's minimum is the end of the path, and may lie on the boundary itself
+        last = -math.inf if end is None else self.signed(_array(self.landscape, end)) + 1e-9 * size
+        inside = max(last, *(self.signed(point) for point in path)) > 0
+        barrier = float(saddle.loss - home.loss)
+        if not at_saddle and self.signed(b) > 0:
+            return None, "the target begins before the saddle, where no formula applies"
+        if not (at_saddle or inside):
+            return None, ""
+        if not barrier > 0:
+            return None, ""
+        minimum_curvature = float(np.linalg.eigvalsh(np.asarray(self.hessian(*a), float)).max())
+        return Exit(
+            _named(self.landscape, a), _named(self.landscape, b), "saddle" if at_saddle else "well", barrier,
+            direction, max(minimum_curvature, float(np.abs(values).max())),
+        ), ""  # fmt: skip
+
+
+def _array(landscape: Landscape, point: CriticalPoint) -> np.ndarray:
+    return np.array([float(point.point[n]) for n in landscape.names])
+
+
+def _named(landscape: Landscape, point: np.ndarray) -> dict[str, float]:
+    return {n: float(v) for n, v in zip(landscape.names, point, strict=True)}

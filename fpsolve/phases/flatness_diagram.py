@@ -1,0 +1,154 @@
+"""Flatness that SGD reaches in a valley of many dimensions, over (σ, η): the sweep behind PRL Fig. 3c."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.ensemble.wide_valley import simulate_valley
+from fpsolve.sweeps.runner import sweep
+from theory.landscape import Landscape
+from theory.langevin import Langevin
+from theory.noise import random_shift
+from theory.valley.wide import coefficients, flatness
+
+#: Relative change of the mean flatness between the halves of the measured time that counts as settled.
+SETTLED = 0.01
+
+
+def flatness_point(
+    sigma: float,
+    learning_rate: float,
+    rng: np.random.SeedSequence,
+    *,
+    landscape: Landscape,
+    walkers: int = 32,
+    time: float = 2000.0,
+    burn_in: float = 1000.0,
+    start: tuple[float, float] = (0.6, 0.3),
+    records: int = 40,
+) -> Mapping[str, object]:
+    """Mean flatness after the burn-in, and diverged walkers, at one (σ, η). A function for a sweep.
+
+    Parameters
+    ----------
+    sigma, learning_rate : float
+    rng : SeedSequence
+    landscape : Landscape
+        A valley that :func:`fpsolve.simulate_valley` runs.
+    walkers : int
+    time, burn_in : float
+        Length of the run in units of η × iterations, and what of it is left out.
+    start : (flat, sharp)
+        First value of every flat and every sharp variable.
+    records : int
+        Places in time at which curvatures are recorded.
+
+    Returns
+    -------
+    dict
+        ``flatness`` ⟨F⟩ over walkers and records after the burn-in, ``weighted_flatness`` ⟨F̂⟩, with
+        ``_stderr``; ``diverged`` walkers; ``settled``, 1 if ⟨F⟩ of both halves agrees to 1 %; ``phase``, 3
+        if half of the walkers or more diverged, else 0: no sharp border divides the rest.
+    """
+    sgd = Langevin(landscape, random_shift(learning_rate=learning_rate, sigma=sigma))
+    every = max(1, round(time / records / learning_rate)) * learning_rate
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that all walkers diverged is an outcome here
+        run = simulate_valley(
+            sgd, walkers=walkers, time=time, record_every=every, rng=rng, threads=1,
+            start={"flat": start[0], "sharp": start[1]},
+        )  # fmt: skip
+    lost = int(run.diverged.sum())
+    late = run.isel(walker=np.flatnonzero(run.diverged == 0)).sel(time=slice(burn_in, None))
+    curvatures = late.walker_curvature.to_numpy()
+    found: dict[str, object] = {}
+    settled = False
+    for name, weights, words in (
+        ("weighted_flatness", run.weight.to_numpy(), r"weighted flatness $\langle\hat F\rangle$"),
+        ("flatness", None, r"flatness $\langle F\rangle$"),
+    ):
+        values = flatness(curvatures, weights)
+        each = values.mean(axis=1) if values.size else np.array([])
+        error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
+        gone = 2 * lost >= walkers
+        found[name] = ((), math.nan if gone else float(each.mean()), {"long_name": words})
+        found[f"{name}_stderr"] = (
+            (),
+            math.nan if gone else error,
+            {"long_name": f"standard error of {name}"},
+        )
+        if not gone:
+            halves = [part.mean() for part in np.array_split(values, 2, axis=1)]
+            settled = bool(abs(halves[1] - halves[0]) < SETTLED * halves[1])
+    found["diverged"] = ((), lost, {"long_name": "diverged walkers"})
+    found["settled"] = ((), int(settled), {"long_name": "1 if the halves of the run agree"})
+    found["phase"] = ((), 3 if 2 * lost >= walkers else 0, {"long_name": "3 where half diverged"})
+    return found
+
+
+def flatness_diagram(
+    landscape: Landscape,
+    *,
+    sigma: ArrayLike,
+    learning_rate: ArrayLike,
+    walkers: int = 32,
+    time: float = 2000.0,
+    burn_in: float = 1000.0,
+    start: tuple[float, float] = (0.6, 0.3),
+    executor: Executor | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Flatness of SGD's steady state in a valley of many dimensions, on a grid of (σ, η).
+
+    Parameters
+    ----------
+    landscape : Landscape
+        From :func:`theory.degenerate_valley` with ``n_sharp`` and ``n_flat``.
+    sigma, learning_rate : array_like
+        The grid.
+    walkers, time, burn_in, start
+        As in :func:`flatness_point`.
+    executor, store, seed, progress
+        As in :func:`fpsolve.sweep`.
+
+    Returns
+    -------
+    Dataset
+        Dims ``("sigma", "learning_rate")``; variables of :func:`flatness_point`. Drawn by
+        :func:`fpsolve.phases.plot.phase_map`.
+
+    Raises
+    ------
+    ValueError
+        Before any run, if the landscape is no such valley or a time makes no sense.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Fig. 3c.
+    """
+    coefficients(landscape)
+    if not 0 <= burn_in < time:
+        raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
+    run = partial(
+        flatness_point, landscape=landscape, walkers=int(walkers), time=float(time), burn_in=float(burn_in),
+        start=(float(start[0]), float(start[1])),
+    )  # fmt: skip
+    grid = {"sigma": sigma, "learning_rate": learning_rate}
+    diagram = sweep(run, grid, executor=executor, store=store, seed=seed, progress=progress)
+    return diagram.assign_attrs(
+        title=f"flatness of SGD on {landscape.name}",
+        walkers=int(walkers),
+        time=float(time),
+        burn_in=float(burn_in),
+    )

@@ -1,0 +1,264 @@
+"""Figures of phases: maps over (σ, η) with borders, trajectories, the transition, critical behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+
+from fpsolve.statistics import PowerLaw
+from theory.landscape import Landscape
+from theory.valley.borders import flattest_point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colour and dash of each border; what simulation follows is solid.
+BORDERS = {
+    "leading": ("#D55E00", ":"),
+    "ito_prefactor": ("#CC79A7", "-."),
+    "second_order": ("#009E73", "--"),
+    "finite_step": ("#000000", "-"),
+    "finite_step_second_order": ("#56B4E9", (0, (4, 1, 1, 1))),
+    "kappa_at_zero": ("#7F3C8D", (0, (1, 1))),
+    "lifetime": ("#0072B2", "-"),
+}
+_DIVERGED = "0.72"
+_TRACES = (("#D55E00", "-"), ("#0072B2", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+
+
+def phase_map(
+    diagram: xr.Dataset,
+    quantity: str = "flatness",
+    *,
+    borders: xr.Dataset | None = None,
+    names: Sequence[str] = ("leading", "ito_prefactor", "finite_step", "kappa_at_zero", "lifetime"),
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with one quantity over (σ, η); phase III is grey, cells that have not settled carry a dot.
+
+    Parameters
+    ----------
+    diagram : Dataset
+        From :func:`fpsolve.phases.diagram.phase_diagram`.
+    quantity : str
+        Any of its variables; times are drawn on a logarithmic scale.
+    borders : Dataset, optional
+        From :func:`fpsolve.phases.diagram.boundaries`.
+    names : sequence of str
+        Which of them.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.patches import Patch
+
+    ax = plt.gca() if ax is None else ax
+    values = diagram[quantity].transpose("learning_rate", "sigma")
+    if values.attrs.get("units") == "time":
+        values = values.clip(min=diagram.learning_rate, keep_attrs=True)  # not below one iteration
+    phase = diagram.phase.transpose("learning_rate", "sigma").to_numpy()
+    edges = [_edges(diagram[name].to_numpy()) for name in ("sigma", "learning_rate")]
+    norm = LogNorm() if values.attrs.get("units") == "time" else None
+    image = ax.pcolormesh(
+        *edges, np.ma.masked_invalid(values.to_numpy()), cmap="viridis", norm=norm, rasterized=True
+    )
+    grey = np.ma.masked_where(phase != 3, np.ones_like(phase, float))
+    ax.pcolormesh(*edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True)
+    bar = ax.figure.colorbar(image, ax=ax)
+    unit = values.attrs.get("units", "1")
+    bar.set_label(
+        values.attrs["long_name"] + (f" ({unit} $= \\eta\\,\\times$ iterations)" if unit == "time" else "")
+    )
+    eta, sigma = np.meshgrid(diagram.learning_rate, diagram.sigma, indexing="ij")
+    waiting = (diagram.settled.transpose("learning_rate", "sigma").to_numpy() == 0) & (phase != 3)
+    ax.plot(sigma[waiting], eta[waiting], ".", color="white", ms=2.5)
+    ax.set(xscale="log", yscale="log", xlabel=r"noise strength $\sigma$", ylabel=r"learning rate $\eta$")
+    ax.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
+    for number, name in ((1, "I"), (2, "II"), (3, "III")):
+        if (phase == number).any():
+            place = np.exp([np.log(sigma[phase == number]).mean(), np.log(eta[phase == number]).mean()])
+            ax.text(
+                place[0],
+                place[1],
+                name,
+                color="black" if number == 3 else "white",
+                fontsize=13,
+                weight="bold",
+            )
+    handles = [Patch(color=_DIVERGED, label="III: half diverged")] if (phase == 3).any() else []
+    if borders is not None:
+        handles += _draw_borders(ax, borders, names)
+    ax.legend(
+        handles=handles, frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+    )
+    return ax
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Edges of cells whose centres are even in logarithm, or nearly."""
+    logs = np.log(centres)
+    steps = np.diff(logs) if len(logs) > 1 else np.array([1.0])
+    return np.exp(
+        np.concatenate([[logs[0] - steps[0] / 2], logs[:-1] + steps / 2, [logs[-1] + steps[-1] / 2]])
+    )
+
+
+def _draw_borders(ax: Axes, borders: xr.Dataset, names: Sequence[str]) -> list:
+    """Lines σ(η), and their handles."""
+    handles = []
+    for name in names:
+        colour, dashes = BORDERS[name]
+        sigma = borders[name].where(borders[name] > 0)
+        handles += ax.plot(
+            sigma,
+            borders.learning_rate,
+            color=colour,
+            ls=dashes,
+            lw=1.6,
+            label=borders[name].attrs["long_name"],
+        )
+    if "kappa_at_zero" in names:
+        eta = borders.density_learning_rate
+        label = eta.attrs["long_name"]
+        handles += ax.plot(borders.delta_s / eta, eta, color="#E69F00", ls="--", lw=1.6, label=label)
+    return handles
+
+
+def transition(simulated: xr.Dataset, borders: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with the simulated border of phases I and II as ησ*, beside every formula for it.
+
+    Parameters
+    ----------
+    simulated : Dataset
+        From :func:`fpsolve.phases.diagram.transition`.
+    borders : Dataset
+        From :func:`fpsolve.phases.diagram.boundaries`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    for name in ("leading", "ito_prefactor", "second_order", "finite_step", "finite_step_second_order"):
+        colour, dashes = BORDERS[name]
+        label = borders[name].attrs["long_name"]
+        ax.plot(
+            borders.learning_rate,
+            borders[name] * borders.learning_rate * 1e4,
+            color=colour,
+            ls=dashes,
+            label=label,
+        )
+    eta = simulated.learning_rate
+    low, high = (simulated[f"sigma_star_{end}"] for end in ("low", "high"))
+    centre = simulated.sigma_star * eta * 1e4
+    spread = [centre - low * eta * 1e4, high * eta * 1e4 - centre]
+    ax.errorbar(eta, centre, spread, fmt="o", color="#0072B2", ms=5, capsize=3, label="simulated, 95 %")
+    ax.set(xlabel=r"learning rate $\eta$", ylabel=r"$\Delta_S^* = \eta\sigma^*$  ($10^{-4}$)")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def trajectories(
+    paths: Mapping[str, xr.Dataset], landscape: Landscape, *, axes: Sequence[Axes]
+) -> Sequence[Axes]:
+    """Two axes: paths on the landscape, and the slow variable against iterations.
+
+    Parameters
+    ----------
+    paths : mapping of label to Dataset
+        From :func:`fpsolve.simulate` with ``save_every`` and dt = η; the first walker is drawn.
+    landscape : Landscape
+        With one slow and one fast variable.
+    axes : two Axes
+
+    Returns
+    -------
+    sequence of two Axes
+    """
+    slow, fast = map(str, (*landscape.slow, *landscape.fast))
+    reach = 1.15 * max(float(np.abs(p.path.isel(walker=0)).max()) for p in paths.values())
+    grid = np.linspace(-reach, reach, 201)
+    loss = sp.lambdify((*landscape.slow, *landscape.fast), landscape.loss, "numpy")(*np.meshgrid(grid, grid))
+    image = axes[0].contourf(
+        grid, grid, np.log10(np.maximum(loss, 1e-6)), levels=15, cmap="Greys_r", alpha=0.6
+    )
+    axes[0].figure.colorbar(image, ax=axes[0]).set_label(r"$\log_{10} L$")
+    flattest = flattest_point(landscape)
+    axes[0].plot([-flattest, flattest], [0, 0], "x", color="#F0E442", mew=2, ms=8, zorder=5, label="flattest")
+    axes[0].plot(0, 0, "o", color="#CC0000", ms=5, zorder=5, label="minimum")
+    corners = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    for k, (label, run) in enumerate(paths.items()):
+        (colour, dashes), (a, b) = _TRACES[k % len(_TRACES)], corners[k % len(corners)]
+        path = run.path.isel(walker=0)
+        x, y = path.sel(variable=slow), path.sel(variable=fast)
+        axes[0].plot(a * x, b * y, color=colour, ls=dashes, lw=1)
+        axes[0].plot(a * x[0], b * y[0], "o", color=colour, ms=5)
+        axes[1].plot(
+            np.maximum(run.time / run.attrs["time_step"], 1), x, color=colour, ls=dashes, lw=1.2, label=label
+        )
+    axes[0].set(xlabel=f"${slow}$", ylabel=f"${fast}$", title="starts drawn in mirrored corners")
+    axes[1].set(xscale="log", xlabel="iterations $t$", ylabel=f"${slow}_t$")
+    axes[0].legend(fontsize=7, loc="lower right")
+    axes[1].legend(frameon=False, fontsize=8)
+    return axes
+
+
+def critical(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    stderr: np.ndarray | None = None,
+    fits: Sequence[PowerLaw] = (),
+    theory: tuple[np.ndarray, np.ndarray] | None = None,
+    stopped: np.ndarray | None = None,
+    labels: tuple[str, str] = ("", ""),
+    ax: Axes | None = None,
+) -> Axes:
+    """Axes with a quantity against noise near the transition, its fitted power laws and a theory's line.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+    stderr : ndarray, optional
+    fits : sequence of PowerLaw
+        Each drawn on its side of its origin, over the points there.
+    theory : (x, y), optional
+    stopped : ndarray of bool, optional
+        Points that are lower bounds: drawn as arrows.
+    labels : (x label, y label)
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    bound = np.zeros(len(x), bool) if stopped is None else np.asarray(stopped, bool)
+    error = None if stderr is None else 1.96 * np.asarray(stderr)[~bound]
+    ax.errorbar(x[~bound], y[~bound], error, fmt="o", color="#0072B2", ms=4, label="simulated, 95 %")
+    if bound.any():
+        ax.plot(x[bound], y[bound], "^", color="#0072B2", ms=5, mfc="none", label="lower bound")
+    if theory is not None:
+        ax.plot(*theory, color="#D55E00", lw=1.3, label="reduced theory")
+    for k, fit in enumerate(fits):
+        line = np.linspace(*fit.span, 200)
+        ax.plot(line, fit(line), color="black", ls=("--", ":")[k % 2], label=f"fit: exponent {fit}")
+    for origin in {fit.origin for fit in fits}:
+        ax.axvline(origin, color="0.6", lw=0.8)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.legend(frameon=False, fontsize=7)
+    return ax

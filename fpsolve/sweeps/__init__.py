@@ -1,0 +1,5 @@
+"""Grids of runs, and what is kept on disk."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -1,0 +1,360 @@
+"""Sweeps: one function at every point of a grid, on any executor, that survive being killed.
+
+Point i, counted through the grid with the last axis fastest, gets ``SeedSequence(seed, spawn_key=(i,))``,
+so its bits depend on nothing but the seed and its place: not on the executor, the number of workers,
+the order in which points finish, or how often the sweep was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+import queue
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.sweeps.store import Entry, Journal, checked_store, finished_dataset, journal_path, write_store
+
+#: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
+_IN_FLIGHT = 4096
+
+
+Parameters: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A point that raised: where it lies, and what it said."""
+
+    parameters: Parameters
+    message: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{_shown(self.parameters)}: {self.message}"
+
+
+Outcome: TypeAlias = tuple[int, Parameters, dict[str, Entry] | Failure]
+
+
+class SweepError(RuntimeError):
+    """Some points failed; all others are kept. ``failures`` says which and why.
+
+    Parameters
+    ----------
+    failures : sequence of Failure
+    total : int
+        Points of the grid.
+    """
+
+    def __init__(self, failures: Sequence[Failure], total: int) -> None:
+        self.failures, self.total = tuple(failures), total
+        shown = "; ".join(str(failure) for failure in self.failures[:3])
+        more = f"; and {len(self.failures) - 3} more" if len(self.failures) > 3 else ""
+        super().__init__(f"{len(self.failures)} of {total} points failed: {shown}{more}")
+
+    def __reduce__(self) -> str | tuple:
+        return type(self), (self.failures, self.total)
+
+
+def sweep(
+    run: Callable[..., Mapping[str, object]],
+    grid: Mapping[str, ArrayLike],
+    *,
+    executor: Executor | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+    errors: Literal["raise", "record"] = "raise",
+    progress: bool = False,
+) -> xr.Dataset:
+    """What ``run`` returns at every point of a grid, as one Dataset over its axes.
+
+    With a ``store``, every finished point goes to disk before the next is looked at, into the journal
+    ``store + ".journal"``: one line with a checksum, in one write. A line cut short by a kill is
+    dropped, and its point is run again; no other is. When the last point is in, the store itself
+    appears in one move, its bytes independent of executor, order and restarts, and the journal goes.
+    ``open_sweep`` reads either.
+
+    Parameters
+    ----------
+    run : callable
+        A module-level function, or ``functools.partial`` of one with fixed keyword values: numbers,
+        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape. It is
+        called as ``run(sigma=…, learning_rate=…, rng=…)`` with numbers (or strings) of the grid and
+        the point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, or tuples
+        ``(dims, values, attrs)`` in xarray's manner; shapes are the same at every point.
+    grid : mapping
+        Values per axis, shape (n,), each value once. The result keeps their order.
+    executor : concurrent.futures.Executor, optional
+        Default: here, one after another. Processes, loky, mpi4py, or
+        ``dask.distributed.Client(…).get_executor(pure=False)``. It is never shut down.
+    store : path, optional
+        ``….zarr`` (needs zarr) or ``….nc``. Run the same sweep again to go on where it stopped.
+        Without one, nothing is kept on disk.
+    seed : int
+        At least 0.
+    errors : {"raise", "record"}
+        Once all other points are done: raise a SweepError that names those that failed, or return
+        NaN there and the reasons in the variable ``error``. Either way the next run tries them again.
+    progress : bool
+        Show a bar with the time left.
+
+    Returns
+    -------
+    Dataset
+        Dims of the grid, then those of the arrays; ``attrs`` hold seed, version and hashes of ``run`` and
+        grid.
+
+    Raises
+    ------
+    ValueError
+        Before any point, if an argument makes no sense, or the store holds another sweep: another
+        grid, seed, version or function (its source and its fixed values; what it calls is not looked at).
+    SweepError
+        If points failed.
+    RuntimeError
+        If the executor itself broke (a worker was killed): run again to go on.
+    """
+    axes = _checked_grid(grid)
+    _check_run(run, axes)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number, at least 0")
+    if errors not in ("raise", "record"):
+        raise ValueError(f"errors={errors!r} must be 'raise' or 'record'")
+    path = checked_store(store)
+    provenance = _provenance(run, axes, int(seed))
+    with Journal.opened(path, provenance) as journal:
+        if journal.complete is not None:
+            return journal.complete
+        failures = _filled(journal, run, axes, int(seed), executor, progress)
+        if failures and errors == "raise":
+            raise SweepError([failures[i] for i in sorted(failures)], journal.total)
+        dataset = finished_dataset(journal.entries, axes, provenance)
+        if failures:
+            said = [str(failures[i]) if i in failures else "" for i in range(journal.total)]
+            shape = [len(values) for values in axes.values()]
+            dataset["error"] = (
+                tuple(axes),
+                np.array(said).reshape(shape),
+                {"long_name": "why a point failed"},
+            )
+        elif path is not None:
+            write_store(dataset, path)
+            journal.discard()
+        return dataset
+
+
+def open_sweep(store: str | Path) -> xr.Dataset:
+    """The points of a store that are finished, also while the sweep is running or after it was killed.
+
+    Parameters
+    ----------
+    store : path
+        As given to :func:`sweep`.
+
+    Returns
+    -------
+    Dataset
+        As :func:`sweep` returns it; NaN where a point is missing, and ``finished`` (0 or 1) if any is.
+
+    Raises
+    ------
+    ValueError
+        If there is neither a store nor a journal.
+    """
+    path = checked_store(store)
+    assert path is not None
+    if not path.exists() and not journal_path(path).exists():
+        raise ValueError(f"there is no sweep in {path}")
+    return Journal.read(path)
+
+
+def _filled(
+    journal: Journal,
+    run: Callable,
+    axes: Mapping[str, np.ndarray],
+    seed: int,
+    executor: Executor | None,
+    progress: bool,
+) -> dict[int, Failure]:
+    """Run the points that are missing; finished ones go to the journal at once, failed ones come back."""
+    failures: dict[int, Failure] = {}
+    points = list(itertools.product(*(values.tolist() for values in axes.values())))
+    missing = [i for i in range(len(points)) if i not in journal.entries]
+    tasks = ((i, dict(zip(axes, points[i], strict=True))) for i in missing)
+    outcomes = _serial(run, tasks, seed) if executor is None else _parallel(run, tasks, seed, executor)
+    with _bar(len(points), len(points) - len(missing), progress) as bar:
+        for i, parameters, outcome in outcomes:
+            if not isinstance(outcome, Failure):
+                if (wrong := journal.misfit(outcome)) is None:
+                    journal.add(i, outcome)
+                else:
+                    outcome = Failure(parameters, wrong)
+            if isinstance(outcome, Failure):
+                failures[i] = outcome
+                bar.set_postfix_str(f"{len(failures)} failed")
+            bar.update()
+    return failures
+
+
+def _serial(run: Callable, tasks: Iterator[tuple[int, dict]], seed: int) -> Iterator[Outcome]:
+    for i, parameters in tasks:
+        yield i, parameters, _point(run, parameters, seed, i)
+
+
+def _parallel(
+    run: Callable, tasks: Iterator[tuple[int, dict]], seed: int, executor: Executor
+) -> Iterator[Outcome]:
+    """Outcomes in the order in which they come."""
+    # Callbacks instead of as_completed: points are stored while others are still being handed out.
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    flying: dict = {}
+    try:
+        while True:
+            for i, parameters in itertools.islice(tasks, _IN_FLIGHT - len(flying)):
+                future = executor.submit(_point, run, parameters, seed, i)
+                flying[future] = (i, parameters)
+                future.add_done_callback(done.put)
+            if not flying:
+                return
+            future = done.get()
+            i, parameters = flying.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenExecutor):
+                raise RuntimeError(
+                    f"the executor broke ({error}) with {len(flying) + 1} points unfinished; one of them may "
+                    "have killed its worker. Finished points are kept: run the sweep again to go on"
+                ) from error
+            yield i, parameters, _failure(parameters, error) if error is not None else future.result()
+    finally:
+        for future in flying:
+            future.cancel()
+
+
+def _point(run: Callable, parameters: Parameters, seed: int, i: int) -> dict[str, Entry] | Failure:
+    """One point, wherever it runs; what it raises comes back as text, since not every error can travel."""
+    try:
+        result = run(**parameters, rng=np.random.SeedSequence(seed, spawn_key=(i,)))
+        if not isinstance(result, Mapping) or not result:
+            raise TypeError(f"run must return a dict of numbers or arrays, not {type(result).__name__}")
+        return {str(name): Entry.checked(str(name), value, parameters) for name, value in result.items()}
+    except Exception as error:
+        return _failure(parameters, error)
+
+
+def _failure(parameters: Parameters, error: BaseException) -> Failure:
+    return Failure(parameters, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+
+def _shown(parameters: Parameters) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+
+
+def _checked_grid(grid: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """Axes as arrays of numbers or strings, each value once."""
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError("grid must map at least one name to its values, such as {'sigma': [0.1, 0.2]}")
+    axes = {}
+    for name, values in grid.items():
+        array = np.array(values)
+        if not isinstance(name, str) or not name.isidentifier() or name == "rng":
+            raise ValueError(f"grid names {name!r}, which cannot be an argument of run")
+        if array.ndim != 1 or not array.size or array.dtype.kind not in "iufU":
+            raise ValueError(f"grid[{name!r}] must be a list of numbers, or of strings, not {values!r}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"grid[{name!r}] must be finite")
+        if len(np.unique(array)) < array.size:
+            raise ValueError(f"grid[{name!r}] holds a value twice")
+        axes[name] = array
+    return axes
+
+
+def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
+    function = run.func if isinstance(run, partial) else run
+    name = getattr(function, "__qualname__", None)
+    if name is None or "<" in name:
+        raise ValueError(
+            f"run={run!r} must be a function defined at the level of its module, to reach workers"
+        )
+    if isinstance(run, partial):
+        if run.args:
+            raise ValueError("run, a partial, must fix its values by keyword")
+        for key, value in run.keywords.items():
+            if _identity(value) is None:
+                raise ValueError(
+                    f"run fixes {key}={value!r}, which must be a number, string, array, sympy expression, "
+                    "or a tuple or dataclass of these, to be recognised in a store"
+                )
+    try:
+        inspect.signature(run).bind(**dict.fromkeys(axes), rng=None)
+    except TypeError as error:
+        raise ValueError(f"run cannot be called as {name}({', '.join(axes)}, rng): {error}") from None
+
+
+def _identity(value: object) -> str | None:
+    """Text that tells a fixed value apart in every Python process; None where there is none."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+        return f"array {value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, (tuple, list)):
+        parts = [_identity(item) for item in value]
+        return None if None in parts else f"({', '.join(map(str, parts))})"
+    if is_dataclass(value) and not isinstance(value, type):
+        whole = _identity(tuple(getattr(value, field.name) for field in fields(value)))
+        return None if whole is None else type(value).__qualname__ + whole
+    if hasattr(value, "free_symbols") and hasattr(value, "subs"):  # sympy, which is not imported for this
+        from sympy import srepr
+
+        return srepr(value)
+    return None
+
+
+def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dict[str, str | int]:
+    """What a store must agree on before a sweep goes on in it."""
+    from fpsolve import __version__
+
+    function, fixed = (run.func, run.keywords) if isinstance(run, partial) else (run, {})
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""  # typed at a prompt: known by its name alone
+    words = [f"{name}={_brief(value)}" for name, value in sorted(fixed.items())]
+    identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
+    listed = {name: values.tolist() for name, values in axes.items()}
+    return {
+        "run": f"{function.__qualname__}({', '.join(words)})",
+        "run_hash": _hash(f"{source}\n{identity}"),
+        "grid": " × ".join(f"{name} ({values.size})" for name, values in axes.items()),
+        "grid_values": json.dumps(listed),
+        "seed": seed,
+        "fpsolve_version": __version__,
+    }
+
+
+def _brief(value: object) -> str:
+    text = str(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bar(total: int, finished: int, progress: bool):
+    if progress:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
+    return tqdm(total=total, initial=finished, unit="point", disable=not progress)

@@ -1,0 +1,10 @@
+from nets.data.datasets import Data as Data
+from nets.data.datasets import load as load
+from nets.models import fully_connected as fully_connected
+from nets.models import lenet_cifar10 as lenet_cifar10
+from nets.models import lenet_mnist as lenet_mnist
+from nets.models import logistic as logistic
+from nets.training.train import continued as continued
+from nets.training.train import replicas as replicas
+from nets.training.train import sgd as sgd
+from nets.training.window import record as record

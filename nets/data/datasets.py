@@ -1,0 +1,415 @@
+"""Data sets as standardised tensors: public ones by name, one's own from arrays, Gaussian clusters."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nets.data.files import SOURCES, arrays_of, file_digest, read_npz
+
+Standardise = Literal["pixel", "channel", "none"]
+
+#: Names ``load`` knows. ``cifar10_10k2k`` is the first training batch and 2000 test images of CIFAR-10,
+#: ``mnist_5k1k`` 5000 + 1000 images of MNIST, ``sensorless_2200`` 2200 rows of Sensorless Drive Diagnosis.
+NAMES = ("digits", *sorted(SOURCES))
+#: Rows of data sets that come without a test set are split by this seed, one in five for the test.
+SPLIT_SEED, TEST_SHARE = 0, 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Inputs and labels of a classification problem, standardised, training and test rows apart.
+
+    Attributes
+    ----------
+    name : str
+    train_inputs, test_inputs : Tensor, float32
+        (N, features), or images (N, channels, height, width).
+    train_labels, test_labels : Tensor, int64, shape (N,)
+        0 … len(classes) − 1.
+    classes : tuple of str
+    provenance : mapping of str to str
+        ``file``, ``sha256`` of the file, ``content_sha256`` of these tensors' raw rows, ``standardised``,
+        ``split``, and what was selected.
+    """
+
+    name: str
+    train_inputs: torch.Tensor
+    train_labels: torch.Tensor
+    test_inputs: torch.Tensor
+    test_labels: torch.Tensor
+    classes: tuple[str, ...]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: (features,) or (channels, height, width)."""
+        return tuple(self.train_inputs.shape[1:])
+
+    @property
+    def features(self) -> int:
+        """Numbers in one input."""
+        return int(np.prod(self.input_shape))
+
+    @property
+    def samples(self) -> int:
+        """Training rows."""
+        return len(self.train_labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all rows and labels as they are, in hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def subset(self, samples: int, *, test_samples: int | None = None) -> Data:
+        """The first training rows (and test rows), standardised as before.
+
+        Parameters
+        ----------
+        samples : int
+            Training rows to keep.
+        test_samples : int, optional
+            Test rows to keep; default all.
+
+        Returns
+        -------
+        Data
+
+        Raises
+        ------
+        ValueError
+            If there are not that many rows.
+        """
+        kept_test = len(self.test_labels) if test_samples is None else test_samples
+        for word, wanted, there in (
+            ("samples", samples, self.samples),
+            ("test_samples", kept_test, len(self.test_labels)),
+        ):
+            if not 0 < wanted <= there:
+                raise ValueError(f"{word}={wanted} must lie between 1 and {there}")
+        note = (
+            f"first {samples} of {self.samples} training and {kept_test} of {len(self.test_labels)} test rows"
+        )
+        return self._with_rows(torch.arange(samples), torch.arange(kept_test), note)
+
+    def select(self, classes: Sequence[int], *, binary: bool = False) -> Data:
+        """The rows of some classes, relabelled 0, 1, … in the order given.
+
+        Parameters
+        ----------
+        classes : sequence of int
+            Numbers of classes, each once.
+        binary : bool
+            Keep all rows instead, and label them 1 where the class is one of these, else 0.
+
+        Returns
+        -------
+        Data
+
+        Raises
+        ------
+        ValueError
+            If a class does not exist or is given twice.
+        """
+        chosen = [int(c) for c in classes]
+        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(self.classes))):
+            raise ValueError(
+                f"classes={list(classes)} must be different numbers from 0 to {len(self.classes) - 1}"
+            )
+        new = torch.full((len(self.classes),), 0 if binary else -1)
+        new[chosen] = torch.ones(len(chosen), dtype=torch.int64) if binary else torch.arange(len(chosen))
+        train, test = new[self.train_labels], new[self.test_labels]
+        names = [self.classes[c] for c in chosen]
+        labels = ("other", "/".join(names)) if binary else tuple(names)
+        rows = [torch.nonzero(part >= 0).ravel() for part in (train, test)]
+        note = f"{'binary: ' if binary else ''}classes {', '.join(names)}"
+        part = self._with_rows(rows[0], rows[1], note)
+        return replace(part, train_labels=train[rows[0]], test_labels=test[rows[1]], classes=labels)
+
+    def to(self, device: str | torch.device) -> Data:
+        """The same data on another device, for instance ``"cuda"``."""
+        if torch.device(device) == self.train_inputs.device:
+            return self
+        return replace(
+            self,
+            train_inputs=self.train_inputs.to(device),
+            train_labels=self.train_labels.to(device),
+            test_inputs=self.test_inputs.to(device),
+            test_labels=self.test_labels.to(device),
+        )
+
+    def _with_rows(self, train: torch.Tensor, test: torch.Tensor, note: str) -> Data:
+        before = self.provenance.get("selected")
+        return replace(
+            self,
+            train_inputs=self.train_inputs[train],
+            train_labels=self.train_labels[train],
+            test_inputs=self.test_inputs[test],
+            test_labels=self.test_labels[test],
+            provenance={**self.provenance, "selected": f"{before}; {note}" if before else note},
+        )
+
+
+def load(
+    name: str = "digits", root: str | os.PathLike[str] | None = None, *, standardise: Standardise = "pixel"
+) -> Data:
+    """A public data set by name.
+
+    ``"digits"`` comes with scikit-learn and needs no file. The others are looked for in ``root`` or the
+    directory named by the environment variable ``FPSOLVE_DATA``; else in the cache; else fetched from
+    their public address (``mnist``, ``cifar10``). Every file must have its pinned sha256.
+
+    Parameters
+    ----------
+    name : str
+        One of ``NAMES``. Those without a test set of their own are split once and for all: one row in
+        five for the test (``digits``: 297 of 1797), by a fixed permutation.
+    root : path, optional
+        Directory with the files.
+    standardise : {"pixel", "channel", "none"}
+        "pixel" shifts and scales each pixel or feature to mean 0 and variance 1 over the training rows;
+        one that is constant there becomes 0 everywhere. "channel" uses one mean and scale for all pixels
+        of a channel. "none" leaves features as they are and divides bytes by 255.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a file whose sha256 is not the pinned one (the file is kept).
+    FileNotFoundError
+        If the file cannot be found; the message says what to do.
+    """
+    if name not in NAMES:
+        close = difflib.get_close_matches(str(name), NAMES, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown data set {name!r}: {hint}known are {', '.join(NAMES)}")
+    _check_standardise(standardise)
+    if name == "digits":
+        return _digits(standardise)
+    arrays, file, digest = arrays_of(name, root)
+    if name == "cardiotocography":  # two labellings; the three states N, S, P are the usual one
+        arrays["y"] = arrays["y_nsp"]
+    return _from_arrays(name, arrays, standardise, {"file": file, "sha256": digest})
+
+
+def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel") -> Data:
+    """Data of one's own from an npz file, which is never unpickled.
+
+    Parameters
+    ----------
+    path : path
+        With arrays ``x_train, y_train, x_test, y_test``, or ``x, y`` (then one row in five is kept for the
+        test). Images (N, height, width) or (N, height, width, channels), or features (N, n).
+    standardise : {"pixel", "channel", "none"}
+        As in :func:`load`.
+
+    Returns
+    -------
+    Data
+        Named by the file; its sha256 is in ``provenance``.
+
+    Raises
+    ------
+    ValueError
+        If arrays are missing, of unequal length or not finite, or a class has no training row.
+    FileNotFoundError
+        If there is no such file.
+    """
+    _check_standardise(standardise)
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    digest = file_digest(file)
+    return _from_arrays(file.stem, read_npz(file), standardise, {"file": file.name, "sha256": digest})
+
+
+def gaussian_clusters(
+    samples: int = 1000,
+    features: int = 10,
+    classes: int = 2,
+    *,
+    separation: float = 2.0,
+    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+) -> Data:
+    """Synthetic data: equally many rows around each of some random centres, with unit variance.
+
+    Rows of class c are normal with mean μ_c and covariance I; the μ_c are normal with variance
+    separation² / (2 features) per component, so that two of them are ``separation`` apart on average
+    (root mean square). Inputs are not standardised.
+
+    Parameters
+    ----------
+    samples : int
+        Training rows; a quarter as many test rows are drawn beside them.
+    features, classes : int
+    separation : float
+        Distance of centres in standard deviations.
+    rng : int, SeedSequence or Generator, optional
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    ValueError
+        If a number is too small.
+    """
+    for word, value, least in (
+        ("samples", samples, classes),
+        ("features", features, 1),
+        ("classes", classes, 2),
+    ):
+        if value < least:
+            raise ValueError(f"{word}={value} must be at least {least}")
+    seed = str(rng) if isinstance(rng, int) else type(rng).__name__
+    rng = np.random.default_rng(rng)
+    centres = rng.normal(scale=separation / np.sqrt(2 * features), size=(classes, features))
+    arrays = {}
+    for part, count in (("train", samples), ("test", max(classes, samples // 4))):
+        labels = rng.permutation(np.arange(count) % classes)
+        arrays[f"x_{part}"] = centres[labels] + rng.normal(size=(count, features))
+        arrays[f"y_{part}"] = labels
+    provenance = {"file": "synthetic", "seed": seed, "separation": f"{separation:g}"}
+    return _from_arrays("gaussian_clusters", arrays, "none", provenance)
+
+
+def _digits(standardise: Standardise) -> Data:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.target))
+    train, test = order[:1500], order[1500:]
+    images = bunch.images.astype(np.uint8)  # 0 … 16
+    arrays = {
+        "x_train": images[train], "y_train": bunch.target[train],
+        "x_test": images[test], "y_test": bunch.target[test],
+    }  # fmt: skip
+    provenance = {"file": "sklearn.datasets.load_digits", "sha256": "", "split": "1500 + 297, permuted"}
+    return _from_arrays("digits", arrays, standardise, provenance)
+
+
+def _from_arrays(
+    name: str, arrays: Mapping[str, np.ndarray], standardise: Standardise, provenance: Mapping[str, str]
+) -> Data:
+    """Checked, split, standardised."""
+    provenance = dict(provenance)
+    if {"x", "y"} <= arrays.keys() and "x_train" not in arrays:
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(arrays["y"]))
+        kept = len(order) - round(TEST_SHARE * len(order))
+        parts = {"train": order[:kept], "test": order[kept:]}
+        arrays = {f"{k}_{part}": arrays[k][rows] for part, rows in parts.items() for k in ("x", "y")} | {
+            k: v for k, v in arrays.items() if k not in "xy"
+        }
+        provenance["split"] = f"{kept} + {len(order) - kept} rows, permuted by seed {SPLIT_SEED}"
+    missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in arrays]
+    if missing:
+        raise ValueError(f"{name}: arrays {', '.join(missing)} are missing; there are {', '.join(arrays)}")
+    inputs = {part: _channels_first(np.asarray(arrays[f"x_{part}"]), name) for part in ("train", "test")}
+    labels = {part: np.asarray(arrays[f"y_{part}"]).astype(np.int64) for part in ("train", "test")}
+    count = _checked_classes(name, inputs, labels)
+    names = tuple(str(c) for c in arrays["class_names"]) if "class_names" in arrays else ()
+    content = hashlib.sha256()
+    for part in ("train", "test"):
+        content.update(np.ascontiguousarray(inputs[part]).tobytes())
+        content.update(labels[part].tobytes())
+    train, test, how = _standardised(inputs["train"], inputs["test"], standardise)
+    provenance.setdefault("split", "as published")
+    provenance |= {"content_sha256": content.hexdigest(), "standardised": how}
+    return Data(
+        name, torch.from_numpy(train), torch.from_numpy(labels["train"]), torch.from_numpy(test),
+        torch.from_numpy(labels["test"]), names if len(names) == count else tuple(map(str, range(count))),
+        provenance,
+    )  # fmt: skip
+
+
+def _channels_first(x: np.ndarray, name: str) -> np.ndarray:
+    """(N, H, W) and (N, H, W, C) to (N, C, H, W); (N, n) stays."""
+    if x.dtype.kind not in "uif":
+        raise ValueError(f"{name}: inputs are {x.dtype}, not numbers")
+    if x.ndim == 2:
+        return x
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4 and x.shape[3] <= 4:
+        return x.transpose(0, 3, 1, 2)
+    raise ValueError(f"{name}: inputs of shape {x.shape} are neither (N, n) nor (N, H, W) nor (N, H, W, C)")
+
+
+def _checked_classes(name: str, inputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> int:
+    for part in ("train", "test"):
+        x, y = inputs[part], labels[part]
+        if y.ndim != 1 or len(x) != len(y) or len(y) == 0:
+            raise ValueError(f"{name}: {part} inputs {x.shape} and labels {y.shape} do not match")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name}: {part} inputs are not finite everywhere; remove those rows")
+        if y.min() < 0:
+            raise ValueError(f"{name}: {part} labels must count from 0; there is {y.min()}")
+    if inputs["train"].shape[1:] != inputs["test"].shape[1:]:
+        raise ValueError(
+            f"{name}: training inputs {inputs['train'].shape} and test inputs {inputs['test'].shape} differ"
+        )
+    count = int(labels["train"].max()) + 1
+    empty = sorted(set(range(count)) - set(labels["train"].tolist()))
+    if empty or labels["test"].max() >= count:
+        raise ValueError(
+            f"{name}: every class needs training rows; without any: {empty or [labels['test'].max()]}"
+        )
+    return count
+
+
+def _standardised(
+    train: np.ndarray, test: np.ndarray, how: Standardise
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Both parts in float32, with what was done in words. Mean and scale come from the training rows."""
+    if how == "none":
+        scale = 255.0 if train.dtype == np.uint8 else 1.0
+        said = "bytes / 255" if scale > 1 else "no"
+        return (train / scale).astype(np.float32), (test / scale).astype(np.float32), said
+    axes = (0,) if how == "pixel" or train.ndim == 2 else (0, 2, 3)
+    mean = _mean(train, axes, lambda x: x)
+    scale = np.sqrt(_mean(train, axes, lambda x: (x - mean) ** 2))
+    constant = train.max(axes, keepdims=True) == train.min(axes, keepdims=True)
+    inverse = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale))
+    said = f"per {how} on training rows; {int(constant.sum())} of {constant.size} constant, set to 0"
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        out = np.empty(x.shape, np.float32)
+        for rows in _blocks(x):
+            out[rows] = (x[rows] - mean) * inverse
+        return out
+
+    return apply(train), apply(test), said
+
+
+def _mean(x: np.ndarray, axes: tuple[int, ...], term: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Mean of a term over axes, in float64."""
+    total = np.zeros([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+    for rows in _blocks(x):
+        total += term(x[rows].astype(np.float64)).sum(axes, keepdims=True)
+    return total / (x.size / total.size)
+
+
+def _blocks(x: np.ndarray) -> Iterator[slice]:
+    """Rows a few thousand at a time: float64 of all of MNIST would be a third of a gigabyte."""
+    return (slice(start, start + 4096) for start in range(0, len(x), 4096))
+
+
+def _check_standardise(standardise: str) -> None:
+    if standardise not in ("pixel", "channel", "none"):
+        raise ValueError(f"standardise={standardise!r} must be 'pixel', 'channel' or 'none'")

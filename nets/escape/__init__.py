@@ -1,0 +1,5 @@
+"""Escape of a network from a box around a minimum."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -1,0 +1,303 @@
+"""What SGD sees around a start: the net itself, or a local model of it with the measured noise and curvature.
+
+Both give gradients of minibatches at many places at once, all parameters of a replica in one row, so that
+:func:`nets.escape.box.simulate_box_escape` runs either. The local models are the null models of escape:
+the same
+samples, the same noise at the start, but no landscape (``"none"``) or only its curvature (``"quadratic"``).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+import fpsolve
+from nets.data.datasets import Data
+from nets.escape.kernel import local_steps, net_steps
+from nets.measure.curvature import hessian
+from nets.models import description
+from nets.training.networks import Network, dense_biases, network
+
+Drift = Literal["none", "linear", "quadratic"]
+#: Numbers in the largest intermediate result of a sum over all samples.
+_BLOCK = 1 << 21
+
+
+#: Moves a position (P,) in place along rows (steps, B) with noise (steps or 0, P) added; returns the steps
+#: taken, and whether the last of them left the box.
+Stepper: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[int, bool]]
+
+
+class Dynamics(Protocol):
+    """Gradients at R places for R minibatches."""
+
+    @property
+    def start(self) -> torch.Tensor:
+        """All parameters at the start, float64, shape (P,)."""
+
+    @property
+    def samples(self) -> int:
+        """Rows of data."""
+
+    @property
+    def attributes(self) -> dict[str, str | int | float]:
+        """Where it comes from, for ``attrs``."""
+
+    def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Minibatch gradients (R, P) at positions (R, P) for rows (R, B); None takes all samples."""
+
+    def stepper(self, r: float, rate: float) -> Stepper:
+        """Compiled steps of one replica at the learning rate ``rate`` in the box ``r``."""
+
+
+@dataclass(frozen=True, eq=False)
+class NetDynamics:
+    """Gradients of a net's cross-entropy, all replicas in one batch of matrix products.
+
+    Attributes
+    ----------
+    net : nn.Sequential
+        Its shape.
+    network : Network
+    shapes : tuple of torch.Size
+        Of the parameters, in order.
+    start : Tensor, float64, shape (P,)
+    inputs, targets : Tensor, float64
+        (M, …), and labels as rows of 0 and 1.
+    weight_decay : float
+        λ of the ½ λ |w|² in the loss.
+    attributes : dict
+    """
+
+    net: nn.Sequential
+    network: Network
+    shapes: tuple[torch.Size, ...]
+    start: torch.Tensor
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    weight_decay: float
+    attributes: dict[str, str | int | float]
+
+    @property
+    def samples(self) -> int:
+        """Rows of data, M."""
+        return len(self.targets)
+
+    def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """See :class:`Dynamics`."""
+        decay = self.weight_decay * positions
+        if rows is not None:
+            return self._gradients(positions, self.inputs[rows], self.targets[rows]) + decay
+        width = max(max(s[0] for s in self.shapes), int(self.inputs[0].numel()))
+        block = max(1, _BLOCK // (width * len(positions)))
+        total = torch.zeros_like(positions)
+        for x, y in zip(self.inputs.split(block), self.targets.split(block), strict=True):
+            total += self._gradients(positions, x.unsqueeze(0), y.unsqueeze(0)) * (len(y) / self.samples)
+        return total + decay
+
+    def per_sample(self) -> torch.Tensor:
+        """Gradient of each sample's loss (and of the decay) at the start, shape (M, P)."""
+        w = self.start
+        numbers = torch.arange(self.samples, device=w.device).unsqueeze(1)
+        block = max(1, _BLOCK // len(w))
+        return torch.cat([self.gradients(w.expand(len(part), -1), part) for part in numbers.split(block)])
+
+    def losses(self, positions: torch.Tensor) -> torch.Tensor:
+        """Loss over all samples at each place, shape (R,)."""
+        total = 0.5 * self.weight_decay * positions.square().sum(1)
+        block = max(1, _BLOCK // (len(positions) * self.inputs[0].numel()))
+        for x, y in zip(self.inputs.split(block), self.targets.split(block), strict=True):
+            logits = self.network.forward(self._parameters(positions), x.unsqueeze(0), keep=False)
+            total = total - (y * torch.log_softmax(logits, -1)).sum((-1, -2)) / self.samples
+        return total
+
+    def hessian(self) -> torch.Tensor:
+        """Hessian of the loss over all samples at the start, shape (P, P); see :mod:`nets.measure.curvature`.
+
+        ReLU's kinks add curvature only where a sample lies on one; here none does.
+        """
+        there = copy.deepcopy(self.net)
+        nn.utils.vector_to_parameters(self.start, there.parameters())
+        H = hessian(there, self.inputs, self.targets.argmax(1)).values
+        return torch.from_numpy(H).to(self.start) + self.weight_decay * torch.eye(len(H)).to(self.start)
+
+    def stepper(self, r: float, rate: float) -> Stepper:
+        """See :class:`Dynamics`."""
+        weights = [s for s in self.shapes if len(s) == 2]
+        sizes = np.array([weights[0][1], *(s[0] for s in weights)])
+        inputs = np.ascontiguousarray(self.inputs.flatten(1).cpu().numpy())
+        labels = self.targets.argmax(1).cpu().numpy()
+        start = self.start.cpu().numpy()
+        biases, scratch = len(weights) < len(self.shapes), np.empty((len(sizes) + 2, int(sizes.max())))
+        gradient = np.empty_like(start)
+
+        def steps(position: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> tuple[int, bool]:
+            return net_steps(
+                position, start, r, rate, inputs, labels, sizes, biases, self.weight_decay, rows, noise,
+                scratch, gradient,
+            )  # fmt: skip
+
+        return steps
+
+    def _parameters(self, positions: torch.Tensor) -> list[torch.Tensor]:
+        parts = positions.split([s.numel() for s in self.shapes], 1)
+        return [part.reshape(len(positions), *s) for part, s in zip(parts, self.shapes, strict=True)]
+
+    def _gradients(self, positions: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        parameters = self._parameters(positions)
+        p = torch.softmax(self.network.forward(parameters, x), -1)
+        parts = self.network.backward(parameters, p.sub_(y).div_(x.shape[1]))
+        return torch.cat([g.reshape(len(positions), -1) for g in parts], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalDynamics:
+    """Frozen noise: each sample's gradient g_s as it is at the start w₀, plus a drift.
+
+    The minibatch gradient at w₀ + Δ is mean_{s ∈ μ}(g_s − ḡ) + drift, with drift 0 ("none"), ḡ ("linear"),
+    or ḡ + HΔ ("quadratic"). Its covariance is C of the net at the start, exactly, and so are its higher
+    moments.
+
+    Attributes
+    ----------
+    start : Tensor, shape (P,)
+    noise : Tensor, shape (M, P)
+        g_s − ḡ.
+    mean : Tensor, shape (P,)
+        What is added everywhere.
+    hessian : Tensor, shape (P, P), or None
+    attributes : dict
+    """
+
+    start: torch.Tensor
+    noise: torch.Tensor
+    mean: torch.Tensor
+    hessian: torch.Tensor | None
+    attributes: dict[str, str | int | float]
+
+    @property
+    def samples(self) -> int:
+        """Rows of data, M."""
+        return len(self.noise)
+
+    def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """See :class:`Dynamics`."""
+        drift = self.mean if self.hessian is None else self.mean + (positions - self.start) @ self.hessian
+        return drift.expand_as(positions) if rows is None else self.noise[rows].mean(1) + drift
+
+    def stepper(self, r: float, rate: float) -> Stepper:
+        """See :class:`Dynamics`."""
+        start, mean, frozen = (t.cpu().numpy() for t in (self.start, self.mean, self.noise))
+        hessian = np.empty((0, 0)) if self.hessian is None else np.ascontiguousarray(self.hessian.cpu())
+        gradient = np.empty_like(start)
+
+        def steps(position: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> tuple[int, bool]:
+            return local_steps(position, start, r, rate, frozen, mean, hessian, rows, noise, gradient)
+
+        return steps
+
+
+def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -> NetDynamics:
+    """SGD of a net on the training rows of some data.
+
+    The loss is the mean cross-entropy plus ½ λ |w|² over all parameters.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        At the start; copied, in float64. Fully connected, with ReLU between its layers.
+    data : Data
+    weight_decay : float
+        λ.
+
+    Returns
+    -------
+    NetDynamics
+
+    Raises
+    ------
+    ValueError
+        If the net is of another kind, or λ is negative.
+    """
+    if dense_biases(net) is None:
+        raise ValueError(f"net {description(net)} must be fully connected with ReLU; see nets.models")
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay={weight_decay:g} must not be negative")
+    own = copy.deepcopy(net).double().to(data.train_inputs.device)
+    parameters = [p.detach() for p in own.parameters()]
+    targets = nn.functional.one_hot(data.train_labels, len(data.classes)).double()
+    attributes: dict[str, str | int | float] = {
+        "net": description(net),
+        "data": data.name,
+        "data_sha256": data.provenance.get("content_sha256", ""),
+        "data_selected": data.provenance.get("selected", "all"),
+        "samples": data.samples,
+        "parameters": sum(p.numel() for p in parameters),
+        "weight_decay": float(weight_decay),
+        "drift": "network",
+        "fpsolve_version": fpsolve.__version__,
+    }
+    start = torch.cat([p.reshape(-1) for p in parameters])
+    shapes = tuple(p.shape for p in parameters)
+    inputs = data.train_inputs.double()
+    return NetDynamics(own, network(own), shapes, start, inputs, targets, float(weight_decay), attributes)
+
+
+def local_dynamics(
+    dynamics: NetDynamics, *, drift: Drift = "none", curvature: torch.Tensor | None = None
+) -> LocalDynamics:
+    """The model of a net around its start, with the noise it has there.
+
+    Parameters
+    ----------
+    dynamics : NetDynamics
+    drift : {"none", "linear", "quadratic"}
+        "none" is free diffusion, "linear" adds the mean gradient at the start, "quadratic" the curvature too.
+    curvature : Tensor, shape (P, P), optional
+        H for "quadratic"; default ``dynamics.hessian()``.
+
+    Returns
+    -------
+    LocalDynamics
+
+    Raises
+    ------
+    ValueError
+        If ``drift`` is unknown.
+    """
+    if drift not in ("none", "linear", "quadratic"):
+        raise ValueError(f"drift={drift!r} must be 'none', 'linear' or 'quadratic'")
+    gradients = dynamics.per_sample()
+    mean = gradients.mean(0)
+    H = None
+    if drift == "quadratic":
+        H = dynamics.hessian() if curvature is None else curvature
+    kept = torch.zeros_like(mean) if drift == "none" else mean
+    attributes = {**dynamics.attributes, "drift": drift}
+    return LocalDynamics(dynamics.start, gradients - mean, kept, H, attributes)
+
+
+def noise_and_curvature(dynamics: NetDynamics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean gradient ḡ, covariance C of one sample's gradient, and Hessian H, at the start.
+
+    Parameters
+    ----------
+    dynamics : NetDynamics
+
+    Returns
+    -------
+    gradient : ndarray, shape (P,)
+    C, H : ndarray, shape (P, P)
+        A minibatch of B drawn with replacement has covariance C/B.
+    """
+    gradients = dynamics.per_sample()
+    mean = gradients.mean(0)
+    noise = gradients - mean
+    C = noise.T @ noise / len(noise)
+    return mean.cpu().numpy(), C.cpu().numpy(), dynamics.hessian().cpu().numpy()

@@ -1,0 +1,5 @@
+"""Measurements of a network: gradient noise, curvature, spectra, widths."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

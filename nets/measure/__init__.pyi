@@ -1,0 +1,13 @@
+from nets.measure.components import analyse as analyse
+from nets.measure.components import project as project
+from nets.measure.curvature import fisher as fisher
+from nets.measure.curvature import hessian as hessian
+from nets.measure.curvature import spectral_density as spectral_density
+from nets.measure.curvature import top_eigenpairs as top_eigenpairs
+from nets.measure.loss_widths import widths as widths
+from nets.measure.noise import noise_covariance as noise_covariance
+from nets.measure.noise import noise_trace as noise_trace
+from nets.measure.noise import per_sample_gradients as per_sample_gradients
+from nets.measure.overlaps import noise_alignment as noise_alignment
+from nets.measure.temperature import active_temperature as active_temperature
+from nets.measure.valley import measure_valley as measure_valley

@@ -1,0 +1,382 @@
+"""Principal components of a recorded stretch of training: variances, directions and the motion along them.
+
+w(t) = origin + Σ_i θ_i(t) p_i over a window of T minibatch steps (PNAS 5). Modes are numbered from 1, as in
+the paper. Velocities are differences between recorded steps and D_i = ⟨v_i²⟩ per step (PNAS 12): twice a
+diffusion coefficient in the sense of ``theory``. Windows for velocities keep every step.
+
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import scipy.fft
+import scipy.linalg
+import scipy.sparse.linalg
+import xarray as xr
+
+import fpsolve
+
+Origin: TypeAlias = Literal["mean", "start"]
+#: Estimates of drift and of D_i get their errors from this many blocks where the window names no epochs.
+BLOCKS = 10
+#: Attributes of a window that its modes and exponents carry along.
+CARRIED = (
+    "net", "data", "data_selected", "samples", "layer", "layer_shape", "optimizer", "momentum", "noise",
+    "sampling", "learning_rate", "batch_size", "steps_per_epoch", "every", "seed", "dtype", "epoch_start",
+    "epoch_end", "loss_start", "loss_end", "control",
+)  # fmt: skip
+
+
+__all__ = ["analyse", "correlation_times", "cumulative_variance", "project", "velocity_correlation"]
+
+
+def analyse(
+    window: xr.Dataset | xr.DataArray,
+    *,
+    count: int | None = None,
+    origin: Origin = "mean",
+    detrend: bool = False,
+) -> xr.Dataset:
+    """Principal components of a window: the eigenvectors of ⟨(w − origin)(w − origin)ᵀ⟩, largest first.
+
+    The covariance (or, with fewer steps than weights, the Gram matrix) is formed and diagonalised in
+    float64: variances below about 10⁻¹⁵ of the first are rounding and are left out.
+
+    Parameters
+    ----------
+    window : Dataset or DataArray, dims (step, weight)
+        Weights at every minibatch, such as :func:`nets.training.train.record` returns.
+    count : int, optional
+        How many modes; default every one above rounding.
+    origin : {"mean", "start"}
+        What the weights are measured from: their mean over the window (as a PCA does) or their first value
+        (as the paper's formula for τ does).
+    detrend : bool
+        Subtract from every weight its least-squares straight line in time first, which takes the
+        persistent drift out of all modes, not of the first alone.
+
+    Returns
+    -------
+    Dataset, dims mode, weight, step
+        ``variance`` σ_i², ``direction`` p_i, ``projection`` θ_i(t) (float32), ``origin``, and with their
+        errors ``drift`` ⟨v_i⟩ and ``velocity_variance`` D_i = ⟨v_i²⟩; ``correlation_time`` σ_i²/D_i about
+        the mean (null T/6 without correlations, T/15 detrended) and ``correlation_time_from_start``
+        (null T/2, the paper's). A direction's sign makes its net motion positive.
+        ``attrs["total_variance"]`` counts the modes left out as well.
+
+    Raises
+    ------
+    ValueError
+        If the window has fewer than 3 steps, holds values that are not finite, or does not move.
+    """
+    weights = _weights(window)
+    steps, _size = weights.shape
+    if origin not in ("mean", "start"):
+        raise ValueError(f"origin={origin!r} must be 'mean' or 'start'")
+    if count is not None and count < 1:
+        raise ValueError(f"count={count} must be at least 1")
+    centre = weights[0].copy() if origin == "start" else weights.mean(0)
+    centred = weights - centre
+    if detrend:
+        centred = _detrended(centred) if origin == "mean" else centred - _line(centred)
+    total = float(np.square(centred).sum()) / steps
+    if not total > 0:
+        raise ValueError("the weights do not move in this window: nothing to analyse")
+    variance, direction = _eigen(centred, count)
+    result = _statistics(weights, centre, direction, detrend=detrend, attrs=_attrs(window))
+    # The eigenvalues are the exact second moments; those of the projections agree to rounding.
+    result["variance"].data[:] = variance
+    for name, other in (("correlation_time", "mean"), ("correlation_time_from_start", "start")):
+        if origin == other:
+            result[name].data[:] = variance / result.velocity_variance
+    result["direction"] = (
+        ("mode", "weight"),
+        direction,
+        {"long_name": "principal direction p_i", "units": "1"},
+    )
+    result["origin"] = ("weight", centre, {"long_name": f"{origin} of the weights", "units": "1"})
+    result.attrs |= {
+        "title": "principal components of SGD weights",
+        "basis": "principal components of the same window",
+        "origin": origin,
+        "detrended": int(detrend),
+        "total_variance": total,
+    }
+    return result
+
+
+def project(
+    window: xr.Dataset | xr.DataArray,
+    modes: xr.Dataset,
+    *,
+    count: int | None = None,
+    detrend: bool = False,
+) -> xr.Dataset:
+    """The motion in a window along directions that were chosen elsewhere: the cross-window control.
+
+    Directions that a PCA picks carry the largest variance of *their* window by construction. Measured in
+    another window, the variance along them is free of that selection.
+
+    Parameters
+    ----------
+    window : Dataset or DataArray, dims (step, weight)
+        Where variances and velocities are measured.
+    modes : Dataset
+        With ``direction`` (mode, weight): of another window, of the Hessian, or any orthonormal set.
+    count : int, optional
+        The first so many directions; default all.
+    detrend : bool
+        Subtract each θ_i's straight line in time.
+
+    Returns
+    -------
+    Dataset
+        As :func:`analyse`, about the window's mean, in the order of ``modes``: the variances need not fall.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of weights differ, or the window is unusable.
+    """
+    weights = _weights(window)
+    direction = modes["direction"].to_numpy()[:count]
+    if direction.shape[1] != weights.shape[1]:
+        raise ValueError(
+            f"the directions have {direction.shape[1]} weights and the window {weights.shape[1]}: "
+            "they belong to different layers"
+        )
+    centre = weights.mean(0)
+    result = _statistics(weights, centre, direction, detrend=detrend, attrs=_attrs(window))
+    result = result.assign_coords(mode=modes["mode"][: len(direction)])
+    result["direction"] = modes["direction"][: len(direction)]
+    result["origin"] = ("weight", centre, {"long_name": "mean of the weights", "units": "1"})
+    basis = str(modes.attrs.get("basis", "directions given"))
+    result.attrs |= {
+        "title": "motion of SGD weights along given directions",
+        "basis": basis.replace("the same window", "another window"),
+        "origin": "mean",
+        "detrended": int(detrend),
+        "total_variance": float(np.square(weights - centre).sum()) / len(weights),
+    }
+    return result
+
+
+def cumulative_variance(modes: xr.Dataset, *, first: int = 2) -> xr.DataArray:
+    """Share of the variance in modes ``first`` … i; the paper leaves out the drift mode 1.
+
+    Parameters
+    ----------
+    modes : Dataset
+        From :func:`analyse`.
+    first : int
+        First mode that counts.
+
+    Returns
+    -------
+    DataArray, dim mode
+        Rising to 1 if all modes were kept; the modes left out by ``count`` are in the denominator.
+    """
+    variance = modes["variance"].sel(mode=slice(first, None))
+    if variance.size == 0:
+        raise ValueError(f"first={first} leaves no mode; there are {modes.sizes['mode']}")
+    before = float(modes["variance"].sel(mode=slice(None, first - 1)).sum())
+    share = variance.cumsum("mode") / (float(modes.attrs["total_variance"]) - before)
+    share = share.rename("cumulative_variance").assign_coords(mode=variance.mode)
+    share.attrs = {"long_name": f"share of the variance in modes {first} to i", "units": "1"}
+    return share
+
+
+def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
+    """c_i(k) = ⟨v_i(t + k) v_i(t)⟩ / D_i for k = 0 … lags (PNAS above 12).
+
+    Parameters
+    ----------
+    modes : Dataset
+        With ``projection``, from :func:`analyse` or :func:`project`.
+    lags : int
+        Largest lag, in steps.
+
+    Returns
+    -------
+    DataArray, dims lag, mode
+        Averages over all pairs of steps at that distance; no mean is subtracted, as in the paper.
+
+    Raises
+    ------
+    ValueError
+        If the window is not longer than the lags.
+    """
+    velocity = np.diff(modes["projection"].to_numpy().astype(float), axis=0)
+    steps = len(velocity)
+    if not 1 <= lags < steps:
+        raise ValueError(f"lags={lags} must lie between 1 and {steps - 1}, the steps of the window")
+    length = scipy.fft.next_fast_len(steps + lags, real=True)
+    correlation = np.empty((lags + 1, velocity.shape[1]))
+    for first in range(0, velocity.shape[1], 64):  # so that the transforms stay small
+        part = slice(first, first + 64)
+        spectrum = scipy.fft.rfft(velocity[:, part], length, axis=0)
+        correlation[:, part] = scipy.fft.irfft(np.abs(spectrum) ** 2, length, axis=0)[: lags + 1]
+    correlation /= (steps - np.arange(lags + 1))[:, None]
+    with np.errstate(invalid="ignore"):  # a mode that does not move
+        correlation /= correlation[0]
+    return xr.DataArray(
+        correlation,
+        dims=("lag", "mode"),
+        coords={
+            "lag": ("lag", np.arange(lags + 1), {"long_name": "lag", "units": "steps"}),
+            "mode": modes["mode"],
+        },
+        name="velocity_correlation",
+        attrs={"long_name": "normalised velocity correlation c_i", "units": "1"},
+    )
+
+
+def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
+    """τ_i from the velocities alone, by the double sum of PNAS 13 with c_i = 0 beyond ``lags``.
+
+    Independent of σ_i², unlike ``modes.correlation_time``, so ψ = ψ_D + ψ_τ is no identity for it.
+
+    Parameters
+    ----------
+    modes : Dataset
+    lags : int
+        Where the correlation is cut; an epoch for sampling without replacement, whose c_i is about
+        −1/(m − 1) at every lag inside an epoch.
+
+    Returns
+    -------
+    DataArray, dim mode
+        In steps, origin at the window's start (null T/2).
+    """
+    from theory.random_landscape import correlation_time_from_velocities
+
+    c = velocity_correlation(modes, lags=lags)
+    tau = correlation_time_from_velocities(c.to_numpy(), steps=modes.sizes["step"])
+    return xr.DataArray(
+        tau,
+        dims="mode",
+        coords={"mode": c["mode"]},
+        name="correlation_time_from_velocities",
+        attrs={"long_name": f"correlation time from c_i(t), t ≤ {lags}", "units": "steps"},
+    )
+
+
+def _weights(window: xr.Dataset | xr.DataArray) -> np.ndarray:
+    """The window's one variable over (step, weight), in float64."""
+    if isinstance(window, xr.Dataset):
+        found = [v for v in window.data_vars.values() if set(v.dims) == {"step", "weight"}]
+        if len(found) != 1:
+            raise ValueError(f"a window has one variable over (step, weight); found {len(found)}")
+        window = found[0]
+    if set(window.dims) != {"step", "weight"}:
+        raise ValueError(f"a window has dims ('step', 'weight'), got {window.dims}")
+    weights = window.transpose("step", "weight").to_numpy().astype(float)
+    if len(weights) < 3:
+        raise ValueError(f"the window has {len(weights)} steps; principal components need at least 3")
+    # One sum finds every infinity and NaN without a table of booleans.
+    if not np.isfinite(weights.sum()):
+        step = int(np.flatnonzero(~np.isfinite(weights).all(1))[0])
+        raise ValueError(f"the weights are not finite from step {step} of the window on: training diverged")
+    return weights
+
+
+def _attrs(window: xr.Dataset | xr.DataArray) -> dict:
+    return {key: window.attrs[key] for key in CARRIED if key in window.attrs}
+
+
+def _line(values: np.ndarray) -> np.ndarray:
+    """The slope part of the straight line through every column."""
+    time = np.arange(len(values)) - (len(values) - 1) / 2
+    return time[:, None] * (time @ values / (time @ time))
+
+
+def _detrended(values: np.ndarray) -> np.ndarray:
+    """Every column without its least-squares straight line."""
+    return values - values.mean(0) - _line(values)
+
+
+def _eigen(centred: np.ndarray, count: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Largest eigenvalues of the second-moment matrix and their vectors, as rows."""
+    steps, size = centred.shape
+    small = min(steps, size)
+    matrix = (centred.T @ centred if size <= steps else centred @ centred.T) / steps
+    wanted = small if count is None else min(count, small)
+    if 8 * wanted < small:  # a few of many: Lanczos, from a fixed start
+        start = np.random.default_rng(0).normal(size=small)
+        values, vectors = scipy.sparse.linalg.eigsh(matrix, k=wanted, which="LA", v0=start)
+        order = np.argsort(values)
+        values, vectors = values[order], vectors[:, order]
+    else:
+        values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    values, vectors = values[::-1][:wanted], vectors[:, ::-1][:, :wanted]
+    kept = values > np.finfo(float).eps * max(centred.shape) * values[0]
+    values, vectors = values[kept], vectors[:, kept]
+    if size > steps:
+        vectors = centred.T @ vectors / np.sqrt(steps * values)
+    direction = np.ascontiguousarray(vectors.T)
+    net = direction @ (centred[-1] - centred[0])
+    direction[net < 0] *= -1.0
+    return values.copy(), direction
+
+
+def _statistics(
+    weights: np.ndarray, centre: np.ndarray, direction: np.ndarray, *, detrend: bool, attrs: dict
+) -> xr.Dataset:
+    """Motion along directions: variance, drift, D and both correlation times."""
+    steps = len(weights)
+    theta = (weights - centre) @ direction.T
+    velocity = np.diff(theta, axis=0)
+    if detrend:
+        theta = _detrended(theta)
+    blocks = _blocks(steps - 1, attrs)
+    drift, drift_error = _block_mean(velocity, blocks)
+    D, D_error = _block_mean(np.square(velocity, out=velocity), blocks)
+    variance = theta.var(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tau, tau_start = variance / D, np.square(theta - theta[0]).mean(0) / D
+    columns = {
+        "variance": (variance, "variance σ_i²", "1"),
+        "drift": (drift, "drift velocity ⟨v_i⟩", "1/step"),
+        "drift_stderr": (drift_error, "standard error of the drift, over blocks", "1/step"),
+        "velocity_variance": (D, "velocity variance D_i = ⟨v_i²⟩", "1/step^2"),
+        "velocity_variance_stderr": (D_error, "standard error of D_i, over blocks", "1/step^2"),
+        "correlation_time": (tau, "correlation time σ_i²/D_i, about the mean", "steps"),
+        "correlation_time_from_start": (
+            tau_start,
+            "correlation time σ_i²/D_i, about the window's start",
+            "steps",
+        ),
+    }
+    result = xr.Dataset(
+        {
+            name: ("mode", value, {"long_name": text, "units": u})
+            for name, (value, text, u) in columns.items()
+        },
+        coords={
+            "mode": ("mode", np.arange(1, len(direction) + 1), {"long_name": "mode i", "units": "1"}),
+        },
+        attrs=attrs | {"steps": steps, "fpsolve_version": fpsolve.__version__},
+    )
+    result["projection"] = (
+        ("step", "mode"),
+        theta.astype(np.float32),
+        {"long_name": "projection θ_i", "units": "1"},
+    )
+    return result
+
+
+def _blocks(steps: int, attrs: dict) -> int:
+    """Number of blocks for errors: the epochs, where the window knows them."""
+    epoch = int(attrs.get("steps_per_epoch", 0)) // int(attrs.get("every", 1))
+    return steps // epoch if epoch and steps // epoch >= 2 else min(BLOCKS, steps)
+
+
+def _block_mean(values: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis and its standard error from the scatter of blocks."""
+    length = len(values) // blocks
+    means = values[: length * blocks].reshape(blocks, length, -1).mean(1)
+    error = means.std(0, ddof=1) / np.sqrt(blocks) if blocks > 1 else np.full(values.shape[1], np.nan)
+    return values.mean(0), error

@@ -1,0 +1,319 @@
+"""Exponents of power laws between modes, each with its interval and with what it was measured from.
+
+σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13): slopes of straight lines
+through logarithms, by least squares. With τ_i = σ_i²/D_i on the same modes ψ = ψ_D + ψ_τ holds to rounding,
+whatever the data: it is an identity and no test of a theory.
+
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.intervals import student_factor
+from fpsolve.symbols.counter_rng import Seed, random_key
+
+#: Modes of the fits: the drift mode is left out, and so is the tail of the spectrum (PNAS Fig. 1A, 2D).
+FIT = (2, 200)
+RANK_FIT = (20, 200)
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+__all__ = ["Exponent", "over_seeds", "power_law", "rank_exponent", "table", "variance_flatness"]
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """An exponent, positive where the quantity falls, and everything needed to judge it.
+
+    Attributes
+    ----------
+    name : str
+        "psi", "psi_D", "psi_tau" or "gamma".
+    value, low, high : float
+        Estimate and 95 % interval.
+    interval : str
+        What the interval comes from: "blocks of modes" or "seeds".
+    correlation : float
+        Pearson's, of the logarithms: without it near −1 the slope says little. r² times the slope of the
+        regression the other way round is this slope.
+    points, left_out : int
+        Modes in the fit; modes of the range without a finite positive value, such as open-ended widths.
+    first, last : int
+        Range of modes.
+    basis, sampler : str
+        Where the directions and the minibatches come from.
+    loss : float
+        L₀ at the weights the flatness was measured at.
+    seeds : int
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    interval: str
+    correlation: float
+    points: int
+    left_out: int
+    first: int
+    last: int
+    basis: str
+    sampler: str
+    loss: float
+    seeds: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval leaves a value out."""
+        return not self.low <= value <= self.high
+
+
+def power_law(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    rng: Seed = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float, float, float]:
+    """Exponent a of y ∝ x^{−a}, its 95 % interval, and Pearson's correlation of the logarithms.
+
+    The interval is a basic percentile one over resampled *blocks* of n^{1/3} neighbouring points: residuals
+    of neighbouring modes are alike, and points drawn one by one would make it too narrow.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        Positive and finite, in the order of the modes.
+    rng : int, SeedSequence, Generator or str
+    resamples : int
+
+    Returns
+    -------
+    value, low, high, correlation : float
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 5 points, or one is not positive and finite.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"x and y must be two lists of one length, got shapes {x.shape} and {y.shape}")
+    if len(x) < 5:
+        raise ValueError(f"{len(x)} points are too few for an exponent; give at least 5")
+    for name, values in (("x", x), ("y", y)):
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise ValueError(f"{name} must be positive and finite to have a logarithm")
+    u, v = np.log(x), np.log(y)
+    value = -_slope(u, v)
+    if not np.isfinite(value):
+        raise ValueError("all x are equal: they define no exponent")
+    n = len(u)
+    block = max(1, round(n ** (1 / 3)))
+    generator = np.random.default_rng(random_key(rng))
+    starts = generator.integers(n, size=(resamples, -(-n // block)))
+    index = ((starts[..., None] + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
+    slopes = -_slope(u[index], v[index])
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(slopes, [tail, 1 - tail])
+    spread = np.std(u) * np.std(v)
+    correlation = float(np.mean((u - u.mean()) * (v - v.mean())) / spread) if spread > 0 else 0.0
+    return float(value), float(low), float(high), correlation
+
+
+def _slope(u: np.ndarray, v: np.ndarray):
+    """Least-squares slope along the last axis; NaN where all u are equal."""
+    du = u - u.mean(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (du * v).sum(-1) / (du * du).sum(-1)
+
+
+def rank_exponent(modes: xr.Dataset, *, fit: tuple[int, int] = RANK_FIT, rng: Seed = 0) -> Exponent:
+    """γ of σ_i² ∝ i^{−γ} (PNAS Fig. 1A: between modes 20 and 200).
+
+    Parameters
+    ----------
+    modes : Dataset
+        From :func:`nets.measure.components.analyse`.
+    fit : (int, int)
+        First and last mode.
+    rng : int, SeedSequence, Generator or str
+        Of the bootstrap.
+
+    Returns
+    -------
+    Exponent
+    """
+    variance = _range(modes["variance"], fit)
+    return _fitted("gamma", variance["mode"].astype(float), variance, fit, modes.attrs, modes.attrs, rng)
+
+
+def variance_flatness(
+    modes: xr.Dataset,
+    widths: xr.Dataset,
+    *,
+    fit: tuple[int, int] = FIT,
+    correlation_time: xr.DataArray | None = None,
+    rng: Seed = 0,
+) -> dict[str, Exponent]:
+    """ψ, ψ_D and ψ_τ of variance, velocity variance and correlation time against flatness.
+
+    Parameters
+    ----------
+    modes : Dataset
+        The motion: from ``principal_components.analyse``, or ``project`` for another window.
+    widths : Dataset
+        From :func:`nets.measure.loss_widths.widths`, along the same directions.
+    fit : (int, int)
+        First and last mode.
+    correlation_time : DataArray, dim mode, optional
+        τ_i measured without σ_i², such as ``principal_components.correlation_times``; default σ_i²/D_i, with
+        which ψ = ψ_D + ψ_τ to rounding where no mode is left out.
+    rng : int, SeedSequence, Generator or str
+        Of the bootstraps.
+
+    Returns
+    -------
+    dict of str to Exponent
+        "psi", "psi_D", "psi_tau".
+
+    Raises
+    ------
+    ValueError
+        If the two share fewer than 5 modes of the range.
+    """
+    width = _range(widths["width"], fit)
+    tau = modes["correlation_time"] if correlation_time is None else correlation_time
+    quantities = {"psi": modes["variance"], "psi_D": modes["velocity_variance"], "psi_tau": tau}
+    return {
+        name: _fitted(name, width, _range(quantity, fit), fit, modes.attrs, widths.attrs, rng)
+        for name, quantity in quantities.items()
+    }
+
+
+def _range(values: xr.DataArray, fit: tuple[int, int]) -> xr.DataArray:
+    first, last = fit
+    if not 1 <= first < last:
+        raise ValueError(f"fit={fit} must be two modes, the first at least 1 and below the last")
+    return values.sel(mode=slice(first, last))
+
+
+def _fitted(
+    name: str,
+    x: xr.DataArray,
+    y: xr.DataArray,
+    fit: tuple[int, int],
+    motion: Mapping,
+    landscape: Mapping,
+    rng,
+) -> Exponent:
+    """One exponent with its provenance."""
+    x, y = xr.align(x, y, join="inner")
+    usable = np.isfinite(x) & (x > 0) & np.isfinite(y) & (y > 0)
+    left_out = int((~usable).sum())
+    if int(usable.sum()) < 5:
+        raise ValueError(
+            f"{name}: modes {fit[0]} to {fit[1]} hold {int(usable.sum())} usable points "
+            f"({left_out} are open-ended or not positive); an exponent needs at least 5"
+        )
+    value, low, high, r = power_law(x.to_numpy()[usable], y.to_numpy()[usable], rng=rng)
+    return Exponent(
+        name,
+        value,
+        low,
+        high,
+        interval="blocks of modes",
+        correlation=r,
+        points=int(usable.sum()),
+        left_out=left_out,
+        first=int(x["mode"][0]),
+        last=int(x["mode"][-1]),
+        basis=str(motion.get("basis", "given")),
+        sampler=_sampler(motion),
+        loss=float(landscape.get("loss", motion.get("loss_end", np.nan))),
+    )
+
+
+def _sampler(attrs: Mapping) -> str:
+    """Optimiser, its numbers and how minibatches are drawn, in a few words."""
+    words = [str(attrs.get("control") or attrs.get("optimizer", "unknown"))]
+    if "learning_rate" in attrs:
+        words.append(f"alpha={float(attrs['learning_rate']):g}")
+    if "batch_size" in attrs:
+        words.append(f"B={int(attrs['batch_size'])}")
+    if "sampling" in attrs:
+        words.append(str(attrs["sampling"]).replace("_", " "))
+    return ", ".join(words)
+
+
+def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
+    """Mean over independent runs with the 95 % interval of Student's t from their scatter.
+
+    Parameters
+    ----------
+    exponents : sequence of Exponent
+        The same quantity from at least two seeds.
+
+    Returns
+    -------
+    Exponent
+        Correlation and loss are means (of the logarithm for the loss); ``points`` the smallest.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, or they differ in quantity or basis.
+    """
+    items = list(exponents)
+    if len(items) < 2:
+        raise ValueError(f"{len(items)} seed(s) show no scatter; give at least two")
+    if len({(e.name, e.basis, e.sampler) for e in items}) > 1:
+        raise ValueError("exponents over seeds must be of one quantity, basis and sampler")
+    values = np.array([e.value for e in items])
+    half = student_factor(len(values), CONFIDENCE) * values.std(ddof=1)
+    mean = float(values.mean())
+    return replace(
+        items[0],
+        value=mean,
+        low=mean - float(half),
+        high=mean + float(half),
+        interval="seeds",
+        correlation=float(np.mean([e.correlation for e in items])),
+        points=min(e.points for e in items),
+        left_out=max(e.left_out for e in items),
+        loss=float(np.exp(np.mean(np.log([e.loss for e in items])))),
+        seeds=sum(e.seeds for e in items),
+    )
+
+
+def table(exponents: Iterable[Exponent]) -> str:
+    """The exponents as lines of text, one each.
+
+    Parameters
+    ----------
+    exponents : iterable of Exponent
+
+    Returns
+    -------
+    str
+    """
+    head = (
+        f"{'exponent':8} {'value':>6} {'95 % interval':>16} {'from':15} {'r':>6} {'modes':>9} {'points':>6} "
+        f"{'L0':>8} {'seeds':>5}  basis; sampler"
+    )
+    rows = [
+        f"{e.name:8} {e.value:6.2f} {f'[{e.low:.2f}, {e.high:.2f}]':>16} {e.interval:15} "
+        f"{e.correlation:6.2f} "
+        f"{f'{e.first}-{e.last}':>9} {e.points:6d} {e.loss:8.1e} {e.seeds:5d}  {e.basis}; {e.sampler}"
+        for e in exponents
+    ]
+    return "\n".join([head, *rows])

@@ -1,0 +1,441 @@
+"""The toolkit's Langevin system, measured from one trained net.
+
+Sharp directions e_i are the top eigenvectors of the Hessian at w₀ (all weights); the flat one, u, is where
+pilot trainings from w₀ go, or downhill, with the sharp ones projected out. Along w₀ + x u curvatures
+λ_i(x) = e_iᵀ H e_i, the loss and the gradient noise C(x) are measured and become the landscape
+L(x, y) = V(x) + ½ Σ_i λ_i(x) y_i², with y from the valley's floor.
+What it predicts: :mod:`notebooks.studies.closed_loop.predictions`; what SGD does:
+:mod:`notebooks.studies.closed_loop.walks`; both together:
+:mod:`notebooks.studies.closed_loop.loop`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.sparse.linalg as sparse_linalg
+import sympy as sp
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+import fpsolve
+import theory
+from fpsolve.progress import shown
+from fpsolve.sweeps.kept import kept
+from nets.measure.curvature import hessian_operator, top_eigenpairs
+from nets.measure.directions import AlongDirections, along_directions
+from nets.measure.layer_loss import LayerLoss
+from nets.measure.noise import batch_factor
+from nets.models import weights_digest, with_parameters
+from nets.training.run import Run, check_trained
+from nets.training.train import replicas
+
+Reading = Literal["measured", "random_shift", "local"]
+Flat = Literal["pilots", "gradient"]
+#: Eigenvectors are sought with about so many rows first, then with all in so many iterations.
+ROWS_FIRST, ITERATIONS = 10_000, 4
+#: The range measured, in units of the pilots' mean displacement along u.
+RANGE = (-0.5, 1.75)
+
+__all__ = ["MeasuredValley", "measure_valley", "weights_at"]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredValley:
+    """A valley with n sharp variables y_i and one flat x, measured from a net; from :func:`measure_valley`.
+
+    Attributes
+    ----------
+    run : Run
+        Its weights are w₀: x = 0.
+    profile : Dataset, dims x, mode, direction
+        ``loss``, ``gradient`` and ``hessian`` along all directions, ``curvature`` λ_i, ``floor`` −g_i/λ_i,
+        ``rotation`` (the norm of the off-diagonal part of the sharp block of H over that of the diagonal),
+        ``covariance`` C of the minibatch gradient and ``hessian_covariance``, that of minibatch Hessians
+        (see :class:`nets.measure.directions.AlongDirections`); ``directions`` (weight, direction),
+        orthonormal:
+        e_1 … e_n, u.
+    """
+
+    run: Run
+    profile: xr.Dataset
+
+    @property
+    def n_sharp(self) -> int:
+        """Number of sharp directions."""
+        return self.profile.sizes["mode"]
+
+    @property
+    def scale(self) -> float:
+        """The pilots' displacement along u."""
+        return float(self.profile.attrs["scale"])
+
+    @property
+    def learning_rate(self) -> float:
+        """η of the run."""
+        return self.run.settings.learning_rate
+
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """Shape (weights, n + 1)."""
+        return self.profile["directions"].to_numpy()
+
+    @cached_property
+    def curvature(self) -> np.ndarray:
+        """Coefficients of λ_i as polynomials in x/scale, lowest first, shape (n, degree + 1)."""
+        return self._fit(self.profile["curvature"].to_numpy())
+
+    @cached_property
+    def floor(self) -> np.ndarray:
+        """The same for the floor along e_i."""
+        return self._fit(self.profile["floor"].to_numpy())
+
+    @cached_property
+    def potential(self) -> np.ndarray:
+        """The same for V(x), the loss on the floor; one degree more, shape (degree + 2,)."""
+        lam = self.profile["curvature"].to_numpy()
+        ground = self.profile["loss"].to_numpy() - 0.5 * (self.profile["floor"].to_numpy() ** 2 * lam).sum(1)
+        return self._fit(ground, more=1)
+
+    @cached_property
+    def log_noise(self) -> np.ndarray:
+        """The same for ln C_ii(x), in the order of ``directions``, shape (n + 1, degree + 1)."""
+        return self._fit(np.log(np.diagonal(self.profile["covariance"].to_numpy(), axis1=1, axis2=2)))
+
+    def _fit(self, values: np.ndarray, more: int = 0) -> np.ndarray:
+        z = self.profile["x"].to_numpy() / self.scale
+        return np.polynomial.polynomial.polyfit(z, values, int(self.profile.attrs["degree"]) + more).T
+
+    def curvatures(self, x: ArrayLike) -> np.ndarray:
+        """λ_i(x) of the fit, shape (..., n)."""
+        return _values(self.curvature, np.asarray(x, float) / self.scale)
+
+    def floors(self, x: ArrayLike) -> np.ndarray:
+        """Where the floor lies along e_i, shape (..., n)."""
+        return _values(self.floor, np.asarray(x, float) / self.scale)
+
+    def noise(self, x: ArrayLike) -> np.ndarray:
+        """C_ii(x) of the fit, in the order of ``directions``, shape (..., n + 1)."""
+        return np.exp(_values(self.log_noise, np.asarray(x, float) / self.scale))
+
+    def log_weighted_flatness(self, x: ArrayLike) -> np.ndarray:
+        """ln F̂ = −½ Σ γ_i ln λ_i(x), γ_i = λ_i(0)²/Σλ² (PRL 16), shape (...)."""
+        return log_weighted_flatness(self.curvatures(x), self.curvatures(0.0))
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """C at x = 0, shape (n + 1, n + 1)."""
+        return self.profile["covariance"].sel(x=0.0, method="nearest").to_numpy()
+
+    @property
+    def shift_strength(self) -> float:
+        """σ of C_ii = 2σλ_i², fitted to the sharp directions at x = 0 in logarithms."""
+        ratio = np.diag(self.covariance)[:-1] / (2 * self.curvatures(0.0) ** 2)
+        return float(np.exp(np.log(ratio).mean()))
+
+    def landscape(self) -> theory.Landscape:
+        """L(x, y) = V(x) + ½ Σ λ_i(x) y_i² as :class:`theory.Landscape`, variables x, y1 … yn."""
+        x, *y = sp.symbols(" ".join(["x"] + [f"y{i + 1}" for i in range(self.n_sharp)]), real=True)
+        z = x / self.scale
+
+        def polynomial(row: np.ndarray) -> sp.Expr:
+            return sum((float(c) * z**k for k, c in enumerate(row)), sp.Integer(0))
+
+        loss = polynomial(self.potential)
+        for row, yi in zip(self.curvature, y, strict=True):
+            loss += polynomial(row) * yi**2 / 2
+        return theory.Landscape(loss, (x, *y), fast=tuple(y), name="valley measured from a net")
+
+    def langevin(self, *, noise: Literal["measured", "random_shift"] = "measured") -> theory.Langevin:
+        """dθ = −∇L dt + √(2D) dW with the measured noise.
+
+        Parameters
+        ----------
+        noise : {"measured", "random_shift"}
+            D = ηC/2 with C of x = 0; or D = ησH² with σ fitted (:attr:`shift_strength`), which has to
+            answer for the flat direction as well.
+
+        Returns
+        -------
+        theory.Langevin
+
+        Raises
+        ------
+        ValueError
+            If the reading is unknown.
+        """
+        rate = self.learning_rate
+        if noise == "measured":
+            n = self.n_sharp
+            order = [n, *range(n)]
+            C = self.covariance[np.ix_(order, order)]
+            return theory.Langevin(self.landscape(), theory.measured((C + C.T) / 2, learning_rate=rate))
+        if noise == "random_shift":
+            shift = theory.random_shift(learning_rate=rate, sigma=self.shift_strength)
+            return theory.Langevin(self.landscape(), shift)
+        raise ValueError(f"noise={noise!r} must be 'measured' or 'random_shift'")
+
+    def local_diffusion(self) -> theory.Diffusion:
+        """The same drift with D_ii(x) = ηC_ii(x)/2 as measured along the walk, and no D_ij.
+
+        The noise of a net that still learns fades along x; :meth:`langevin` keeps that of x = 0.
+        """
+        system = self.langevin()
+        z = system.variables[0] / self.scale
+        logs = [sum((float(c) * z**k for k, c in enumerate(row)), sp.Integer(0)) for row in self.log_noise]
+        rate = self.learning_rate
+        D = [rate / 2 * sp.exp(power) for power in (logs[-1], *logs[:-1])]
+        return theory.Diffusion(
+            system.drift, sp.diag(*D), system.variables, name="valley measured from a net"
+        )
+
+    def process(self, *, noise: Reading) -> theory.Langevin | theory.Diffusion:
+        """:meth:`langevin` or, for "local", :meth:`local_diffusion`."""
+        return self.local_diffusion() if noise == "local" else self.langevin(noise=noise)
+
+    def diffusion(self, x: ArrayLike = 0.0, *, noise: Reading) -> np.ndarray:
+        """D_ii(x) along the sharp directions, shape (..., n)."""
+        half = self.learning_rate / 2
+        if noise == "local":
+            return half * self.noise(x)[..., :-1]
+        if noise == "measured":
+            return half * np.diag(self.covariance)[:-1] * np.ones((*np.shape(x), 1))
+        if noise == "random_shift":
+            return self.learning_rate * self.shift_strength * self.curvatures(x) ** 2
+        raise ValueError(f"noise={noise!r} must be one of {get_args(Reading)}")
+
+
+def measure_valley(
+    run: Run,
+    *,
+    n_sharp: int = 4,
+    epochs: int = 10,
+    pilots: int = 8,
+    points: int = 10,
+    degree: int = 2,
+    flat: Flat = "pilots",
+    tolerance: float = 1e-5,
+    rng: int = 0,
+    samples: int | None = None,
+    store: str | Path | None = None,
+    progress: bool = False,
+) -> MeasuredValley:
+    """λ_i(x), V(x) and C(x) along a flat direction of a trained net.
+
+    Parameters
+    ----------
+    run : Run
+        Of plain SGD, with or without replacement; C is that of its own sampling.
+    n_sharp : int
+        Top eigendirections of the Hessian of all weights.
+    epochs, pilots : int
+        Pilot trainings from w₀; their mean displacement sets the range of x. Their seeds are not those of
+        :func:`notebooks.studies.closed_loop.walks.walk`.
+    points : int
+        Values of x; 0 is one of them.
+    degree : int
+        Of λ_i(x); V(x) has one more.
+    flat : {"pilots", "gradient"}
+        u: where the pilots went, or minus the gradient at w₀, sharp directions projected out of either.
+        Along the first V(x) is measured where SGD will pass, along the second it is not.
+    tolerance : float
+        Of the eigenvectors, relative to each eigenvalue; what is left shows in ``rotation``.
+    rng : int
+    samples : int, optional
+        Rows of the training data for V, Hessians and noise; default all. With fewer, V(x) is the loss of
+        those rows and not the one that SGD descends, which the predicted drift inherits.
+    store : path, optional
+        ``….nc``: kept there, and read from there if it is there already.
+    progress : bool
+
+    Returns
+    -------
+    MeasuredValley
+        ``profile.attrs`` state ``curvature_fit_error`` (largest |fit − measured|/measured of any λ_i over
+        the range), ``noise_fit_error`` (of any C_ii) and ``explained``, the share of the pilots'
+        squared mean displacement along u.
+
+    Raises
+    ------
+    ValueError
+        If the run is not plain SGD, numbers make no sense, a λ_i is not positive over the range, or the
+        store holds another valley.
+    """
+    check_trained(run)
+    if run.settings.optimizer != "sgd":
+        raise ValueError(f"optimizer={run.settings.optimizer!r}: a valley is measured for plain 'sgd'")
+    if min(n_sharp, epochs, pilots, degree) < 1 or points < degree + 3:
+        raise ValueError(f"n_sharp, epochs, pilots, degree must be positive and points at least {degree + 3}")
+    if samples is not None and not 1 < samples <= run.data.samples:
+        raise ValueError(f"samples={samples} must lie between 2 and the {run.data.samples} training rows")
+    if flat not in get_args(Flat):
+        raise ValueError(f"flat={flat!r} must be one of {get_args(Flat)}")
+    asked = _identity(run) | {
+        "n_sharp": n_sharp, "epochs": epochs, "pilots": pilots, "points": points, "degree": degree,
+        "flat": flat, "tolerance": tolerance, "rng": rng, "samples": samples or run.data.samples,
+    }  # fmt: skip
+    profile = kept(store, lambda: _profile(run, asked, progress), asked=asked)
+    valley = MeasuredValley(run, profile)
+    lam = profile["curvature"].to_numpy()
+    if lam.min() <= 0:
+        raise ValueError(
+            f"a curvature falls to {lam.min():.2g} over the range: ask for fewer than {n_sharp} directions"
+        )
+    x, C = profile["x"].to_numpy(), np.diagonal(profile["covariance"].to_numpy(), axis1=1, axis2=2)
+    profile.attrs["curvature_fit_error"] = float(np.abs(valley.curvatures(x) / lam - 1).max())
+    profile.attrs["noise_fit_error"] = float(np.abs(valley.noise(x) / C - 1).max())
+    return valley
+
+
+def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
+    """Everything measured: directions first, then the points along the flat one."""
+    n, rng, s = asked["n_sharp"], asked["rng"], run.settings
+    rows = slice(asked["samples"])
+    inputs, labels = run.data.train_inputs[rows].double(), run.data.train_labels[rows]
+    w0 = weights_at(run)
+    E = _sharp_directions(run, rows, count=n, tolerance=asked["tolerance"], rng=rng)
+    inside = at_weights(run, w0, inputs, labels, E).hessian
+    E = E @ np.linalg.eigh(inside)[1][:, ::-1]
+    later = from_here(run, asked["epochs"], [walk_seed(rng, 0, i) for i in range(asked["pilots"])])
+    moved = np.mean([weights_at(r) - w0 for r in later], axis=0)
+    towards = moved
+    if asked["flat"] == "gradient":
+        net = with_parameters(run.net, (p.detach().double() for p in run.net.parameters()))
+        towards = -LayerLoss.of(net, inputs, labels).gradient(inputs, labels).numpy()
+    towards = towards - E @ (E.T @ towards)
+    u = towards / max(float(np.linalg.norm(towards)), 1e-300)
+    scale = float(moved @ u)
+    if not scale > 0:
+        raise ValueError(
+            "the pilots did not move that way: train with a larger learning rate or for more epochs"
+        )
+    directions = np.column_stack([E, u])
+    x = np.linspace(*RANGE, asked["points"])
+    x[np.abs(x).argmin()] = 0.0
+    there = [
+        at_weights(run, w0 + t * scale * u, inputs, labels, directions)
+        for t in shown(list(x), unit="point", progress=progress)
+    ]
+    factor = noise_factor(run)
+    H = np.array([a.hessian for a in there])
+    g = np.array([a.gradient for a in there])
+    block = H[:, :n, :n]
+    lam = np.diagonal(block, axis1=1, axis2=2)
+    off = np.linalg.norm(block * (1 - np.eye(n)), axis=(1, 2)) / np.linalg.norm(lam, axis=1)
+    both, three = ("direction", "direction_2"), ("mode", "mode_2", "mode_3")
+    C = np.array([a.covariance for a in there]) * factor
+    C_H = np.array([a.hessian_covariance for a in there])[:, :n, :n, :n] * factor
+    return xr.Dataset(
+        {
+            "loss": ("x", [a.loss for a in there], says("loss")),
+            "gradient": (("x", "direction"), g, says("gradient of the loss")),
+            "hessian": (("x", *both), H, says("Hessian of the loss")),
+            "curvature": (("x", "mode"), lam, says("curvature λ_i")),
+            "floor": (("x", "mode"), -g[:, :n] / lam, says("floor of the valley along e_i")),
+            "rotation": ("x", off, says("off-diagonal over diagonal of the sharp block of H")),
+            "covariance": (("x", *both), C, says("gradient-noise covariance C")),
+            "hessian_covariance": (("x", *three), C_H, says("covariance of minibatch Hessians")),
+            "directions": (("weight", "direction"), directions, says("e_1 … e_n, u")),
+        },
+        coords={"x": ("x", x * scale, says("distance along the flat direction"))},
+        attrs={
+            "title": "valley measured along a flat direction", "scale": scale,
+            "explained": scale**2 / float(moved @ moved), "data": run.data.name, "flat": asked["flat"],
+            "learning_rate": s.learning_rate, "batch_size": int(s.batch_size), "loss_at_start": run.loss,
+            "epochs": int(asked["epochs"]), "degree": int(asked["degree"]), "seed": int(rng),
+            "samples": int(asked["samples"]), "fpsolve_version": fpsolve.__version__,
+        },
+    )  # fmt: skip
+
+
+def _sharp_directions(run: Run, rows: slice, *, count: int, tolerance: float, rng: int) -> np.ndarray:
+    """Top eigenvectors of the Hessian, in the precision of training, orthonormal in float64, (weights, n).
+
+    Of many rows a part comes first, whose eigenvectors are where the iteration with all rows begins: five
+    or ten products with the whole Hessian a direction instead of dozens.
+    """
+    dtype = run.settings.torch_dtype
+    inputs, labels = run.data.train_inputs[rows].to(dtype), run.data.train_labels[rows]
+    part = slice(None, None, max(1, len(labels) // ROWS_FIRST))
+    first = top_eigenpairs(run.net, inputs[part], labels[part], count=count, tolerance=tolerance, rng=rng)
+    E = first["eigenvector"].to_numpy()
+    if part.step > 1:
+        H = hessian_operator(run.net, inputs, labels)
+        limit = tolerance * float(first["eigenvalue"][-1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it does not reach shows in ``rotation`` and ``residual``
+            E = sparse_linalg.lobpcg(H, E, largest=True, tol=limit, maxiter=ITERATIONS)[1]
+    return np.linalg.qr(E.astype(float))[0]
+
+
+def at_weights(
+    run: Run, w: np.ndarray, inputs: torch.Tensor, labels: torch.Tensor, directions: np.ndarray,
+    *, second: bool = True,
+) -> AlongDirections:  # fmt: skip
+    """The loss along directions from any weights, in float64; of single samples, see :func:`noise_factor`."""
+    net = with_parameters(run.net, (p.detach().double() for p in run.net.parameters()))
+    vector_to_parameters(torch.from_numpy(w), net.parameters())
+    return along_directions(net, inputs, labels, directions=directions, second=second)
+
+
+def noise_factor(run: Run) -> float:
+    """Variance of a minibatch mean over that of one sample, for the run's own sampling."""
+    return batch_factor(
+        run.data.samples,
+        batch_size=run.settings.batch_size,
+        replacement=run.settings.sampling == "with_replacement",
+    )
+
+
+def weights_at(run: Run) -> np.ndarray:
+    """All weights of a run, float64, shape (N,)."""
+    return parameters_to_vector(run.net.parameters()).detach().double().cpu().numpy()
+
+
+def from_here(run: Run, epochs: int, seeds: Sequence[np.random.SeedSequence], **options) -> list[Run]:
+    """Independent trainings from the weights a run ended with, with its settings."""
+    s = run.settings
+    later = replicas(
+        run.net, run.data, learning_rate=s.learning_rate, batch_size=s.batch_size, epochs=epochs,
+        rng=list(seeds), sampling=s.sampling, dtype=s.dtype, **options,
+    )  # fmt: skip
+    for r in later:
+        check_trained(r)
+    return later
+
+
+def walk_seed(rng: int, kind: int, index: int) -> np.random.SeedSequence:
+    """Seeds of pilots (kind 0) and of walks (kind 1), which never meet."""
+    return np.random.SeedSequence(rng, spawn_key=(kind, index))
+
+
+def _identity(run: Run) -> dict[str, str]:
+    """What a result measured from a run depends on, of the run."""
+    settings = {k: v for k, v in asdict(run.settings).items() if k != "seed"}
+    return {
+        "weights": weights_digest(run.net), "data": run.data.digest, "settings": json.dumps(settings),
+    }  # fmt: skip
+
+
+def _values(coefficients: np.ndarray, z: ArrayLike) -> np.ndarray:
+    return np.moveaxis(np.polynomial.polynomial.polyval(np.asarray(z, float), coefficients.T), 0, -1)
+
+
+def log_weighted_flatness(lam: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """ln F̂ = −½ Σ γ_i ln λ_i with γ_i from the curvatures at the origin, shape (...)."""
+    weights = origin**2 / (origin**2).sum()
+    return -0.5 * (np.log(lam) * weights).sum(-1)
+
+
+def says(text: str) -> dict[str, str]:
+    """Attributes of a number without units."""
+    return {"long_name": text, "units": "1"}

@@ -1,0 +1,9 @@
+from nets.training.along import net_at as net_at
+from nets.training.along import weights_along as weights_along
+from nets.training.run import Diverged as Diverged
+from nets.training.run import Run as Run
+from nets.training.train import continued as continued
+from nets.training.train import replicas as replicas
+from nets.training.train import sgd as sgd
+from nets.training.window import exploration_start as exploration_start
+from nets.training.window import record as record

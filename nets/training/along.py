@@ -1,0 +1,129 @@
+"""Nets of several seeds trained side by side, and their weights kept at some epochs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import fpsolve
+from nets.data.datasets import Data
+from nets.models import description
+from nets.training.train import continued, replicas
+
+
+def weights_along(
+    nets: Sequence[nn.Sequential],
+    data: Data,
+    *,
+    epochs: Sequence[int],
+    learning_rate: float,
+    batch_size: int,
+    rng: Sequence[int],
+    progress: bool = False,
+) -> xr.Dataset:
+    """Weights of nets trained by SGD, after some numbers of epochs.
+
+    Parameters
+    ----------
+    nets : sequence of nn.Sequential
+        Of one shape; one for each training. Not changed.
+    data : Data
+    epochs : sequence of int
+        Ascending; 0 are the weights before training.
+    learning_rate : float
+    batch_size : int
+    rng : sequence of int
+        One seed for each training.
+    progress : bool
+
+    Returns
+    -------
+    Dataset
+        ``weights`` (epoch, training, weight), numbered as ``net.parameters()`` gives them; ``accuracy``
+        (training, epoch) on the training data.
+
+    Raises
+    ------
+    ValueError
+        If epochs do not ascend, or none is above 0.
+    """
+    wanted = [int(e) for e in epochs]
+    if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] < 1:
+        raise ValueError(f"epochs={wanted} must ascend from 0 or more to at least 1")
+    rows = {0: [_flat(net) for net in nets]}
+    runs, done = None, 0
+    for epoch in (e for e in wanted if e > 0):
+        if runs is None:
+            runs = replicas(
+                nets, data, epochs=epoch, rng=list(rng), learning_rate=learning_rate, batch_size=batch_size,
+                progress=progress,
+            )  # fmt: skip
+        else:
+            runs = continued(runs, epoch - done, progress=progress)
+        rows[epoch], done = [_flat(run.net) for run in runs], epoch
+    assert runs is not None  # the last epoch is above 0
+    accuracy = np.stack([run.history.accuracy.sel(epoch=wanted) for run in runs])
+    return xr.Dataset(
+        {
+            "weights": (("epoch", "training", "weight"), np.array([rows[e] for e in wanted])),
+            "accuracy": (
+                ("training", "epoch"),
+                accuracy,
+                {"long_name": "accuracy on the training data", "units": "1"},
+            ),
+        },
+        coords={"epoch": ("epoch", wanted, {"long_name": "epochs", "units": "1"})},
+        attrs={
+            "title": f"weights along training: {description(nets[0])}",
+            "data": data.name,
+            "learning_rate": float(learning_rate),
+            "batch_size": int(batch_size),
+            "seeds": " ".join(map(str, rng)),
+            "fpsolve_version": fpsolve.__version__,
+        },
+    )
+
+
+def net_at(net: nn.Sequential, weights: xr.Dataset, *, training: int, epoch: int) -> nn.Sequential:
+    """The net of one training as it was after some epochs.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        Any of the same shape; not changed.
+    weights : Dataset
+        From :func:`weights_along`.
+    training : int
+        Which training, from 0.
+    epoch : int
+        One of those kept.
+
+    Returns
+    -------
+    nn.Sequential
+        Its parameters ask for no gradient.
+
+    Raises
+    ------
+    ValueError
+        If this epoch or training was not kept, or the net has another number of weights.
+    """
+    kept, trainings = weights["epoch"].to_numpy().tolist(), weights.sizes["training"]
+    if epoch not in kept or not 0 <= training < trainings:
+        raise ValueError(f"training={training}, epoch={epoch}: kept are {trainings} trainings at {kept}")
+    vector = torch.from_numpy(weights["weights"].sel(epoch=epoch).isel(training=training).to_numpy())
+    other = copy.deepcopy(net).requires_grad_(False)
+    count = sum(p.numel() for p in other.parameters())
+    if count != len(vector):
+        raise ValueError(f"the net has {count} weights and {len(vector)} were kept")
+    nn.utils.vector_to_parameters(vector, other.parameters())
+    return other
+
+
+def _flat(net: nn.Sequential) -> np.ndarray:
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy().copy()

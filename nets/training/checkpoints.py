@@ -1,0 +1,131 @@
+"""Runs in files: safetensors, written whole or not at all; nothing in them can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from nets.data.datasets import Data
+from nets.models import description, with_parameters
+from nets.training.recipe import Settings
+from nets.training.run import Run
+
+_FORMAT = "fpsolve nets run, 1"
+
+
+def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
+    """Write one run or several to a safetensors file: weights, optimiser's memory, history, settings.
+
+    The file appears whole or not at all: it is written beside its place and then renamed.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+    path : path
+        Its directory must exist. A file there is replaced.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory does not exist.
+    """
+    several = [runs] if isinstance(runs, Run) else list(runs)
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {target.parent} to write {target.name} into")
+    tensors: dict[str, torch.Tensor] = {}
+    texts = []
+    for i, run in enumerate(several):
+        for name, parameter in run.net.named_parameters():
+            tensors[f"{i}/net/{name}"] = parameter.detach()
+        for kind, values in run.memory.items():
+            tensors |= {f"{i}/memory/{kind}/{j}": value for j, value in enumerate(values)}
+        tensors[f"{i}/rows"] = torch.tensor(run.rows, dtype=torch.float64)
+        texts.append({"settings": asdict(run.settings), "identity": _identity(run.net, run.data)} | {
+            key: getattr(run, key) for key in ("start", "epoch", "step", "outcome", "diverged_step")
+        })  # fmt: skip
+    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    os.close(handle)
+    try:
+        save_file(tensors, beside, metadata={"format": _FORMAT, "runs": json.dumps(texts)})
+        os.replace(beside, target)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> list[Run]:
+    """The runs in a file; they go on exactly as they would have.
+
+    Parameters
+    ----------
+    path : path
+    net : nn.Sequential
+        The shape of net that was trained; its weights do not enter.
+    data : Data
+        The data it was trained on; its device becomes the runs'.
+
+    Returns
+    -------
+    list of Run
+        As many as were saved together.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged, of another kind, or belongs to another net or other data.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{file} holds no run of this package (format {metadata.get('format')!r})")
+        texts = json.loads(metadata["runs"])
+        identity = _identity(net, data)
+        for text in texts:
+            for key, value in identity.items():
+                if text["identity"][key] != value:
+                    raise ValueError(
+                        f"{file} holds a run with {key} {text['identity'][key]!r}, not {value!r}; give that, "
+                        "or name another file"
+                    )
+        return [_run(i, text, tensors, net, data) for i, text in enumerate(texts)]
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is damaged or no file of runs: {error}") from error
+
+
+def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequential, data: Data) -> Run:
+    settings = Settings(**text["settings"])
+    device = data.train_inputs.device
+    names = [name for name, _ in net.named_parameters()]
+    own = with_parameters(net, (tensors[f"{i}/net/{name}"].to(device) for name in names))
+    kinds = sorted({key.split("/")[2] for key in tensors if key.startswith(f"{i}/memory/")})
+    memory = {
+        kind: [tensors[f"{i}/memory/{kind}/{j}"].to(device) for j in range(len(names))] for kind in kinds
+    }
+    rows = tuple(tuple(row) for row in tensors[f"{i}/rows"].tolist())
+    return Run(
+        own, data, settings, text["start"], int(text["epoch"]), int(text["step"]), memory, rows,
+        text["outcome"], int(text["diverged_step"]),
+    )  # fmt: skip
+
+
+def _identity(net: nn.Sequential, data: Data) -> dict[str, str]:
+    """What a file of runs must share with the net and the data it is read for."""
+    return {"net": description(net), "data": data.name, "data_digest": data.digest}

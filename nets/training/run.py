@@ -1,0 +1,186 @@
+"""What training leaves behind: the net, how it was trained, and what is needed to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+import fpsolve
+from nets.data.datasets import Data
+from nets.models import description
+from nets.training.optimizers import Memory
+from nets.training.recipe import Settings
+
+Outcome = Literal["trained", "diverged", "still"]
+_MEASURES = {
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+    "test_loss": "test loss",
+    "test_accuracy": "test accuracy",
+    "weight_norm": "Euclidean norm of all parameters",
+}
+
+
+class Diverged(RuntimeError):
+    """Training left the finite numbers, or fell into a state without gradient.
+
+    Attributes
+    ----------
+    step : int
+        The minibatch, counted from 1 at the start of training, whose loss was the first not to be below
+        ``divergence``; or, where all weights stood still for an epoch at a large loss, its last.
+    epoch : int
+        Epochs done before.
+    """
+
+    def __init__(self, message: str, *, step: int, epoch: int) -> None:
+        super().__init__(message)
+        self.step, self.epoch = step, epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained net, with what is needed to go on exactly.
+
+    Attributes
+    ----------
+    net : nn.Sequential
+        Trained; not shared with the net that training started from. Do not change it.
+    data : Data
+        On the device of training.
+    settings : Settings
+    start : str
+        sha256 of the weights training started from.
+    epoch, step : int
+        Epochs and minibatches done.
+    memory : dict
+        The optimiser's: velocities, or moments.
+    rows : tuple of tuples
+        What ``history`` shows: an epoch and the measures after it.
+    outcome : {"trained", "diverged", "still"}
+        The latter two for a replica whose loss left the numbers below ``divergence``, or whose weights all
+        stood still for an epoch at a large loss. Such a run is as it was after the epoch before.
+    diverged_step : int
+        The step at which that happened, else −1.
+    """
+
+    net: nn.Sequential
+    data: Data
+    settings: Settings
+    start: str
+    epoch: int
+    step: int
+    memory: Memory
+    rows: tuple[tuple[float, ...], ...] = ()
+    outcome: Outcome = "trained"
+    diverged_step: int = -1
+
+    @property
+    def loss(self) -> float:
+        """Training loss at the end, over all training rows."""
+        return self.rows[-1][1]
+
+    @cached_property
+    def history(self) -> xr.Dataset:
+        """After each epoch, from the start at epoch 0, over all rows and parameters.
+
+        ``loss``, ``accuracy``, ``test_loss``, ``test_accuracy``, ``weight_norm`` ‖w‖₂; dim ``epoch``.
+        """
+        columns = np.array(self.rows, dtype=float).reshape(-1, 1 + len(_MEASURES)).T
+        variables = {
+            name: ("epoch", column, {"long_name": long_name, "units": "1"})
+            for (name, long_name), column in zip(_MEASURES.items(), columns[1:], strict=True)
+        }
+        epochs = ("epoch", columns[0].astype(np.int64), {"long_name": "epochs done", "units": "1"})
+        return xr.Dataset(
+            variables, {"epoch": epochs}, {"title": "history of training", **run_attributes(self)}
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches in an epoch, ⌊M/B⌋; 1 with full-batch gradients."""
+        return self.data.samples // self.settings.batch_size
+
+
+def run_attributes(run: Run) -> dict[str, str | int | float]:
+    """Where a result comes from: net, data, settings, versions; for ``attrs``.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    dict
+        Of str, int and float.
+    """
+    s, data = run.settings, run.data
+    return {
+        "net": description(run.net),
+        "data": data.name,
+        "data_sha256": data.provenance.get("content_sha256", ""),
+        "data_selected": data.provenance.get("selected", "all"),
+        "standardised": data.provenance.get("standardised", ""),
+        "samples": data.samples,
+        "learning_rate": s.learning_rate,
+        "batch_size": s.batch_size,
+        "steps_per_epoch": run.steps_per_epoch,
+        "optimizer": s.optimizer,
+        "momentum": s.momentum,
+        "noise": s.noise,
+        "sampling": s.sampling,
+        "seed": s.seed,
+        "start_sha256": run.start,
+        "dtype": s.dtype,
+        "torch_version": str(torch.__version__),
+        "fpsolve_version": fpsolve.__version__,
+    }
+
+
+def check_trained(run: Run) -> None:
+    """Raise ValueError if a run has diverged or come to a stand, and cannot go on."""
+    if run.outcome != "trained":
+        raise ValueError(f"this run {_SAID[run.outcome]} at step {run.diverged_step}; train another")
+
+
+def finished(run: Run) -> Run:
+    """The run, if training went well.
+
+    Parameters
+    ----------
+    run : Run
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    Diverged
+        If it did not.
+    """
+    if run.outcome == "trained":
+        return run
+    s = run.settings
+    if run.outcome == "diverged":
+        why = f"its minibatch loss is not below divergence={s.divergence:g}; lower the learning rate"
+    else:
+        why = (
+            "no weight has moved for an epoch though the loss is large: either all units of a layer are shut "
+            "(lower the learning rate), or the steps are lost in rounding (raise it)"
+        )
+    raise Diverged(
+        f"training {_SAID[run.outcome]} at step {run.diverged_step} (epoch {run.epoch + 1}, learning_rate="
+        f"{s.learning_rate:g}, {s.optimizer!r}, batch_size={s.batch_size}): {why}",
+        step=run.diverged_step,
+        epoch=run.epoch,
+    )
+
+
+_SAID = {"diverged": "diverged", "still": "came to a stand"}

@@ -1,0 +1,223 @@
+"""Runs of one shape trained together for some epochs: stacked, stepped, measured, taken apart again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from fpsolve.progress import shown
+from nets.models import description, weight_layers, with_parameters
+from nets.training.networks import dense_biases, network
+from nets.training.run import Outcome, Run
+from nets.training.step import AfterStep, Batch, Rule, Samples, evaluate, train_epoch
+from nets.training.threads import torch_threads
+
+#: Weights that rest for an epoch at a mean loss above this are no success.
+STILL_LOSS = 0.1
+
+
+@dataclass
+class Recorder:
+    """Which layer to record how often, and what was recorded, epoch by epoch: see ``train_epoch``."""
+
+    layer: int
+    every: int
+    losses: list[np.ndarray] = field(default_factory=list)
+    steps: list[np.ndarray] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+
+
+def trained(
+    runs: Sequence[Run],
+    epochs: int,
+    *,
+    stop_at_loss: float | None = None,
+    threads: int | None = 1,
+    progress: bool = False,
+    recorder: Recorder | None = None,
+    after_epoch: Callable[[list[Run]], None] | None = None,
+    after_step: AfterStep | None = None,
+) -> list[Run]:
+    """All runs after so many epochs more. They agree but for their weights, learning rates and seeds.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Not changed.
+    epochs : int
+    stop_at_loss : float, optional
+        A replica stops after the epoch in which its training loss is no longer above this.
+    threads, progress
+        As in :func:`nets.training.train.sgd`.
+    recorder : Recorder, optional
+        Filled.
+    after_epoch : callable, optional
+        Given the runs as they are after each epoch.
+    after_step : callable, optional
+        See :func:`nets.training.step.train_epoch`; of replicas that still train.
+
+    Raises
+    ------
+    ValueError
+        If the runs do not fit together.
+
+    Returns
+    -------
+    list of Run
+        One that diverged or stands still is as it was after the epoch before.
+    """
+    runs = list(runs)
+    first = runs[0]
+    _check_together(runs, _going_on(runs, stop_at_loss))
+    train, test = _samples(first)
+    layer = None if recorder is None else _parameter_index(first.net, recorder.layer)
+    every = 1 if recorder is None else recorder.every
+    with torch_threads(threads), torch.no_grad():
+        if not first.rows:
+            rows = _measures(_stacked(runs), train, test)
+            runs = [replace(run, rows=(row,)) for run, row in zip(runs, rows, strict=True)]
+        active = _going_on(runs, stop_at_loss)
+        batch = _stacked([runs[i] for i in active]) if active else None
+        for _ in shown(range(epochs), unit="epoch", progress=progress, leave=True):
+            if batch is None:
+                break
+            before, rule = _copied(batch), _rule([runs[i] for i in active])
+            losses, steps, weights = train_epoch(
+                batch, train, rule, layer=layer, every=every, after_step=after_step
+            )
+            if recorder is not None:
+                recorder.losses.append(losses)
+                recorder.steps.append(steps)
+                recorder.weights.append(weights)
+            rows = _measures(batch, train, test)
+            for i, outcome, row in zip(
+                active, _outcomes(before, batch, losses, first.settings.divergence), rows, strict=True
+            ):
+                # Weights stay in the batch until somebody asks for them.
+                more = (row,) if outcome[0] == "trained" else ()
+                runs[i] = replace(
+                    runs[i], outcome=outcome[0], diverged_step=outcome[1], rows=runs[i].rows + more
+                )
+            staying = _going_on(runs, stop_at_loss)
+            if after_epoch is not None or staying != active:
+                for place, i in enumerate(active):
+                    runs[i] = _taken(runs[i], batch if runs[i].outcome == "trained" else before, place)
+            if staying != active:
+                active, batch = staying, _stacked([runs[i] for i in staying]) if staying else None
+            if after_epoch is not None:
+                after_epoch(runs)
+        if batch is not None:
+            for place, i in enumerate(active):
+                runs[i] = _taken(runs[i], batch, place)
+    return runs
+
+
+def _going_on(runs: Sequence[Run], stop_at_loss: float | None) -> list[int]:
+    """Which runs are to be trained further."""
+    return [
+        i for i, run in enumerate(runs)
+        if run.outcome == "trained" and (stop_at_loss is None or not run.rows or run.loss > stop_at_loss)
+    ]  # fmt: skip
+
+
+def _check_together(runs: Sequence[Run], active: Sequence[int]) -> None:
+    """Runs side by side share all but weights, learning rates and seeds."""
+    first = runs[0]
+    rate, seed = first.settings.learning_rate, first.settings.seed
+    for run in runs[1:]:
+        same_data = run.data is first.data or run.data.digest == first.data.digest
+        if not same_data or description(run.net) != description(first.net):
+            raise ValueError("runs side by side need the same data and nets of one shape")
+        if replace(run.settings, learning_rate=rate, seed=seed) != first.settings:
+            raise ValueError(
+                f"runs side by side need the same settings: {run.settings} is not {first.settings}"
+            )
+    epochs = sorted({runs[i].epoch for i in active})
+    if len(epochs) > 1:
+        raise ValueError(f"runs side by side must have done equally many epochs, not {epochs}")
+
+
+def _samples(run: Run) -> tuple[Samples, Samples]:
+    """Training and test rows as the loop wants them: flat where the net is fully connected."""
+    data, dtype = run.data, run.settings.torch_dtype
+    classes = len(list(run.net.parameters())[-1])
+    flat = dense_biases(run.net) is not None
+    parts = ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels))
+    train, test = (Samples.of(x.flatten(1) if flat else x, y, classes, dtype) for x, y in parts)
+    return train, test
+
+
+def _rule(runs: Sequence[Run]) -> Rule:
+    s = runs[0].settings
+    rates, seeds = zip(*((r.settings.learning_rate, r.settings.seed) for r in runs), strict=True)
+    return Rule(s.optimizer, rates, seeds, s.batch_size, s.momentum, s.noise, s.sampling)
+
+
+def _stacked(runs: Sequence[Run]) -> Batch:
+    """Copies of the runs' weights and memories, side by side."""
+
+    def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return (
+            tensors[0].detach().clone() if len(tensors) == 1 else torch.stack([t.detach() for t in tensors])
+        )
+
+    parameters = [stack(same) for same in zip(*(r.net.parameters() for r in runs), strict=True)]
+    memory = {
+        name: [stack(same) for same in zip(*(r.memory[name] for r in runs), strict=True)]
+        for name in runs[0].memory
+    }
+    first = runs[0]
+    return Batch(network(first.net), parameters, memory, first.epoch, first.step, single=len(runs) == 1)
+
+
+def _copied(batch: Batch) -> Batch:
+    memory = {name: [t.clone() for t in tensors] for name, tensors in batch.memory.items()}
+    return replace(batch, parameters=[p.clone() for p in batch.parameters], memory=memory)
+
+
+def _taken(run: Run, batch: Batch, place: int) -> Run:
+    """The run with the state in one place of the batch."""
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        return (tensor if batch.single else tensor[place]).clone()
+
+    net = with_parameters(run.net, map(own, batch.parameters))
+    memory = {name: [own(t) for t in tensors] for name, tensors in batch.memory.items()}
+    return replace(run, net=net, epoch=batch.epoch, step=batch.step, memory=memory)
+
+
+def _measures(batch: Batch, train: Samples, test: Samples) -> list[tuple[float, ...]]:
+    """For each replica a row of its history."""
+    loss, accuracy = evaluate(batch, train)
+    squares = [p.double().square().reshape(len(loss), -1).sum(1) for p in batch.parameters]
+    norm = torch.stack(squares).sum(0).sqrt().cpu().numpy()
+    columns = zip(loss, accuracy, *evaluate(batch, test), norm, strict=True)
+    return [(float(batch.epoch), *map(float, row)) for row in columns]
+
+
+def _outcomes(
+    before: Batch, after: Batch, losses: np.ndarray, divergence: float
+) -> list[tuple[Outcome, int]]:
+    """What became of each replica in an epoch, and at which step if it was bad, else −1."""
+    outside = ~(losses < divergence)  # NaN is outside
+    still = np.ones(len(losses), bool)
+    for old, new in zip(before.parameters, after.parameters, strict=True):
+        still &= (old == new).reshape(len(losses), -1).all(1).cpu().numpy()
+    # A net fitted to rounding may rest; one whose loss is large has no gradient: all its ReLUs are shut.
+    still &= losses.mean(1) > STILL_LOSS
+    return [
+        ("diverged", before.step + 1 + int(bad.argmax())) if bad.any()
+        else ("still", after.step) if rests
+        else ("trained", -1)
+        for bad, rests in zip(outside, still, strict=True)
+    ]  # fmt: skip
+
+
+def _parameter_index(net: nn.Sequential, layer: int) -> int:
+    """Where the weights of a layer are among the net's parameters."""
+    module = weight_layers(net)[layer][1]
+    return next(i for i, p in enumerate(net.parameters()) if p is module.weight)

@@ -1,0 +1,209 @@
+"""Windows of weights along training, and where the exploration phase begins."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal, overload
+
+import numpy as np
+import xarray as xr
+
+from nets.models import checked_layer
+from nets.training.recipe import check_epochs, is_whole
+from nets.training.run import Run, check_trained, finished, run_attributes
+from nets.training.side_by_side import Recorder, trained
+
+#: Bytes of recorded weights; putting the epochs together needs twice this for a moment.
+LARGEST_WINDOW = 4 << 30
+
+
+@overload
+def record(
+    run: Run | Sequence[Run], *, layer: int, epochs: int, every: int = 1,
+    return_run: Literal[False] = False, threads: int | None = 1, progress: bool = False,
+) -> xr.Dataset: ...  # fmt: skip
+@overload
+def record(
+    run: Run, *, layer: int, epochs: int, every: int = 1,
+    return_run: Literal[True], threads: int | None = 1, progress: bool = False,
+) -> tuple[xr.Dataset, Run]: ...  # fmt: skip
+@overload
+def record(
+    run: Sequence[Run], *, layer: int, epochs: int, every: int = 1,
+    return_run: Literal[True], threads: int | None = 1, progress: bool = False,
+) -> tuple[xr.Dataset, list[Run]]: ...  # fmt: skip
+def record(
+    run: Run | Sequence[Run],
+    *,
+    layer: int,
+    epochs: int,
+    every: int = 1,
+    return_run: bool = False,
+    threads: int | None = 1,
+    progress: bool = False,
+) -> xr.Dataset | tuple[xr.Dataset, Run] | tuple[xr.Dataset, list[Run]]:
+    """Go on with a run and record the weights of one layer after each minibatch.
+
+    Parameters
+    ----------
+    run : Run, or sequence of Run
+        Not changed: recording twice gives the same window. Several runs (of
+        :func:`nets.training.train.replicas`)
+        go on side by side.
+    layer : int
+        Which weights, see :func:`nets.models.weight_layers`; 1 is the hidden layer of 784-50-50-10.
+    epochs : int
+        Length of the window; the paper's has 10.
+    every : int
+        Keep the states after steps whose number is a multiple of this.
+    return_run : bool
+        Also return the run at the window's end, from which the next window starts.
+    threads, progress
+        As in :func:`nets.training.train.sgd`.
+
+    Returns
+    -------
+    Dataset
+        ``weights`` (step, weight): flattened, after minibatch ``step``, counted from the start of training.
+        ``minibatch_loss`` (step): L^μ of that minibatch at the weights before it. Coordinate ``epoch``
+        (step). ``attrs``: settings, data, ``steps_per_epoch``, and the loss over all training rows at both
+        ends, ``loss_start`` and ``loss_end``. With several runs a leading dim ``replica``, with coordinates
+        ``learning_rate``, ``seed``, ``loss_start``, ``loss_end`` and ``start_sha256`` along it.
+    Run or list of Run
+        With ``return_run``.
+
+    Raises
+    ------
+    ValueError
+        If the layer does not exist, a number makes no sense, or a run has diverged.
+    Diverged
+        With the step.
+
+    Warns
+    -----
+    UserWarning
+        If the window starts before the exploration phase, see :func:`exploration_start`.
+
+    References
+    ----------
+    Feng, Tu, PNAS 118, e2015617118 (2021), Methods (window T = 10 epochs, a row for each minibatch).
+    """
+    runs = [run] if isinstance(run, Run) else list(run)
+    for one in runs:
+        checked_layer(one.net, layer)
+        check_trained(one)
+    check_epochs(epochs)
+    steps = epochs * runs[0].steps_per_epoch
+    if not is_whole(every) or not 1 <= every <= steps:
+        raise ValueError(f"every={every!r} must lie between 1 and the window's {steps} steps")
+    kept, weights = steps // every, checked_layer(runs[0].net, layer).weight.numel()
+    size = kept * weights * len(runs) * runs[0].settings.torch_dtype.itemsize
+    if size > LARGEST_WINDOW:
+        raise ValueError(
+            f"a window of {kept} steps × {weights} weights takes {size / 2**30:.1f} GiB, more than "
+            f"{LARGEST_WINDOW / 2**30:.0f}; use every={-(-size * every // LARGEST_WINDOW)} or fewer epochs"
+        )
+    for one in runs:
+        try:
+            exploration_start(one)
+        except ValueError as error:
+            warnings.warn(f"the window starts in the first, fast phase of learning: {error}", stacklevel=2)
+            break
+    recorder = Recorder(layer, every)
+    later = [
+        finished(r) for r in trained(runs, epochs, threads=threads, progress=progress, recorder=recorder)
+    ]
+    window = _window(runs, later, recorder)
+    if isinstance(run, Run):
+        window = window.isel(replica=0, drop=True)
+        return (window, later[0]) if return_run else window
+    return (window, later) if return_run else window
+
+
+def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -> int:
+    """The first epoch of the exploration phase, by the training error and the slowing of the loss.
+
+    The paper describes two phases: in the first, training error and loss fall fast; in the second the
+    error is almost 0 and the loss still falls, but much slower. Here the second starts at the first epoch
+    (i) at which the training error is at most ``error``, and (ii) before which ln L, averaged over three
+    epochs, fell by at most ``slowing`` times the fastest such fall until then.
+
+    Parameters
+    ----------
+    run : Run
+    error : float
+        Largest training error, 1 − accuracy. Where a net cannot fit its data, give a larger one.
+    slowing : float
+        In (0, 1).
+
+    Returns
+    -------
+    int
+        An epoch of ``run.history``.
+
+    Raises
+    ------
+    ValueError
+        If the run has not come so far; the message says where it stands.
+
+    References
+    ----------
+    Feng, Tu, PNAS 118, e2015617118 (2021), second section: the two phases, without a criterion.
+    """
+    epochs, error_there = run.history.epoch.to_numpy(), 1 - run.history.accuracy.to_numpy()
+    log_loss = np.log(np.maximum(run.history.loss.to_numpy(), np.finfo(float).tiny))
+    falls = (log_loss[:-3] - log_loss[3:]) / 3  # per epoch, ending at epoch 3, 4, …
+    reached = (error_there[3:] <= error) & (falls <= slowing * np.maximum.accumulate(falls))
+    if reached.any():
+        return int(epochs[3 + reached.argmax()])
+    now = f"training error {error_there[-1]:.2%}"
+    if len(falls):
+        now += f", ln L falling by {falls[-1]:.2g} an epoch, {falls[-1] / falls.max():.0%} of the fastest"
+    raise ValueError(
+        f"after {run.epoch} epochs the run is not in the exploration phase ({now}; wanted: {error:.2%} "
+        f"and {slowing:.0%}); train longer"
+    )
+
+
+def _window(runs: Sequence[Run], later: Sequence[Run], recorder: Recorder) -> xr.Dataset:
+    """The Dataset of what was recorded, dims replica, step, weight."""
+    first = runs[0]
+    layer = checked_layer(first.net, recorder.layer)
+    step = np.concatenate(recorder.steps)
+    weights = np.concatenate(recorder.weights, axis=1)
+    losses = np.concatenate(recorder.losses, axis=1)[:, step - first.step - 1]
+    own: dict[str, list[str] | list[float]] = {
+        "learning_rate": [r.settings.learning_rate for r in runs],
+        "seed": [r.settings.seed for r in runs],
+        "start_sha256": [r.start for r in runs],
+        "loss_start": [r.loss for r in runs],
+        "loss_end": [r.loss for r in later],
+    }
+    attributes = {key: value for key, value in run_attributes(first).items() if key not in own}
+    window = xr.Dataset(
+        {
+            "weights": (("replica", "step", "weight"), weights, _says("weights of one layer")),
+            "minibatch_loss": (("replica", "step"), losses, _says("loss of the minibatch before its step")),
+        },
+        {
+            "step": ("step", step, _says("minibatches done")),
+            "epoch": ("step", step / first.steps_per_epoch, _says("epochs done")),
+        },
+        {
+            "title": "weights of one layer along training",
+            **attributes,
+            "layer": int(recorder.layer),
+            "layer_shape": "×".join(map(str, layer.weight.shape)),
+            "every": int(recorder.every),
+            "epoch_start": first.epoch,
+            "epoch_end": later[0].epoch,
+        },
+    )
+    if len(runs) == 1:
+        return window.assign_attrs({key: values[0] for key, values in own.items()})
+    return window.assign_coords({key: ("replica", values) for key, values in own.items()})
+
+
+def _says(long_name: str) -> dict[str, str]:
+    return {"long_name": long_name, "units": "1"}

@@ -1,0 +1,1 @@
+"""Notebooks, one question each, and the studies behind them."""

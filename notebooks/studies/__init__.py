@@ -1,0 +1,1 @@
+"""The papers' studies: one package for each notebook on networks."""

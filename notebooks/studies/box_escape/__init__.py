@@ -1,0 +1,1 @@
+"""Escape of networks from a box: settings, scans, laws."""

@@ -1,0 +1,179 @@
+"""Figures of escapes from trained minima. They draw data they are given and return what they drew on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from notebooks.studies.box_escape.laws import LAWS
+from notebooks.studies.box_escape.summary import Scan, scan_fits, scan_rates, scan_readings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Okabe and Ito's colours, with marks and dashes that tell them apart in grey.
+STYLES = {
+    "network": ("#000000", "o", "network"),
+    "none": ("#56B4E9", "^", "frozen noise, no landscape"),
+    "quadratic": ("#009E73", "s", "quadratic basin, frozen noise"),
+}
+LINES = {
+    "diffusion": ("#0072B2", ":", "free diffusion, measured C"),
+    "level": ("#D55E00", "--", "level crossing, measured C and H"),
+    "exponential": ("#D55E00", "-", "exponential (Thm 3.2)"),
+    "power": ("#0072B2", "-", "power law"),
+}
+
+
+def exits(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with mean steps to the exit along a scan, double logarithmic, and all readings; no fits.
+
+    Parameters
+    ----------
+    study, scan
+        As in :func:`notebooks.studies.box_escape.summary.scan_rates`.
+    ax : Axes, optional
+        Where to draw; default the current axes.
+    **points
+        Passed to ``errorbar``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    rates = scan_rates(study, scan)
+    readings = scan_readings(study, scan)
+    for name in ("diffusion", "level"):
+        color, dashes, label = LINES[name]
+        predicted = readings.predicted.sel(reading=name).values
+        if np.isfinite(predicted).sum() > 1 and not (name == "level" and scan in _LANGEVIN):
+            ax.plot(rates.x, predicted, dashes, color=color, label=label)
+    for name, (color, marker, label) in STYLES.items():
+        try:
+            own = scan_rates(study, scan, dynamics=name)
+        except ValueError:
+            continue
+        options: dict = {
+            "ls": "",
+            "ms": 4,
+            "capsize": 2,
+            "mfc": "none" if name != "network" else color,
+        } | points
+        ax.errorbar(
+            own.x,
+            own.mean_steps,
+            1.96 * own.mean_steps_stderr,
+            fmt=marker,
+            color=color,
+            label=label,
+            **options,
+        )
+    ax.set(xscale="log", yscale="log", xlabel=_axis(scan), ylabel="mean steps to the exit")
+    _sparse(ax)
+    return ax
+
+
+def as_in_the_paper(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential.
+
+    Parameters
+    ----------
+    study, scan, ax
+        As in :func:`exits`.
+    **points
+        Passed to ``errorbar``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    rates, fits = scan_rates(study, scan), scan_fits(study, scan)
+    inverse = scan != "batch_size"
+    u = 1 / rates.x if inverse else rates.x
+    y = -np.log(rates.rate)
+    options: dict = {"fmt": "o", "ms": 4, "capsize": 2, "color": STYLES["network"][0]} | points
+    ax.errorbar(
+        u, y, np.abs(np.stack([y + np.log(rates.high), -y - np.log(rates.low)])),
+        **options,
+    )  # fmt: skip
+    fine = np.geomspace(float(rates.x.min()), float(rates.x.max()), 100)
+    at = 1 / fine if inverse else fine
+    for law in LAWS:
+        color, dashes, label = LINES[law]
+        own = fits.sel(law=law)
+        shape = -at if law == "exponential" else np.log(fine)
+        line = -(float(own.intercept) + float(own.slope) * shape)
+        ax.plot(at, line, dashes, color=color, label=f"{label}, $R^2$ = {float(own.r_squared):.3f}")
+    symbol = _SYMBOLS[scan]
+    ax.set(xlabel=f"$1/{symbol}$" if inverse else f"${symbol}$", ylabel="$-\\ln\\gamma$")
+    return ax
+
+
+def spread_of_times(studies: dict[str, xr.Dataset], scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with coefficients of variation of exit times along a scan; an exponential law has 1.
+
+    Parameters
+    ----------
+    studies : dict of Dataset
+        Label → one start.
+    scan, ax
+        As in :func:`exits`.
+    **points
+        Passed to ``errorbar``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    colours = ("#000000", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00")
+    for i, (label, study) in enumerate(studies.items()):
+        rates = scan_rates(study, scan)
+        value = rates.variation.values
+        bars = np.stack([value - rates.variation_low.values, rates.variation_high.values - value])
+        options: dict = {"fmt": "osD^v<"[i % 6], "ls": "-", "lw": 0.7, "ms": 4, "capsize": 2} | points
+        ax.errorbar(rates.x, value, bars, color=colours[i % 6], label=label, **options)
+    ax.axhline(1, color="0.4", lw=0.8, ls="--")
+    ax.text(0.02, 0.98, "1: exponential law", transform=ax.transAxes, va="top", fontsize="small", color="0.3")
+    ax.set(xscale="log", xlabel=_axis(scan), ylabel="coefficient of variation", ylim=(0, 1.4))
+    _sparse(ax)
+    return ax
+
+
+_LANGEVIN = ("injected_noise", "sharpness_sgld")
+_SYMBOLS = {
+    "learning_rate": "\\eta", "shuffled": "\\eta", "batch_size": "B", "injected_noise": "D",
+    "sharpness_sgld": "k", "sharpness": "k",
+}  # fmt: skip
+_WORDS = {
+    "learning_rate": "learning rate", "shuffled": "learning rate, shuffled epochs",
+    "batch_size": "batch size",
+    "injected_noise": "injected noise", "sharpness_sgld": "sharpness", "sharpness": "sharpness",
+}  # fmt: skip
+
+
+def _sparse(ax: Axes) -> None:
+    """Few labels on logarithmic axes: 1, 2, 5 within a decade or two, powers of ten beyond."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() != "log":
+            continue
+        axis.set_minor_formatter(NullFormatter())
+        if high < 100 * low:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+
+
+def _axis(scan: str) -> str:
+    return f"{_WORDS[scan]} ${_SYMBOLS[scan]}$"

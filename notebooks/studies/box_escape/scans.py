@@ -1,0 +1,321 @@
+"""All scans of one start, as one point of a sweep that survives kills: what a figure of escapes needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+
+from nets.data.datasets import Data
+from nets.escape.box import simulate_box_escape
+from nets.escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
+from nets.escape.predictions import free_exit_time, level_crossing_rate, positive_part
+from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
+from nets.models import fully_connected
+
+Start = Literal["pretrained", "minimum", "logistic", "three_layers"]
+SCANS = ("learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld")
+DYNAMICS = ("network", "none", "quadratic")
+#: How many of the lowest eigenvalues are kept.
+EIGENVALUES = 8
+_PLANE = ("scan", "point")
+_KEYS = ("learning_rate", "batch_size", "injected_noise", "sharpness")
+
+
+def escape_study(
+    problem: str,
+    start: str,
+    training_seed: int,
+    rng: np.random.SeedSequence,
+    *,
+    points: int = 8,
+    replicas: int = 100,
+    max_steps: int = 30_000,
+    epochs: int = 300,
+    samples: int = 0,
+    decay: float = 1e-3,
+    half_width: float = 0.05,
+    langevin_batch: int = 50,
+    scans: tuple[str, ...] = SCANS,
+) -> Mapping[str, tuple]:
+    """First exits along every scan from one start, with the readings of the same C and H beside them.
+
+    The range of each scan follows from C at the start: the largest learning rate is that at which free
+    diffusion in the noisiest coordinate takes about twenty steps to the wall, and each next one is 1.4
+    times smaller; B goes from 1 to 16 at that rate; the injected D is doubled six times.
+
+    Parameters
+    ----------
+    problem : str
+        See :func:`notebooks.studies.box_escape.starts.binary_data`.
+    start : {"pretrained", "minimum", "logistic", "three_layers"}
+        "minimum" goes on from "pretrained" with weight decay. The other two are the artificial starts of
+        appendix E: logistic regression at 0, three layers at 0.1 with noise.
+    training_seed : int
+    rng : SeedSequence
+    points, replicas, max_steps : int
+        Of each scan. The quadratic basin takes half the replicas, injected noise a quarter.
+    epochs : int
+    samples : int
+        Training rows kept; 0 keeps all.
+    decay : float
+        Weight decay of "minimum".
+    half_width : float
+        Of the box; "logistic" takes 0.1, as the paper.
+    langevin_batch : int
+        B where noise is injected.
+    scans : tuple of str
+        Those to run, of ``SCANS``.
+
+    Returns
+    -------
+    dict
+        ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point); ``steps``
+        (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing was
+        run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still rises
+        outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`nets.escape.predictions`
+        (scan, point); and the numbers of :func:`notebooks.studies.box_escape.starts.start_report`. Made for
+        :func:`fpsolve.sweep`.
+    """
+    dynamics, r = study_start(
+        problem, start, training_seed, epochs=epochs, samples=samples, decay=decay, half_width=half_width
+    )
+    report = start_report(dynamics, half_width=r)
+    settings = scan_settings(
+        report.C.values, dynamics, points=points, half_width=r, langevin_batch=langevin_batch
+    )
+    kinds: dict[str, Dynamics] = {"network": dynamics, "none": local_dynamics(dynamics)}
+    if start != "pretrained":
+        kinds["quadratic"] = local_dynamics(
+            dynamics, drift="quadratic", curvature=torch.from_numpy(report.H.values)
+        )
+    measured = _exits(kinds, settings, rng, scans=scans, half_width=r, replicas=replicas, max_steps=max_steps)
+    return measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
+
+
+def _exits(
+    kinds: Mapping[str, Dynamics],
+    settings: Mapping[str, np.ndarray],
+    rng: np.random.SeedSequence,
+    *,
+    scans: tuple[str, ...],
+    half_width: float,
+    replicas: int,
+    max_steps: int,
+) -> dict[str, tuple]:
+    """Signed steps to the exit, and how many exits go uphill, at every point of every scan."""
+    points = settings["x"].shape[1]
+    steps = np.full((len(SCANS), len(DYNAMICS), points, replicas), np.nan)
+    uphill = np.full((len(SCANS), points), np.nan)
+    children = rng.spawn(steps[..., 0].size)
+    for place in np.ndindex(len(SCANS), len(DYNAMICS), points):
+        i, d, j = place
+        kind, shuffled = DYNAMICS[d], SCANS[i] == "shuffled"
+        langevin = bool(settings["injected_noise"][i, j] > 0)
+        if SCANS[i] not in scans or kind not in kinds:
+            continue
+        # Beside injected noise the readings are numbers; shuffling is compared with the free walk only; and
+        # the quadratic basin, where a step costs P², is run at every other point.
+        if (langevin and kind != "network") or (kind == "quadratic" and (shuffled or j % 2)):
+            continue
+        many = max(4, replicas // {"quadratic": 2}.get(kind, 4 if langevin else 1))
+        parameters = len(kinds[kind].start)
+        limit = int(min(max_steps, 8e9 / (many * parameters**2))) if kind == "quadratic" else max_steps
+        runs = simulate_box_escape(
+            kinds[kind],
+            learning_rate=float(settings["learning_rate"][i, j]),
+            batch_size=int(settings["batch_size"][i, j]),
+            injected_noise=float(settings["injected_noise"][i, j]),
+            sharpness=float(settings["sharpness"][i, j]),
+            half_width=half_width,
+            replicas=many,
+            sampling="without_replacement" if shuffled else "with_replacement",
+            max_steps=limit,
+            rng=children[int(np.ravel_multi_index(place, steps.shape[:3]))],
+        )
+        steps[i, d, j, :many] = np.where(runs.outcome == 1, runs.steps, -runs.steps)
+        if kind == "network" and j % 3 == 1:
+            uphill[i, j] = _uphill(kinds[kind], runs)
+    attrs = {"long_name": "steps to the exit, −steps without one", "units": "1"}
+    return {
+        "steps": (("scan", "dynamics", "point", "replica"), steps, attrs),
+        "uphill": (_PLANE, uphill, {"long_name": "share of exits where the loss still rises", "units": "1"}),
+    }
+
+
+def _readings(
+    report: xr.Dataset, settings: Mapping[str, np.ndarray], scans: tuple[str, ...], r: float
+) -> dict[str, tuple]:
+    """Free diffusion and level crossing at every point, from C and H at the start."""
+    C, positive = report.C.values, positive_part(report.H.values)
+    free = free_exit_time(C, half_width=r, rng=np.random.SeedSequence(1))
+    shape = settings["x"].shape
+    diffusion, rate, exponent = (np.full(shape, np.nan) for _ in range(3))
+    for i, j in np.ndindex(*shape):
+        eta, B, D, k = (float(settings[key][i, j]) for key in _KEYS)
+        total = C + 2 * B * D / (eta * k) * np.eye(len(C))
+        s = free
+        if D > 0 and SCANS[i] in scans:
+            s = free_exit_time(total, half_width=r, walkers=200, steps=200, rng=np.random.SeedSequence(2))
+        diffusion[i, j] = float(s["mean"]) * B / (eta * k) ** 2
+        per_own_time, exponent[i, j] = level_crossing_rate(
+            total, positive, learning_rate=eta * k, batch_size=B, half_width=r
+        )
+        rate[i, j] = k * per_own_time
+    return {
+        "diffusion_steps": (_PLANE, diffusion, {"long_name": "mean steps by free diffusion", "units": "1"}),
+        "level_rate": (_PLANE, rate, {"long_name": "level crossing rate of the basin", "units": "1/time"}),
+        "level_exponent": (_PLANE, exponent, {"long_name": "ΔL/D of the basin", "units": "1"}),
+        **{
+            f"free_{name}": _scalar(free[name], f"free exit in s: {name}")
+            for name in ("mean", "low", "high", "variation")
+        },
+    }
+
+
+def _described(
+    dynamics: NetDynamics, report: xr.Dataset, settings: Mapping[str, np.ndarray], r: float
+) -> dict[str, tuple]:
+    """The start in numbers, and the settings of the scans."""
+    values, ratio = report.eigenvalue.values, report.noise_curvature.values
+    lowest = np.full(EIGENVALUES, np.nan)
+    lowest[: min(EIGENVALUES, len(values))] = values[:EIGENVALUES]
+    with torch.no_grad():
+        loss = float(dynamics.losses(dynamics.start.unsqueeze(0))[0])
+    measured = (
+        "gradient_norm", "noise_trace", "curvature_trace",
+        "descent_exit_time", "descent_time", "descent_change",
+    )  # fmt: skip
+    return {
+        "loss": _scalar(loss, "loss at the start"),
+        "parameters": _scalar(len(values), "parameters"),
+        "box": _scalar(r, "half width of the box"),
+        "lowest_eigenvalues": ("low", lowest, {"long_name": "lowest eigenvalues", "units": "1"}),
+        "largest_eigenvalue": _scalar(values[-1], "largest eigenvalue of the Hessian"),
+        "median_noise_curvature": _scalar(np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
+        **{name: _scalar(report[name], str(report[name].attrs["long_name"])) for name in measured},
+        **{key: (_PLANE, plane, {"long_name": key, "units": "1"}) for key, plane in settings.items()},
+    }
+
+
+def _scalar(value, long_name: str) -> tuple:
+    return ((), float(value), {"long_name": long_name, "units": "1"})
+
+
+def study_start(
+    problem: str,
+    start: str,
+    training_seed: int,
+    *,
+    epochs: int = 300,
+    samples: int = 0,
+    decay: float = 1e-3,
+    half_width: float = 0.05,
+) -> tuple[NetDynamics, float]:
+    """The start of a study and the half width of its box.
+
+    Parameters
+    ----------
+    problem, start, training_seed, epochs, samples, decay, half_width
+        See :func:`escape_study`.
+
+    Returns
+    -------
+    NetDynamics, float
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is unknown.
+    """
+    data = _data(problem, samples)
+    if start == "pretrained":
+        return _pretrained(problem, samples, epochs, training_seed), half_width
+    if start == "minimum":
+        return minimum(_pretrained(problem, samples, epochs, training_seed), weight_decay=decay), half_width
+    if start == "logistic":
+        net = fully_connected((data.features, 2), rng=0)
+        for p in net.parameters():
+            torch.nn.init.zeros_(p)
+        return net_dynamics(net, data), 0.1
+    if start == "three_layers":
+        net = fully_connected((data.features, 10, 10, 2), rng=0)
+        # The paper prints noise (0, 0.01 I): of variance 0.01, twice as far as the box it starts in. Read
+        # as a standard deviation here.
+        generator = np.random.default_rng(training_seed)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.from_numpy(0.1 + 0.01 * generator.standard_normal(tuple(p.shape))))
+        return net_dynamics(net, data), half_width
+    raise ValueError(f"start={start!r} must be 'pretrained', 'minimum', 'logistic' or 'three_layers'")
+
+
+def _data(problem: str, samples: int) -> Data:
+    if problem == "gaussian":
+        return gaussian_noise(samples or 50_000, rng=0)
+    data = binary_data(problem)
+    return data.subset(samples) if samples and samples < data.samples else data
+
+
+@lru_cache(maxsize=2)
+def _pretrained(problem: str, samples: int, epochs: int, seed: int) -> NetDynamics:
+    return pretrained(_data(problem, samples), epochs=epochs, rng=seed)
+
+
+def scan_settings(
+    C: np.ndarray, dynamics: Dynamics, *, points: int, half_width: float, langevin_batch: int
+) -> dict[str, np.ndarray]:
+    """Learning rate, batch size, injected D and sharpness of every point of every scan; see escape_study.
+
+    Parameters
+    ----------
+    C : ndarray, shape (P, P)
+    dynamics : Dynamics
+    points : int
+    half_width : float
+    langevin_batch : int
+
+    Returns
+    -------
+    dict of ndarray, shape (scan, point)
+        ``x`` is the one that is scanned.
+    """
+    shape = (len(SCANS), points)
+    j = np.arange(points)
+    top = half_width / math.sqrt(20 * np.diag(C).max())
+    rates, batches, noises, sharpness = np.full(shape, top), np.ones(shape), np.zeros(shape), np.ones(shape)
+    rates[:2] = top * 1.4**-j
+    for i, wanted in enumerate(np.geomspace(1, 16, points)):
+        batches[2, i] = max(round(wanted), batches[2, i - 1] + 1 if i else 1)
+    # Injected noise should outdo the minibatches': D ≫ η C_ii/2B, at a learning rate that takes some
+    # hundred steps to diffuse r, of which the luckiest parameter needs about a tenth.
+    rates[3:] = min(1e-3, top)
+    batches[3:] = min(langevin_batch, dynamics.samples)
+    middle = half_width**2 / (2 * rates[3, 0] * 4000)
+    noises[3] = middle * np.geomspace(0.25, 8, points)
+    noises[4] = middle
+    sharpness[4] = np.geomspace(0.5, 8, points)
+    return {
+        "learning_rate": rates,
+        "batch_size": batches,
+        "injected_noise": noises,
+        "sharpness": sharpness,
+        "x": np.stack([rates[0], rates[1], batches[2], noises[3], sharpness[4]]),
+    }
+
+
+def _uphill(dynamics: Dynamics, runs: xr.Dataset, most: int = 24) -> float:
+    """Share of exits where the loss of all samples rises outwards, so that no saddle has been passed."""
+    left = np.flatnonzero(runs.outcome.values == 1)[:most]
+    if not len(left):
+        return math.nan
+    places = dynamics.start + torch.from_numpy(runs.change.values[left])
+    with torch.no_grad():
+        gradient = dynamics.gradients(places, None).numpy()
+    outward = gradient[np.arange(len(left)), runs.coordinate.values[left]] * runs.side.values[left]
+    return float((outward > 0).mean())

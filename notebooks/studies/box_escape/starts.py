@@ -1,0 +1,248 @@
+"""Where escapes start: trained nets, whether they are minima, and the paper's artificial starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+import xarray as xr
+
+import fpsolve
+from nets.data.datasets import Data, gaussian_clusters, load
+from nets.escape.box import simulate_box_escape
+from nets.escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
+from nets.models import fully_connected
+from nets.training.train import sgd
+
+#: Data sets of ICLR 2021 as two classes. The paper groups labels without saying how: here one group is
+#: the classes listed (by number), about as many rows as the rest where that is possible.
+BINARY: Mapping[str, tuple[int, ...]] = {
+    "avila": (0,),  # A against the others
+    "banknote": (1,),
+    "cardiotocography": (1, 2),  # suspect or pathologic against normal
+    "sensorless_2200": (0, 1, 2, 3, 4),
+}
+
+
+def binary_data(name: str, root: str | os.PathLike[str] | None = None) -> Data:
+    """A data set as two classes, standardised.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``BINARY``, or "clusters" (250 rows around two centres in four dimensions, for trying
+        things out), or "gaussian": standard normal inputs and random labels, 50 000 rows of 10 features, as
+        in appendix E.
+    root : path, optional
+        As in :func:`nets.data.datasets.load`.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    FileNotFoundError
+        As :func:`nets.data.datasets.load`.
+    """
+    if name in BINARY:
+        return load(name, root).select(BINARY[name], binary=True)
+    if name == "gaussian":
+        return gaussian_noise(50_000, 10, rng=0)
+    if name == "clusters":
+        return gaussian_clusters(250, 4, rng=0)
+    raise ValueError(f"name={name!r} must be one of {', '.join(BINARY)}, clusters, gaussian")
+
+
+def gaussian_noise(
+    samples: int = 50_000,
+    features: int = 10,
+    *,
+    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+) -> Data:
+    """Inputs from N(0, I) with labels 0 and 1 at random: nothing to learn (ICLR 2021, appendix E.1).
+
+    Parameters
+    ----------
+    samples, features : int
+        The paper has 50 000 samples and does not print the number of features.
+    rng : int, SeedSequence or Generator, optional
+
+    Returns
+    -------
+    Data
+        The test rows are the first training rows: there is nothing to test.
+    """
+    generator = np.random.default_rng(rng)
+    x = generator.standard_normal((samples, features))
+    y = generator.integers(2, size=samples)
+    return _data("gaussian", x, y, {"file": "", "seed": str(rng)})
+
+
+def _data(name: str, x: np.ndarray, y: np.ndarray, provenance: dict[str, str]) -> Data:
+    inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
+    few = min(len(y), 100)
+    return Data(name, inputs, labels, inputs[:few], labels[:few], ("0", "1"), provenance)
+
+
+def pretrained(
+    data: Data,
+    *,
+    width: int = 10,
+    epochs: int = 300,
+    learning_rate: float = 0.1,
+    batch_size: int = 50,
+    rng: int = 0,
+    progress: bool = False,
+) -> NetDynamics:
+    """A two-layer net after some hundred epochs of SGD: where the paper starts, minimum or not.
+
+    Parameters
+    ----------
+    data : Data
+    width : int
+        Neurons of the hidden layer; biases in both layers.
+    epochs, learning_rate, batch_size
+        The paper says 200–1000 epochs and no more.
+    rng : int
+        Seed of weights and minibatches.
+    progress : bool
+
+    Returns
+    -------
+    NetDynamics
+    """
+    net = fully_connected((data.features, width, len(data.classes)), bias=True, rng=rng)
+    run = sgd(
+        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=rng,
+        progress=progress,
+    )  # fmt: skip
+    dynamics = net_dynamics(run.net, data)
+    note = {"start": f"SGD, {epochs} epochs, learning rate {learning_rate:g}, batch {batch_size}"}
+    return replace(dynamics, attributes={**dynamics.attributes, **note, "training_seed": rng})
+
+
+def minimum(
+    dynamics: NetDynamics, *, weight_decay: float = 0.0, iterations: int = 1500, tolerance: float = 1e-8
+) -> NetDynamics:
+    """The same dynamics started at a minimum of its loss, by BFGS on all samples.
+
+    Without weight decay a separable problem has none: the loss falls to 0 at infinity. With it there is
+    one, and no direction is flat. ReLU leaves kinks, one for each sample and neuron, on which such minima
+    sit, so that the gradient stops at about the size of the jumps.
+
+    Parameters
+    ----------
+    dynamics : NetDynamics
+        From where to go down.
+    weight_decay : float
+        λ of ½ λ |w|², kept for the dynamics returned.
+    iterations : int
+    tolerance : float
+        Largest component of the gradient.
+
+    Returns
+    -------
+    NetDynamics
+        ``attributes["gradient_norm"]`` says how far it came.
+    """
+    from scipy import optimize
+
+    there = replace(dynamics, weight_decay=float(weight_decay))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        position = torch.from_numpy(w).unsqueeze(0)
+        with torch.no_grad():
+            return float(there.losses(position)[0]), there.gradients(position, None)[0].numpy().copy()
+
+    w, left = dynamics.start.numpy().copy(), iterations
+    while left > 0:  # BFGS stops at kinks with a bad metric; a fresh one goes on
+        found = optimize.minimize(
+            loss, w, jac=True, method="BFGS", options={"maxiter": left, "gtol": tolerance}
+        )
+        progress = float(np.linalg.norm(found.x - w))
+        w, left = found.x, left - max(found.nit, 1)
+        if found.success or progress < 1e-6:
+            break
+    attributes = {
+        **dynamics.attributes,
+        "weight_decay": float(weight_decay),
+        "start": f"{dynamics.attributes.get('start', 'given')}; then BFGS, weight decay {weight_decay:g}",
+        "gradient_norm": float(np.linalg.norm(loss(w)[1])),
+    }
+    return replace(there, start=torch.from_numpy(w), attributes=attributes)
+
+
+def start_report(
+    dynamics: NetDynamics, *, half_width: float = 0.05, time: float = 100.0, steps: int = 400
+) -> xr.Dataset:
+    """Is the start a minimum? Gradient, curvature, and what plain gradient descent does from it.
+
+    Parameters
+    ----------
+    dynamics : NetDynamics
+    half_width : float
+        Of the box that must not be left without noise.
+    time : float
+        η × steps of gradient descent, or less where ``steps`` steps at η = 1/λ_max do not reach it.
+    steps : int
+
+    Returns
+    -------
+    Dataset
+        ``gradient_norm``; ``eigenvalue`` (parameter) of the Hessian, ascending; ``noise_trace`` Tr C and
+        ``curvature_trace`` Tr H; ``noise_curvature`` = C_ii/λ_i in H's eigenbasis, NaN where λ_i is below
+        10⁻⁶ λ_max; ``descent_exit_time`` of plain gradient descent, NaN if it stays inside, then within
+        ``descent_time``; ``descent_change``, its largest |Δ_i| at the end. Also ``gradient``, ``C``, ``H``.
+    """
+    g, C, H = noise_and_curvature(dynamics)
+    values, U = np.linalg.eigh(H)
+    noise = np.einsum("ij,ik,kj->j", U, C, U)
+    rate = min(time / steps, 1 / max(values[-1], 1e-12))
+    rate = max(rate, 1e-12)
+    down = simulate_box_escape(
+        dynamics, learning_rate=rate, batch_size=None, replicas=1, half_width=half_width, max_steps=steps
+    )
+    out = bool(down.outcome[0])
+    fine = values > 1e-6 * values[-1]
+
+    def number(value: float | np.floating | xr.DataArray, long_name: str):
+        return ((), float(value), {"long_name": long_name, "units": "1"})
+
+    return xr.Dataset(
+        {
+            "gradient_norm": number(np.linalg.norm(g), "norm of the gradient over all samples"),
+            "eigenvalue": ("parameter", values, {"long_name": "eigenvalues of the Hessian", "units": "1"}),
+            "noise_curvature": (
+                "parameter",
+                np.where(fine, noise / np.where(fine, values, 1), np.nan),
+                {"long_name": "noise over curvature in the Hessian's eigenbasis", "units": "1"},
+            ),
+            "noise_trace": number(np.trace(C), "trace of C"),
+            "curvature_trace": number(np.trace(H), "trace of H"),
+            "descent_exit_time": number(
+                down.observed_time[0] if out else math.nan, "time at which gradient descent leaves the box"
+            ),
+            "descent_time": number(down.observed_time[0], "time for which gradient descent was followed"),
+            "descent_change": number(abs(down.change[0]).max(), "its largest change of a parameter"),
+            "gradient": ("parameter", g, {"long_name": "mean gradient", "units": "1"}),
+            "C": (
+                ("parameter", "other"),
+                C,
+                {"long_name": "covariance of one sample's gradient", "units": "1"},
+            ),
+            "H": (("parameter", "other"), H, {"long_name": "Hessian", "units": "1"}),
+        },
+        attrs={
+            "title": "is the start a minimum?",
+            **dynamics.attributes,
+            "half_width": float(half_width),
+            "fpsolve_version": fpsolve.__version__,
+        },
+    )

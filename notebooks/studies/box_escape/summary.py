@@ -1,0 +1,242 @@
+"""From the steps of a study to rates, intervals, fitted laws and the readings beside them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+import fpsolve
+from notebooks.studies.box_escape.laws import Scanned, fit_laws, variation
+from notebooks.studies.box_escape.scans import DYNAMICS, SCANS
+
+Scan = Literal["learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld", "sharpness"]
+READINGS = ("diffusion", "level", "quadratic")
+_SCANNED: dict[str, Scanned] = {
+    "learning_rate": "learning_rate", "shuffled": "learning_rate", "batch_size": "batch_size",
+    "injected_noise": "injected_noise", "sharpness_sgld": "sharpness", "sharpness": "sharpness",
+}  # fmt: skip
+
+
+def scan_rates(
+    study: xr.Dataset, scan: Scan, *, dynamics: str = "network", confidence: float = 0.95
+) -> xr.Dataset:
+    """Rates with exact intervals along one scan of one start.
+
+    Parameters
+    ----------
+    study : Dataset
+        One point of a sweep over :func:`notebooks.studies.box_escape.scans.escape_study`: ``sweep.isel(…)``.
+    scan : {"learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld", "sharpness"}
+        "sharpness" is the scan over the learning rate read as L(√k θ): k = η/η_min at the learning rate
+        η_min, the same steps in another unit of time.
+    dynamics : {"network", "none", "quadratic"}
+    confidence : float
+
+    Returns
+    -------
+    Dataset, dim ``point`` with coordinate ``x``
+        ``rate``, ``low``, ``high`` per unit of time η × steps; ``escapes``, ``replicas``; ``mean_steps``
+        and ``mean_steps_stderr``, ``variation``, ``variation_low``, ``variation_high``, NaN where some
+        replicas were censored. Points without a run are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scan, or nothing was run in it.
+    """
+    if scan not in _SCANNED or dynamics not in DYNAMICS:
+        raise ValueError(f"scan={scan!r}, dynamics={dynamics!r} must be of {tuple(_SCANNED)}, {DYNAMICS}")
+    steps = _of(study.steps, scan).isel(dynamics=DYNAMICS.index(dynamics)).values
+    eta, x = _of(study.learning_rate, scan).values, _of(study.x, scan).values
+    if scan == "sharpness":
+        x = eta / eta.min()
+        eta = np.full_like(eta, eta.min())
+    rows, kept = [], []
+    for j in range(len(x)):
+        signed = steps[j][np.isfinite(steps[j])]
+        if not len(signed):
+            continue
+        kept.append(j)
+        out, stayed = signed[signed > 0], -signed[signed < 0]
+        rate = fpsolve.escape_rate(
+            times=eta[j] * out, censored_time=eta[j] * stayed, confidence=confidence
+        )  # fmt: skip
+        full = not len(stayed) and len(out) >= 3
+        cv = variation(out, confidence=confidence) if full else (math.nan,) * 3
+        mean = (out.mean(), out.std(ddof=1) / math.sqrt(len(out))) if full else (math.nan,) * 2
+        rows.append(
+            [float(rate.rate), float(rate.low), float(rate.high), len(out), len(signed), *mean, *cv,
+             float(rate.total_time)]
+        )  # fmt: skip
+    if not rows:
+        raise ValueError(f"no {dynamics} was run in the scan over {scan}")
+    names = (
+        "rate", "low", "high", "escapes", "replicas", "mean_steps", "mean_steps_stderr", "variation",
+        "variation_low", "variation_high", "total_time",
+    )  # fmt: skip
+    columns = zip(names, np.array(rows).T, strict=True)
+    units = {"rate": "1/time", "low": "1/time", "high": "1/time", "total_time": "time"}
+    return xr.Dataset(
+        {
+            name: ("point", column, {"long_name": name.replace("_", " "), "units": units.get(name, "1")})
+            for name, column in columns
+        },
+        {"x": ("point", x[kept], {"long_name": _SCANNED[scan].replace("_", " "), "units": "1"})},
+        {"title": f"escape rates, {dynamics}", "scan": scan, "confidence": float(confidence)},
+    )
+
+
+def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.Dataset:
+    """The two laws fitted along one scan: :func:`notebooks.studies.box_escape.laws.fit_laws` on the points with escapes.
+
+    Parameters
+    ----------
+    study, scan, confidence
+        As in :func:`scan_rates`.
+
+    Returns
+    -------
+    Dataset
+    """
+    rates = scan_rates(study, scan, confidence=confidence)
+    rates = rates.isel(point=np.flatnonzero(rates.escapes > 0))
+    # Where replicas are censored the spread is unknown: that of an exponential law, the widest seen here.
+    spread = np.where(np.isfinite(rates.variation), rates.variation, 1.0)
+    return fit_laws(
+        rates.x.values,
+        scanned=_SCANNED[scan],
+        escapes=rates.escapes.values,
+        total_time=rates.total_time.values,
+        variation=spread,
+        confidence=confidence,
+    )
+
+
+def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
+    """Measured over predicted mean steps along one scan, for each reading; nothing is fitted.
+
+    Parameters
+    ----------
+    study, scan
+        As in :func:`scan_rates`.
+
+    Returns
+    -------
+    Dataset, dims ``reading`` (diffusion, level, quadratic), ``point``
+        ``predicted`` mean steps; ``ratio`` = measured/predicted, NaN where unknown; ``ratio_error`` (one
+        standard error); ``off`` (reading) = root mean square of ln ratio, and ``points`` used in it.
+    """
+    rates = scan_rates(study, scan)
+    x = rates.x.values
+    place = {float(v): j for j, v in enumerate(_of(study.x, scan).values)}
+    at = np.arange(len(x)) if scan == "sharpness" else np.array([place[float(v)] for v in x])
+    measured, error = rates.mean_steps.values, rates.mean_steps_stderr.values
+    eta = _of(study.learning_rate, scan).values[at]
+    predicted = np.full((len(READINGS), len(x)), np.nan)
+    relative = np.zeros_like(predicted)
+    predicted[0] = _of(study.diffusion_steps, scan).values[at]
+    relative[0] = float(study.free_high - study.free_low) / (2 * 1.96 * float(study.free_mean))
+    rate = _of(study.level_rate, scan).values[at]
+    predicted[1] = 1 / (rate * eta)
+    steps = _of(study.steps, scan).isel(dynamics=DYNAMICS.index("quadratic")).values[at]
+    for j, signed in enumerate(steps):
+        signed = signed[np.isfinite(signed)]
+        if len(signed) >= 3 and (signed > 0).all():
+            predicted[2, j] = signed.mean()
+            relative[2, j] = stats.sem(signed) / signed.mean()
+    ratio = measured / predicted
+    known = np.isfinite(ratio)
+    log = np.log(np.where(known, ratio, 1.0))
+    many = known.sum(1)
+    off = np.sqrt(np.where(many > 0, (log**2 * known).sum(1) / np.maximum(many, 1), np.nan))
+    plane = ("reading", "point")
+    return xr.Dataset(
+        {
+            "predicted": (plane, predicted, {"long_name": "predicted mean steps", "units": "1"}),
+            "ratio": (plane, ratio, {"long_name": "measured over predicted mean steps", "units": "1"}),
+            "ratio_error": (
+                plane,
+                ratio * np.hypot(error / measured, relative),
+                {"long_name": "its standard error", "units": "1"},
+            ),
+            "off": ("reading", off, {"long_name": "root mean square of ln ratio", "units": "1"}),
+            "points": ("reading", many, {"long_name": "points used", "units": "1"}),
+        },
+        {"reading": list(READINGS), "x": ("point", x, rates.x.attrs)},
+        {"title": "readings of escape", "scan": scan},
+    )
+
+
+def _slope_ratio(study: xr.Dataset, scan: Scan, slope: float) -> float:
+    """Fitted b over ΔL/D divided by the law's variable, which is the same at every point."""
+    x, exponent = _of(study.x, scan).values, _of(study.level_exponent, scan).values
+    if scan in ("injected_noise", "sharpness_sgld") or not exponent.min() > 0:
+        return math.nan
+    u = x if scan == "batch_size" else (x.min() if scan == "sharpness" else 1.0) / x
+    return slope / float((exponent / u).mean())
+
+
+def _of(values: xr.DataArray, scan: str) -> xr.DataArray:
+    return values.isel(scan=SCANS.index("learning_rate" if scan == "sharpness" else scan))
+
+
+def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
+    """Laws, spread of times and readings along one scan, for every start of a sweep.
+
+    Parameters
+    ----------
+    studies : Dataset
+        What ``sweep`` returns for :func:`notebooks.studies.box_escape.scans.escape_study`.
+    scan
+        As in :func:`scan_rates`.
+
+    Returns
+    -------
+    Dataset, dims of the sweep
+        ``power``, ``power_low``, ``power_high``: γ ∝ x^power, per unit of time; ``r2_exponential``,
+        ``r2_power``; ``aic_difference``, exponential − power; ``residual_ratio``, squared residuals of the
+        exponential over those of the power law; ``variation_min``, ``variation_max`` along the scan;
+        ``off_diffusion``, ``off_level``, ``off_quadratic``, root mean square of ln(measured/predicted);
+        ``uphill``, least share of exits where the loss still rises; ``exponent_max`` ΔL/D of the basin;
+        ``slope_ratio``, the fitted b of the exponential over that of ΔL/D (1 if the exponential is the
+        basin's, and s of ICLR's Theorem 3.2 if C = H); NaN where noise is injected.
+        NaN where a start was not scanned.
+    """
+    dims = [d for d in studies.dims if d in ("training_seed", "problem", "start")]
+    shape = [studies.sizes[d] for d in dims]
+    columns: dict[str, np.ndarray] = {name: np.full(shape, np.nan) for name in _COMPARED}
+    for place in np.ndindex(*shape):
+        study = studies.isel(dict(zip(dims, place, strict=True)))
+        try:
+            rates = scan_rates(study, scan)
+        except ValueError:
+            continue
+        fits, readings = scan_fits(study, scan), scan_readings(study, scan)
+        exponential, power = fits.sel(law="exponential"), fits.sel(law="power")
+        values = {
+            "power": power.slope, "power_low": power.slope_low, "power_high": power.slope_high,
+            "r2_exponential": exponential.r_squared, "r2_power": power.r_squared,
+            "aic_difference": fits.aic_difference,
+            "residual_ratio": (exponential.residual / power.residual) ** 2,
+            "variation_min": rates.variation.min(), "variation_max": rates.variation.max(),
+            "uphill": _of(study.uphill, scan).min(), "exponent_max": _of(study.level_exponent, scan).max(),
+            "slope_ratio": _slope_ratio(study, scan, float(exponential.slope)),
+        } | {f"off_{name}": readings.off.sel(reading=name) for name in READINGS}  # fmt: skip
+        for name, value in values.items():
+            columns[name][place] = float(value)
+    return xr.Dataset(
+        {n: (dims, v, {"long_name": n.replace("_", " "), "units": "1"}) for n, v in columns.items()},
+        {d: studies[d] for d in dims},
+        {"title": "laws of escape over starts", "scan": scan},
+    )
+
+
+_COMPARED = (
+    "power", "power_low", "power_high", "r2_exponential", "r2_power", "aic_difference", "residual_ratio",
+    "variation_min", "variation_max", "off_diffusion", "off_level", "off_quadratic", "uphill", "exponent_max",
+    "slope_ratio",
+)  # fmt: skip

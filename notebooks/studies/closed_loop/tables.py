@@ -1,0 +1,246 @@
+"""Tables of the closed loop over several nets: all methods beside SGD, and the factors by which they fail."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.table import Row, Table
+from fpsolve.intervals import student_factor
+from notebooks.studies.closed_loop.budget import CORRECTIONS
+from notebooks.studies.closed_loop.loop import SGD
+from notebooks.studies.closed_loop.predictions import FLAT, METHODS
+
+__all__ = [
+    "budget_table",
+    "in_words",
+    "loop_table",
+    "noise_exponent",
+    "over_modes",
+    "over_nets",
+    "pooled_factor",
+]
+
+
+def over_nets(
+    values: xr.DataArray | np.ndarray, *, confidence: float = 0.95, scale: Literal["log", "linear"] = "log"
+) -> tuple[np.ndarray, ...]:
+    """Mean over nets and its interval by Student's t.
+
+    Parameters
+    ----------
+    values : array, first axis nets
+    confidence : float
+    scale : {"log", "linear"}
+        "log": the geometric mean of positive numbers, with the interval of their logarithms.
+
+    Returns
+    -------
+    mean, low, high : ndarray
+
+    Raises
+    ------
+    ValueError
+        With fewer than two nets, or where logarithms are wanted of what is not positive.
+    """
+    numbers = np.asarray(values, float)
+    if len(numbers) < 2:
+        raise ValueError("an interval over nets needs at least 2")
+    if scale == "log":
+        if (numbers <= 0).any():
+            raise ValueError("values must be positive for a geometric mean; use scale='linear'")
+        numbers = np.log(numbers)
+    mean, half = numbers.mean(0), student_factor(len(numbers), confidence) * numbers.std(0, ddof=1)
+    found = mean, mean - half, mean + half
+    return tuple(map(np.exp, found)) if scale == "log" else found
+
+
+def loop_table(found: xr.Dataset) -> Table:
+    """Theory, density, ensemble and network in one table, every number with its error.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`notebooks.studies.closed_loop.study.closed_loops`.
+
+    Returns
+    -------
+    Table
+        Values are geometric means over nets, errors those of each method for one net over the root of their
+        number. Deviation is that of the mean ratio to SGD; sigmas is the mean of that ratio's logarithm over
+        its standard error, from the scatter of nets or from the errors of both, whichever is larger.
+    """
+    variance, variance_error = found["variance"], found["variance_error"]
+    quantities = [
+        (f"Var y{m}", variance.sel(mode=m), variance_error.sel(mode=m)) for m in found["mode"].to_numpy()
+    ]
+    quantities += [(_SYMBOLS[name], found[name], found[name + "_error"]) for name in FLAT]
+    rows = []
+    for quantity, value, error in quantities:
+        network = [part.sel(by=SGD).to_numpy() for part in (value, error)]
+        for method in [*METHODS, SGD]:
+            own = [part.sel(by=method).to_numpy() for part in (value, error)]
+            if np.isfinite(own[0]).all():
+                rows.append(_row(quantity, method, *own, *network))
+    nets, nowhere = found.sizes["net"], int(np.isnan(found["stationary_place"]).sum())
+    remarks = [
+        f"values are geometric means over {nets} nets, errors those of one net over the root of {nets}"
+    ]
+    if nowhere:
+        remarks.append(
+            f"{nowhere} of {nets} nets have no stationary density in x: the averaged drift vanishes nowhere "
+            "in the range measured; y given x is quasi-stationary"
+        )
+    places = found["stationary_place"].to_numpy()
+    if nowhere < nets:
+        ends = found["displacement"].sel(by=SGD).to_numpy()[np.isfinite(places)]
+        remarks.append(
+            f"in {nets - nowhere} of {nets} nets the averaged drift vanishes, at x from "
+            f"{np.nanmin(places):.2f} to {np.nanmax(places):.2f}; SGD ends at x from {ends.min():.2f} to "
+            f"{ends.max():.2f}, where the density in x still evolves"
+        )
+    remarks.append(
+        "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
+    )
+    return Table(f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(remarks))
+
+
+_SYMBOLS = {"displacement": "<x>", "flat_variance": "Var x", "log_flatness": "growth of ln F"}
+
+
+def _row(
+    quantity: str, method: str, value: np.ndarray, error: np.ndarray, sgd: np.ndarray, sgd_error: np.ndarray
+) -> Row:
+    """One method, all nets."""
+    root = np.sqrt(len(value))
+    known = bool(np.isfinite(error).all())
+    mean = float(np.exp(np.log(value).mean()) if (value > 0).all() else value.mean())
+    own = float(error.mean() / root) if known else np.nan
+    kind = ("standard error, copies" if method == SGD else METHODS[method]) if known else "none"
+    if method == SGD:
+        return Row(quantity, method, mean, own, kind, own / abs(mean), 0.0, np.nan)
+    if not ((value > 0) & (sgd > 0)).all():
+        deviation = float(value.mean() / sgd.mean() - 1)
+        return Row(quantity, method, mean, own, kind, own / abs(mean), deviation, np.nan)
+    logs = np.log(value / sgd)
+    together = np.sqrt(np.mean((error / value) ** 2 if known else 0.0) + np.mean((sgd_error / sgd) ** 2))
+    scatter = max(float(logs.std(ddof=1)), float(together)) / root
+    deviation = float(np.exp(logs.mean()) - 1)
+    return Row(
+        quantity, method, mean, own, kind, own / abs(mean), deviation, float(abs(logs.mean()) / scatter)
+    )
+
+
+def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
+    """SGD's variance over its prediction, one correction after the other, with intervals over nets.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`closed_loops`.
+    confidence : float
+
+    Returns
+    -------
+    Table
+        ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
+    """
+    rows = []
+    for mode in found["mode"].to_numpy():
+        for correction, text in CORRECTIONS.items():
+            predicted = found["predicted"].sel(mode=mode, correction=correction)
+            ratio = (found["sgd"].sel(mode=mode) / predicted).to_numpy()
+            mean, low, high = (float(v) for v in over_nets(ratio, confidence=confidence))
+            relative = float(np.log(ratio).std(ddof=1) / np.sqrt(len(ratio)))
+            sigmas = abs(np.log(mean)) / relative
+            row = Row(
+                f"mode {mode}", correction, mean, relative * mean, text, relative, mean - 1, sigmas, low, high
+            )
+            rows.append(row)
+    title = f"Var y of SGD over its prediction: {found.attrs.get('data', '')}, {found.sizes['net']} nets"
+    remark = (
+        f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
+    )
+    return Table(title, "SGD", tuple(rows), (remark,))
+
+
+def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:
+    """SGD's variance over its prediction, geometric mean over modes, for each net.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`notebooks.studies.closed_loop.study.closed_loops`.
+    correction : str
+        One of :data:`notebooks.studies.closed_loop.budget.CORRECTIONS`.
+
+    Returns
+    -------
+    DataArray, dims net
+    """
+    return over_modes(found["sgd"] / found["predicted"].sel(correction=correction))
+
+
+def over_modes(values: xr.DataArray) -> xr.DataArray:
+    """Geometric mean over modes, for each net.
+
+    Parameters
+    ----------
+    values : DataArray, with a dim mode
+        Positive.
+
+    Returns
+    -------
+    DataArray
+    """
+    logs = xr.apply_ufunc(np.log, values)
+    return xr.apply_ufunc(np.exp, logs.mean("mode"))
+
+
+def noise_exponent(found: xr.Dataset) -> np.ndarray:
+    """Exponent of C_ii against λ_i over the sharp modes at w₀: 2 where C = 2σH², 1 where C ∝ H.
+
+    Parameters
+    ----------
+    found : Dataset
+        From :func:`notebooks.studies.closed_loop.study.closed_loops`; at least two modes.
+
+    Returns
+    -------
+    ndarray, shape (nets,)
+        Slopes of ln C_ii by least squares.
+
+    Raises
+    ------
+    ValueError
+        With a single mode.
+    """
+    if found.sizes["mode"] < 2:
+        raise ValueError("an exponent over modes needs at least 2: measure with a larger n_sharp")
+    x = np.log(found["curvature"].transpose("net", "mode").to_numpy())
+    y = x + np.log(found["noise_curvature"].transpose("net", "mode").to_numpy())
+    x = x - x.mean(1, keepdims=True)
+    return (x * y).sum(1) / (x**2).sum(1)
+
+
+def in_words(
+    values: xr.DataArray | np.ndarray, *, scale: Literal["log", "linear"] = "log", form: str = ".2f"
+) -> str:
+    """Mean over nets and its interval, "1.02 [0.97, 1.08]".
+
+    Parameters
+    ----------
+    values : array, first axis nets
+    scale : {"log", "linear"}
+        See :func:`over_nets`.
+    form : str
+        Format of the numbers.
+
+    Returns
+    -------
+    str
+    """
+    mean, low, high = (format(float(v), form) for v in over_nets(values, scale=scale))
+    return f"{mean} [{low}, {high}]"

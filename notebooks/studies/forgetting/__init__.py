@@ -1,0 +1,1 @@
+"""Forgetting of a first task under constraints on flat directions."""

@@ -1,0 +1,238 @@
+"""Learning a second task without forgetting the first: many penalties side by side after one first task.
+
+The protocol of PNAS, Methods: a net is trained on all classes; its first and last layers stay fixed, the
+hidden layer is drawn anew (``layer=1``), trained on the classes of task 1, watched over a window for its
+principal directions, and then trained on the classes of task 2 with a penalty. With ``layer=None`` all layers
+start from random weights and all take part. The net has one output for each class of the data set in both
+tasks, and an error is a largest output that is not the label.
+
+References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Eq. 14 and Fig. 4; elastic weight constraints:
+Kirkpatrick et al., PNAS 114, 3521 (2017).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+import fpsolve
+from nets.data import datasets
+from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep
+from nets.training.batches import seed_text
+from notebooks.studies.forgetting.solution import FirstTask, first_task
+from notebooks.studies.forgetting.tasks import Tasks, descend, errors, views
+from nets.training.threads import torch_threads
+
+#: Errors are measured before training, at its end and at so many steps between, at equal ratios.
+CHECKPOINTS = 12
+
+__all__ = ["Tasks", "first_task", "joined", "scan", "second_task"]
+
+
+def second_task(
+    first: FirstTask,
+    constraints: Sequence[Constraint],
+    *,
+    rng: int | np.random.SeedSequence = 0,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Test errors of both tasks while the second is learned under each constraint, on the same minibatches.
+
+    Each step is w ← w − α ∇L₂ on a minibatch and then the implicit step of the penalty
+    (:class:`notebooks.studies.forgetting.penalties.ImplicitStep`). All constraints go side by side.
+
+    Parameters
+    ----------
+    first : FirstTask
+        Not changed.
+    constraints : sequence of Constraint
+    rng : int or SeedSequence
+        Of the minibatches.
+    progress : bool
+
+    Returns
+    -------
+    Dataset, dims constraint, checkpoint, mode
+        ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
+        (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before`` of
+        task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count`` (constraint)
+        and ``step`` (checkpoint).
+
+    Raises
+    ------
+    ValueError
+        If there is no constraint, or one asks for more directions than there are.
+    """
+    constraints = tuple(constraints)
+    if not constraints:
+        raise ValueError("constraints is empty")
+    tasks = first.tasks
+    implicit = ImplicitStep(
+        [first.penalty(c) for c in constraints], anchor=first.weights, learning_rate=tasks.learning_rate
+    )
+    weights = first.weights.repeat(len(constraints), 1)
+    parameters = views(first.net, weights)
+    steps = len(first.second.labels) // tasks.batch_size * tasks.second_epochs
+    checkpoints = _checkpoints(steps)
+    measured: list[np.ndarray] = []
+
+    def after_step(step: int, weights: torch.Tensor) -> None:
+        if step:
+            implicit(weights)
+        if step in checkpoints:
+            both = [
+                errors(parameters, task.test_inputs, task.test_labels) for task in (first.first, first.second)
+            ]
+            measured.append(np.stack(both))
+
+    with torch_threads(1), torch.no_grad():
+        after_step(0, weights)
+        descend(
+            first.net, weights, first.second, tasks, epochs=tasks.second_epochs, seed=seed_text(rng),
+            after_step=after_step, progress=progress,
+        )  # fmt: skip
+        moved = ((weights - first.weights) @ first.directions.T).abs().numpy().astype(np.float32)
+    at_checkpoints = np.stack(measured, axis=-1)
+    variables = {
+        "error_first": (("constraint", "checkpoint"), at_checkpoints[0], _label("test error of task 1, ε₁")),
+        "error_second": (("constraint", "checkpoint"), at_checkpoints[1], _label("test error of task 2, ε₂")),
+        "displacement": (("constraint", "mode"), moved, _label("displacement q_i along p_i")),
+        "variance": ("mode", first.modes["variance"].to_numpy(), _label("variance σ_i²")),
+        "width": ("mode", first.modes["width"].to_numpy(), _label("flatness F_i")),
+        "error_before": ((), first.error, _label("test error of task 1 before task 2")),
+        "weights": ((), len(first.weights), _label("weights that learn")),
+        "loss_before": ((), first.loss, _label("training loss of task 1 before task 2")),
+    }
+    result = _named(xr.Dataset(variables, attrs=_attributes(tasks)), constraints)
+    return result.assign_coords(step=("checkpoint", np.array(checkpoints), _label("steps of task 2")))
+
+
+def scan(
+    tasks: Tasks,
+    constraints: Sequence[Constraint],
+    *,
+    trainings: int = 5,
+    seed: int = 0,
+    store: str | Path | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Both tasks under every constraint, over independent trainings.
+
+    Parameters
+    ----------
+    tasks : Tasks
+        Data files are found through the environment variable ``FPSOLVE_DATA``.
+    constraints : sequence of Constraint
+    trainings : int
+        Each with its own initial weights, minibatches, principal directions and Fisher matrices.
+    seed : int
+    store : path, optional
+        Finished trainings are kept there, see :func:`fpsolve.sweep`; run again to go on after a kill.
+    progress : bool
+
+    Returns
+    -------
+    Dataset
+        As :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the only
+        numbers that the seed does not determine.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two trainings, or as :func:`second_task`.
+    """
+    if trainings < 2:
+        raise ValueError(f"trainings={trainings}: an interval needs at least 2")
+    constraints = tuple(constraints)
+    result = fpsolve.sweep(
+        partial(_one_training, tasks=tasks, constraints=constraints),
+        {"training": np.arange(trainings)}, seed=seed, store=store, progress=progress,
+    )  # fmt: skip
+    result.attrs |= _attributes(tasks) | {"seed": seed}
+    result = _named(result, constraints)
+    step = result["step"].isel(training=0).to_numpy()
+    return result.drop_vars("step").assign_coords(step=("checkpoint", step, _label("steps of task 2")))
+
+
+def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
+    """Several scans of the same trainings as one, their constraints one after the other.
+
+    Trainings depend on the seed and on the tasks, not on the constraints: more of these can be added later.
+
+    Parameters
+    ----------
+    result, *others : Dataset
+        From :func:`scan`. What does not depend on the constraint is taken from the first; times add up.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        If errors after task 1, or steps, differ.
+    """
+    for other in others:
+        before = [r["error_second"].isel(constraint=0, checkpoint=0) for r in (result, other)]
+        if not (
+            np.array_equal(result["step"], other["step"])
+            and np.array_equal(result["error_before"], other["error_before"])
+            and np.array_equal(before[0], before[1])
+        ):
+            raise ValueError("these scans are not of the same trainings: their errors after task 1 differ")
+    both = xr.concat(
+        [result, *others], "constraint", data_vars="minimal", coords="minimal", compat="override",
+        join="outer", combine_attrs="override",
+    )  # fmt: skip
+    clocks = {k: sum((r[k] for r in others), result[k]) for k in ("cpu_seconds", "wall_seconds")}
+    return both.assign({k: v.assign_attrs(result[k].attrs) for k, v in clocks.items()})
+
+
+def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constraint], rng) -> dict:
+    """One point of :func:`scan`."""
+    began = time.process_time(), time.perf_counter()
+    after = first_task(datasets.load(tasks.data), tasks, rng=rng)
+    own = np.random.SeedSequence(rng.entropy, spawn_key=(*rng.spawn_key, 4))
+    result = second_task(after, constraints, rng=own)
+    entries = {str(k): (v.dims, v.to_numpy(), dict(v.attrs)) for k, v in result.data_vars.items()}
+    took = time.process_time() - began[0], time.perf_counter() - began[1]
+    return entries | {
+        "step": ("checkpoint", result["step"].to_numpy()),
+        "cpu_seconds": ((), took[0], {"long_name": "processor time", "units": "s"}),
+        "wall_seconds": ((), took[1], {"long_name": "time by the clock", "units": "s"}),
+    }
+
+
+def _checkpoints(steps: int) -> list[int]:
+    """0, the last step, and some between at equal ratios."""
+    between = np.round(np.geomspace(1, steps, CHECKPOINTS + 1)).astype(int)
+    return sorted({0, *between.tolist()})
+
+
+def _named(result: xr.Dataset, constraints: Sequence[Constraint]) -> xr.Dataset:
+    return result.assign_coords(
+        penalty=("constraint", [c.method for c in constraints], {"long_name": "penalty"}),
+        strength=("constraint", [c.strength for c in constraints], _label("strength λ")),
+        count=("constraint", [c.count for c in constraints], _label("constraints N_c, 0 for all")),
+        mode=("mode", np.arange(1, result.sizes["mode"] + 1), _label("principal direction")),
+    )
+
+
+def _attributes(tasks: Tasks) -> dict[str, str | int | float]:
+    values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(tasks).items()}
+    return {
+        "title": "errors of two tasks learned one after the other", **values,
+        "torch_version": str(torch.__version__), "fpsolve_version": fpsolve.__version__,
+    }  # fmt: skip
+
+
+def _label(long_name: str) -> dict[str, str]:
+    return {"long_name": long_name, "units": "1"}

@@ -1,0 +1,253 @@
+"""Figures of two tasks learned one after the other (PNAS Fig. 4). They draw data they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.density.plot import CURVES
+from fpsolve.intervals import student_factor
+from notebooks.studies.forgetting.penalties import PAPER_BOUND
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colour and marker of each penalty; told apart in grey by the marker.
+STYLES = {
+    "none": ("0.5", "x"), "L2": ("#000000", "o"),
+    "EWC true": ("#D55E00", "s"), "EWC empirical": ("#E69F00", "D"),
+    "EWC floored": ("#CC79A7", "P"),
+    "LDC": ("#0072B2", "o"), "LDC equal F": ("#56B4E9", "v"), "LDC capped": ("#004488", "*"),
+    "LDC psi 3": ("#009E73", "<"), "LDC psi 4": ("#009E73", "^"), "LDC psi 5": ("#009E73", ">"),
+}  # fmt: skip
+CONFIDENCE = 0.95
+
+
+def learning_curves(
+    result: xr.Dataset, constraint: int, *, ax: Axes | None = None, labels: bool = True
+) -> Axes:
+    """Axes with both test errors over the steps of task 2, and their intervals over trainings (PNAS 4 A, C).
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`notebooks.studies.forgetting.continual.scan`.
+    constraint : int
+        Position of the constraint.
+    ax : Axes, optional
+    labels : bool
+        Name the curves.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    step = result["step"].to_numpy()
+    for (name, text), (colour, dash) in zip(
+        (("error_first", "task 1, $\\epsilon_1$"), ("error_second", "task 2, $\\epsilon_2$")),
+        CURVES,
+        strict=False,
+    ):
+        values = result[name].isel(constraint=constraint).transpose("training", ...).to_numpy()
+        mean, half = values.mean(0), _half(values)
+        ax.plot(step, mean, color=colour, ls=dash, marker=".", label=text if labels else None)
+        ax.fill_between(step, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02), xlim=(0, step[-1]))
+    return ax
+
+
+def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None, bound: bool = True) -> Axes:
+    """Axes with q_i over the rank of the principal direction, all trainings, and 0.008 F_i (PNAS 4 B, D).
+
+    Parameters
+    ----------
+    result : Dataset
+    constraint : int
+        Position of the constraint; N_c is marked.
+    ax : Axes, optional
+    bound : bool
+        Draw the paper's bound.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    rank = result["mode"].to_numpy()
+    for k in range(result.sizes["training"]):
+        one = result.isel(training=k)
+        q = one["displacement"].isel(constraint=constraint).to_numpy()
+        ax.plot(
+            rank, q, ls="", marker=".", ms=2, color=CURVES[0][0], alpha=0.4, label="$q_i$" if k == 0 else None
+        )
+        if bound:
+            ax.plot(
+                rank, PAPER_BOUND * one["width"], color=CURVES[1][0], lw=0.8, ls="--",
+                label="$0.008\\,F_i$" if k == 0 else None,
+            )  # fmt: skip
+    count = int(result["count"][constraint])
+    if count:
+        ax.axvline(count, color="0.4", lw=0.8, ls=":", label=f"$N_c = {count}$")
+    ax.set(xscale="log", yscale="log", xlabel="principal direction $i$", ylabel="displacement $q_i$")
+    return ax
+
+
+def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: float = 1e-3) -> Axes:
+    """Axes with (ε₁, ε₂) of the fronts of several penalties, with intervals over trainings (PNAS 4 E).
+
+    Parameters
+    ----------
+    results : mapping of str to Dataset
+        Penalty → result of :func:`notebooks.studies.forgetting.curves.front`.
+    ax : Axes, optional
+    floor : float
+        Errors and interval ends below are drawn there, since the axes are logarithmic.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    for name, result in results.items():
+        colour, marker = STYLES.get(name, ("0.3", "o"))
+        x, y = (np.maximum(result[k], floor) for k in ("error_first", "error_second"))
+        bars = [
+            np.maximum(
+                np.stack(
+                    [v - np.maximum(result[f"{k}_low"], floor), np.maximum(result[f"{k}_high"], floor) - v]
+                ),
+                0,
+            )
+            for k, v in (("error_first", x), ("error_second", y))
+        ]
+        ax.errorbar(
+            x,
+            y,
+            xerr=bars[0],
+            yerr=bars[1],
+            color=colour,
+            marker=marker,
+            ms=4,
+            lw=0.8,
+            elinewidth=0.6,
+            label=name,
+        )
+    ax.set(xscale="log", yscale="log", xlabel="$\\epsilon_1$, test error of task 1")
+    ax.set(ylabel="$\\epsilon_2$, test error of task 2")
+    return ax
+
+
+def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes:
+    """Axes with ε₁ + ε₂ over the number of constraints, each at its best λ (PNAS 4 F).
+
+    Parameters
+    ----------
+    results : mapping of str to Dataset
+        Penalty → result of :func:`notebooks.studies.forgetting.curves.over_counts`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    for name, result in results.items():
+        colour, marker = STYLES.get(name, ("0.3", "o"))
+        y = result["total"]
+        bars = np.stack([y - result["total_low"], result["total_high"] - y])
+        ax.errorbar(
+            result["count"], y, yerr=bars, color=colour, marker=marker, ms=4, lw=1, capsize=2, label=name
+        )
+    ax.set(
+        xscale="log", xlabel="constraints $N_c$", ylabel="$\\epsilon_1 + \\epsilon_2$ at the best $\\lambda$"
+    )
+    ax.set_ylim(bottom=0)
+    return ax
+
+
+def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Axes with ε₁ + ε₂ over the length of task 2, each penalty at its best for that length.
+
+    Parameters
+    ----------
+    result : Dataset
+        From :func:`notebooks.studies.forgetting.curves.over_steps`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    shown = result.isel(checkpoint=result["step"].to_numpy() > 0)
+    for name in shown["penalty"].to_numpy().astype(str):
+        one = shown.isel(penalty=int(np.flatnonzero(shown["penalty"] == name)[0]))
+        colour, marker = STYLES.get(name, ("0.3", "o"))
+        ax.plot(one["step"], one["total"], color=colour, marker=marker, ms=4, lw=1, label=name)
+        low = np.maximum(one["total_low"], 1e-3)
+        ax.fill_between(one["step"], low, one["total_high"], color=colour, alpha=0.12, lw=0)
+    ax.set(xscale="log", yscale="log", xlabel="steps of task 2", ylim=(1e-2, 1.5))
+    ax.set(ylabel="$\\epsilon_1 + \\epsilon_2$, each at its best")
+    return ax
+
+
+def at_their_best(
+    summary: xr.Dataset,
+    *,
+    each: Mapping[str, np.ndarray] | None = None,
+    ax: Axes | None = None,
+    floor: float = 5e-3,
+) -> Axes:
+    """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`notebooks.studies.forgetting.choice.summary`.
+    each : mapping of str to array, optional
+        Penalty → ε₁ + ε₂ of single trainings, drawn as small dots.
+    ax : Axes, optional
+    floor : float
+        Ends of intervals below are drawn there, since the axis is logarithmic.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    names = summary["penalty"].to_numpy().astype(str)
+    for place, name in enumerate(names):
+        colour, marker = STYLES.get(name, ("0.3", "o"))
+        one = summary.isel(penalty=place)
+        ends = [max(floor, float(one["total_low"])), float(one["total_high"])]
+        ax.plot(ends, [place, place], color=colour, lw=2)
+        ax.plot(one["total"], place, color=colour, marker=marker, ms=6)
+        if each is not None and name in each:
+            values = np.maximum(each[name], floor)
+            ax.plot(values, np.full(len(values), place + 0.28), ls="", marker=".", ms=4, color=colour)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xscale="log", xlabel="$\\epsilon_1 + \\epsilon_2$, each at its best $\\lambda$ and $N_c$")
+    ax.invert_yaxis()
+    return ax
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    """Half of Student's interval over the first axis."""
+    return student_factor(len(values), CONFIDENCE) * values.std(0, ddof=1)

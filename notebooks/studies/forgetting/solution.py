@@ -1,0 +1,305 @@
+"""The solution of a first task, with all that penalties need to know of the landscape around it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from nets.measure import batched_loss
+from nets.measure import loss_widths
+from nets.measure import components as principal_components
+from nets.training import train
+from nets.data.datasets import Data
+from nets.measure.layer_loss import LayerLoss, residuals
+from nets.models import checked_layer, fully_connected, weight_layers
+from notebooks.studies.forgetting.penalties import Constraint, Method, Penalty
+from nets.training.batches import seed_text
+from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, errors, rows_of, views
+from nets.training.threads import torch_threads
+
+#: However F is found, it has the same geometric mean over so many of the first directions.
+SCALE_MODES = 200
+#: Largest number of weights for which directions without motion are added, up to all.
+COMPLETED = 5000
+
+__all__ = ["FirstTask", "first_task"]
+
+
+@dataclass(frozen=True, eq=False)
+class FirstTask:
+    """A net after task 1, and what is known of the landscape there.
+
+    Attributes
+    ----------
+    tasks : Tasks
+    net : nn.Sequential
+        From the layer that learns on, at w₁.
+    first, second : Rows
+        Of each task, as they reach ``net``.
+    modes : Dataset, dims mode, weight
+        ``variance`` and ``direction`` of the principal components of the window, and ``width`` F.
+    fisher_true, fisher_empirical : Tensor, shape (N,)
+        Diagonals.
+    error : float
+        Test error of task 1.
+    loss : float
+        Training loss of task 1, the L₀ of F.
+    """
+
+    tasks: Tasks
+    net: nn.Sequential
+    first: Rows
+    second: Rows
+    modes: xr.Dataset
+    fisher_true: torch.Tensor
+    fisher_empirical: torch.Tensor
+    error: float
+    loss: float
+
+    @property
+    def learning(self) -> list[nn.Parameter]:
+        """The parameters that learn: those of the first layer of ``net``, or all."""
+        every = list(self.net.parameters())
+        return every if self.tasks.layer is None else every[:1]
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """w₁, shape (N,)."""
+        return torch.cat([p.detach().flatten() for p in self.learning])
+
+    def penalty(self, constraint: Constraint) -> Penalty | None:
+        """The penalty of a constraint, at this solution.
+
+        Parameters
+        ----------
+        constraint : Constraint
+
+        Returns
+        -------
+        Penalty or None
+            None for "none".
+        """
+        method, strength, count = constraint.method, constraint.strength, constraint.count
+        if method == "none" or strength == 0:
+            return None
+        if method == "L2":
+            return Penalty(strength, torch.ones(len(self.weights)))
+        there = len(self.weights if method.startswith("EWC") else self.directions)
+        if count > there:
+            raise ValueError(f"count={count} of {method!r} is more than the {there} there are")
+        if method.startswith("EWC"):
+            diagonal = self.fisher_empirical if method == "EWC empirical" else self.fisher_true
+            if method == "EWC floored":
+                diagonal = diagonal.clamp(min=float(diagonal.median()))
+            kept = torch.zeros_like(diagonal)
+            top = torch.topk(diagonal, count or len(diagonal)).indices
+            kept[top] = diagonal[top]
+            return Penalty(strength, kept / 2)
+        count = count or there
+        return Penalty(strength, self._flatness(method)[:count] ** -2.0, self.directions[:count])
+
+    @cached_property
+    def directions(self) -> torch.Tensor:
+        """p_i, shape (n, N), float32: one tensor for all penalties, so that they are applied together."""
+        return torch.from_numpy(self.modes["direction"].to_numpy().astype(np.float32))
+
+    def _flatness(self, method: Method) -> torch.Tensor:
+        """F_i as the method has it; infinite where the loss never rises to e L₀."""
+        width = torch.from_numpy(self.modes["width"].to_numpy())
+        if method == "LDC":
+            return width
+        if method == "LDC capped":
+            return width.clamp(max=float(width.median()))
+        sigma = torch.from_numpy(self.modes["variance"].to_numpy()).sqrt()
+        psi = {"LDC psi 3": 3.0, "LDC psi 4": 4.0, "LDC psi 5": 5.0}.get(method)
+        shape = torch.ones_like(sigma) if psi is None else sigma ** (-2 / psi)
+        scaled = (torch.arange(len(width)) < SCALE_MODES) & width.isfinite()
+        return shape * torch.exp((width.log() - shape.log())[scaled].mean())
+
+
+def first_task(
+    data: Data,
+    tasks: Tasks,
+    *,
+    rng: int | np.random.SeedSequence = 0,
+    progress: bool = False,
+) -> FirstTask:
+    """Learn task 1, and measure what the penalties need there.
+
+    Parameters
+    ----------
+    data : Data
+    tasks : Tasks
+        ``tasks.data`` is not looked at.
+    rng : int or SeedSequence
+        Of initial weights and minibatches.
+    progress : bool
+
+    Returns
+    -------
+    FirstTask
+
+    Raises
+    ------
+    ValueError
+        If a class or the layer does not exist, a task has fewer rows than a minibatch, or the loss along
+        directions cannot be measured.
+    """
+    root = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
+    seeds = [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, k)) for k in range(4)]
+    classes = len(data.classes)
+    for name in ("first", "second"):
+        if not set(getattr(tasks, name)) <= set(range(classes)):
+            raise ValueError(f"{name}={getattr(tasks, name)} must be classes from 0 to {classes - 1}")
+    before, rest = _net(data, tasks, seeds, progress=progress)
+    with torch_threads(1), torch.no_grad():
+        parts = [rows_of(data, before, chosen) for chosen in (tasks.first, tasks.second)]
+        for name, part in zip(("first", "second"), parts, strict=True):
+            if len(part.labels) < tasks.batch_size:
+                raise ValueError(
+                    f"task {name} has {len(part.labels)} rows, fewer than batch_size={tasks.batch_size}"
+                )
+        learning = list(rest.parameters())[: None if tasks.layer is None else 1]
+        start = torch.cat([p.flatten() for p in learning])[None].clone()
+        window: list[np.ndarray] = []
+        epochs = tasks.first_epochs, tasks.window_epochs
+        steps = len(parts[0].labels) // tasks.batch_size
+
+        def watch(step: int, weights: torch.Tensor) -> None:
+            if step > epochs[0] * steps and step % tasks.every == 0:
+                window.append(weights[0].numpy().copy())
+
+        descend(rest, start, parts[0], tasks, epochs=sum(epochs), seed=seed_text(seeds[3]), after_step=watch)
+        for p, values in zip(learning, start[0].split([p.numel() for p in learning]), strict=True):
+            p.copy_(values.view(p.shape))
+    recorded = xr.DataArray(np.stack(window), dims=("step", "weight"))
+    components = principal_components.analyse(recorded, count=min(tasks.modes, len(window) - 1))
+    modes = _completed(components[["variance", "direction"]], recorded.to_numpy(), tasks.modes)
+    inputs, labels = (t[: tasks.samples] for t in (parts[0].inputs, parts[0].labels))
+    width, loss = _widths(
+        rest, inputs, labels, modes["direction"].to_numpy(), one_layer=tasks.layer is not None
+    )
+    modes = modes.assign(
+        width=("mode", width, {"long_name": "flatness F_i: width of L ≤ e L₀ along p_i", "units": "1"})
+    )
+    if tasks.layer is None:
+        local = LayerLoss.of(rest, inputs, labels)
+    else:
+        local = LayerLoss.of(rest, parts[0].inputs, parts[0].labels, 0)
+    true, empirical = _fisher_diagonals(local)
+    error = float(errors(views(rest, start), parts[0].test_inputs, parts[0].test_labels)[0])
+    return FirstTask(tasks, rest, parts[0], parts[1], modes, true, empirical, error, loss)
+
+
+def _net(
+    data: Data, tasks: Tasks, seeds: list[np.random.SeedSequence], *, progress: bool
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """What comes before the layer that learns, trained on all classes, and the rest, drawn anew."""
+    sizes = (data.features, *tasks.hidden, len(data.classes))
+    net = fully_connected(sizes, rng=seeds[0])
+    place = 0
+    if tasks.layer is not None:
+        checked_layer(net, tasks.layer)
+        net = train.sgd(
+            net, data, learning_rate=tasks.learning_rate, batch_size=tasks.batch_size,
+            epochs=tasks.pretraining_epochs, rng=seeds[1], progress=progress,
+        ).net  # fmt: skip
+        place = weight_layers(net)[tasks.layer][0]
+        drawn = checked_layer(fully_connected(sizes, rng=seeds[2]), tasks.layer)
+        with torch.no_grad():
+            checked_layer(net, tasks.layer).weight.copy_(drawn.weight)
+    layers = list(net)
+    return nn.Sequential(*layers[:place]), nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class _AllLayers:
+    """The loss along directions in all weights, in the form the search for widths asks for."""
+
+    net: nn.Sequential
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+    def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
+        p, t = (torch.as_tensor(v, dtype=torch.float32) for v in (directions, distances))
+        start = nn.utils.parameters_to_vector(self.net.parameters()).detach()
+        rows = start + t[:, :, None] * p[:, None]
+        values = batched_loss.losses(
+            self.net, rows.flatten(0, 1), self.inputs, self.labels, dtype=torch.float32
+        )
+        return values.view(t.shape)
+
+
+def _completed(modes: xr.Dataset, window: np.ndarray, count: int) -> xr.Dataset:
+    """As many directions as asked for: those in which rounding is all the motion, in any order, come last.
+
+    They matter: where constraints are scanned up to all weights, "equal F" must end at plain L2.
+    """
+    directions = modes["direction"].to_numpy()
+    there, weights = directions.shape
+    count = min(count, weights)
+    if there >= count or weights > COMPLETED:
+        return modes
+    rest = np.linalg.qr(directions.T, mode="complete")[0][:, there:count].T
+    variance = ((window - window.mean(0)) @ rest.T.astype(window.dtype)).var(0, dtype=float)
+    return xr.Dataset(
+        {
+            "variance": ("mode", np.concatenate([modes["variance"], variance]), modes["variance"].attrs),
+            "direction": (("mode", "weight"), np.concatenate([directions, rest]), modes["direction"].attrs),
+        },
+        {"mode": np.arange(1, count + 1)},
+        attrs=modes.attrs | {"moving_modes": there},
+    )
+
+
+def _widths(
+    net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, directions: np.ndarray, *, one_layer: bool
+) -> tuple[np.ndarray, float]:
+    """F_i of each direction, and L₀."""
+    loss: batched_loss.ShiftedLoss | _AllLayers
+    if one_layer:
+        loss = batched_loss.shifted_loss(net, 0, inputs, labels, dtype=torch.float32, threads=1)
+        norm = float(loss.weights.norm())
+    else:
+        loss = _AllLayers(net, inputs, labels)
+        norm = float(nn.utils.parameters_to_vector(net.parameters()).norm())
+    start = float(loss.along(directions[:1], np.zeros((1, 1)))[0, 0])
+    if not (math.isfinite(start) and start > loss_widths.SMALLEST_LOSS):
+        raise ValueError(f"the loss of task 1 is {start:.1e}: no scale for F; train for fewer epochs")
+    search = loss_widths.CrossingSearch(loss, level=1.0, start=start, farthest=loss_widths.REACH * norm)
+    ends, guess = np.empty((len(directions), 2)), np.full(2, 0.05 * norm)
+    for first in range(0, len(directions), loss_widths.BATCH):
+        ends[first : first + loss_widths.BATCH] = found = search.crossings(
+            directions[first : first + loss_widths.BATCH], guess
+        )
+        for side in (0, 1):  # the neighbours in rank are the best guess there is
+            finite = found[np.isfinite(found[:, side]), side]
+            guess[side] = np.median(finite) if finite.size else guess[side]
+    return ends.sum(1), start
+
+
+def _fisher_diagonals(loss: LayerLoss) -> tuple[torch.Tensor, torch.Tensor]:
+    """Diagonals of the true and of the empirical Fisher matrix."""
+    true, empirical = torch.zeros(loss.size), torch.zeros(loss.size)
+    if loss.one_linear_layer:  # gradients are outer products, and so are their squares
+        labels = iter(loss.labels.split(BLOCK))
+        for h, logits, slopes in loss.output_blocks(samples=BLOCK):
+            p, square = torch.softmax(logits, 1), h.square()
+            delta = torch.einsum("mk,mko->mo", residuals(logits, next(labels)), slopes)
+            slopes = slopes - torch.einsum("mk,mko->mo", p, slopes)[:, None]
+            true += (torch.einsum("mk,mko->mo", p, slopes.square()).T @ square).flatten()
+            empirical += (delta.square().T @ square).flatten()
+        return true / loss.samples, empirical / loss.samples
+    for p, gradients in loss.logit_gradients():
+        centred = gradients - torch.einsum("mk,mkn->mn", p, gradients)[:, None]
+        true += torch.einsum("mk,mkn->n", p, centred.square_())
+    for gradients in loss.gradients():
+        empirical += gradients.square().sum(0)
+    return true / loss.samples, empirical / loss.samples

@@ -1,0 +1,205 @@
+"""Two tasks made of a data set's classes, and SGD on one of them for many weight vectors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from nets.data.datasets import Data
+from nets.training.networks import DenseNetwork, dense_biases
+from fpsolve.progress import shown
+from nets.training.batches import minibatches
+
+#: Rows worked on together where all samples are gone through.
+BLOCK = 500
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Two tasks, the net that learns them, and how.
+
+    Attributes
+    ----------
+    data : str
+        Name for :func:`nets.data.datasets.load`.
+    first, second : tuple of int
+        Classes of the two tasks.
+    hidden : tuple of int
+        Sizes of the hidden layers.
+    layer : int or None
+        The layer that learns; the others are fixed after training on all classes. None: all layers learn.
+    learning_rate, batch_size
+        α and B, throughout.
+    pretraining_epochs : int
+        On all classes; unused where all layers learn.
+    first_epochs, window_epochs, second_epochs : int
+        Of task 1, of the window after it, and of task 2.
+    every : int
+        The window keeps one state in so many.
+    modes : int
+        Most principal directions kept.
+    samples : int
+        Most rows of task 1 on which F is measured, and where all layers learn the Fisher diagonals too.
+    """
+
+    data: str = "mnist"
+    first: tuple[int, ...] = (0, 1)
+    second: tuple[int, ...] = (2, 3)
+    hidden: tuple[int, ...] = (50, 50)
+    layer: int | None = 1
+    learning_rate: float = 0.1
+    batch_size: int = 50
+    pretraining_epochs: int = 3
+    first_epochs: int = 10
+    window_epochs: int = 10
+    second_epochs: int = 5
+    every: int = 1
+    modes: int = 2500
+    samples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.first or not self.second or set(self.first) & set(self.second):
+            raise ValueError(f"first={self.first} and second={self.second} must hold classes, none in common")
+        for name in (
+            "batch_size",
+            "first_epochs",
+            "window_epochs",
+            "second_epochs",
+            "every",
+            "modes",
+            "samples",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.layer is not None and self.pretraining_epochs < 1:
+            raise ValueError("pretraining_epochs must be at least 1 where only one layer learns")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What one task is learned from, ``inputs`` and ``labels``, and tested on."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    test_inputs: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def rows_of(data: Data, before: nn.Sequential, classes: Sequence[int]) -> Rows:
+    """What reaches the layer that learns from rows of some classes, with the labels they have in all classes.
+
+    Parameters
+    ----------
+    data : Data
+    before : nn.Sequential
+        The layers before it.
+    classes : sequence of int
+
+    Returns
+    -------
+    Rows
+    """
+    parts: list[torch.Tensor] = []
+    for inputs, labels in ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels)):
+        chosen = torch.isin(labels, torch.tensor(list(classes)))
+        parts += [before(inputs[chosen]).flatten(1), labels[chosen]]
+    return Rows(*parts)
+
+
+def views(net: nn.Sequential, weights: torch.Tensor) -> list[torch.Tensor]:
+    """Parameters of as many nets as there are rows of weights: views of the rows; what is fixed is shared.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        Its first parameters learn, as many as a row is long.
+    weights : Tensor, shape (R, N)
+
+    Returns
+    -------
+    list of Tensor, each with a leading axis of length R
+    """
+    parameters, start = [], 0
+    for p in net.parameters():
+        if start < weights.shape[1]:
+            parameters.append(weights[:, start : start + p.numel()].view(-1, *p.shape))
+            start += p.numel()
+        else:
+            parameters.append(p.detach().expand(len(weights), *p.shape))
+    return parameters
+
+
+def descend(
+    net: nn.Sequential,
+    weights: torch.Tensor,
+    task: Rows,
+    tasks: Tasks,
+    *,
+    epochs: int,
+    seed: str,
+    after_step: Callable[[int, torch.Tensor], None],
+    progress: bool = False,
+) -> None:
+    """SGD on one task, in place, for all rows of weights on the same minibatches.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+        Fully connected, ReLU, no biases; see :func:`views`.
+    weights : Tensor, shape (R, N)
+        Changed.
+    task : Rows
+    tasks : Tasks
+        Learning rate and batch size.
+    epochs : int
+    seed : str
+        As recorded, see :func:`nets.training.batches.seed_text`.
+    after_step : callable
+        Called with the step's number, from 1, and the weights, which it may change in place.
+    progress : bool
+
+    Raises
+    ------
+    ValueError
+        If the net is of another kind.
+    """
+    if dense_biases(net) is not False:
+        raise ValueError("the net must be fully connected, with ReLU and without biases")
+    inputs, labels = task.inputs, task.labels
+    parameters = views(net, weights)
+    targets = nn.functional.one_hot(labels, parameters[-1].shape[1]).to(inputs.dtype)
+    dense, learning, step = DenseNetwork(False), weights.shape[1], 0
+    for epoch in shown(range(epochs), unit="epoch", progress=progress, leave=True):
+        for rows in minibatches(seed, epoch, samples=len(labels), batch_size=tasks.batch_size):
+            chosen = torch.from_numpy(rows)
+            slope = torch.softmax(dense.forward(parameters, inputs[chosen][None]), -1).sub_(targets[chosen])
+            done = 0
+            for p, g in zip(parameters, dense.backward(parameters, slope), strict=True):
+                if done < learning:
+                    p.add_(g, alpha=-tasks.learning_rate / tasks.batch_size)
+                done += p[0].numel()
+            step += 1
+            after_step(step, weights)
+
+
+def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    """Share of rows that each net misclassifies.
+
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        From :func:`views`.
+    inputs, labels : Tensor
+
+    Returns
+    -------
+    ndarray, shape (R,)
+    """
+    dense, wrong = DenseNetwork(False), torch.zeros(len(parameters[0]))
+    for x, y in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
+        wrong += (dense.forward(parameters, x[None], keep=False).argmax(-1) != y).sum(1)
+    return (wrong / len(labels)).double().numpy()

@@ -1,0 +1,291 @@
+"""The gradient noise of one net, looked at from all sides, and several such studies with intervals.
+
+What ICLR Figs. 1 and 7 show by eye: noise pooled across parameters, noise across minibatches, and beside each
+the same statistics of a Gaussian vector with the same covariance, which says what anisotropy alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import nn
+
+from nets.measure.overlaps import over_seeds
+from nets.measure.curvature import hessian
+from nets.measure.noise import (
+    Rng,
+    attributes,
+    batch_factor,
+    minibatch_gradients,
+    noise_covariance,
+    projected_gradients,
+)
+from nets.measure.layer_loss import LayerLoss
+from nets.measure.laws import gaussian_noise, gaussianity, law_fits
+from fpsolve.interval_text import interval_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What is fitted: all weights' components of one draw, or all draws of one weight's.
+POOLED = (
+    "across parameters: noise",
+    "across parameters: N(0, C)",
+    "across minibatches: noise",
+    "across minibatches: N(0, C)",
+)
+#: Directions that are tested, with their numbers.
+DIRECTIONS = {"ten sharpest": 10, "random": 40, "single weights": 50}
+
+#: Share of minibatches without any gradient above which a weight is not fitted.
+MOST_ZEROS = 0.1
+
+
+def noise_study(
+    net: nn.Sequential,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    layer: int | None = None,
+    batch_size: int = 50,
+    large_batch: int | None = None,
+    draws: int = 2000,
+    repeats: int = 20,
+    batch_sizes: Sequence[int] = (1, 16, 64, 256, 1024),
+    rng: Rng = None,
+) -> xr.Dataset:
+    """Trace of C drawn and exact, fitted laws, norms, and Gaussianity per direction and batch size.
+
+    Parameters
+    ----------
+    net : nn.Sequential
+    inputs : Tensor, shape (M, …)
+    labels : Tensor, int64, shape (M,)
+    layer : int, optional
+        This layer's weights; default all.
+    batch_size : int
+        B of the minibatches drawn with replacement.
+    large_batch : int, optional
+        B of those drawn without, an eighth as many; default a third of the samples, where the two kinds of
+        sampling differ.
+    draws : int
+        Minibatches, and draws of N(0, C).
+    repeats : int
+        Single minibatches, and single weights, each fitted by itself.
+    batch_sizes : sequence of int
+        For the tests per direction.
+    rng : int, SeedSequence or Generator, optional
+
+    Returns
+    -------
+    Dataset
+        - ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``): Tr C;
+        - ``alpha``, ``scale``, ``location``, ``preference`` (pooled, repeat), ``distance`` (pooled, repeat,
+          law): Gaussian and stable fits of :func:`nets.measure.laws.law_fits`, to the weights
+          whose gradient is 0 in less than a tenth of the minibatches, ``fitted_share`` of all;
+        - ``component`` (weight): of the first minibatch's noise;
+        - ``norm`` (source, draw) of noise and of N(0, C), and their Kolmogorov ``norm_distance``, ``norm_p``;
+        - ``excess_kurtosis``, ``skewness``, ``p_value``, ``rejected`` (batch_size, direction) of
+          :func:`nets.measure.laws.gaussianity`, with ``group`` (direction).
+
+    Raises
+    ------
+    ValueError
+        If there are too many weights for dense matrices, or a batch size does not fit.
+
+    References
+    ----------
+    ICLR Figs. 1 and 7 and Appendix C.
+    """
+    loss = LayerLoss.of(net, inputs, labels, layer)
+    large = loss.samples // 3 if large_batch is None else large_batch
+    batch_factor(loss.samples, batch_size=large, replacement=False)
+    streams = np.random.default_rng(rng).spawn(6)
+    exact = noise_covariance(net, inputs, labels, layer=layer)
+    covariance, mean = exact["covariance"].to_numpy(), exact["mean_gradient"].to_numpy()
+    data, noise, zeros = _traces(
+        net, inputs, labels, layer, (batch_size, large), draws, mean, covariance, streams
+    )
+    gaussian = gaussian_noise(covariance / batch_size, draws=draws, rng=streams[2])
+    data |= _laws(noise, zeros, gaussian, min(repeats, draws), streams[3])
+    norms = np.linalg.norm(noise, axis=1), np.linalg.norm(gaussian, axis=1)
+    test = stats.ks_2samp(*norms)
+    data |= {
+        "component": ("weight", noise[0], _says("noise of one minibatch")),
+        "norm": (("source", "draw"), np.array(norms), _says("norm of the noise")),
+        "norm_distance": ((), float(test.statistic), _says("Kolmogorov distance of the norms")),
+        "norm_p": ((), float(test.pvalue), _says("its p")),
+    }  # fmt: skip
+    normality = _normality(net, inputs, labels, layer, batch_sizes, streams[4:])
+    result = xr.Dataset(data).assign_coords(
+        sampling=["with replacement", "without replacement"],
+        pooled=list(POOLED), law=["gaussian", "stable"], source=["minibatches", "N(0, C)"],
+    )  # fmt: skip
+    result = result.merge(normality, combine_attrs="drop")
+    result.attrs = attributes("gradient noise", net, loss) | {
+        "batch_size": int(batch_size), "draws": int(draws), "repeats": int(repeats),
+    }  # fmt: skip
+    return result
+
+
+def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Means over trainings with Student's intervals of what studies found.
+
+    Parameters
+    ----------
+    studies : sequence of Dataset
+        From :func:`noise_study`, one for each training.
+
+    Returns
+    -------
+    Dataset
+        ``alpha``, ``preference`` (pooled; each training's median over repeats), ``norm_distance``,
+        ``excess_kurtosis`` (group, batch_size; the median direction's, by logarithms), ``rejected`` (group,
+        batch_size; share of directions); each with ``_low`` and ``_high``. ``alpha_least`` and
+        ``alpha_most`` (pooled): over all repeats of all trainings.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
+    """
+    parts = []
+    for study in studies:
+        groups = study[["excess_kurtosis", "rejected"]].groupby("group")
+        part = study[["alpha", "preference"]].median("repeat").assign(norm_distance=study["norm_distance"])
+        part["excess_kurtosis"] = groups.median()["excess_kurtosis"].transpose("group", "batch_size")
+        part["rejected"] = groups.mean()["rejected"].transpose("group", "batch_size")
+        parts.append(part)
+    summary = over_seeds(parts, geometric=["excess_kurtosis"])
+    alphas = xr.concat([study["alpha"] for study in studies], dim="training")
+    return summary.assign(
+        alpha_least=alphas.min(["training", "repeat"]), alpha_most=alphas.max(["training", "repeat"])
+    ).sel(group=list(DIRECTIONS))
+
+
+def law_table(summary: xr.Dataset) -> pd.DataFrame:
+    """Stable fits as a table: α, Vuong's z for the stable law, and the range of α over all fits.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`noise_summary`.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        A row for each of :data:`POOLED`.
+    """
+    columns = {"alpha": "α of the stable fit", "preference": "Vuong's z for it"}
+    ends = zip(summary["alpha_least"].to_numpy(), summary["alpha_most"].to_numpy(), strict=True)
+    return interval_table(summary, columns, over="pooled", digits=3).assign(
+        **{"α of all fits": [f"{low:.2f}–{high:.2f}" for low, high in ends]}
+    )
+
+
+def normality_table(summary: xr.Dataset) -> pd.DataFrame:
+    """Tests per direction as a table: share rejected and median excess kurtosis for each batch size.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`noise_summary`.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        Two rows for each of :data:`DIRECTIONS`, a column for each batch size.
+    """
+    import pandas as pd
+
+    rows = {}
+    for group in DIRECTIONS:
+        for name, word, form in (
+            ("rejected", "Gaussian rejected", ".0%"),
+            ("excess_kurtosis", "excess kurtosis", ".2g"),
+        ):
+            values = summary[name].sel(group=group)
+            rows[group, word] = {
+                f"B = {b}": f"{v:{form}}"
+                for b, v in zip(summary["batch_size"].values, values.values, strict=True)
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _traces(net, inputs, labels, layer, sizes, draws, mean, covariance, streams):
+    """Tr C exact and drawn, for both kinds of sampling; of the first the noise, and how often it is 0."""
+    samples, trace = len(labels), float(np.trace(covariance))
+    found, noise, zeros = [], None, None
+    for i, (size, replacement) in enumerate(zip(sizes, (True, False), strict=True)):
+        gradients = minibatch_gradients(
+            net, inputs, labels, batch_size=size, draws=draws if replacement else max(draws // 8, 20),
+            layer=layer, replacement=replacement, rng=streams[i],
+        )  # fmt: skip
+        off = gradients - mean
+        if noise is None:
+            noise, zeros = off, (gradients == 0).mean(axis=0)
+        squares = (off.astype(float) ** 2).sum(axis=1)
+        expected = trace * batch_factor(samples, batch_size=size, replacement=replacement)
+        found.append((expected, squares.mean(), squares.std(ddof=1) / np.sqrt(len(squares))))
+    exact, drawn, error = np.array(found).T
+    return (
+        {
+            "drawn_batch_size": ("sampling", np.array(sizes, dtype=np.int64), _says("batch size")),
+            "trace": ("sampling", exact, _says("Tr C, exact")),
+            "trace_drawn": ("sampling", drawn, _says("Tr C of drawn minibatches")),
+            "trace_stderr": ("sampling", error, _says("its standard error")),
+        },
+        noise,
+        zeros,
+    )
+
+
+def _laws(
+    noise: np.ndarray, zeros: np.ndarray, gaussian: np.ndarray, repeats: int, rng: np.random.Generator
+) -> dict:
+    """Fits to single draws across weights, and to single weights across draws."""
+    # A weight that often has no gradient at all has an atom at 0: no continuous law to fit.
+    alive = np.flatnonzero(zeros < MOST_ZEROS)
+    if not len(alive):
+        raise ValueError("all weights are often without gradient; draw larger minibatches (batch_size=)")
+    weights = rng.choice(alive, repeats, replace=repeats > len(alive))
+    rows = rng.choice(len(noise), repeats, replace=False)
+    samples = (
+        [noise[r, alive] for r in rows], [gaussian[r, alive] for r in rows],
+        [noise[:, w] for w in weights], [gaussian[:, w] for w in weights],
+    )  # fmt: skip
+    fits = [[law_fits(values, resamples=0) for values in each] for each in samples]
+    share = len(alive) / noise.shape[1]
+    result: dict = {"fitted_share": ((), share, _says("share of weights that are fitted"))}
+    for name in ("alpha", "scale", "location", "preference", "distance"):
+        values = np.array([[fit[name].to_numpy() for fit in each] for each in fits])
+        dims = ("pooled", "repeat", "law")[: values.ndim]
+        result[name] = (dims, values, fits[0][0][name].attrs)
+    return result
+
+
+def _normality(net, inputs, labels, layer, batch_sizes, streams) -> xr.Dataset:
+    """Tests along the sharpest directions, random ones, and single weights."""
+    H = hessian(net, inputs, labels, layer=layer).to_numpy()
+    N = len(H)
+    sharp = np.linalg.eigh(H)[1][:, : -DIRECTIONS["ten sharpest"] - 1 : -1]
+    random = streams[0].normal(size=(N, DIRECTIONS["random"])) / np.sqrt(N)
+    chosen = streams[0].choice(N, DIRECTIONS["single weights"], replace=DIRECTIONS["single weights"] > N)
+    single = np.zeros((N, len(chosen)))
+    single[chosen, np.arange(len(chosen))] = 1
+    directions = np.concatenate([sharp, random, single], axis=1)
+    components = projected_gradients(net, inputs, labels, directions=directions, layer=layer)
+    found = gaussianity(components, batch_sizes=batch_sizes, rng=streams[1])
+    names = np.repeat(list(DIRECTIONS), [sharp.shape[1], random.shape[1], single.shape[1]])
+    return found.assign_coords(group=("direction", names[found["direction"].to_numpy()])).drop_vars(
+        ["rejected_share", "rejected_share_low", "rejected_share_high"]
+    )
+
+
+def _says(text: str) -> dict[str, str]:
+    return {"long_name": text, "units": "1"}

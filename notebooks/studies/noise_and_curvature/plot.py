@@ -1,0 +1,217 @@
+"""Figures of gradient noise, curvature and flatness. They draw data they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.density.plot import CURVES
+from nets.measure.laws import law_density
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with Ĉ_ii·B against Ĥ_ii in H's eigenbasis, with the lines C·B = H and C ∝ H².
+
+    Parameters
+    ----------
+    results : mapping of str to Dataset
+        Label → result of :func:`nets.measure.overlaps.noise_alignment`.
+    ax : Axes, optional
+    **points
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    largest = 0.0
+    for (label, result), (colour, _) in zip(results.items(), _curves(len(results)), strict=True):
+        x = result["eigenvalue"].to_numpy()
+        y = result["diagonal"].sel(matrix="noise").to_numpy()
+        shown = (x > 1e-6 * x.max()) & (y > 0)
+        ax.plot(
+            x[shown],
+            y[shown],
+            **({"ls": "", "marker": ".", "ms": 3, "color": colour, "label": label} | points),
+        )
+        largest = max(largest, float(x.max()))
+    line = np.array([1e-5, 1.0]) * largest
+    ax.plot(line, line, color="0.4", lw=1, label="$C B = H$")
+    ax.plot(
+        line[1] * np.array([10**-2.5, 1]),
+        line[1] * np.array([1e-5, 1]),
+        color="0.4",
+        lw=1,
+        ls=":",
+        label="$C \\propto H^2$",
+    )
+    ax.set(xscale="log", yscale="log", xlabel="$\\hat H_{ii}$", ylabel="$B\\,\\hat C_{ii}$")
+    return ax
+
+
+def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
+    """Axes with a spectral density on a logarithmic scale.
+
+    Parameters
+    ----------
+    density : DataArray
+        From :func:`nets.measure.curvature.spectral_density`.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    ax.plot(density["eigenvalue"], np.maximum(density, 1e-12), **line)
+    scale = "log" if density.attrs.get("scale") == "log" else "linear"
+    ax.set(xscale=scale, yscale="log", xlabel="eigenvalue $\\lambda$ of $H$", ylabel="density")
+    return ax
+
+
+def along_training(
+    summary: xr.Dataset, name: str, *, over: str = "epoch", ax: Axes | None = None, **line
+) -> Axes:
+    """Axes with one number along training and its interval over trainings.
+
+    Parameters
+    ----------
+    summary : Dataset
+        From :func:`nets.measure.overlaps.over_seeds`, with dim ``over``.
+    name : str
+        Variable; ``name_low`` and ``name_high`` are drawn as a band.
+    over : str
+        Coordinate on the horizontal axis.
+    ax : Axes, optional
+    **line
+        Passed to ``plot``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    x = summary[over]
+    style: dict = {"marker": "o", "ms": 3} | line
+    (drawn,) = ax.plot(x, summary[name], **style)
+    ax.fill_between(
+        x, summary[f"{name}_low"], summary[f"{name}_high"], color=drawn.get_color(), alpha=0.2, lw=0
+    )
+    ax.set(xlabel=str(x.attrs.get("long_name", over)), ylabel=str(summary[name].attrs.get("long_name", name)))
+    return ax
+
+
+def with_intervals(
+    x: Sequence[float], summaries: Sequence[xr.Dataset], name: str, *, ax: Axes | None = None, **style
+) -> Axes:
+    """Axes with one number of several summaries and its intervals as error bars.
+
+    Parameters
+    ----------
+    x : sequence of float
+    summaries : sequence of Dataset
+        One for each x, with scalars ``name``, ``name_low`` and ``name_high``.
+    name : str
+    ax : Axes, optional
+    **style
+        Passed to ``errorbar``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    middle, low, high = (np.array([float(s[name + end]) for s in summaries]) for end in ("", "_low", "_high"))
+    ax.errorbar(x, middle, [middle - low, high - middle], **({"capsize": 2} | style))
+    ax.set(ylabel=str(summaries[0][name].attrs.get("long_name", name)))
+    return ax
+
+
+def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | None = None, **step) -> Axes:
+    """Axes with histograms of several samples on common bins, as densities.
+
+    Parameters
+    ----------
+    samples : mapping of str to ndarray
+    bins : int
+    ax : Axes, optional
+    **step
+        Passed to ``stairs``.
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    everything = np.concatenate([np.ravel(v) for v in samples.values()])
+    edges = np.histogram_bin_edges(everything, bins)
+    for (label, values), (colour, dash) in zip(samples.items(), _curves(len(samples)), strict=True):
+        ax.stairs(
+            np.histogram(values, edges, density=True)[0],
+            edges,
+            **({"color": colour, "ls": dash, "label": label} | step),
+        )
+    ax.set(ylabel="density")
+    return ax
+
+
+def component_laws(
+    components: np.ndarray, fit: xr.Dataset, *, bins: int = 40, ax: Axes | None = None
+) -> Axes:
+    """Axes with the density of |components| and those of the Gaussian and the stable law fitted to them.
+
+    Parameters
+    ----------
+    components : ndarray
+        Such as the noise of one minibatch, one for each weight.
+    fit : Dataset
+        From :func:`nets.measure.laws.law_fits`.
+    bins : int
+        Of one width in the logarithm.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    sizes = np.abs(np.ravel(components))
+    alpha, scale = float(fit["alpha"]), float(fit["scale"])
+    edges = np.geomspace(0.03 * scale, 1.01 * sizes.max(), bins + 1)
+    (colour, _), (gauss, _), (stable, _) = _curves(3)
+    ax.stairs(
+        np.histogram(sizes, edges)[0] / (len(sizes) * np.diff(edges)), edges, color=colour, label="noise"
+    )
+    spread = float(np.std(components))
+    normal = 2 * law_density(edges, alpha=2.0, scale=spread / np.sqrt(2))
+    ax.plot(edges, normal, "--", color=gauss, label="Gaussian fit")
+    heavy = 2 * law_density(edges, alpha=alpha, scale=scale)
+    ax.plot(edges, heavy, ":", color=stable, label=f"stable fit, α = {alpha:.2f}")
+    lowest = 0.5 / (len(sizes) * np.diff(edges)[-1])
+    ax.set(xscale="log", yscale="log", ylabel="density", ylim=(lowest, None))
+    return ax
+
+
+def _curves(count: int) -> list:
+    return [CURVES[i % len(CURVES)] for i in range(count)]

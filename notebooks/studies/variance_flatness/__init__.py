@@ -1,0 +1,1 @@
+"""Variance and flatness of trained networks (Feng and Tu)."""

@@ -1,0 +1,503 @@
+"""The variance-flatness experiment: train, record two windows, measure every exponent beside its controls.
+
+One seed is one :func:`measure`; :func:`run_seeds` stores each finished seed at once and goes on where it was
+stopped; :mod:`notebooks.studies.variance_flatness.claims` reads what is stored.
+
+References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from torch import nn
+
+from nets import models
+from nets.measure import controls
+from nets.data import datasets
+from nets.measure import exponents
+from nets.measure import loss_widths
+from nets.measure import temperature
+from nets.training import train as training
+from nets.measure import minibatch_losses as minibatch_ensemble
+from nets.measure import components as pca
+from nets.training.run import Run, run_attributes
+
+#: Cases: where the directions come from, and where the motion along them is measured.
+SAME, NEXT = "same window", "next window"
+CASES = {
+    SAME: "directions and motion of one window, flatness at its end",
+    "flatness at start": "the same, flatness at the window's start",
+    "same window, detrended": "each weight's straight line in time removed before the PCA",
+    NEXT: "directions of one window, motion of the next, flatness between them",
+    "next window, detrended": "the same, with each mode's straight line in time removed",
+    "previous window": "directions of one window, motion of the one before, flatness between them",
+    "shuffled": "the window's increments in a random order",
+    "shuffled, next window": "directions of the shuffled window, motion of the next one, shuffled as well",
+    "random walk": "an isotropic random walk of the same length",
+    "Hessian": "eigenvectors of the Hessian between the windows, motion of the first",
+    "Hessian, detrended": "the same, with each mode's straight line in time removed",
+}
+MOTION = ("variance", "velocity_variance", "correlation_time")
+
+__all__ = ["CASES", "Config", "load", "measure", "run_seeds", "seed_path"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment; the defaults are the paper's network on MNIST.
+
+    Attributes
+    ----------
+    name : str
+        Of the folder its seeds are stored in.
+    data, root : str
+        Data set and the directory it lies in (default: see :func:`nets.data.datasets.load`).
+    standardise : {"channel", "pixel", "none"}
+        "channel" scales all pixels alike, as is the habit for MNIST (the paper does not say). "pixel" makes
+        rare pixels of a few images huge: single samples then dominate gradients and leading modes.
+    samples : int
+        First so many training rows; 0 takes all.
+    model : {"fully_connected", "lenet_mnist", "lenet_cifar10"}
+    sizes : tuple of int
+        Of a fully connected net.
+    layer : int
+        Whose weights are analysed.
+    optimizer, learning_rate, batch_size, momentum, sampling
+        As in :func:`nets.training.train.sgd`; momentum 0 leaves its default.
+    epochs, stop_at_loss : int, float
+        Training before the first window. With a positive loss the windows are placed so that w₀, between
+        them, is the end of the first epoch whose training loss is not above it, to compare settings at equal
+        loss; ``epochs`` is then the most that is tried.
+    window : int
+        Epochs of each of the two windows.
+    seeds, first_seed : int
+    directions, stride : int
+        Flatness is measured for every ``stride``-th of the first so many modes.
+    fit, rank_fit : (int, int)
+        First and last mode of the fits of ψ and of γ.
+    cases : tuple of str
+        Of :data:`CASES`; "same window" is always among them.
+    ensemble : int
+        Modes of the minibatch-loss ensemble, spread evenly over ``fit``; 0 leaves it out.
+    threads : int
+    """
+
+    name: str = "mnist"
+    data: str = "mnist"
+    root: str = ""
+    standardise: str = "channel"
+    samples: int = 0
+    model: str = "fully_connected"
+    sizes: tuple[int, ...] = (784, 50, 50, 10)
+    layer: int = 1
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    batch_size: int = 50
+    momentum: float = 0.0
+    sampling: str = "without_replacement"
+    epochs: int = 50
+    stop_at_loss: float = 0.0
+    window: int = 10
+    seeds: int = 5
+    first_seed: int = 0
+    directions: int = 300
+    stride: int = 1
+    fit: tuple[int, int] = exponents.FIT
+    rank_fit: tuple[int, int] = exponents.RANK_FIT
+    cases: tuple[str, ...] = tuple(CASES)
+    ensemble: int = 40
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        positive = (
+            "learning_rate",
+            "batch_size",
+            "epochs",
+            "window",
+            "seeds",
+            "directions",
+            "stride",
+            "threads",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be positive")
+        for name in ("samples", "layer", "first_seed", "ensemble", "momentum", "stop_at_loss"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)!r} must not be negative")
+        if self.model not in ("fully_connected", "lenet_mnist", "lenet_cifar10"):
+            raise ValueError(
+                f"model = {self.model!r} is not known; known: fully_connected, lenet_mnist, lenet_cifar10"
+            )
+        strangers = [case for case in self.cases if case not in CASES]
+        if strangers:
+            raise ValueError(f"case {strangers[0]!r} is not known; known: {', '.join(CASES)}")
+        for name in ("fit", "rank_fit"):
+            first, last = getattr(self, name)
+            if not 1 <= first < last:
+                raise ValueError(f"{name} = {[first, last]} must be two modes, the first below the last")
+        if self.fit[1] > self.directions:
+            raise ValueError(
+                f"fit reaches mode {self.fit[1]}, flatness is measured up to {self.directions} only"
+            )
+        if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
+            raise ValueError(f"name = {self.name!r} must be a plain name of a folder")
+        if SAME not in self.cases:
+            object.__setattr__(self, "cases", (SAME, *self.cases))
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides what a seed measures."""
+        own = {
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ("name", "root", "seeds", "first_seed", "threads")
+        }
+        if self.stop_at_loss:
+            own["loss reached at"] = "w0"  # results from before stopped there and measured later
+        text = json.dumps(own, sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def load_data(self) -> datasets.Data:
+        """The training and test rows."""
+        data = datasets.load(self.data, root=self.root or None, standardise=self.standardise)  # type: ignore[arg-type]
+        return data.subset(self.samples) if self.samples else data
+
+    def new_net(self, seed: int) -> nn.Sequential:
+        """A net with the initial weights of a seed."""
+        rng = np.random.SeedSequence(seed, spawn_key=(0,))
+        if self.model == "fully_connected":
+            return models.fully_connected(self.sizes, rng=rng)
+        return models.lenet_mnist(rng=rng) if self.model == "lenet_mnist" else models.lenet_cifar10(rng=rng)
+
+    def train(
+        self,
+        seed: int,
+        *,
+        data: datasets.Data | None = None,
+        checkpoint: Path | None = None,
+        progress: bool = False,
+    ) -> Run:
+        """A run of one seed up to the first window.
+
+        Raises
+        ------
+        ValueError
+            If ``stop_at_loss`` is reached before there is room for a window, or not at all.
+        """
+        data = self.load_data() if data is None else data
+
+        def run(epochs: int, stop: float | None = None, checkpoint: Path | None = None) -> Run:
+            return training.sgd(
+                self.new_net(seed),
+                data,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch_size,
+                epochs=epochs,
+                rng=np.random.SeedSequence(seed, spawn_key=(1,)),
+                optimizer=self.optimizer,  # type: ignore[arg-type]  # checked by sgd
+                momentum=self.momentum or None,
+                sampling=self.sampling,  # type: ignore[arg-type]
+                stop_at_loss=stop,
+                threads=self.threads,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+
+        if not self.stop_at_loss:
+            return run(self.epochs, checkpoint=checkpoint)
+        reached = run(self.epochs, self.stop_at_loss, checkpoint)
+        if reached.loss > self.stop_at_loss:
+            raise ValueError(
+                f"stop_at_loss={self.stop_at_loss:g} was not reached: the loss is {reached.loss:.3g} after "
+                f"{reached.epoch} epochs; give more epochs or a larger loss"
+            )
+        if reached.epoch <= self.window:
+            raise ValueError(
+                f"stop_at_loss={self.stop_at_loss:g} is reached after {reached.epoch} epochs, no more than "
+                f"the window's {self.window}; give a smaller loss"
+            )
+        return run(reached.epoch - self.window)  # the same way again, to the bit, up to the first window
+
+
+def measure(
+    config: Config,
+    seed: int,
+    *,
+    data: datasets.Data | None = None,
+    checkpoint: Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> tuple[xr.Dataset, Run]:
+    """Everything about one seed.
+
+    Two windows follow each other; w₀, where flatness is measured, lies between them, so that a direction has
+    one F_i for the motion of either window.
+
+    Parameters
+    ----------
+    config : Config
+    seed : int
+        Of the initial weights and of the minibatches.
+    data : Data, optional
+        Default: loaded as the configuration says.
+    checkpoint : Path, optional
+        File that training resumes from.
+    log : callable, optional
+        Told, in a few words, what comes next.
+
+    Returns
+    -------
+    Dataset, dims case, mode
+        ``width`` and the motion (``variance``, ``velocity_variance``, ``correlation_time``) of every case,
+        NaN where a case has no such mode; ``spectrum`` (rank) of the first window;
+        ``temperature`` and the minibatch ensemble's predictions for the modes of the same window;
+        ``loss_history`` (epoch). ``attrs`` hold the run's and the configuration's digest.
+    Run
+        At w₀.
+    """
+    say, started = log or (lambda text: None), time.process_time()
+    say("training")
+    run = config.train(seed, data=data, checkpoint=checkpoint)
+    say("recording two windows")
+    first, middle = training.record(
+        run, layer=config.layer, epochs=config.window, return_run=True, threads=config.threads
+    )
+    second, last = training.record(
+        middle, layer=config.layer, epochs=config.window, return_run=True, threads=config.threads
+    )
+    count = config.directions
+    modes = pca.analyse(first, count=count)
+    found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {}
+    say("flatness along the principal components")
+    own = loss_widths.widths(middle, modes, directions=_rows(config, modes, count))
+    found[SAME] = modes, own
+    source = _Source(config, seed, run, middle, first, second, modes, own)
+    for case in (case for case in config.cases if case != SAME):
+        say(case)
+        found[case] = source.control(case)
+    result = _assembled(found, count)
+    result["spectrum"] = (
+        "rank",
+        modes["variance"].to_numpy(),
+        {"long_name": "variance by rank", "units": "1"},
+    )
+    result["rank"] = ("rank", modes["mode"].to_numpy(), {"long_name": "rank", "units": "1"})
+    result["loss_history"] = (
+        "epoch",
+        last.history["loss"].to_numpy(),
+        {"long_name": "training loss", "units": "1"},
+    )
+    result["epoch"] = ("epoch", last.history["epoch"].to_numpy(), {"long_name": "epoch", "units": "1"})
+    share = pca.cumulative_variance(modes).to_numpy()
+    enough = float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan")
+    if config.ensemble:
+        say("minibatch losses and temperature")
+        result = result.merge(_ensemble(middle, modes, own, config, seed), join="outer")
+    result.attrs = run_attributes(middle) | {
+        "title": "variance, flatness and controls of one seed",
+        "layer": config.layer,
+        "experiment_seed": int(seed),
+        "cpu_seconds": time.process_time() - started,
+        "digest": config.digest,
+        "loss": own.attrs["loss"],
+        "norm": own.attrs["norm"],
+        "loss_start": run.loss,
+        "loss_end": last.loss,
+        "epoch_start": run.epoch,
+        "window": config.window,
+        "total_variance": modes.attrs["total_variance"],
+        "modes_for_90_percent": enough,
+        "evaluations_per_direction": own.attrs["evaluations_per_direction"],
+        "drift_share": float(modes["variance"][0]) / float(modes.attrs["total_variance"]),
+        "test_error": 1.0 - float(middle.history["test_accuracy"][-1]),
+    }
+    return result, middle
+
+
+@dataclass
+class _Source:
+    """Two windows and what was measured between them; controls that share a basis share its flatness."""
+
+    config: Config
+    seed: int
+    run: Run
+    middle: Run
+    first: xr.Dataset
+    second: xr.Dataset
+    modes: xr.Dataset
+    own: xr.Dataset
+    known: dict[str, tuple[xr.Dataset, xr.Dataset]] = field(default_factory=dict)
+
+    def control(self, case: str) -> tuple[xr.Dataset, xr.Dataset]:
+        """Motion and flatness of one case."""
+        count, straight = self.config.fit[1], case.endswith("detrended")
+        if case == "flatness at start":
+            return self.modes, self._widths(self.modes, self.run)
+        if case == "same window, detrended":
+            modes = pca.analyse(self.first, count=count, detrend=True)
+            return modes, self._widths(modes)
+        if case.startswith(NEXT):
+            return pca.project(
+                self.second, self.modes, count=self.config.directions, detrend=straight
+            ), self.own
+        if case == "previous window":
+            modes = pca.analyse(self.second, count=count)
+            return pca.project(self.first, modes), self._widths(modes)
+        basis = case.split(",")[0]
+        modes, widths = self._basis(basis)
+        if case == "shuffled, next window":
+            return pca.project(controls.shuffled(self.second, rng=self._rng(case)), modes), widths
+        if basis == "Hessian":
+            return pca.project(self.first, modes, detrend=straight), widths
+        return modes, widths
+
+    def _basis(self, basis: str) -> tuple[xr.Dataset, xr.Dataset]:
+        """Directions that are no principal components of a window as it was, and their flatness."""
+        if basis not in self.known:
+            count, rng = self.config.fit[1], self._rng(basis)
+            if basis == "Hessian":
+                size = self.first.sizes["weight"]
+                modes = controls.hessian_basis(
+                    self.middle, layer=self.config.layer, count=min(count, size - 1), rng=rng
+                )
+            else:
+                change = controls.shuffled if basis == "shuffled" else controls.random_walk
+                modes = pca.analyse(change(self.first, rng=rng), count=count)
+            self.known[basis] = modes, self._widths(modes)
+        return self.known[basis]
+
+    def _widths(self, modes: xr.Dataset, run: Run | None = None) -> xr.Dataset:
+        rows = _rows(self.config, modes, self.config.fit[1])
+        return loss_widths.widths(run or self.middle, modes, directions=rows)
+
+    def _rng(self, name: str) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.seed, spawn_key=(2, list(CASES).index(name)))
+
+
+def _rows(config: Config, modes: xr.Dataset, count: int) -> range:
+    """Rows of the modes whose flatness is measured; the second mode is always among them."""
+    return range((config.fit[0] - 1) % config.stride, min(count, modes.sizes["mode"]), config.stride)
+
+
+def _assembled(found: Mapping[str, tuple[xr.Dataset, xr.Dataset]], count: int) -> xr.Dataset:
+    """All cases in one Dataset, padded with NaN."""
+    mode = np.arange(1, count + 1)
+    columns = {name: np.full((len(found), count), np.nan) for name in ("width", *MOTION)}
+    for row, (motion, widths) in enumerate(found.values()):
+        there = motion["mode"].to_numpy()
+        for name in MOTION:
+            values = motion[name].to_numpy()[there <= count]
+            columns[name][row, : len(values)] = values
+        columns["width"][row, widths["mode"].to_numpy() - 1] = widths["width"].to_numpy()
+    words = {
+        "width": ("flatness F_i", "1"),
+        "variance": ("variance sigma_i^2", "1"),
+        "velocity_variance": ("velocity variance D_i", "1/step^2"),
+        "correlation_time": ("correlation time tau_i about the mean", "steps"),
+    }
+    return xr.Dataset(
+        {
+            name: (("case", "mode"), value, {"long_name": words[name][0], "units": words[name][1]})
+            for name, value in columns.items()
+        },
+        coords={
+            "case": ("case", np.array(list(found)), {"long_name": "case"}),
+            "mode": ("mode", mode, {"long_name": "mode i", "units": "1"}),
+            "basis": ("case", np.array([str(motion.attrs.get("basis", "")) for motion, _ in found.values()])),
+        },
+    )
+
+
+def _ensemble(run: Run, modes: xr.Dataset, widths: xr.Dataset, config: Config, seed: int) -> xr.Dataset:
+    """Temperatures of the modes of the fit, and predictions from minibatch losses for some of them."""
+    first, last = config.fit
+    rng = np.random.SeedSequence(seed, spawn_key=(3,))
+    there = widths["mode"].sel(mode=slice(first, last)).to_numpy()
+    chosen = there[np.unique(np.round(np.linspace(0, len(there) - 1, config.ensemble)).astype(int))]
+    finite = widths.sel(mode=chosen)
+    curves = minibatch_ensemble.profiles(run, modes, finite, points=7, span=0.5, rng=rng)
+    predicted = minibatch_ensemble.predictions(curves)
+    hot = temperature.active_temperature(run, modes, directions=list(there - 1))
+    result = predicted.rename({name: f"ensemble_{name}" for name in predicted.data_vars})
+    heat = hot[["temperature", "temperature_stderr"]].isel(point=0).reset_coords(drop=True)
+    return result.reset_coords(drop=True).merge(heat, join="outer")
+
+
+def seed_path(out: Path, config: Config, seed: int) -> Path:
+    """Where a seed of an experiment is stored."""
+    return Path(out) / config.name / f"seed_{seed:03d}.nc"
+
+
+def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = None) -> list[xr.Dataset]:
+    """Measure every seed that is not stored yet; each is stored as soon as it is done.
+
+    A stopped run goes on where it was: at the seed, and inside its training at the epoch.
+
+    Parameters
+    ----------
+    config : Config
+    out : Path
+        Gets ``NAME/seed_000.nc`` and ``NAME/seed_000.safetensors`` (the weights at w₀) for each seed.
+    log : callable, optional
+        Told what is being done.
+
+    Returns
+    -------
+    list of Dataset
+
+    Raises
+    ------
+    ValueError
+        If a stored seed belongs to another configuration of the same name.
+    """
+    from safetensors.torch import save_file
+
+    data: datasets.Data | None = None
+    results = []
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        path = seed_path(out, config, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            stored = load(path)
+            if stored.attrs.get("digest") != config.digest:
+                raise ValueError(
+                    f"{path} was measured with other settings: choose another name or output directory"
+                )
+            results.append(stored)
+            continue
+        data = config.load_data() if data is None else data
+        say = None if log is None else (lambda text, s=seed: log(f"{config.name}, seed {s}: {text}"))
+        checkpoint = path.with_suffix(".training")
+        result, run = measure(config, seed, data=data, checkpoint=checkpoint, log=say)
+        weights = {k: v.detach().cpu().contiguous() for k, v in run.net.state_dict().items()}
+        save_file(weights, path.with_suffix(".safetensors"))
+        unfinished = path.with_suffix(".partial")
+        result.to_netcdf(unfinished, engine="h5netcdf")
+        os.replace(unfinished, path)
+        checkpoint.unlink(missing_ok=True)
+        results.append(result)
+    return results
+
+
+def load(path: Path) -> xr.Dataset:
+    """A stored seed, read into memory.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Dataset
+    """
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        return stored.load()

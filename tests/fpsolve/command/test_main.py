@@ -1,0 +1,334 @@
+"""The command line and its files: outcomes, exit codes, one clear line for bad input, nothing evaluated."""
+
+import json
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import xarray as xr
+
+from fpsolve.command import main
+from fpsolve.command import problem as config
+from theory import Langevin, degenerate_valley, random_shift
+
+GOOD = """
+variables = ["x", "y"]
+loss = "a*x**4/4 - x**2/2 + y**2"
+parameters = { a = 1.0 }
+[noise]
+kind = "isotropic"
+D = 0.2
+[box]
+x = [-2.5, 2.5]
+y = [-2.0, 2.0]
+[solver]
+shape = [60, 50]
+[simulate]
+walkers = 64
+time = 20
+burn_in = 5
+time_step = 0.02
+"""
+
+
+def _run(tmp_path, text, *options):
+    path = tmp_path / "problem.toml"
+    path.write_text(text, encoding="utf-8")
+    return main.main(["stationary", str(path), *options])
+
+
+def test_a_file_gives_table_figure_and_data(tmp_path, capsys):
+    assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "<x^2>" in printed.out and "spectral" in printed.out and "ensemble" in printed.out
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"stationary.png", "stationary.txt", "stationary.json", "density.nc", "spectral.nc"} <= names
+    with xr.open_dataarray(tmp_path / "out" / "density.nc", engine="h5netcdf") as density:
+        assert float((density * density.cell_volume).sum()) == pytest.approx(1.0)
+        assert "exponential" in density.attrs["scheme"]
+
+
+def test_json_is_all_that_is_printed(tmp_path, capsys):
+    assert _run(tmp_path, GOOD, "--json", "--method", "finite-volume", "--no-simulation") == 0
+    table = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in table["rows"]} == {"finite-volume"}
+
+
+def test_the_same_seed_gives_the_same_table_and_another_does_not(tmp_path, capsys):
+    printed = []
+    for seed in ("3", "3", "4"):
+        _run(tmp_path, GOOD, "--json", "--seed", seed, "--method", "finite-volume")
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+
+
+def test_the_valley_example_is_the_reference_problem():
+    problem = config.parse_problem(config.EXAMPLES["valley"])
+    assert problem.process == Langevin(degenerate_valley((8, -2, 1), 1e-3), random_shift(delta_s=1e-3))
+    assert set(main.EXAMPLE_NAMES) == set(config.EXAMPLES)
+
+
+BAD = {
+    "unknown symbol": (GOOD.replace("a*x", "b*x"), "unknown symbol 'b'"),
+    "non-finite parameter": (GOOD.replace("a = 1.0", "a = nan"), "must be a finite number"),
+    "infinite noise": (GOOD.replace("D = 0.2", "D = inf"), "must be a finite number"),
+    "negative noise": (GOOD.replace("D = 0.2", "D = -0.2"), "must be positive"),
+    "indefinite D": (GOOD.replace('"isotropic"\nD = 0.2', '"anisotropic"\nD = [[1, 2], [2, 1]]'), "positive semidefinite"),
+    "loss does not confine": (GOOD.replace("a*x**4/4 - x**2/2", "a*x"), "does not confine"),
+    "unknown key": (GOOD.replace("parameters", "paramters"), "did you mean 'parameters'"),
+    "unknown noise": (GOOD.replace('"isotropic"', '"isotropc"'), "did you mean 'isotropic'"),
+    "unknown noise parameter": (GOOD.replace("D = 0.2", "d = 0.2"), "unknown key 'd'"),
+    "box with other variables": (GOOD.replace("y = [-2.0", "z = [-2.0"), "box has the variables"),
+    "empty box": (GOOD.replace("[-2.5, 2.5]", "[2.5, -2.5]"), "low < high"),
+    "code in the loss": (GOOD.replace("y**2", "__import__('os').system('touch hacked')"), "not a known function"),
+    "attribute in the loss": (GOOD.replace("y**2", "y.__class__"), "not allowed"),
+    "huge power": (GOOD.replace("y**2", "9**9**9 + y"), "exponent"),
+    "not TOML": ("this is not toml", "not valid TOML"),
+    "missing noise": (GOOD.split("[noise]")[0], "[noise] table"),
+    "unused parameter": (GOOD.replace("a = 1.0", "a = 1.0, q = 2.0"), "does not appear"),
+    "example with variables": ('example = "valley"\nvariables = ["x"]\n[noise]\nkind = "isotropic"\nD = 1.0', "cannot be given"),
+    "unknown example": ('example = "vally"\n[noise]\nkind = "isotropic"\nD = 1.0', "did you mean 'valley'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_gets_one_clear_line_and_exit_code_two(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, message = BAD[case]
+    assert _run(tmp_path, text) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("fpsolve: error:")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large.toml").write_text("#" * 70_000)
+    for name, message in (
+        ("missing.toml", "cannot read"),
+        ("binary.toml", "not UTF-8"),
+        ("large.toml", "larger than"),
+        ("", "cannot read"),
+    ):
+        assert main.main(["stationary", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "fpsolve.command.main", "stationary", str(tmp_path / "none.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    (tmp_path / "out").write_text("not a directory")
+    for out in ("out", "out/inside"):
+        assert _run(tmp_path, GOOD, "--out", str(tmp_path / out)) == 2
+        assert capsys.readouterr().err.startswith("fpsolve: error:")
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied", "out")
+
+    monkeypatch.setattr(main, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    monkeypatch.setattr(main.Path, "touch", refuse)
+    assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["a.toml", "--example", "valley"], ["--example", "vally"], ["--example", "valley", "--method", "fv"],
+     ["--example", "valley", "--seed", "-1"], ["--example", "valley", "--seed", "x"]],
+)  # fmt: skip
+def test_wrong_options_exit_with_two(options, capsys):
+    with pytest.raises(SystemExit) as left:
+        main.main(["stationary", *options])
+    assert left.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_interruption_exits_with_130_and_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_solved", interrupted)
+    assert _run(tmp_path, GOOD) == 130
+    assert capsys.readouterr().err == "fpsolve: interrupted\n"
+
+
+def test_a_running_ensemble_can_be_interrupted_from_the_keyboard(tmp_path):
+    path = tmp_path / "long.toml"
+    path.write_text(GOOD.replace("time = 20", "time = 1e9"), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "fpsolve.command.main",
+        "stationary",
+        str(path),
+        "--method",
+        "finite-volume",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a test run in the background of a shell ignores Ctrl-C, and its children would inherit that
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as running:
+        shown = ""
+        while "step/s" not in shown:  # the ensemble's own bar: it is running
+            character = running.stderr.read(1)
+            assert character, shown
+            shown += character
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert out == "" and "Traceback" not in err
+
+
+def test_the_method_of_the_file_holds_unless_the_command_line_says_another(tmp_path, capsys):
+    text = GOOD.replace("[solver]", '[solver]\nmethod = "spectral"')
+    for options, expected in (([], "spectral"), (["--method", "finite-volume"], "finite-volume")):
+        assert _run(tmp_path, text, "--json", "--no-simulation", *options) == 0
+        assert {row["method"] for row in json.loads(capsys.readouterr().out)["rows"]} == {expected}
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    text = GOOD.split("[simulate]")[0]
+    assert _run(tmp_path, text, "--json", "--method", "spectral", "--out", str(tmp_path / "out")) == 0
+    printed = capsys.readouterr()
+    assert "no ensemble" in printed.err and "no figure" in printed.err
+    json.loads(printed.out, parse_constant=pytest.fail)  # strict JSON: no NaN, no Infinity
+    assert not (tmp_path / "out" / "stationary.png").exists()
+
+
+def test_warnings_of_the_solvers_are_one_line_each(tmp_path, capsys):
+    text = GOOD.replace("[60, 50]", "[16, 12]")
+    assert _run(tmp_path, text, "--json", "--method", "finite-volume", "--no-simulation") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("fpsolve: warning:") for line in lines)
+
+
+def test_the_version_is_printed(capsys):
+    import fpsolve
+
+    with pytest.raises(SystemExit) as left:
+        main.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"
+
+
+@pytest.mark.parametrize(("burn_in", "warned"), [(1, True), (15, False)])
+def test_an_ensemble_that_remembers_its_start_is_pointed_out(burn_in, warned, tmp_path, capsys):
+    # One quadratic well relaxes at the rate 1: three relaxation times are 3.
+    text = 'variables = ["x"]\nloss = "x**2/2"\n[noise]\nkind = "isotropic"\nD = 0.1\n[simulate]\nwalkers = 50\ntime = 20\ntime_step = 0.1\n'
+    assert _run(tmp_path, text + f"burn_in = {burn_in}", "--json") == 0
+    assert ("remembers its start" in capsys.readouterr().err) == warned
+
+
+ESCAPE = """
+variables = ["x"]
+loss = "x**4/4 - x**2/2"
+[noise]
+kind = "isotropic"
+D = 0.1
+[escape]
+start = { x = -1.0 }
+target = "x > 0"
+methods = ["exact", "backward", "theory", "simulation"]
+walkers = 200
+"""
+
+
+def _escape(tmp_path, text, *options):
+    path = tmp_path / "escape.toml"
+    path.write_text(text, encoding="utf-8")
+    return main.main(["escape", str(path), *options])
+
+
+def test_an_escape_from_a_file_gives_the_table_of_all_methods_and_its_files(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _escape(tmp_path, ESCAPE, "--json", "--out", str(out)) == 0
+    printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert printed["reference"] == "exact"
+    assert {row["method"] for row in printed["rows"]} >= {"exact", "backward equation", "Kramers"}
+    assert sorted(path.name for path in out.iterdir()) == ["escape.json", "escape.png", "escape.txt"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[escape]", "[escapes]", "did you mean 'escape'"),
+        ('target = "x > 0"', 'target = "x = 0"', "cannot read the condition"),
+        ('target = "x > 0"', 'target = "z > 0"', "unknown symbol 'z'"),
+        ('target = "x > 0"', "", "needs target"),
+        ("x = -1.0", "y = -1.0", "escape.start must give a number for each of x"),
+        ("x = -1.0", "x = 0.5", "inside the target"),
+        ("walkers = 200", "walkers = 0", "at least 2"),
+        ("walkers = 200", "time_step = 0.0", "must be positive"),
+        ('"exact", ', '"exactly", ', "did you mean 'exact'"),
+    ],
+)
+def test_a_bad_escape_is_one_line_and_code_2(old, new, message, tmp_path, capsys):
+    assert _escape(tmp_path, ESCAPE.replace(old, new)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_file_without_an_escape_says_what_is_missing(tmp_path, capsys):
+    assert _escape(tmp_path, ESCAPE.split("[escape]")[0]) == 2
+    assert "no [escape] table" in capsys.readouterr().err
+
+
+PHASES = """
+example = "valley"
+lambda = [8, -2, 1]
+epsilon = 1e-3
+[phases]
+sigma = [0.001, 0.05, 2.0]
+learning_rate = { from = 0.05, to = 0.1, points = 2 }
+walkers = 8
+time = 300
+burn_in = 100
+"""
+
+
+def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_store(tmp_path, capsys):
+    path = tmp_path / "phases.toml"
+    path.write_text(PHASES, encoding="utf-8")
+    out, store = tmp_path / "out", tmp_path / "runs.nc"
+    command = ["phases", str(path), "--out", str(out), "--store", str(store)]
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "not settled" in printed and "Delta_m/eta" in printed
+    assert {p.name for p in out.iterdir()} == {"phases.json", "phases.nc", "phases.png", "phases.txt"}
+    assert main.main([*command[:2], "--json", "--store", str(store), "--workers", "2"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["learning_rate"] for row in rows] == [0.05, pytest.approx(0.1)]
+    assert all(row["II_to_III"] == [0.05, 2.0] and row["diverged"] >= 8 for row in rows)
+    with xr.open_dataset(out / "phases.nc", engine="h5netcdf") as diagram:
+        assert diagram.phase.shape == (3, 2) and "border_finite_step" in diagram
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (("sigma = [", "sigmas = ["), "did you mean 'sigma'"),
+        (("0.001, 0.05", "-0.001, 0.05"), "positive"),
+        (("burn_in = 100", "burn_in = 400"), "burn_in"),
+        (("points = 2", "points = 0"), "points"),
+        (('example = "valley"', 'example = "double_well"'), "double_well"),
+        (("[phases]", '[noise]\nkind = "isotropic"\nD = 0.1\n[phases]'), "noise.kind"),
+    ],
+)
+def test_mistakes_in_a_phase_diagram_are_one_line(tmp_path, capsys, change, word):
+    path = tmp_path / "phases.toml"
+    path.write_text(PHASES.replace(*change), encoding="utf-8")
+    assert main.main(["phases", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1

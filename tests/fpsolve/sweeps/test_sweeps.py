@@ -1,0 +1,359 @@
+"""Sweeps: the same bits on every executor, after every kill; failures named; stores that are whole or absent."""
+
+import filecmp
+import functools
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fpsolve import open_sweep, sweep
+from fpsolve.sweeps.runner import SweepError
+
+GRID = {"sigma": [0.3, 0.1, 0.2], "learning_rate": [0.01, 0.02]}
+
+
+def noisy(sigma, learning_rate, rng):
+    """Random numbers, an integer and an array with a dim of its own."""
+    generator = np.random.default_rng(rng)
+    return {
+        "product": sigma * learning_rate + generator.normal(),
+        "count": 3,
+        "path": (("time",), generator.normal(size=4), {"units": "time"}),
+    }
+
+
+def scaled(sigma, learning_rate, rng, factor=1.0, log=None):
+    """One number; with ``log``, a line in that file for every call."""
+    if log:
+        with open(log, "a") as file:
+            file.write(f"{sigma} {learning_rate}\n")
+    return {"value": factor * sigma + learning_rate}
+
+
+def failing(sigma, learning_rate, rng):
+    """Fails at one point."""
+    if sigma == 0.1 and learning_rate == 0.02:
+        raise ZeroDivisionError("no such valley")
+    return {"value": sigma}
+
+
+def unequal(sigma, learning_rate, rng):
+    """Arrays of unequal length."""
+    return {"value": np.zeros(2 if sigma == 0.1 else 3)}
+
+
+def dying(sigma, learning_rate, rng):
+    """Kills its worker at one point."""
+    if sigma == 0.2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": sigma}
+
+
+def slow(sigma, learning_rate, rng, log="", pause=0.0):
+    """Writes where it is, then waits."""
+    with open(log, "a") as file:
+        file.write(f"{sigma} {learning_rate}\n")
+    time.sleep(pause)
+    return {"value": np.random.default_rng(rng).normal(size=3)}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return sweep(noisy, GRID, seed=5)
+
+
+def _same_files(left, right):
+    left, right = Path(left), Path(right)
+    if left.is_file():
+        return filecmp.cmp(left, right, shallow=False)
+    names = [sorted(str(p.relative_to(root)) for p in root.rglob("*")) for root in (left, right)]
+    files = [name for name in names[0] if (left / name).is_file()]
+    return names[0] == names[1] and not any(filecmp.cmpfiles(left, right, files, shallow=False)[1:])
+
+
+def test_every_point_gets_its_own_stream_and_its_place_in_the_callers_order(reference):
+    assert list(reference.sigma) == GRID["sigma"] and reference.path.dims == (
+        "sigma",
+        "learning_rate",
+        "time",
+    )
+    for i, (sigma, eta) in enumerate((s, e) for s in GRID["sigma"] for e in GRID["learning_rate"]):
+        alone = noisy(sigma, eta, np.random.SeedSequence(5, spawn_key=(i,)))
+        there = reference.sel(sigma=sigma, learning_rate=eta)
+        assert float(there["product"]) == alone["product"]
+        assert np.array_equal(there.path, alone["path"][1])
+    assert reference["count"].dtype == int and reference.path.attrs["units"] == "time"
+    assert reference.attrs["seed"] == 5
+    assert all(isinstance(v, (str, int, float)) for v in reference.attrs.values())
+
+
+def test_threads_and_processes_give_the_same_bits_and_the_same_file(reference, tmp_path):
+    sweep(noisy, GRID, seed=5, store=tmp_path / "serial.zarr")
+    for kind in (ThreadPoolExecutor, ProcessPoolExecutor):
+        with kind(2) as executor:
+            store = tmp_path / f"{kind.__name__}.zarr"
+            assert sweep(noisy, GRID, seed=5, executor=executor, store=store).identical(reference)
+            assert executor.submit(abs, -1).result() == 1  # the caller's executor still works
+        assert _same_files(store, tmp_path / "serial.zarr")
+
+
+@pytest.mark.slow
+def test_loky_gives_the_same_bits(reference):
+    loky = pytest.importorskip("loky", reason="needs the extra [distributed]")
+    executor = loky.get_reusable_executor(2)
+    assert sweep(noisy, GRID, seed=5, executor=executor).identical(reference)
+    executor.shutdown()
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_bits_and_the_same_file(reference, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    sweep(noisy, GRID, seed=5, store=tmp_path / "serial.zarr")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        executor = client.get_executor(pure=False)
+        store = tmp_path / "dask.zarr"
+        assert sweep(noisy, GRID, seed=5, executor=executor, store=store).identical(reference)
+        assert _same_files(store, tmp_path / "serial.zarr")
+        with pytest.raises(SweepError, match=r"sigma=0\.1, learning_rate=0\.02: ZeroDivisionError"):
+            sweep(failing, GRID, executor=executor)
+
+
+_OVER_MPI = """
+import sys
+from test_sweeps import GRID, noisy
+from fpsolve import sweep
+if __name__ == "__main__":
+    from mpi4py.futures import MPIPoolExecutor
+    with MPIPoolExecutor() as executor:
+        sweep(noisy, GRID, seed=5, executor=executor, store=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_mpi_processes_give_the_same_bits(reference, tmp_path):
+    pytest.importorskip("mpi4py", reason="needs the extra [mpi]")
+    starter = shutil.which(
+        "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    )
+    if starter is None:
+        pytest.skip("needs mpiexec of an MPI library")
+    script, store = tmp_path / "over_mpi.py", tmp_path / "mpi.nc"
+    script.write_text(_OVER_MPI)
+    command = [starter, "-n", "2", sys.executable, "-m", "mpi4py.futures", str(script), str(store)]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # workers have no argv of their own
+    subprocess.run(command, check=True, timeout=100, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+    assert open_sweep(store).identical(reference)
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "nc"])
+def test_a_finished_store_is_read_again_without_running_anything(tmp_path, suffix):
+    log, store = tmp_path / "log", tmp_path / f"runs.{suffix}"
+    run = functools.partial(scaled, factor=2.0, log=str(log))
+    first = sweep(run, GRID, store=store)
+    before = log.read_text()
+    assert sweep(run, GRID, store=store).identical(first) and open_sweep(store).identical(first)
+    assert log.read_text() == before and len(before.splitlines()) == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", f"runs.{suffix}"]
+
+
+_KILLED = """
+import functools, sys
+sys.path.insert(0, sys.argv[1])
+from test_sweeps import GRID, slow
+from fpsolve import sweep
+sweep(functools.partial(slow, log=sys.argv[2], pause=0.2), {**GRID, "sigma": [0.1, 0.2, 0.3, 0.4]}, seed=2, store=sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_the_middle_goes_on_and_ends_in_the_same_file(tmp_path):
+    log, store = tmp_path / "log", tmp_path / "runs.zarr"
+    command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(log), str(store)]
+    process = subprocess.Popen(command)
+    while not log.exists() or len(log.read_text().splitlines()) < 4:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not store.exists()
+    partial = open_sweep(store)
+    kept, begun = int(partial.finished.sum()), len(log.read_text().splitlines())
+    assert begun - 1 <= kept < 8  # the point that was running is the only one lost
+    assert np.isnan(partial.value.values[partial.finished.values == 0]).all()
+    subprocess.run(command, check=True)
+    calls = log.read_text().splitlines()
+    assert len(calls) == begun + 8 - kept
+    assert len(calls) - len(set(calls)) == begun - kept  # no finished point ran twice
+    undisturbed = tmp_path / "whole.zarr"
+    subprocess.run([*command[:-2], str(log), str(undisturbed)], check=True)
+    # the log's name is part of what identifies the function, and it is the same in all three
+    assert _same_files(store, undisturbed)
+
+
+def test_a_line_cut_short_is_dropped_and_its_point_runs_again(tmp_path):
+    """What a kill in the middle of a write leaves: every possible length of the last line."""
+    log, store = tmp_path / "log", tmp_path / "runs.nc"
+    whole = sweep(scaled, GRID)
+    with pytest.raises(SweepError):
+        sweep(functools.partial(once_failing, log=str(log)), GRID, store=store)
+    journal = store.with_name("runs.nc.journal")
+    text = journal.read_bytes()
+    lines = text.splitlines(keepends=True)
+    assert len(lines) == 6  # a header and five of six points
+    log.touch()  # from now on the function succeeds
+    for cut in (1, 9, 10, len(lines[-1]) // 2, len(lines[-1]) - 1):
+        journal.write_bytes(text[: len(text) - len(lines[-1]) + cut])
+        done = sweep(functools.partial(once_failing, log=str(log)), GRID, store=store)
+        assert np.array_equal(done.value, whole.value)
+        assert not journal.exists()
+        store.unlink()
+
+
+def once_failing(sigma, learning_rate, rng, log=""):
+    """Fails at one point until the log exists."""
+    if sigma == 0.2 and learning_rate == 0.01 and not os.path.exists(log):
+        raise OSError("not yet")
+    return {"value": sigma + learning_rate}
+
+
+def test_damage_in_the_middle_of_a_journal_is_an_error_not_a_silent_loss(tmp_path):
+    store = tmp_path / "runs.nc"
+    with pytest.raises(SweepError):
+        sweep(failing, GRID, store=store)
+    journal = store.with_name("runs.nc.journal")
+    text = bytearray(journal.read_bytes())
+    text[len(text) // 2] ^= 1
+    journal.write_bytes(text)
+    with pytest.raises(ValueError, match="damaged at byte"):
+        sweep(failing, GRID, store=store)
+
+
+def test_a_kill_while_the_store_is_written_leaves_the_journal_to_write_it_again(tmp_path, monkeypatch):
+    store = tmp_path / "runs.zarr"
+    move = os.replace
+
+    def stopped(source, target):
+        if Path(target) == store:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(noisy, GRID, seed=5, store=store)
+    monkeypatch.undo()
+    assert not store.exists() and "finished" not in open_sweep(store)  # every point is in the journal
+    again = sweep(noisy, GRID, seed=5, store=store)
+    assert again.identical(sweep(noisy, GRID, seed=5)) and store.exists()
+
+
+@pytest.mark.parametrize("pool", [None, ProcessPoolExecutor])
+def test_a_failing_point_is_named_and_the_others_are_kept(tmp_path, pool):
+    store = tmp_path / "runs.zarr"
+    executor = pool and pool(2)
+    with pytest.raises(
+        SweepError, match=r"1 of 6 points failed: sigma=0\.1, learning_rate=0\.02: Zero.*valley"
+    ) as caught:
+        sweep(failing, GRID, store=store, executor=executor)
+    assert "in failing" in caught.value.failures[0].traceback
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert int(open_sweep(store).finished.sum()) == 5
+    recorded = sweep(failing, GRID, store=store, executor=executor, errors="record")
+    assert "no such valley" in str(recorded.error.sel(sigma=0.1, learning_rate=0.02).item())
+    assert (recorded.error == "").sum() == 5 and int(recorded.value.isnull().sum()) == 1
+    if executor:
+        executor.shutdown()
+
+
+def test_a_worker_that_is_killed_breaks_the_sweep_but_not_what_is_finished(tmp_path):
+    store = tmp_path / "runs.zarr"
+    with ProcessPoolExecutor(1) as executor, pytest.raises(RuntimeError, match=r"executor broke.*to go on"):
+        sweep(dying, GRID, store=store, executor=executor)
+    assert int(open_sweep(store).finished.sum()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"seed": 1}, "seed is 0, not 1"), ({"grid": {**GRID, "sigma": [0.3]}}, "its grid is"), ({"run": failing}, "its run is")],
+)  # fmt: skip
+def test_a_store_of_another_sweep_is_refused(tmp_path, change, word):
+    store = tmp_path / "runs.nc"
+    sweep(scaled, GRID, store=store)
+    arguments = {"run": scaled, "grid": GRID, "seed": 0} | change
+    run, grid = arguments.pop("run"), arguments.pop("grid")
+    with pytest.raises(ValueError, match=word):
+        sweep(run, grid, store=store, **arguments)
+    with pytest.raises(ValueError, match="choose another store"):
+        sweep(functools.partial(scaled, factor=3.0), GRID, store=store)
+
+
+def test_two_sweeps_cannot_write_one_store_at_the_same_time(tmp_path):
+    # a second process, since the lock is between processes
+    store = tmp_path / "runs.zarr"
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(log), str(store)]
+    process = subprocess.Popen(command)
+    try:
+        while not log.exists():
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match="another sweep is writing"):
+            sweep(functools.partial(slow, log=str(log)), GRID, store=store)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"grid": {}}, "at least one name"),
+        ({"grid": {"sigma": [0.1, 0.1], "learning_rate": [1]}}, "twice"),
+        ({"grid": {"sigma": [np.nan], "learning_rate": [1]}}, "finite"),
+        ({"grid": {"sigma": 0.1, "learning_rate": [1]}}, "list of numbers"),
+        ({"grid": {"sigma": [0.1]}}, "cannot be called"),
+        ({"grid": {"sigma": [0.1], "rng": [1]}}, "cannot be an argument"),
+        ({"run": lambda sigma, learning_rate, rng: {}}, "level of its module"),
+        ({"run": functools.partial(scaled, factor=object())}, "number, string"),
+        ({"seed": -1}, "seed=-1"),
+        ({"store": "runs.csv"}, "must end in"),
+        ({"store": "no/such/place/runs.nc"}, "no directory"),
+        ({"errors": "ignore"}, "errors='ignore'"),
+    ],
+)
+def test_mistakes_are_found_before_any_point_runs(arguments, word):
+    arguments = {"run": scaled, "grid": GRID} | arguments
+    with pytest.raises(ValueError, match=word):
+        sweep(arguments.pop("run"), arguments.pop("grid"), **arguments)
+
+
+def test_shapes_that_differ_between_points_are_named():
+    with pytest.raises(
+        SweepError, match=r"sigma=0\.1, learning_rate=0\.01: returned value with shape \(2,\)"
+    ):
+        sweep(unequal, GRID)
+
+
+def test_progress_says_how_much_time_is_left(capsys):
+    sweep(scaled, GRID, progress=True)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown and "<" in shown
+
+
+def test_a_result_is_read_back_from_netcdf_and_zarr_without_a_warning(tmp_path, recwarn):
+    for suffix, reader in (("nc", xr.open_dataset), ("zarr", xr.open_zarr)):
+        whole = sweep(noisy, GRID, store=tmp_path / f"a.{suffix}")
+        with reader(tmp_path / f"a.{suffix}") as read:
+            assert read.load().identical(whole)
+    assert not [w for w in recwarn if "onsolidated" in str(w.message)]

@@ -1,0 +1,244 @@
+"""Per-sample gradients, the covariance of minibatches, stable and Gaussian fits, tests of Gaussianity."""
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+torch = pytest.importorskip("torch", reason="needs the extra [nets]")
+
+from torch import nn
+
+from nets import models
+from nets.measure.laws import gaussian_noise, gaussianity, law_fits, stable_fit
+from nets.measure.layer_loss import residuals
+from nets.measure.noise import (
+    batch_factor,
+    minibatch_gradients,
+    noise_covariance,
+    noise_trace,
+    per_sample_gradients,
+    projected_gradients,
+)
+
+
+def _problem(samples=30, *, sizes=(6, 7, 5, 4), bias=False, seed=0):
+    rng = np.random.default_rng(seed)
+    net = models.fully_connected(sizes, bias=bias, rng=seed).double()
+    return (
+        net,
+        torch.from_numpy(rng.normal(size=(samples, sizes[0]))),
+        torch.from_numpy(rng.integers(sizes[-1], size=samples)),
+    )
+
+
+def _convolutional(seed=0):
+    rng = np.random.default_rng(seed)
+    torch_rng = torch.random.get_rng_state()
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 2, bias=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4, 3),
+    ).double()  # fmt: skip
+    torch.random.set_rng_state(torch_rng)
+    models.initialised(net, rng=seed)
+    return net, torch.from_numpy(rng.normal(size=(12, 2, 8, 8))), torch.from_numpy(rng.integers(3, size=12))
+
+
+def _one_by_one(net, inputs, labels, parameters):
+    """Autograd, one sample after the other."""
+    rows = []
+    for x, y in zip(inputs, labels, strict=True):
+        loss = nn.functional.cross_entropy(net(x[None]), y[None])
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+    return torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", [None, 0, 1, 2])
+def test_gradients_of_samples_are_those_of_autograd_one_by_one(bias, layer):
+    net, inputs, labels = _problem(bias=bias)
+    chosen = net if layer is None else models.checked_layer(net, layer)
+    exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
+    assert per_sample_gradients(net, inputs, labels, layer=layer).numpy() == pytest.approx(exact, abs=1e-15)
+
+
+@pytest.mark.parametrize("layer", [None, 0, 1, 2])
+def test_gradients_of_a_convolutional_net_are_those_of_autograd(layer):
+    net, inputs, labels = _convolutional()
+    chosen = net if layer is None else models.checked_layer(net, layer)
+    exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
+    assert per_sample_gradients(net, inputs, labels, layer=layer).numpy() == pytest.approx(exact, abs=1e-15)
+
+
+def test_a_net_that_training_left_without_gradients_works_as_well():
+    net, inputs, labels = _problem()
+    expected = noise_covariance(net, inputs, labels, layer=1)
+    net.requires_grad_(False)
+    xr.testing.assert_identical(noise_covariance(net, inputs, labels, layer=1), expected)
+    assert minibatch_gradients(net, inputs, labels, batch_size=3, draws=2, rng=0).shape == (2, 97)
+
+
+def test_what_a_convolution_pads_with_must_be_zeros():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(32, 2))
+    with pytest.raises(ValueError, match="zeros"):
+        per_sample_gradients(net, torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(("replacement", "batches"), [(True, lambda n, b: itertools.product(range(n), repeat=b)), (False, lambda n, b: itertools.permutations(range(n), b))])  # fmt: skip
+def test_the_covariance_is_that_of_all_minibatches_enumerated(replacement, batches):
+    net, inputs, labels = _problem(samples=5)
+    gradients = per_sample_gradients(net, inputs, labels, layer=1).numpy()
+    means = np.array([gradients[list(rows)].mean(axis=0) for rows in batches(5, 3)])
+    found = noise_covariance(net, inputs, labels, layer=1, batch_size=3, replacement=replacement)
+    assert found.covariance.to_numpy() == pytest.approx(np.cov(means.T, bias=True), abs=1e-16)
+    assert found.mean_gradient.to_numpy() == pytest.approx(gradients.mean(axis=0), abs=1e-16)
+    # The other way of sampling is told apart.
+    other = noise_covariance(net, inputs, labels, layer=1, batch_size=3, replacement=not replacement)
+    assert abs(np.trace(other.covariance) / np.trace(found.covariance) - 1) > 0.4
+
+
+@pytest.mark.parametrize("layer", [None, 0, 1])
+def test_the_covariance_does_not_depend_on_how_it_is_summed(layer):
+    net, inputs, labels = _problem(samples=40)
+    gradients = per_sample_gradients(net, inputs, labels, layer=layer).numpy()
+    for memory in (1_000, 10**8):
+        found = noise_covariance(net, inputs, labels, layer=layer, memory=memory).covariance.to_numpy()
+        assert found == pytest.approx(np.cov(gradients.T, bias=True), abs=1e-16)
+    assert noise_trace(net, inputs, labels, layer=layer) == pytest.approx(np.trace(found), rel=1e-12)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_drawn_minibatches_have_this_covariance(replacement):
+    net, inputs, labels = _problem(samples=30)
+    draws, B = 1500, 10
+    drawn = minibatch_gradients(
+        net, inputs, labels, batch_size=B, draws=draws, layer=2, replacement=replacement, rng=1
+    )
+    exact = noise_covariance(net, inputs, labels, layer=2, batch_size=B, replacement=replacement)
+    noise = drawn - exact.mean_gradient.to_numpy()
+    squares = (noise**2).sum(axis=1)
+    error = squares.std() / np.sqrt(draws)
+    trace = float(np.trace(exact.covariance))
+    assert abs(squares.mean() - trace) < 4 * error
+    wrong = noise_covariance(net, inputs, labels, layer=2, batch_size=B, replacement=not replacement)
+    assert abs(squares.mean() - np.trace(wrong.covariance)) > 6 * error
+
+
+def test_without_replacement_the_whole_data_have_no_noise():
+    assert batch_factor(10, batch_size=10, replacement=False) == 0
+    assert batch_factor(10, batch_size=1, replacement=False) == 1
+    assert batch_factor(10, batch_size=20) == 1 / 20
+    with pytest.raises(ValueError, match="batch_size=11"):
+        batch_factor(10, batch_size=11, replacement=False)
+
+
+def test_components_are_projections_of_the_gradients():
+    net, inputs, labels = _problem()
+    directions = np.random.default_rng(0).normal(size=(35, 4))
+    found = projected_gradients(net, inputs, labels, directions=directions, layer=1, memory=3_000)
+    assert found == pytest.approx(
+        per_sample_gradients(net, inputs, labels, layer=1).numpy() @ directions, abs=1e-14
+    )
+    with pytest.raises(ValueError, match="35 rows"):
+        projected_gradients(net, inputs, labels, directions=directions.T, layer=1)
+
+
+def test_residuals_keep_their_digits_where_the_net_is_sure():
+    logits = torch.tensor([[30.0, 0.0, 1.0]])
+    found = residuals(logits, torch.tensor([0])).double()
+    exact = residuals(logits.double(), torch.tensor([0]))
+    assert float((found / exact - 1).abs().max()) < 1e-6
+    assert float(found[0, 0]) < 0
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 1.9])
+def test_the_tail_index_of_stable_samples_is_found(alpha):
+    estimates = [
+        float(stable_fit(stats.levy_stable.rvs(alpha, 0, loc=5, scale=0.01, size=1000, random_state=s), resamples=0).alpha)
+        for s in range(30)
+    ]  # fmt: skip
+    error = np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - alpha) < max(4 * error, 0.015)  # the estimator's own bias at n = 1000
+    assert abs(np.mean(estimates) - (alpha - 0.15)) > 4 * error
+
+
+def test_the_interval_of_the_tail_index_covers_it_as_often_as_it_says():
+    fits = [
+        stable_fit(stats.levy_stable.rvs(1.5, 0, size=250, random_state=s), resamples=50, rng=s)
+        for s in range(40)
+    ]
+    covered = sum(float(f.alpha_low) <= 1.5 <= float(f.alpha_high) for f in fits)
+    assert stats.binomtest(covered, 40, 0.95).pvalue > 1e-3
+
+
+def test_laws_are_told_apart_and_gaussian_samples_are_near_two():
+    rng = np.random.default_rng(0)
+    gaussian = law_fits(rng.normal(3.0, 0.1, size=2000), rng=1, resamples=50)
+    assert float(gaussian.alpha) > 1.97 and float(gaussian.scale) == pytest.approx(0.1 / np.sqrt(2), rel=0.03)
+    assert float(gaussian.distance.sel(law="gaussian")) < 1.63 / np.sqrt(
+        2000
+    )  # 1 % point of Kolmogorov's law
+    heavy = law_fits(stats.levy_stable.rvs(1.5, 0, size=2000, random_state=2), rng=1, resamples=50)
+    assert float(heavy.preference) > 4 and float(heavy.distance.sel(law="stable")) < 1.63 / np.sqrt(2000)
+    assert float(heavy.distance.sel(law="gaussian")) > 5 / np.sqrt(2000)
+
+
+def test_the_stable_law_is_scipys():
+    from nets.measure.laws import _stable_law
+
+    z = np.array([-20.0, -1.3, 0.1, 4.0])
+    cdf, log_pdf = _stable_law(z, 1.4)
+    assert cdf == pytest.approx(stats.levy_stable.cdf(z, 1.4, 0), abs=1e-3)
+    assert log_pdf == pytest.approx(stats.levy_stable.logpdf(z, 1.4, 0), abs=5e-3)
+
+
+def test_anisotropic_gaussian_noise_looks_heavy_tailed_across_parameters():
+    scales = np.exp(np.random.default_rng(0).normal(size=1000))
+    noise = gaussian_noise(np.diag(scales**2), draws=400, rng=1)
+    assert float(stable_fit(noise[0], resamples=0).alpha) < 1.5
+    across = [float(stable_fit(noise[:, i], resamples=0).alpha) for i in range(20)]
+    assert np.mean(across) > 1.9
+    assert np.cov(noise[:, :5].T) == pytest.approx(
+        np.diag(scales[:5] ** 2), abs=4 * scales[:5].max() ** 2 / np.sqrt(200)
+    )
+
+
+def test_cumulants_of_minibatch_means_are_exact_and_rejections_follow_them():
+    rng = np.random.default_rng(0)
+    components = np.column_stack([rng.exponential(size=3000), rng.normal(size=3000), np.zeros(3000)])
+    found = gaussianity(components, batch_sizes=[1, 25], draws=2000, rng=1)
+    assert found.direction.to_numpy().tolist() == [0, 1] and found.attrs["constant_directions"] == 1
+    assert found.skewness.sel(direction=0).to_numpy() == pytest.approx(
+        stats.skew(components[:, 0]) / np.array([1, 5])
+    )
+    assert found.excess_kurtosis.sel(direction=0).to_numpy() == pytest.approx(
+        stats.kurtosis(components[:, 0]) / np.array([1, 25])
+    )
+    means = components[rng.integers(3000, size=(20_000, 25)), 0].mean(axis=1)
+    assert stats.skew(means) == pytest.approx(float(found.skewness.sel(direction=0, batch_size=25)), abs=0.1)
+    assert found.rejected.sel(direction=0).to_numpy().tolist() == [1, 1]
+
+
+def test_gaussian_components_are_rejected_no_more_often_than_the_level():
+    components = np.random.default_rng(3).normal(size=(20_000, 200))
+    found = gaussianity(components, batch_sizes=[8], draws=500, rng=4)
+    assert found.rejected_share.item() <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"), [([1.0] * 50, "equal"), (np.arange(5), "at least 20"), ([np.nan] * 30, "finite"),
+     ((-1.0) ** np.arange(2000) * np.exp(np.linspace(-130, 130, 2000)), "no stable law")],
+)  # fmt: skip
+def test_samples_that_no_law_fits_are_refused(samples, message):
+    with pytest.raises(ValueError, match=message):
+        stable_fit(np.array(samples))
+
+
+def test_the_same_seed_draws_the_same_minibatches():
+    net, inputs, labels = _problem()
+    one, two, other = (
+        minibatch_gradients(net, inputs, labels, batch_size=4, draws=3, rng=s) for s in (1, 1, 2)
+    )
+    assert (one == two).all() and not (one == other).all()

@@ -1,0 +1,5 @@
+"""Escape from a well: closed forms, exact times in one dimension, several wells."""
+
+from theory.face import lazy
+
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

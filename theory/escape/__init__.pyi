@@ -1,0 +1,14 @@
+from theory.escape.exact import exact_exit_time as exact_exit_time
+from theory.escape.exact import exact_log_mean_time as exact_log_mean_time
+from theory.escape.exact import exact_mean_time as exact_mean_time
+from theory.escape.exact import exact_second_moment as exact_second_moment
+from theory.escape.exact import exact_splitting_probability as exact_splitting_probability
+from theory.escape.formulas import barrier_height as barrier_height
+from theory.escape.formulas import effective_barrier as effective_barrier
+from theory.escape.formulas import kramers_time as kramers_time
+from theory.escape.formulas import sgd_escape_time as sgd_escape_time
+from theory.escape.formulas import two_temperature_time as two_temperature_time
+from theory.escape.vanishing_noise import inflection_dimension as inflection_dimension
+from theory.escape.wells import occupation as occupation
+from theory.escape.wells import rate_matrix as rate_matrix
+from theory.escape.wells import total_rate as total_rate

@@ -1,0 +1,43 @@
+"""The face of a package: its public names, found on first use, so that importing it loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+
+def lazy(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package, read from the stub beside it (PEP 562).
+
+    The stub ``__init__.pyi``, which type checkers and editors read too, holds ``from module import name as name``; ``from module import name as _name`` and ``other = _name`` publish it as ``other``.
+    An unknown name is an AttributeError that lists the known ones.
+    """
+    tree = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imported = {
+        alias.asname or alias.name: (str(node.module), alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: home for name, home in imported.items() if not name.startswith("_")}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            homes[ast.unparse(node.targets[0])] = imported[node.value.id]
+    public = sorted(homes)
+
+    def find(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(public)}")
+        module, attribute = homes[name]
+        try:
+            value = import_module(f"{module}.{attribute}")
+        except ModuleNotFoundError as missing:
+            if missing.name not in (f"{module}.{attribute}", module):
+                raise
+            value = getattr(import_module(module), attribute)
+        setattr(import_module(package), name, value)
+        return value
+
+    return find, lambda: public, public

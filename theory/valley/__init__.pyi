@@ -1,0 +1,16 @@
+from theory.valley.borders import critical_noise as critical_noise
+from theory.valley.borders import critical_sigma as critical_sigma
+from theory.valley.borders import divergence_noise as divergence_noise
+from theory.valley.borders import equivalent_noise as equivalent_noise
+from theory.valley.borders import flattest_point as flattest_point
+from theory.valley.borders import floor_curvature as floor_curvature
+from theory.valley.borders import second_moment_limit as second_moment_limit
+from theory.valley.borders import sgd_fast_variance as sgd_fast_variance
+from theory.valley.borders import transition_condition as transition_condition
+from theory.valley.elimination import Reduced as Reduced
+from theory.valley.elimination import effective_loss_constant_noise as effective_loss_constant_noise
+from theory.valley.elimination import eliminate as eliminate
+from theory.valley.step_map import eliminate_map as eliminate_map
+from theory.valley.times import log_lifetime as log_lifetime
+from theory.valley.times import search_time as search_time
+from theory.valley.times import steady_state as steady_state

@@ -1,0 +1,561 @@
+"""Adiabatic elimination of fast variables: reduced drift and diffusion, effective loss, transition.
+
+Near the floor y = 0 of a valley the fast variables relax at rates λ_i(x) while x drifts slowly.
+With formal parameter t counting one power for the noise, for the floor's own loss V(x) = L(x, 0)
+and for every pair of fast variables (y = √t z), the generator splits as 𝓛 = 𝓛₀ + t𝓛₁ + t²𝓛₂ + …
+with 𝓛₀ = Σ_i (−λ_i z_i ∂_i + D_i ∂_i²). Averages ⟨·⟩ are over its stationary law z_i ~ N(0, D_i/λ_i).
+
+* order 0, 1: drift ⟨b_x⟩ and diffusion ⟨D_xx⟩; order 0 leaves the Itô prefactor 1/d out of p(x), as
+  Eq. 13 of the paper does, order 1 keeps it (supplement S26–S33).
+* order 2: adds −⟨𝓛₁ 𝓛₀⁻¹(𝓛₁ − ⟨𝓛₁⟩)⟩, the slow noise from fluctuations of ∂_x L and its correlation
+  with y through D_xy, which are of the same order as ⟨D_xx⟩.
+
+Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14; order 2 is the standard
+averaging formula (Pavliotis, Stuart, *Multiscale Methods* (2008), ch. 11), not in that paper.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import sympy as sp
+
+from theory.landscape import Landscape, Parameter, exact
+from theory.langevin import Diffusion, Langevin
+from theory.noise import HessianProportional
+from theory.valley.borders import critical_noise, critical_sigma, sgd_fast_variance, transition_condition
+
+#: Ratios of fast to slow scales above this are outside the expansion's range.
+VALID_BELOW = 0.1
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The slow process dX = b dt + √(2d) dW left when the fast variables are eliminated.
+
+    Attributes
+    ----------
+    process : Langevin
+        Where it comes from.
+    slow, fast : tuple of Symbol
+    order : int
+        0, 1 or 2, see the module.
+    drift : sympy.Expr
+        b(x) (a column Matrix for several slow variables). For a landscape b = −⟨∂_x L⟩ at lowest order.
+    diffusion : sympy.Expr
+        d(x) (a square Matrix for several slow variables).
+    conditional_variance : tuple of sympy.Expr
+        s_i(x) = ⟨y_i²⟩ at fixed x, lowest order: Δ/λ for constant noise, Δ_S λ for D = Δ_S H².
+    """
+
+    process: Langevin
+    slow: tuple[sp.Symbol, ...]
+    fast: tuple[sp.Symbol, ...]
+    order: int
+    drift: sp.Expr
+    diffusion: sp.Expr
+    conditional_variance: tuple[sp.Expr, ...]
+
+    @property
+    def slow_variable(self) -> sp.Symbol:
+        """The only slow variable; an error if there are several."""
+        if len(self.slow) != 1:
+            raise NotImplementedError(f"closed forms need one slow variable, here {self.slow}")
+        return self.slow[0]
+
+    @property
+    def slow_process(self) -> Diffusion:
+        """The reduced process, for any solver: densities, paths, first-passage times of x alone."""
+        size = len(self.slow)
+        drift, diffusion = sp.Matrix([self.drift]), sp.Matrix([self.diffusion])
+        name = f"{self.process.name}, reduced to {', '.join(map(str, self.slow))} (order {self.order})"
+        return Diffusion(drift.reshape(size, 1), diffusion.reshape(size, size), self.slow, name)
+
+    @property
+    def floor(self) -> dict[sp.Symbol, sp.Integer]:
+        """The substitution y = 0."""
+        return {y: sp.Integer(0) for y in self.fast}
+
+    @cached_property
+    def curvatures(self) -> tuple[sp.Expr, ...]:
+        """λ_i(x) = ∂²L/∂y_i² on the floor."""
+        return tuple(sp.diff(self.process.landscape.loss, y, 2).subs(self.floor) for y in self.fast)
+
+    @cached_property
+    def flatness(self) -> sp.Expr:
+        """F(x) = Π_i λ_i(x)^{−1/(2 N_S)} (PRL 6)."""
+        return sp.Mul(*self.curvatures) ** sp.Rational(-1, 2 * len(self.fast))
+
+    @cached_property
+    def noise_strength(self) -> sp.Expr:
+        """Δ(x): D_yy on the floor, averaged over the fast variables."""
+        D = self.process.diffusion
+        index = [self.process.variables.index(y) for y in self.fast]
+        return sp.factor(sum(D[i, i].subs(self.floor) for i in index) / sp.Integer(len(index)))
+
+    @property
+    def anisotropy(self) -> sp.Expr:
+        """κ(x) = Δ(x)/d(x) (PRL, below Eq. 12)."""
+        return self.noise_strength / self.diffusion
+
+    @cached_property
+    def log_density(self) -> sp.Expr:
+        """ln p(x) up to a constant: ∫ b/d dx, minus ln d except at order 0."""
+        x = self.slow_variable
+        integrand = self.drift / self.diffusion
+        if self.diffusion.has(x):
+            u = sp.Dummy("u", real=True)
+            primitive: sp.Expr = sp.Integral(integrand.subs(x, u), (u, 0, x))
+        else:
+            primitive = sp.integrate(sp.expand(self.drift), x) / self.diffusion
+        return primitive if self.order == 0 else primitive - sp.log(self.diffusion)
+
+    @cached_property
+    def effective_loss(self) -> sp.Expr:
+        """L_eff on the floor: −Δ(x) ln P(x, y=0) up to Δ(x) × constant (PRL 12–14)."""
+        conditional = sum(sp.log(1 / s) for s in self.conditional_variance) / sp.Integer(2)
+        return -self.noise_strength * (self.log_density + conditional)
+
+    @cached_property
+    def regularisation(self) -> sp.Expr:
+        """L_SGD(x) = L_eff(x, 0) − L(x, 0) (PRL 13; order 0 is its printed form)."""
+        return self.effective_loss - self.process.landscape.loss.subs(self.floor)
+
+    @cached_property
+    def validity(self) -> dict[str, sp.Expr]:
+        """Ratios that must be ≪ 1: ``timescale`` τ_y/τ_x and ``noise`` s λ'²/λ² (S14, S47–S48)."""
+        x = self.slow_variable
+        loss = self.process.landscape.loss
+        bending = sp.diff(loss, x, 2).subs(
+            {y: sp.sqrt(s) for y, s in zip(self.fast, self.conditional_variance, strict=True)}
+        )
+        slowest = self.curvatures[0] if len(self.fast) == 1 else sp.Min(*self.curvatures)
+        pairs = zip(self.curvatures, self.conditional_variance, strict=True)
+        noise = [s * sp.diff(c, x) ** 2 / c**2 for c, s in pairs]
+        return {
+            "timescale": sp.Abs(bending) / slowest,
+            "noise": noise[0] if len(noise) == 1 else sp.Max(*noise),
+        }
+
+    def effective_loss_at(self, points: np.ndarray, *, zero_at: float = 0.0) -> np.ndarray:
+        """L_eff on the floor in numbers, with the constant in ln P that makes it vanish at one point.
+
+        Where Δ depends on x, that constant changes the shape of L_eff and moves its minimum, which is
+        therefore not the mode of p(x) (see PRL 13).
+
+        Parameters
+        ----------
+        points : array_like
+            Values of the slow variable.
+        zero_at : float
+
+        Returns
+        -------
+        ndarray
+            −Δ(x) [ln P(x, 0) − ln P(zero_at, 0)].
+
+        Raises
+        ------
+        ValueError
+            If parameters have no values, or the reduced diffusion is not positive in between.
+        """
+        points = np.asarray(points, float)
+        self._check_numeric()
+        ends = np.append(points.ravel(), zero_at)
+        grid, log = self._log_density_on(np.unique([*np.linspace(ends.min(), ends.max(), 2001), *ends]))
+        log = log - 0.5 * sum(np.log(self._numeric(s)(grid)) for s in self.conditional_variance)
+        at = np.searchsorted(grid, points)
+        return -self._numeric(self.noise_strength)(points) * (log[at] - log[np.searchsorted(grid, zero_at)])
+
+    def density(self, points: np.ndarray) -> np.ndarray:
+        """p(x) at the given points, normalised on the whole line.
+
+        Warns if the expansion is used outside its range (a ratio of :attr:`validity` above 0.1
+        where the density is).
+        """
+        grid, p = self._tabulated
+        self._warn_if_invalid()
+        log = np.interp(np.asarray(points, float), grid, np.log(np.maximum(p, 1e-300)), left=-700, right=-700)
+        return np.exp(log)
+
+    def moments(self) -> dict[str, float]:
+        """⟨x²⟩, std(|x|), the mode and ⟨y_i²⟩ of the reduced density."""
+        grid, p = self._tabulated
+        self._warn_if_invalid()
+        weight = p * np.gradient(grid)
+        weight /= weight.sum()
+        absolute = np.abs(grid)
+        x = str(self.slow_variable)
+        numbers = {
+            f"<{x}^2>": float(weight @ grid**2),
+            f"std(|{x}|)": float(np.sqrt(max(weight @ absolute**2 - (weight @ absolute) ** 2, 0.0))),
+            f"mode |{x}|": float(absolute[np.argmax(p)]),
+        }
+        for y, s in zip(self.fast, self.conditional_variance, strict=True):
+            numbers[f"<{y}^2>"] = float(weight @ self._numeric(s)(grid))
+        return numbers
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Where p(x) is above 1e-16 of its maximum."""
+        grid, p = self._tabulated
+        inside = grid[p > 1e-16 * p.max()]
+        return float(inside[0]), float(inside[-1])
+
+    def _warn_if_invalid(self) -> None:
+        grid, p = self._tabulated
+        bulk = grid[p > 1e-3 * p.max()]
+        for name, ratio in self.validity.items():
+            worst = float(np.max(self._numeric(ratio)(bulk)))
+            if worst > VALID_BELOW:
+                warnings.warn(
+                    f"adiabatic elimination needs a small {name} ratio; here it reaches {worst:.2g}",
+                    stacklevel=3,
+                )
+
+    def _check_numeric(self) -> None:
+        symbols = (self.drift.free_symbols | self.diffusion.free_symbols) - {self.slow_variable}
+        if symbols:
+            raise ValueError(f"give values to the parameters {sorted(map(str, symbols))} first")
+
+    def _numeric(self, expression: sp.Expr):
+        function = sp.lambdify(self.slow_variable, expression, "numpy", cse=True)
+        return lambda x: np.broadcast_to(np.asarray(function(x), float), np.shape(x))
+
+    @cached_property
+    def _tabulated(self) -> tuple[np.ndarray, np.ndarray]:
+        """A grid and p on it; the grid grows until the tails fall to 1e-17, then is refined."""
+        self._check_numeric()
+        low, high = -1.0, 1.0
+        for _ in range(12):
+            grid, log = self._log_density_on(np.linspace(low, high, 8001))
+            inside = np.flatnonzero(log > log.max() - 40.0)
+            ends = inside[0] == 0, inside[-1] == len(grid) - 1
+            if not any(ends) or high - low > 1e3:
+                break
+            low, high = low * (1.5 if ends[0] else 1.0), high * (1.5 if ends[1] else 1.0)
+        else:
+            warnings.warn("the reduced density does not decay: it is not normalisable", stacklevel=3)
+        inside = np.flatnonzero(log > log.max() - 40.0)
+        first, last = max(inside[0] - 1, 0), min(inside[-1] + 1, len(grid) - 1)
+        grid, log = self._log_density_on(np.linspace(grid[first], grid[last], 20001))
+        p = np.exp(log - log.max())
+        return grid, p / np.trapezoid(p, grid)
+
+    def _log_density_on(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ln p on a grid; ∫ b/d by 3-point Gauss–Legendre in every interval."""
+        b, d = self._numeric(self.drift), self._numeric(self.diffusion)
+        with np.errstate(all="ignore"):
+            floor = d(grid)
+            if not (floor > 0).all():
+                where = grid[~(floor > 0)][0]
+                raise ValueError(f"the reduced diffusion is not positive at {self.slow_variable}={where:.3g}")
+            nodes, weights = np.polynomial.legendre.leggauss(3)
+            h = np.diff(grid)
+            places = grid[:-1, None] + h[:, None] * (nodes + 1) / 2
+            pieces = (b(places) / d(places)) @ weights * h / 2
+        log = np.concatenate([[0.0], np.cumsum(pieces)])
+        return grid, log if self.order == 0 else log - np.log(floor)
+
+
+def eliminate(
+    process: Langevin, fast: str | Sequence[str] | None = None, *, order: Literal[0, 1, 2] = 2
+) -> Reduced:
+    """Eliminate the fast variables of a valley.
+
+    Parameters
+    ----------
+    process : Langevin
+        A landscape whose floor is y = 0 (∂_y L = 0 there) with diagonal curvature in y; parameters
+        may be symbols. Without its cross terms (``process.without_cross_diffusion()``) the
+        elimination leaves them out as well.
+    fast : str or sequence of str, optional
+        Names of the fast variables; default: the landscape's own.
+    order : {0, 1, 2}
+        0: the paper's form (no Itô prefactor), 1: with the prefactor, 2: with the averaged
+        fluctuations; see the module.
+
+    Returns
+    -------
+    Reduced
+        Drift and diffusion as sympy expressions in the slow variables.
+
+    Raises
+    ------
+    ValueError
+        If the fast variables are unknown or y = 0 is not the floor of the valley.
+    NotImplementedError
+        If the noise is not smooth in y, or the expansion has terms this order does not cover.
+
+    References
+    ----------
+    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14 and supplement S14–S33 (orders
+    0 and 1). At order 2, for D = Δ_S H², d = Δ_S[(ελ₀)² + ελ₀λ''s + ¾λ''²s²] + c Δ_S² λ λ'² with c = ¼
+    (5/4 without cross terms) where order 1 has c = 1.
+    """
+    if order not in (0, 1, 2):
+        raise ValueError(f"order={order} must be 0, 1 or 2")
+    return _eliminated(process, *_split(process, fast), order)
+
+
+@lru_cache(maxsize=64)
+def _eliminated(
+    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Literal[0, 1, 2]
+) -> Reduced:
+    """The work of :func:`eliminate`; windows, referees and tables ask for the same reductions."""
+    # Several slow variables: λ_i(x) stay names until the end, for their products fill pages.
+    named, values = _with_named_curvatures(process, slow, quick) if len(slow) > 1 else (process, {})
+    expansion = _Expansion(named, slow, quick)
+    drift, diffusion = expansion.lowest_order()
+    if order == 2:
+        extra_drift, extra_diffusion = expansion.second_order()
+        drift, diffusion = drift + extra_drift, diffusion + extra_diffusion
+    if len(slow) == 1:
+        drift, diffusion = _tidy(drift[0]), _tidy(diffusion[0])
+    variances = expansion.variances
+    if values:
+        drift, diffusion = (m.applyfunc(lambda e: e.subs(values).doit()) for m in (drift, diffusion))
+        variances = tuple(s.subs(values) for s in variances)
+    return Reduced(process, slow, quick, order, drift, diffusion, variances)
+
+
+def _with_named_curvatures(
+    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...]
+) -> tuple[Langevin, dict[sp.Expr, sp.Expr]]:
+    """The process with functions for λ_i(x), and what they stand for; itself where L has other terms."""
+    loss, floor = process.landscape.loss, dict.fromkeys(quick, 0)
+    curvatures = [sp.diff(loss, y, 2).subs(floor) for y in quick]
+    rest = loss - sum(c * y**2 for c, y in zip(curvatures, quick, strict=True)) / 2
+    if any(not _is_zero(sp.diff(rest, y)) for y in quick):
+        return process, {}
+    names = [sp.Function(f"curvature{i}", positive=True)(*slow) for i in range(len(quick))]
+    named = sum(n * y**2 for n, y in zip(names, quick, strict=True)) / 2 + rest.subs(floor)
+    landscape = replace(process.landscape, loss=named)
+    return replace(process, landscape=landscape), dict(zip(names, curvatures, strict=True))
+
+
+def _split(process: Langevin, fast) -> tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
+    """Slow and fast symbols from names."""
+    if not isinstance(process, Langevin):
+        raise TypeError("adiabatic elimination needs a theory.Langevin system")
+    names = [fast] if isinstance(fast, str) else [str(v) for v in (fast or process.landscape.fast)]
+    known = dict(zip(process.names, process.variables, strict=True))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(names) == len(known):
+        raise ValueError(f"fast={names} must name some, not all, of the variables {list(known)}")
+    quick = tuple(known[name] for name in names)
+    return tuple(v for v in process.variables if v not in quick), quick
+
+
+def _tidy(expression: sp.Expr) -> sp.Expr:
+    """A common form for rational functions; anything else is left as it is."""
+    try:
+        return sp.factor(expression)
+    except (sp.PolynomialError, NotImplementedError):
+        return expression
+
+
+class _Expansion:
+    """The generator's coefficients as polynomials in z, order by order in t = τ²."""
+
+    def __init__(self, process: Langevin, slow, fast) -> None:
+        if isinstance(process.noise, HessianProportional):
+            raise NotImplementedError(
+                "D = strength |H| is not smooth at y = 0, where det H changes sign: no expansion in y"
+            )
+        self.slow, self.fast = slow, fast
+        self.tau = sp.Dummy("tau", positive=True)
+        floor = dict.fromkeys(fast, 0)
+        for y in fast:
+            if not _is_zero(sp.diff(process.landscape.loss, y).subs(floor)):
+                raise ValueError(f"{y} = 0 is not the floor of the valley: ∂L/∂{y} does not vanish there")
+        V = process.landscape.loss.subs(floor)
+        counted = Langevin(
+            replace(process.landscape, loss=process.landscape.loss + (self.tau**2 - 1) * V),
+            process.noise.scaled(self.tau**2),
+            process.cross_diffusion,
+        )
+        place = {v: i for i, v in enumerate(process.variables)}
+        scale = {y: self.tau * y for y in fast}
+        tau = self.tau
+
+        def coefficients(expression: sp.Expr, divide: int, orders: int) -> list[sp.Expr]:
+            """The even powers τ⁰, τ², … of expression(x, τz)/τ^divide; odd ones must vanish."""
+            found = _taylor(expression.subs(scale, simultaneous=True), tau, 2 * orders - 1 + divide)
+            if any(not _is_zero(c) for n, c in enumerate(found) if (n - divide) % 2 or n < divide):
+                raise NotImplementedError(
+                    "the expansion in the fast variables has odd terms (y³, or constant D_xy); "
+                    "only landscapes and noise even in y are covered"
+                )
+            return found[divide::2]
+
+        b, D = counted.drift, counted.diffusion
+        x, y = [place[v] for v in slow], [place[v] for v in fast]
+        self.b_x = _by_order([coefficients(b[i], 0, 3) for i in x])
+        self.b_z = _by_order([coefficients(b[i], 1, 3) for i in y])
+        self.D_xx = [_by_order([coefficients(D[i, j], 0, 4) for j in x]) for i in x]
+        self.D_xz = [_by_order([coefficients(D[i, j], 1, 3) for j in y]) for i in x]
+        self.D_zz = [_by_order([coefficients(D[i, j], 2, 2) for j in y]) for i in y]
+        self.curvatures, self.variances = self._fast_law()
+        if any(not _is_zero(e) for e in self.b_x[0]) or any(not _is_zero(e) for r in self.D_xz for e in r[0]):
+            raise NotImplementedError("slow and fast variables are coupled at lowest order")
+
+    def _fast_law(self) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
+        """λ_i(x) and s_i(x) = D_i/λ_i of the fast process at fixed x."""
+        floor = dict.fromkeys(self.fast, 0)
+        curvatures, variances = [], []
+        for i, y in enumerate(self.fast):
+            force = self.b_z[0][i]
+            curvature = -sp.diff(force, y)
+            if (
+                not _is_zero(force.subs(floor))
+                or curvature.has(*self.fast)
+                or not _is_zero(force + curvature * y)
+            ):
+                raise ValueError(
+                    f"{y} has no curvature of its own: near the floor ∂L/∂{y} must be λ(x) {y} + higher "
+                    "orders; choose coordinates in which the curvature is diagonal"
+                )
+            for j in range(len(self.fast)):
+                if i != j and not _is_zero(self.D_zz[i][0][j]):
+                    raise NotImplementedError("the fast variables' noise is correlated at lowest order")
+            curvatures.append(curvature)
+            variances.append(_tidy(self.D_zz[i][0][i] / curvature))
+        return tuple(curvatures), tuple(variances)
+
+    def average(self, expression: sp.Expr) -> sp.Expr:
+        """⟨expression⟩ over z_i ~ N(0, s_i): ⟨z^{2m}⟩ = (2m−1)!! s^m."""
+        total = sp.Integer(0)
+        for powers, c in self._terms(expression).items():
+            if all(n % 2 == 0 for n in powers):
+                moments = (
+                    sp.factorial2(n - 1) * s ** (n // 2) for n, s in zip(powers, self.variances, strict=True)
+                )
+                total += c * sp.Mul(*moments)
+        return total
+
+    def _terms(self, expression: sp.Expr) -> dict[tuple[int, ...], sp.Expr]:
+        """Powers of z to coefficients in x."""
+        # Split by hand: sp.Poly would build a domain for the coefficients in x, ten times slower.
+        found: dict[tuple[int, ...], sp.Expr] = {}
+        for term in sp.Add.make_args(sp.expand(expression)):
+            c, rest = term.as_independent(*self.fast, as_Add=False)
+            factors = rest.as_powers_dict()
+            powers = tuple(int(factors.pop(z, 0)) for z in self.fast)
+            if any(base.has(*self.fast) for base in factors):
+                raise NotImplementedError(f"{rest} is not a polynomial in the fast variables")
+            found[powers] = found.get(powers, sp.Integer(0)) + c
+        return {powers: c for powers, c in found.items() if c != 0}
+
+    def inverse(self, expression: sp.Expr) -> sp.Expr:
+        """The mean-zero g with 𝓛₀ g = expression − ⟨expression⟩, highest powers first."""
+        rest = self._terms(expression)
+        solution: sp.Expr = sp.Integer(0)
+        while rest:
+            powers = max(rest, key=lambda p: (sum(p), p))
+            c = rest.pop(powers)
+            if sum(powers) == 0:
+                continue  # what is left of the constant is the mean
+            rate = sum(n * k for n, k in zip(powers, self.curvatures, strict=True))
+            g = -c / rate
+            solution += g * sp.Mul(*(z**n for z, n in zip(self.fast, powers, strict=True)))
+            for i, n in enumerate(powers):
+                if n >= 2:
+                    lower = tuple(m - 2 * (j == i) for j, m in enumerate(powers))
+                    rest[lower] = rest.get(lower, sp.Integer(0)) - g * self.D_zz[i][0][i] * n * (n - 1)
+        return sp.expand(solution - self.average(solution))
+
+    def lowest_order(self) -> tuple[sp.Matrix, sp.Matrix]:
+        """⟨b_x⟩ and ⟨D_xx⟩."""
+        size = range(len(self.slow))
+        drift = [self.average(sum(self.b_x[k][a] for k in (1, 2))) for a in size]
+        diffusion = [[self.average(sum(self.D_xx[a][k][c] for k in range(4))) for c in size] for a in size]
+        return sp.Matrix(drift), sp.Matrix(diffusion)
+
+    def second_order(self) -> tuple[sp.Matrix, sp.Matrix]:
+        """Drift and diffusion of −⟨𝓛₁ 𝓛₀⁻¹(𝓛₁ − ⟨𝓛₁⟩)⟩."""
+        n_slow, n_fast = range(len(self.slow)), range(len(self.fast))
+        if any(self.D_xx[a][1][c].has(*self.fast) for a, c in product(n_slow, n_slow)):
+            raise NotImplementedError(
+                "D_xx depends on y at first order: the reduction needs third derivatives"
+            )
+        g = [self.inverse(self.b_x[1][a]) for a in n_slow]
+        drift, diffusion = sp.zeros(len(self.slow), 1), sp.zeros(len(self.slow), len(self.slow))
+        for a in n_slow:
+            first = sum(self.b_x[1][c] * sp.diff(g[a], self.slow[c]) for c in n_slow)
+            first += sum(
+                self.D_xx[c][1][e] * sp.diff(g[a], self.slow[c], self.slow[e]) for c in n_slow for e in n_slow
+            )
+            for i, z in enumerate(self.fast):
+                dg = sp.diff(g[a], z)
+                first += self.b_z[1][i] * dg
+                first += sum(self.D_zz[i][1][j] * sp.diff(dg, self.fast[j]) for j in n_fast)
+                first += sum(2 * self.D_xz[c][1][i] * sp.diff(dg, self.slow[c]) for c in n_slow)
+            drift[a] = -self.average(first)
+            for c in n_slow:
+                second = self.b_x[1][c] * g[a]
+                second += sum(2 * self.D_xx[c][1][e] * sp.diff(g[a], self.slow[e]) for e in n_slow)
+                second += sum(2 * self.D_xz[c][1][i] * sp.diff(g[a], z) for i, z in enumerate(self.fast))
+                diffusion[a, c] = -self.average(second)
+        return drift, (diffusion + diffusion.T) / 2
+
+
+def _by_order(rows: list[list[sp.Expr]]) -> list[list[sp.Expr]]:
+    """Rows of coefficients by component, transposed to lists of components by order."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _taylor(expression: sp.Expr, symbol: sp.Symbol, highest: int) -> list[sp.Expr]:
+    """Taylor coefficients of ``symbol**0 … symbol**highest`` at zero."""
+    expanded = sp.expand(expression)
+    if expanded.is_polynomial(symbol):
+        return [expanded.coeff(symbol, n) for n in range(highest + 1)]
+    derivatives = [expression]
+    for _ in range(highest):
+        derivatives.append(sp.diff(derivatives[-1], symbol))
+    return [sp.expand(d.subs(symbol, 0) / sp.factorial(n)) for n, d in enumerate(derivatives)]
+
+
+def _is_zero(expression: sp.Expr) -> bool:
+    """Zero after expansion, or after simplification where expansion is not enough."""
+    expanded = sp.expand(expression)
+    return expanded == 0 or sp.simplify(expanded) == 0
+
+
+def effective_loss_constant_noise(landscape: Landscape, *, delta: Parameter, kappa: Parameter) -> sp.Expr:
+    """L_eff(x, y) = L + Δ(1−κ) ln F(x) + (κ−1) L(x, 0) for D = diag(Δ/κ, Δ) (PRL 12, 14).
+
+    Parameters
+    ----------
+    landscape : Landscape
+        A valley with fast variables.
+    delta, kappa : number or sympy expression
+        Δ and κ = Δ/D_slow.
+
+    Returns
+    -------
+    sympy.Expr
+        In the landscape's variables; P(x, y) ∝ exp(−L_eff/Δ). κ > 1 favours flat solutions.
+    """
+    strength, ratio = exact(delta, "delta"), exact(kappa, "kappa")
+    floor = dict.fromkeys(landscape.fast, 0)
+    # Σ_i ln F_i = −½ Σ_i ln λ_i: the sum over fast variables, of which the paper has one.
+    log_flatness = -sum(sp.log(sp.diff(landscape.loss, y, 2).subs(floor)) for y in landscape.fast) / 2
+    return landscape.loss + strength * (1 - ratio) * log_flatness + (ratio - 1) * landscape.loss.subs(floor)
+
+
+__all__ = [
+    "Reduced",
+    "critical_noise",
+    "critical_sigma",
+    "effective_loss_constant_noise",
+    "eliminate",
+    "sgd_fast_variance",
+    "transition_condition",
+]
