@@ -11,7 +11,7 @@ from pathlib import Path
 def lazy(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package, read from the stub beside it (PEP 562).
 
-    The stub ``__init__.pyi``, which type checkers and editors read too, holds ``from module import name as name``
+    The stub ``__init__.pyi``, which type checkers read too, holds ``from module import name as name``
     for each public name; ``from module import name as _name`` and ``other = _name`` publish it as ``other``.
     An unknown name is an AttributeError that lists the known ones.
     """
