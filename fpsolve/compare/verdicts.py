@@ -1,6 +1,7 @@
 """Verdicts: what a paper claims, its number, ours, and whether the claim holds; and all of them on one page.
 
-A notebook shows its verdicts as a :class:`VerdictTable`. The output keeps the rows as data beside the table;
+A :class:`Claim` holds a paper's claim as data; :meth:`Claim.judge` gives its :class:`Verdict`. A notebook
+shows its verdicts as a :class:`VerdictTable`. The output keeps the rows as data beside the table;
 ``fpsolve verdicts notebooks --out VERDICTS.md`` collects them from the stored notebooks and runs none.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 #: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
 OUTCOMES = ("holds", "holds in part", "does not hold", "not decided")
+Outcome = Literal["holds", "holds in part", "does not hold", "not decided"]
 #: Where a notebook's output keeps the rows as data.
 MIME = "application/vnd.fpsolve.verdicts+json"
 #: Larger notebooks are refused: a stored page of figures has a few megabytes.
@@ -63,6 +65,125 @@ class Verdict:
                 return outcome
         raise ValueError(
             f"a verdict begins with {', '.join(OUTCOMES)}, then ':', ';' or ',' and why; not {self.verdict!r}"
+        )
+
+
+class Measured(Protocol):
+    """A number with its interval, such as an :class:`fpsolve.statistics.Estimate`."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+class Expected(Protocol):
+    """What a claim expects of a number: decides the outcome from the number and its interval."""
+
+    def outcome(self, measured: Measured) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Below:
+    """Less than ``border``. The whole interval decides: where it holds the border, nothing is decided."""
+
+    border: float = 0.0
+
+    def outcome(self, measured: Measured) -> Outcome:
+        if measured.high < self.border:
+            return "holds"
+        return "does not hold" if measured.low > self.border else "not decided"
+
+
+@dataclass(frozen=True)
+class Between:
+    """From ``low`` to ``high``. The value decides; where only its interval reaches the range, in part."""
+
+    low: float
+    high: float
+
+    def outcome(self, measured: Measured) -> Outcome:
+        if self.low <= measured.value <= self.high:
+            return "holds"
+        reached = measured.low <= self.high and measured.high >= self.low
+        return "holds in part" if reached else "does not hold"
+
+
+@dataclass(frozen=True)
+class About:
+    """Near ``target``, a positive number.
+
+    A claim holds where the value is off by less than the share ``near``, or the interval holds the target.
+    Such an interval decides nothing where its width exceeds the share ``wide`` of the target. Within a factor
+    of two a claim holds in part.
+    """
+
+    target: float = 1.0
+    near: float = 0.1
+    wide: float = 0.7
+
+    def outcome(self, measured: Measured) -> Outcome:
+        value, low, high = (v / self.target for v in (measured.value, measured.low, measured.high))
+        inside = low <= 1 <= high
+        if inside and high - low > self.wide:
+            return "not decided"
+        if inside or abs(value - 1) < self.near:
+            return "holds"
+        return "holds in part" if 0.5 < value < 2 else "does not hold"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper as data: what it expects of a number, and the number that was measured.
+
+    Parameters
+    ----------
+    name : str
+        One short sentence.
+    paper : str
+        The paper's number, or what it says where it gives none.
+    measured : number with ``value``, ``low`` and ``high``
+        Such as :class:`fpsolve.statistics.Estimate`.
+    expected : Below, Between or About
+    source : str
+        Where the paper says so, "PRL Eq. 12".
+    shown : str
+        How the measured number is shown; default "value [low, high]" with three digits.
+    """
+
+    name: str
+    paper: str
+    measured: Measured
+    expected: Expected
+    source: str = ""
+    shown: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """One of :data:`OUTCOMES`."""
+        return self.expected.outcome(self.measured)
+
+    def judge(self, why: Mapping[Outcome, str] | str = "") -> Verdict:
+        """The claim beside what was measured, with its outcome.
+
+        Parameters
+        ----------
+        why : str, or mapping of outcome to str
+            Follows the outcome after a colon; nothing where it is empty or the outcome is not in the mapping.
+
+        Returns
+        -------
+        Verdict
+        """
+        outcome, m = self.outcome, self.measured
+        reason = why if isinstance(why, str) else why.get(outcome, "")
+        return Verdict(
+            claim=f"{self.name} ({self.source})" if self.source else self.name,
+            paper=self.paper,
+            ours=self.shown or f"{m.value:.3g} [{m.low:.3g}, {m.high:.3g}]",
+            verdict=f"{outcome}: {reason}" if reason else outcome,
         )
 
 
