@@ -2,11 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fpsolve.command import main
-from fpsolve.compare.verdicts import MIME, Verdict, VerdictTable, read_verdicts, verdict_page
+from fpsolve.compare.verdicts import (
+    MIME,
+    About,
+    Below,
+    Between,
+    Claim,
+    Verdict,
+    VerdictTable,
+    read_verdicts,
+    verdict_page,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,6 +59,35 @@ def test_empty_fields_and_empty_tables_are_refused():
         Verdict("c", "p", " ", "holds")
     with pytest.raises(ValueError, match="needs rows"):
         VerdictTable([])
+
+
+@pytest.mark.parametrize(
+    ("expected", "numbers", "outcome"),
+    [
+        (Below(), (-1.0, -2.0, -0.1), "holds"),
+        (Below(), (1.0, 0.1, 2.0), "does not hold"),
+        (Below(), (-1.0, -2.0, 0.1), "not decided"),
+        (Below(3.0), (1.0, 0.1, 2.0), "holds"),
+        (Between(1.5, 2.5), (2.0, 1.0, 3.0), "holds"),
+        (Between(1.5, 2.5), (3.0, 2.4, 3.6), "holds in part"),
+        (Between(1.5, 2.5), (3.0, 2.6, 3.4), "does not hold"),
+        (About(), (1.05, 1.02, 1.08), "holds"),
+        (About(), (1.2, 0.9, 1.5), "holds"),
+        (About(), (1.2, 0.7, 1.7), "not decided"),
+        (About(), (1.5, 1.2, 1.8), "holds in part"),
+        (About(2.0), (5.0, 4.5, 5.5), "does not hold"),
+    ],
+)
+def test_a_claim_is_judged_by_its_number_and_interval(expected, numbers, outcome):
+    measured = SimpleNamespace(**dict(zip(("value", "low", "high"), numbers, strict=True)))
+    claim = Claim("x falls", "less", measured, expected, source="PRL Eq. 1")
+    said = claim.judge({outcome: "why", "other": "never"})
+    assert said.outcome == claim.outcome == outcome
+    assert (said.claim, said.verdict) == ("x falls (PRL Eq. 1)", f"{outcome}: why")
+    assert said.ours == "{:.3g} [{:.3g}, {:.3g}]".format(*numbers)
+    assert Claim("x falls", "less", measured, expected, shown="few").judge() == Verdict(
+        "x falls", "less", "few", outcome
+    )
 
 
 def test_cells_stay_cells_and_are_no_markup():
