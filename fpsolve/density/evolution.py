@@ -12,7 +12,7 @@ import xarray as xr
 from fpsolve.density.grid import Grid, checked_box, drift_values
 from fpsolve.density.operator import Scheme, operator, time_stepper
 from fpsolve.density.stationary import checked_shape, chosen_schemes, fixed_schemes, numeric_process, titled
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 

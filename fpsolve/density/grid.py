@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Box = dict[str, tuple[float, float]]

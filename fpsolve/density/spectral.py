@@ -25,7 +25,7 @@ from scipy.sparse.linalg import SuperLU
 
 from fpsolve.density.grid import Box, drift_values, loss_values
 from fpsolve.density.operator import factorised
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Langevin, Process
 from theory.valley import elimination
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
+from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.counter_rng import box_muller, threefry2x64
-from fpsolve.symbols.source import Emitter, check_expressions, load_module
+from fpsolve.symbols.functions import check_expressions
+from fpsolve.symbols.source import Emitter
 
 LANES = 32
 
@@ -62,8 +64,8 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
     drift_text, root_text = entries[:n], entries[n:]
     for i in range(n):
         noise = [f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"]
-        terms = [f"x{i}", f"time_step * ({drift_text[i]})", *noise]
-        lines.append(f"new{i} = " + " + ".join(term for term in terms if "(0.0)" not in term))
+        drift_term = [f"time_step * ({drift_text[i]})"] if drift_text[i] != "0.0" else []
+        lines.append(f"new{i} = " + " + ".join([f"x{i}", *drift_term, *noise]))
     source = _TEMPLATE.format(
         lanes=LANES,
         n=n,

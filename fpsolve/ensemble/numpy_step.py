@@ -9,7 +9,7 @@ import numpy as np
 from fpsolve.ensemble.kernel import LANES
 from fpsolve.ensemble.state import Process, from_lanes, root_values, to_lanes
 from fpsolve.symbols.counter_rng import standard_normals
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 
 
 def numpy_advance(process: Process) -> Callable[..., None]:

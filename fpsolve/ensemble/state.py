@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.kernel import LANES
 from fpsolve.symbols.counter_rng import Seed, random_key
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 
 Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
 

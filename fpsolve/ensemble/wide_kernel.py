@@ -16,8 +16,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.counter_rng import box_muller, threefry2x64
-from fpsolve.symbols.source import load_module
 
 LANES = 32
 #: Recorded per walker after the N_S curvatures; the products are with ∇ ln F̂.

@@ -18,8 +18,10 @@ import sympy as sp
 import xarray as xr
 
 from fpsolve.ensemble.kernel import LANES
+from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.counter_rng import box_muller, threefry2x64
-from fpsolve.symbols.source import Emitter, check_expressions, load_module
+from fpsolve.symbols.functions import check_expressions
+from fpsolve.symbols.source import Emitter
 from fpsolve.symbols.target import signed_function
 
 Boundary: TypeAlias = Literal["bridge", "shift", "none"]

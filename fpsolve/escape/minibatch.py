@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 import fpsolve
 from fpsolve.symbols.counter_rng import Seed, random_key
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function
 from theory.landscape import Landscape
 

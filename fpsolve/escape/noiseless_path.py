@@ -6,7 +6,7 @@ import numpy as np
 import sympy as sp
 from scipy.integrate import solve_ivp
 
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function
 from theory.langevin import Process
 

@@ -20,7 +20,7 @@ from fpsolve.ensemble.kernel import LANES
 from fpsolve.ensemble.state import State, fresh_state, from_lanes, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
 from fpsolve.symbols.counter_rng import Seed
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function, target_edges
 from theory.escape.vanishing_noise import inflection_dimension, verdict
 from theory.langevin import Process

@@ -25,7 +25,7 @@ from fpsolve.escape.passages import (
 )
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
 from fpsolve.symbols.counter_rng import Seed
-from fpsolve.symbols.source import check_expressions, numpy_function
+from fpsolve.symbols.functions import check_expressions, numpy_function
 from fpsolve.symbols.target import signed_function
 from theory.escape.vanishing_noise import verdict
 from theory.langevin import Process

@@ -1,4 +1,4 @@
-"""Symbols to arrays: NumPy functions, numba kernels and random numbers."""
+"""From sympy expressions to arrays: NumPy functions, kernel source and cache, targets, random numbers."""
 
 from theory.face import lazy
 

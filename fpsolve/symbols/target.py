@@ -8,7 +8,7 @@ import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 
 
 def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.Expr:

@@ -8,7 +8,7 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory import (
     Diffusion,
     Landscape,

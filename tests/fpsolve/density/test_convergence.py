@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from fpsolve import compare, evolve, stationary_density
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory import Diffusion, Langevin, degenerate_valley, random_shift
 
 x, y = sp.symbols("x y", real=True)

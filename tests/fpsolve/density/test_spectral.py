@@ -11,7 +11,7 @@ from test_density import OU, REFERENCE, TILTED
 from fpsolve import compare, stationary_density
 from fpsolve.density import spectral
 from fpsolve.density.operator import factorised
-from fpsolve.symbols.source import numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory import (
     Diffusion,
     Landscape,

@@ -12,8 +12,9 @@ from scipy import stats
 
 from fpsolve import simulate
 from fpsolve.ensemble.kernel import ensemble_kernel
+from fpsolve.symbols.cache import cache_directory, load_module
 from fpsolve.symbols.counter_rng import random_key, standard_normals
-from fpsolve.symbols.source import cache_directory, load_module, numpy_function
+from fpsolve.symbols.functions import numpy_function
 from theory import Landscape, Langevin, degenerate_valley, random_shift
 
 x, y = sp.symbols("x y", real=True)
