@@ -87,14 +87,18 @@ class Expected(Protocol):
 
 @dataclass(frozen=True)
 class Below:
-    """Less than ``border``. The whole interval decides: where it holds the border, nothing is decided."""
+    """Less than ``border``. The whole interval decides: where it holds the border, nothing is decided.
+
+    Above ``refuted``, by default the border, the claim does not hold.
+    """
 
     border: float = 0.0
+    refuted: float | None = None
 
     def outcome(self, measured: Measured) -> Outcome:
-        if measured.high < self.border:
-            return "holds"
-        return "does not hold" if measured.low > self.border else "not decided"
+        if measured.low > (self.border if self.refuted is None else self.refuted):
+            return "does not hold"
+        return "holds" if measured.high < self.border else "not decided"
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,35 @@
 """Which penalty forgets least, each at its best, with intervals over trainings.
 
-"At its best" means λ, N_c and, where asked for, the stop of task 2 with the least ε₁ + ε₂. Were they chosen
-on the same trainings that are reported, more settings alone would make a penalty look better. So some
-trainings, the pilots, do nothing but choose, and the others do nothing but report: their errors are
-independent of the choice, differences between penalties are paired within them, and Student's intervals
-hold as they should (tests/test_forgetting.py).
+"At its best" means λ, N_c and, where asked for, the stop of task 2 with the least ε₁ + ε₂. If these were
+chosen on the trainings that are reported, more settings alone would make a penalty look better. So some
+trainings, the pilots, only choose, and the others only report. The reported errors are independent of the
+choice, differences between penalties are paired by training, and Student's intervals have their stated
+coverage (tests/notebooks/studies/forgetting/test_forgetting.py).
 
 Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Fig. 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
 from fpsolve.intervals import student_factor
-from notebooks.studies.forgetting.penalties import Method
+from notebooks.studies.forgetting.penalties import METHODS
 
-__all__ = ["Gap", "Study", "at_best", "difference", "gap", "interval", "summary"]
+_BOTH = ("error_first", "error_second")
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Trainings that choose settings, and trainings that are reported.
+    """Trainings that choose settings, ``pilots``, and trainings that are ``reported``.
 
-    Attributes
-    ----------
-    pilots, reported : Dataset
-        Of the same constraints and tasks, as :func:`notebooks.studies.forgetting.continual.scan` returns them.
+    Both are results of :func:`notebooks.studies.forgetting.continual.scan` with the same constraints and
+    tasks. Different constraints, or fewer than two reported trainings, are a ValueError.
     """
 
     pilots: xr.Dataset
@@ -47,47 +44,15 @@ class Study:
 
     @classmethod
     def split(cls, result: xr.Dataset, pilots: int) -> Study:
-        """The first trainings of a scan choose, the others are reported.
-
-        Parameters
-        ----------
-        result : Dataset
-            From :func:`notebooks.studies.forgetting.continual.scan`.
-        pilots : int
-            How many choose.
-
-        Returns
-        -------
-        Study
-
-        Raises
-        ------
-        ValueError
-            If no training would choose, or fewer than two are left.
-        """
+        """The first ``pilots`` trainings of a scan choose, the others, at least two, are reported."""
         if not 1 <= pilots <= result.sizes["training"] - 2:
             raise ValueError(
                 f"pilots={pilots} of {result.sizes['training']} trainings: at least 1 chooses, 2 are reported"
             )
         return cls(result.isel(training=slice(pilots)), result.isel(training=slice(pilots, None)))
 
-    def position(self, method: Method, strength: float = 0.0, count: int = 0) -> int:
-        """Where a setting is along ``constraint``.
-
-        Parameters
-        ----------
-        method : str
-        strength, count : float, int
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        ValueError
-            If it was not scanned.
-        """
+    def position(self, method: str, strength: float = 0.0, count: int = 0) -> int:
+        """Where a setting is along ``constraint``; a ValueError if it was not scanned."""
         there = self.settings(method, count)
         found = there[self.reported["strength"].to_numpy()[there] == strength]
         if not found.size:
@@ -95,21 +60,9 @@ class Study:
         return int(found[0])
 
     def settings(self, method: str, count: int | None = None) -> np.ndarray:
-        """Positions of a penalty's settings, with one N_c or all; "L2" and "none" have none, and ignore it.
+        """Positions of a penalty's settings with N_c = ``count``, or any; a ValueError if none was scanned.
 
-        Parameters
-        ----------
-        method : str
-        count : int, optional
-
-        Returns
-        -------
-        ndarray of int
-
-        Raises
-        ------
-        ValueError
-            If there are none.
+        Penalties without N_c, "none" and "L2", ignore ``count``.
         """
         if not self.has(method, count):
             there = ", ".join(self.methods)
@@ -117,73 +70,37 @@ class Study:
         return np.flatnonzero(self._among(method, count))
 
     def has(self, method: str, count: int | None = None) -> bool:
-        """Whether a penalty was scanned, with that N_c.
-
-        Parameters
-        ----------
-        method : str
-        count : int, optional
-
-        Returns
-        -------
-        bool
-        """
+        """Whether a penalty was scanned, with N_c = ``count`` where that is given."""
         return bool(self._among(method, count).any())
 
     def _among(self, method: str, count: int | None) -> np.ndarray:
-        kept = self.reported["penalty"].to_numpy() == method
-        if count is not None and method not in ("L2", "none"):
-            kept &= self.reported["count"].to_numpy() == count
-        return kept
+        chosen = self.reported["penalty"].to_numpy() == method
+        if count is not None and METHODS[method].counted:
+            chosen &= self.reported["count"].to_numpy() == count
+        return chosen
 
     @property
-    def methods(self) -> tuple[Method, ...]:
+    def methods(self) -> tuple[str, ...]:
         """Penalties, in the order of the scan."""
-        there = dict.fromkeys(self.reported["penalty"].to_numpy().astype(str))
-        return tuple(cast(Method, method) for method in there)
+        return tuple(dict.fromkeys(self.reported["penalty"].to_numpy().astype(str)))
 
     def everything(self, method: str) -> int:
-        """What N_c = 0 stands for: all principal directions, or all weights.
-
-        Parameters
-        ----------
-        method : str
-
-        Returns
-        -------
-        int
-        """
-        one = self.reported
-        return one.sizes["mode"] if method.startswith("LDC") else int(one["weights"].max())
+        """What N_c = 0 stands for: all principal directions, or all weights."""
+        along = METHODS[method].along_directions
+        return self.reported.sizes["mode"] if along else int(self.reported["weights"].max())
 
 
 def at_best(
-    study: Study, method: Method, *, count: int | None = None, checkpoint: int | None = -1
+    study: Study, method: str, *, count: int | None = None, checkpoint: int | None = -1
 ) -> xr.Dataset:
     """Errors of each reported training at the λ and N_c that are best in the mean over the pilots.
 
-    Parameters
-    ----------
-    study : Study
-    method : str
-    count : int, optional
-        Only this N_c (0: all); default whichever is best. "L2" and "none" have none, and ignore it.
-    checkpoint : int or None
-        When, as a position in ``checkpoint``; default at the end. None: task 2 stops at whichever checkpoint
-        is best, chosen with λ and N_c.
-
-    Returns
-    -------
-    Dataset, dim training
-        ``error_first``, ``error_second`` and ``total`` = ε₁ + ε₂. ``attrs``: ``strength``, ``count`` and
-        ``stop`` (a position in ``checkpoint``) that were chosen; ``at_edge``, 1 if that λ is the first or
-        last scanned, so that the best may lie outside; ``pilot``, the pilots' mean of ``total`` there;
-        ``least``, the least mean over the reported trainings that any choice could have had.
-
-    Raises
-    ------
-    ValueError
-        If the method, with that N_c, was not scanned.
+    ``count`` allows only this N_c (0: all). ``checkpoint`` is the position of the stop of task 2, the end by
+    default; None chooses the best stop together with λ and N_c. A method, with that N_c, that was not
+    scanned is a ValueError. Returned over ``training``: ``error_first``, ``error_second`` and ``total`` = ε₁
+    + ε₂. In ``attrs``: the chosen ``strength``, ``count`` and ``stop``; ``at_edge``, 1 if that λ is the
+    first or last scanned, so that the best may lie outside; ``pilot``, the pilots' mean of ``total`` there;
+    ``least``, the least mean over the reported trainings that any choice could have had.
     """
     there = study.settings(method, count)
     last = study.reported.sizes["checkpoint"]
@@ -191,12 +108,9 @@ def at_best(
     pilots = _totals(study.pilots, there, stops).mean(0)
     place, stop = np.divmod(int(pilots.argmin()), len(stops))
     best, at = int(there[place]), int(stops[stop])
-    first, second = (
-        study.reported[name].transpose("training", "constraint", "checkpoint").to_numpy()[:, best, at]
-        for name in ("error_first", "error_second")
-    )
-    strength, own = study.reported["strength"].to_numpy(), int(study.reported["count"][best])
-    scanned = strength[there[study.reported["count"].to_numpy()[there] == own]]
+    first, second = (_errors(study.reported, name)[:, best, at] for name in _BOTH)
+    strength, counts = study.reported["strength"].to_numpy(), study.reported["count"].to_numpy()
+    scanned = strength[there[counts[there] == counts[best]]]
     edge = len(scanned) > 1 and strength[best] in (scanned.min(), scanned.max())
     columns = {
         "error_first": (first, "test error of task 1, ε₁"),
@@ -207,7 +121,7 @@ def at_best(
         {k: ("training", v, {"long_name": text, "units": "1"}) for k, (v, text) in columns.items()},
         attrs={
             "title": f"{method}, at the setting that is best for the pilots", "penalty": method,
-            "strength": float(strength[best]), "count": own, "stop": at, "at_edge": int(edge),
+            "strength": float(strength[best]), "count": int(counts[best]), "stop": at, "at_edge": int(edge),
             "pilot": float(pilots.min()),
             "least": float(_totals(study.reported, there, stops).mean(0).min()),
         },
@@ -217,45 +131,79 @@ def at_best(
 def summary(
     study: Study, *, count: int | None = None, checkpoint: int | None = -1, confidence: float = 0.95
 ) -> xr.Dataset:
-    """Every penalty at its best: means and Student's intervals over the reported trainings.
+    """Every penalty at its best: means and Student's intervals over the reported trainings, over ``penalty``.
 
-    Parameters
-    ----------
-    study : Study
-    count : int, optional
-        Hold all penalties to this N_c; those that were not scanned there are left out.
-    checkpoint : int or None
-        As in :func:`at_best`.
-    confidence : float
-
-    Returns
-    -------
-    Dataset, dim penalty
-        ``error_first``, ``error_second``, ``total``, each with ``_low`` and ``_high``; ``strength``,
-        ``count``, ``stop``, ``at_edge`` and ``least`` as in :func:`at_best`.
+    ``count`` holds all penalties to this N_c and leaves out those without it; ``checkpoint`` as in
+    :func:`at_best`. ``error_first``, ``error_second`` and ``total`` have ``_low`` and ``_high`` beside them.
     """
-    names, rows = [], []
+    rows: dict[str, dict[str, float]] = {}
     for method in study.methods:
-        if not study.has(method, count):
-            continue
-        best = at_best(study, method, count=count, checkpoint=checkpoint)
-        row: dict[str, float] = {}
-        for name in ("error_first", "error_second", "total"):
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = interval(best[name].to_numpy(), confidence)
-        names.append(method)
-        rows.append(row | {k: best.attrs[k] for k in ("strength", "count", "stop", "at_edge", "least")})
-    return xr.Dataset(
-        {k: ("penalty", np.array([row[k] for row in rows]), {"long_name": k, "units": "1"}) for k in rows[0]},
-        {"penalty": names},
-        attrs=dict(study.reported.attrs) | {"confidence": confidence},
+        if study.has(method, count):
+            best = at_best(study, method, count=count, checkpoint=checkpoint)
+            chosen = {k: best.attrs[k] for k in ("strength", "count", "stop", "at_edge", "least")}
+            rows[method] = _with_ends(best, (*_BOTH, "total"), confidence) | chosen
+    return _table(
+        rows.values(), "penalty", {"penalty": list(rows)}, study.reported.attrs | {"confidence": confidence}
     )
+
+
+def front(
+    study: Study, method: str, *, count: int | None = None, checkpoint: int = -1, confidence: float = 0.95
+) -> xr.Dataset:
+    """(ε₁, ε₂) of the settings that no other setting of a penalty beats in both, by ε₁ (PNAS Fig. 4 E).
+
+    The pilots say which settings these are. Over ``setting``: means over the reported trainings with
+    intervals, ``strength`` λ and ``count`` N_c.
+    """
+    there = study.settings(method, count)
+    e1, e2 = (_errors(study.pilots, name)[:, there, checkpoint].mean(0) for name in _BOTH)
+    beaten = [(((e1 <= a) & (e2 <= b)) & ((e1 < a) | (e2 < b))).any() for a, b in zip(e1, e2, strict=True)]
+    reported = study.reported.isel(constraint=there[~np.array(beaten)], checkpoint=checkpoint)
+    order = np.argsort(reported["error_first"].mean("training").to_numpy(), kind="stable")
+    rows = [
+        _with_ends(one, _BOTH, confidence) | {k: one[k].item() for k in ("strength", "count")}
+        for one in (reported.isel(constraint=k) for k in order)
+    ]
+    return _table(
+        rows, "setting", {}, {"title": f"front of {method}", "penalty": method, "confidence": confidence}
+    )
+
+
+def over_counts(
+    study: Study, method: str, *, checkpoint: int | None = -1, confidence: float = 0.95
+) -> xr.Dataset:
+    """ε₁ + ε₂ over N_c, each at its best λ (PNAS Fig. 4 F), with ``strength`` and ``at_edge``.
+
+    Where N_c = 0 stood for all, ``count`` holds the number of all. ``checkpoint`` as in :func:`at_best`.
+    """
+    scanned = {int(c) for c in study.reported["count"].to_numpy()[study.settings(method)]}
+    counts = sorted(scanned, key=lambda c: c or np.inf)
+    rows = []
+    for count in counts:
+        best = at_best(study, method, count=count, checkpoint=checkpoint)
+        chosen = {k: best.attrs[k] for k in ("strength", "at_edge")}
+        rows.append(_with_ends(best, ("total",), confidence) | chosen)
+    every = [c or study.everything(method) for c in counts]
+    return _table(
+        rows, "count", {"count": ("count", every, {"long_name": "constraints N_c", "units": "1"})},
+        {"title": f"{method} over N_c", "penalty": method, "confidence": confidence},
+    )  # fmt: skip
+
+
+def over_steps(study: Study, *, confidence: float = 0.95) -> xr.Dataset:
+    """ε₁ + ε₂ over ``checkpoint``, the length of task 2, each penalty at its best for that length."""
+    last = study.reported.sizes["checkpoint"]
+    parts = [summary(study, checkpoint=k, confidence=confidence) for k in range(last)]
+    names = ["total", "total_low", "total_high", "strength", "count"]
+    both = xr.concat([part[names] for part in parts], "checkpoint", combine_attrs="override")
+    return both.transpose("penalty", "checkpoint").assign_coords(step=study.reported["step"])
 
 
 @dataclass(frozen=True)
 class Gap:
     """Mean of paired differences, Student's interval, and how often they are below 0."""
 
-    mean: float
+    value: float
     low: float
     high: float
     below: int
@@ -268,79 +216,61 @@ class Gap:
 
     @property
     def sign_test(self) -> float:
-        """p of the two-sided sign test, which no training far out moves; of 5 trainings at least 0.06."""
+        """p of the two-sided sign test, robust to one outlying training; with 5 trainings at least 0.06."""
         return float(stats.binomtest(self.below, self.trainings).pvalue)
 
 
 def difference(
-    study: Study,
-    one: Method,
-    other: Method,
-    *,
-    count: int | None = None,
-    checkpoint: int | None = -1,
+    study: Study, one: str, other: str, *, count: int | None = None, checkpoint: int | None = -1,
     confidence: float = 0.95,
-) -> Gap:
-    """ε₁ + ε₂ of one penalty less that of another, both at their best, paired by training.
-
-    Parameters
-    ----------
-    study : Study
-    one, other : str
-    count, checkpoint, confidence
-        As in :func:`summary`.
-
-    Returns
-    -------
-    Gap
-        Below 0 ``one`` forgets less.
-    """
+) -> Gap:  # fmt: skip
+    """ε₁ + ε₂ of ``one`` less that of ``other``, as in :func:`at_best`; below 0 ``one`` forgets less."""
     totals = [at_best(study, m, count=count, checkpoint=checkpoint)["total"] for m in (one, other)]
     return gap(totals[0], totals[1], confidence=confidence)
 
 
 def gap(one: xr.DataArray, other: xr.DataArray, *, confidence: float = 0.95) -> Gap:
-    """Paired differences of two arrays over the same trainings.
-
-    Parameters
-    ----------
-    one, other : DataArray, dim training
-    confidence : float
-
-    Returns
-    -------
-    Gap
-        Of ``one`` less ``other``.
-    """
+    """``one`` less ``other``, paired by training."""
     values = one.to_numpy() - other.to_numpy()
     return Gap(*interval(values, confidence), below=int((values < 0).sum()), trainings=len(values))
 
 
 def interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and the ends of Student's interval.
-
-    Parameters
-    ----------
-    values : array_like, shape (n,)
-        Independent, at least 2.
-    confidence : float
-
-    Returns
-    -------
-    tuple of float
-        Mean, low, high.
-    """
+    """Mean of independent numbers, at least two, and the ends of Student's interval."""
     numbers = np.asarray(values, float)
     half = student_factor(len(numbers), confidence) * float(numbers.std(ddof=1))
     mean = float(numbers.mean())
     return mean, mean - half, mean + half
 
 
+def with_ends(values: Mapping[str, Sequence[float] | np.ndarray], confidence: float) -> dict[str, float]:
+    """Mean of each set of numbers under its name, and the ends of its interval as ``_low`` and ``_high``."""
+    found: dict[str, float] = {}
+    for name, numbers in values.items():
+        found[name], found[f"{name}_low"], found[f"{name}_high"] = interval(numbers, confidence)
+    return found
+
+
+def _with_ends(result: xr.Dataset, names: Sequence[str], confidence: float) -> dict[str, float]:
+    return with_ends({name: result[name].to_numpy() for name in names}, confidence)
+
+
+def _table(rows, dim: str, coords: dict, attrs: dict) -> xr.Dataset:
+    """Rows of numbers as variables along one dimension."""
+    rows = list(rows)
+    return xr.Dataset(
+        {k: (dim, np.array([row[k] for row in rows]), {"long_name": k, "units": "1"}) for k in rows[0]},
+        coords,
+        attrs=dict(attrs),
+    )
+
+
+def _errors(result: xr.Dataset, name: str) -> np.ndarray:
+    return result[name].transpose("training", "constraint", "checkpoint").to_numpy()
+
+
 def _totals(result: xr.Dataset, there: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """ε₁ + ε₂, shape (training, settings × stops)."""
     grid = np.ix_(np.arange(result.sizes["training"]), there, stops)
-    both = [
-        result[name].transpose("training", "constraint", "checkpoint").to_numpy()[grid]
-        for name in ("error_first", "error_second")
-    ]
-    return (both[0] + both[1]).reshape(len(both[0]), -1)
+    first, second = (_errors(result, name)[grid] for name in _BOTH)
+    return (first + second).reshape(len(first), -1)

@@ -2,9 +2,9 @@
 
 The protocol of PNAS, Methods: a net is trained on all classes; its first and last layers stay fixed, the
 hidden layer is drawn anew (``layer=1``), trained on the classes of task 1, watched over a window for its
-principal directions, and then trained on the classes of task 2 with a penalty. With ``layer=None`` all layers
-start from random weights and all take part. The net has one output for each class of the data set in both
-tasks, and an error is a largest output that is not the label.
+principal directions, and then trained on the classes of task 2 with a penalty. With ``layer=None`` all
+layers start from random weights and all take part. The net has one output for each class of the data set in
+both tasks, and an error is a largest output that is not the label.
 
 References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Eq. 14 and Fig. 4; elastic weight constraints:
 Kirkpatrick et al., PNAS 114, 3521 (2017).
@@ -24,11 +24,11 @@ import xarray as xr
 
 import fpsolve
 from nets.data import datasets
-from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep
 from nets.training.batches import seed_text
+from nets.training.threads import torch_threads
+from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep
 from notebooks.studies.forgetting.solution import FirstTask, first_task
 from notebooks.studies.forgetting.tasks import Tasks, descend, errors, views
-from nets.training.threads import torch_threads
 
 #: Errors are measured before training, at its end and at so many steps between, at equal ratios.
 CHECKPOINTS = 12
@@ -61,9 +61,9 @@ def second_task(
     -------
     Dataset, dims constraint, checkpoint, mode
         ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
-        (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before`` of
-        task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count`` (constraint)
-        and ``step`` (checkpoint).
+        (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before``
+        of task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count``
+        (constraint) and ``step`` (checkpoint).
 
     Raises
     ------
@@ -140,8 +140,8 @@ def scan(
     Returns
     -------
     Dataset
-        As :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the only
-        numbers that the seed does not determine.
+        As :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the
+        only numbers that the seed does not determine.
 
     Raises
     ------

@@ -107,7 +107,7 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
     Parameters
     ----------
     results : mapping of str to Dataset
-        Penalty → result of :func:`notebooks.studies.forgetting.curves.front`.
+        Penalty → result of :func:`notebooks.studies.forgetting.choice.front`.
     ax : Axes, optional
     floor : float
         Errors and interval ends below are drawn there, since the axes are logarithmic.
@@ -154,7 +154,7 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     Parameters
     ----------
     results : mapping of str to Dataset
-        Penalty → result of :func:`notebooks.studies.forgetting.curves.over_counts`.
+        Penalty → result of :func:`notebooks.studies.forgetting.choice.over_counts`.
     ax : Axes, optional
 
     Returns
@@ -184,7 +184,7 @@ def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result : Dataset
-        From :func:`notebooks.studies.forgetting.curves.over_steps`.
+        From :func:`notebooks.studies.forgetting.choice.over_steps`.
     ax : Axes, optional
 
     Returns

@@ -12,20 +12,17 @@ import torch
 import xarray as xr
 from torch import nn
 
-from nets.measure import batched_loss
-from nets.measure import loss_widths
-from nets.measure import components as principal_components
-from nets.training import train
 from nets.data.datasets import Data
+from nets.measure import batched_loss, loss_widths
+from nets.measure import components as principal_components
 from nets.measure.layer_loss import LayerLoss, residuals
 from nets.models import checked_layer, fully_connected, weight_layers
-from notebooks.studies.forgetting.penalties import Constraint, Method, Penalty
+from nets.training import train
 from nets.training.batches import seed_text
-from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, errors, rows_of, views
 from nets.training.threads import torch_threads
+from notebooks.studies.forgetting.penalties import Constraint, Penalty
+from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, errors, rows_of, views
 
-#: However F is found, it has the same geometric mean over so many of the first directions.
-SCALE_MODES = 200
 #: Largest number of weights for which directions without motion are added, up to all.
 COMPLETED = 5000
 
@@ -75,53 +72,13 @@ class FirstTask:
         return torch.cat([p.detach().flatten() for p in self.learning])
 
     def penalty(self, constraint: Constraint) -> Penalty | None:
-        """The penalty of a constraint, at this solution.
-
-        Parameters
-        ----------
-        constraint : Constraint
-
-        Returns
-        -------
-        Penalty or None
-            None for "none".
-        """
-        method, strength, count = constraint.method, constraint.strength, constraint.count
-        if method == "none" or strength == 0:
-            return None
-        if method == "L2":
-            return Penalty(strength, torch.ones(len(self.weights)))
-        there = len(self.weights if method.startswith("EWC") else self.directions)
-        if count > there:
-            raise ValueError(f"count={count} of {method!r} is more than the {there} there are")
-        if method.startswith("EWC"):
-            diagonal = self.fisher_empirical if method == "EWC empirical" else self.fisher_true
-            if method == "EWC floored":
-                diagonal = diagonal.clamp(min=float(diagonal.median()))
-            kept = torch.zeros_like(diagonal)
-            top = torch.topk(diagonal, count or len(diagonal)).indices
-            kept[top] = diagonal[top]
-            return Penalty(strength, kept / 2)
-        count = count or there
-        return Penalty(strength, self._flatness(method)[:count] ** -2.0, self.directions[:count])
+        """The penalty of a constraint at this solution; None for "none"."""
+        return constraint.penalty(self)
 
     @cached_property
     def directions(self) -> torch.Tensor:
         """p_i, shape (n, N), float32: one tensor for all penalties, so that they are applied together."""
         return torch.from_numpy(self.modes["direction"].to_numpy().astype(np.float32))
-
-    def _flatness(self, method: Method) -> torch.Tensor:
-        """F_i as the method has it; infinite where the loss never rises to e L₀."""
-        width = torch.from_numpy(self.modes["width"].to_numpy())
-        if method == "LDC":
-            return width
-        if method == "LDC capped":
-            return width.clamp(max=float(width.median()))
-        sigma = torch.from_numpy(self.modes["variance"].to_numpy()).sqrt()
-        psi = {"LDC psi 3": 3.0, "LDC psi 4": 4.0, "LDC psi 5": 5.0}.get(method)
-        shape = torch.ones_like(sigma) if psi is None else sigma ** (-2 / psi)
-        scaled = (torch.arange(len(width)) < SCALE_MODES) & width.isfinite()
-        return shape * torch.exp((width.log() - shape.log())[scaled].mean())
 
 
 def first_task(

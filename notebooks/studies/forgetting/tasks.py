@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.data.datasets import Data
-from nets.training.networks import DenseNetwork, dense_biases
 from fpsolve.progress import shown
+from nets.data.datasets import Data
 from nets.training.batches import minibatches
+from nets.training.networks import DenseNetwork, dense_biases
 
 #: Rows worked on together where all samples are gone through.
 BLOCK = 500

@@ -68,6 +68,7 @@ def test_empty_fields_and_empty_tables_are_refused():
         (Below(), (1.0, 0.1, 2.0), "does not hold"),
         (Below(), (-1.0, -2.0, 0.1), "not decided"),
         (Below(3.0), (1.0, 0.1, 2.0), "holds"),
+        (Below(3.0, refuted=0.0), (1.0, 0.1, 2.0), "does not hold"),
         (Between(1.5, 2.5), (2.0, 1.0, 3.0), "holds"),
         (Between(1.5, 2.5), (3.0, 2.4, 3.6), "holds in part"),
         (Between(1.5, 2.5), (3.0, 2.6, 3.4), "does not hold"),

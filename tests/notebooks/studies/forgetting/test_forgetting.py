@@ -9,10 +9,9 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 from notebooks.studies.forgetting import continual
 from nets.data import datasets
 from notebooks.studies.forgetting import choice
-from notebooks.studies.forgetting import curves
 from notebooks.studies.forgetting import plot
 from notebooks.studies.forgetting.choice import Study
-from notebooks.studies.forgetting.claims import _compared, _word, bound, comparisons, verdicts
+from notebooks.studies.forgetting.claims import Less, Pair, bound, comparisons, compared, verdicts
 from notebooks.studies.forgetting.penalties import METHODS, constraint_grid
 from notebooks.studies.forgetting.solution import first_task
 from notebooks.studies.forgetting.tasks import Tasks
@@ -43,9 +42,9 @@ def test_each_penalty_is_taken_at_its_best_and_says_when_that_lies_at_the_edge()
     assert best["total"].to_numpy() == pytest.approx([0.2, 0.2])
     assert best["strength"].to_numpy().tolist() == [1.0, 2.0]
     assert best["at_edge"].to_numpy().tolist() == [0, 1]
-    front = curves.front(study, "LDC")
+    front = choice.front(study, "LDC")
     assert front["strength"].to_numpy().tolist() == [2.0]
-    assert curves.front(study, "L2").sizes["setting"] == 3
+    assert choice.front(study, "L2").sizes["setting"] == 3
 
 
 def test_pilots_choose_and_the_other_trainings_are_reported():
@@ -83,7 +82,7 @@ def test_choosing_among_many_equal_settings_does_not_make_a_penalty_look_better(
         )
         gaps.append(choice.difference(study, "LDC", "L2"))
         naive.append(choice.at_best(study, "LDC").attrs["least"])
-    mean = np.array([g.mean for g in gaps])
+    mean = np.array([g.value for g in gaps])
     error = mean.std(ddof=1) / np.sqrt(repeats)
     assert abs(mean.mean()) < 4 * error
     covered = np.mean([g.low <= 0 <= g.high for g in gaps])
@@ -133,7 +132,7 @@ def test_verdicts_say_what_the_intervals_say():
     def row(ldc, l2, noise=0.001):
         errors = [(ldc, 0.0), (l2, 0.0)]
         study = _made_up(errors, [("LDC", 1.0, 0), ("L2", 1.0, 0)], noise=noise)
-        return _compared("claim", study, "LDC", "L2")
+        return compared(Pair("claim", "L2"), study)
 
     assert row(0.1, 0.2).verdict == "holds: less in 3 of 3 trainings"
     assert row(0.2, 0.1).verdict.startswith("does not hold: the other forgets less; this one in 0 of 3")
@@ -144,8 +143,11 @@ def test_where_one_training_lies_far_out_the_sign_test_decides():
     far, none = (xr.DataArray(v, dims="training") for v in ([-0.01] * 7 + [-3.0], [0.0] * 8))
     found = choice.gap(far, none)
     assert not found.decided and found.sign_test == pytest.approx(2 / 2**8)
-    assert _word(found).startswith("holds in part: less in 8 of 8 trainings (sign test p = 0.0078)")
-    assert _word(choice.gap(none, far)).startswith("does not hold: less in 0 of 8 trainings only")
+    assert Less(found).outcome(found) == "holds in part"
+    assert Less(found).why().startswith("less in 8 of 8 trainings (sign test p = 0.0078)")
+    found = choice.gap(none, far)
+    assert Less(found).outcome(found) == "does not hold"
+    assert Less(found).why().startswith("less in 0 of 8 trainings only")
 
 
 def test_figures_come_from_a_scan(scanned):
@@ -157,11 +159,11 @@ def test_figures_come_from_a_scan(scanned):
     figure, axes = plt.subplots(1, 6)
     plot.learning_curves(scanned.reported, 0, ax=axes[0])
     plot.displacements(scanned.reported, scanned.position("LDC", 10.0, 200), ax=axes[1])
-    fronts = {m: curves.front(scanned, m) for m in ("LDC", "L2")}
+    fronts = {m: choice.front(scanned, m) for m in ("LDC", "L2")}
     plot.fronts(fronts, ax=axes[2])
-    plot.counts({"LDC": curves.over_counts(scanned, "LDC")}, ax=axes[3])
+    plot.counts({"LDC": choice.over_counts(scanned, "LDC")}, ax=axes[3])
     each = {"LDC": choice.at_best(scanned, "LDC")["total"].to_numpy()}
     plot.at_their_best(choice.summary(scanned), each=each, ax=axes[4])
-    plot.over_steps(curves.over_steps(scanned), ax=axes[5])
+    plot.over_steps(choice.over_steps(scanned), ax=axes[5])
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (*axes[:4], axes[5]))
     plt.close(figure)
