@@ -1,11 +1,19 @@
-"""Rows of a comparison: every number with its error and its distance to the reference."""
+"""Tables: rows of a comparison with their errors and distances to the reference; numbers with intervals."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fpsolve.results import with_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Table:
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        with_interval = any(math.isfinite(row.high) for row in self.rows)
-        error = "interval" if with_interval else "error"
+        intervals = any(math.isfinite(row.high) for row in self.rows)
+        error = "interval" if intervals else "error"
         head = ("quantity", "method", "value", error, "deviation", "sigmas", f"{error} is")
         lines = [head]
         previous = ""
@@ -50,7 +58,7 @@ class Table:
             )
             shown = "" if row.quantity == previous else row.quantity
             previous = row.quantity
-            if with_interval:
+            if intervals:
                 error = f"[{row.low:.5g}, {row.high:.5g}]" if math.isfinite(row.low) else ""
             else:
                 error = f"{row.error:.1e}"
@@ -104,3 +112,24 @@ class Table:
                 return row
         known = sorted({(row.quantity, row.method) for row in self.rows})
         raise KeyError(f"no {quantity!r} by {method!r}; there are {known}")
+
+
+def interval_table(
+    summary: xr.Dataset, columns: Mapping[str, str], *, over: str = "epoch", digits: int = 2
+) -> pd.DataFrame:
+    """Numbers with intervals along the one dimension of a summary, a row for each place.
+
+    ``columns`` gives the heading of each variable. A variable without ``_low`` and ``_high`` is shown alone.
+    """
+    import pandas as pd
+
+    rows = {}
+    for place in summary[over].to_numpy():
+        here = summary.sel({over: place})
+        rows[place] = {
+            heading: with_interval(here, name, digits=digits)
+            if f"{name}_low" in here
+            else f"{float(here[name]):.{digits}g}"
+            for name, heading in columns.items()
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(over)

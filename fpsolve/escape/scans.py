@@ -18,6 +18,7 @@ from scipy import stats
 import fpsolve
 from fpsolve.escape.rates import escape_rate
 from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski_tang_setting
+from fpsolve.statistics import poisson_line
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
 
@@ -266,7 +267,8 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
     if (n > 0).sum() < 2:
         raise ValueError(f"{int((n > 0).sum())} values saw an escape; a slope needs two. Raise max_steps")
     known = scan["prefactor"].to_numpy() if prefactor else np.zeros_like(u)
-    (intercept, slope), covariance, expected = _poisson_line(u, n, S * np.exp(-known))
+    line, covariance, expected = poisson_line(u, n, S * np.exp(-known))
+    intercept, slope = -line
     z = float(stats.norm.isf((1 - confidence) / 2))
     error = z * math.sqrt(covariance[1, 1])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -301,26 +303,6 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
             "prefactor": "that of the theorem" if prefactor else "none",
         },
     )
-
-
-def _poisson_line(u: np.ndarray, n: np.ndarray, S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(intercept, slope), their covariance, and expected counts S e^{−(intercept + slope u)}."""
-    centre, width = u.mean(), max(float(np.ptp(u)), 1e-300)
-    X = np.stack([np.ones_like(u), (u - centre) / width], axis=1)
-    seen = n > 0
-    beta = np.linalg.lstsq(
-        X[seen] * np.sqrt(n[seen])[:, None], np.log(S[seen] / n[seen]) * np.sqrt(n[seen]), rcond=None
-    )[0]
-    for _ in range(100):
-        expected = S * np.exp(-X @ beta)
-        step = np.linalg.solve(X.T @ (X * expected[:, None]), X.T @ (expected - n))
-        beta = beta + step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        if np.abs(step).max() < 1e-12:
-            break
-    expected = S * np.exp(-X @ beta)
-    back = np.array([[1.0, -centre / width], [0.0, 1.0 / width]])
-    covariance = back @ np.linalg.inv(X.T @ (X * expected[:, None])) @ back.T
-    return back @ beta, covariance, expected
 
 
 def _pearson(u: np.ndarray, y: np.ndarray) -> float:

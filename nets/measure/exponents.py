@@ -14,18 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike
 
-from fpsolve.intervals import student_factor
-from fpsolve.symbols.counter_rng import Seed, random_key
+from fpsolve.statistics import mean_interval, power_law
+from fpsolve.symbols.counter_rng import Seed
 
 #: Modes of the fits: the drift mode is left out, and so is the tail of the spectrum (PNAS Fig. 1A, 2D).
 FIT = (2, 200)
 RANK_FIT = (20, 200)
-RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-__all__ = ["Exponent", "over_seeds", "power_law", "rank_exponent", "table", "variance_flatness"]
+__all__ = ["Exponent", "over_seeds", "rank_exponent", "table", "variance_flatness"]
 
 
 @dataclass(frozen=True)
@@ -75,66 +73,6 @@ class Exponent:
     def excludes(self, value: float) -> bool:
         """Whether the interval leaves a value out."""
         return not self.low <= value <= self.high
-
-
-def power_law(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    rng: Seed = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float, float, float]:
-    """Exponent a of y ∝ x^{−a}, its 95 % interval, and Pearson's correlation of the logarithms.
-
-    The interval is a basic percentile one over resampled *blocks* of n^{1/3} neighbouring points: residuals
-    of neighbouring modes are alike, and points drawn one by one would make it too narrow.
-
-    Parameters
-    ----------
-    x, y : array_like, shape (n,)
-        Positive and finite, in the order of the modes.
-    rng : int, SeedSequence, Generator or str
-    resamples : int
-
-    Returns
-    -------
-    value, low, high, correlation : float
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 5 points, or one is not positive and finite.
-    """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"x and y must be two lists of one length, got shapes {x.shape} and {y.shape}")
-    if len(x) < 5:
-        raise ValueError(f"{len(x)} points are too few for an exponent; give at least 5")
-    for name, values in (("x", x), ("y", y)):
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ValueError(f"{name} must be positive and finite to have a logarithm")
-    u, v = np.log(x), np.log(y)
-    value = -_slope(u, v)
-    if not np.isfinite(value):
-        raise ValueError("all x are equal: they define no exponent")
-    n = len(u)
-    block = max(1, round(n ** (1 / 3)))
-    generator = np.random.default_rng(random_key(rng))
-    starts = generator.integers(n, size=(resamples, -(-n // block)))
-    index = ((starts[..., None] + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
-    slopes = -_slope(u[index], v[index])
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(slopes, [tail, 1 - tail])
-    spread = np.std(u) * np.std(v)
-    correlation = float(np.mean((u - u.mean()) * (v - v.mean())) / spread) if spread > 0 else 0.0
-    return float(value), float(low), float(high), correlation
-
-
-def _slope(u: np.ndarray, v: np.ndarray):
-    """Least-squares slope along the last axis; NaN where all u are equal."""
-    du = u - u.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (du * v).sum(-1) / (du * du).sum(-1)
 
 
 def rank_exponent(modes: xr.Dataset, *, fit: tuple[int, int] = RANK_FIT, rng: Seed = 0) -> Exponent:
@@ -225,14 +163,16 @@ def _fitted(
             f"{name}: modes {fit[0]} to {fit[1]} hold {int(usable.sum())} usable points "
             f"({left_out} are open-ended or not positive); an exponent needs at least 5"
         )
-    value, low, high, r = power_law(x.to_numpy()[usable], y.to_numpy()[usable], rng=rng)
+    law = power_law(
+        x.to_numpy()[usable], y.to_numpy()[usable], resample="blocks", confidence=CONFIDENCE, rng=rng
+    )
     return Exponent(
         name,
-        value,
-        low,
-        high,
+        -law.exponent,
+        -law.high,
+        -law.low,
         interval="blocks of modes",
-        correlation=r,
+        correlation=law.correlation,
         points=int(usable.sum()),
         left_out=left_out,
         first=int(x["mode"][0]),
@@ -278,14 +218,12 @@ def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
         raise ValueError(f"{len(items)} seed(s) show no scatter; give at least two")
     if len({(e.name, e.basis, e.sampler) for e in items}) > 1:
         raise ValueError("exponents over seeds must be of one quantity, basis and sampler")
-    values = np.array([e.value for e in items])
-    half = student_factor(len(values), CONFIDENCE) * values.std(ddof=1)
-    mean = float(values.mean())
+    mean, low, high = map(float, mean_interval([e.value for e in items], confidence=CONFIDENCE))
     return replace(
         items[0],
         value=mean,
-        low=mean - float(half),
-        high=mean + float(half),
+        low=low,
+        high=high,
         interval="seeds",
         correlation=float(np.mean([e.correlation for e in items])),
         points=min(e.points for e in items),

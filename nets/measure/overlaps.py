@@ -20,7 +20,7 @@ from scipy import linalg, stats
 from torch import nn
 from torch.nn import functional
 
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from nets.measure.curvature import hessian
 from nets.measure.layer_loss import MEMORY, LayerLoss
 from nets.measure.moments import gradient_moments, logit_moment

@@ -1,113 +1,87 @@
-"""Exponents: exact slopes, coverage of the intervals, the identity that is none, seeds, refusals."""
-
-import dataclasses
+"""Estimates: Student's intervals on three scales, pairs, power laws, Poisson lines, bootstraps."""
 
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
 
-from nets.measure import exponents
-
-
-def _sets(noise=0.0, seed=0, count=120, psi_D=2.0, psi_tau=1.5):
-    rng = np.random.default_rng(seed)
-    F = np.geomspace(0.4, 4.0, count) * np.exp(0.1 * rng.normal(size=count))
-    D = 1e-9 * F**-psi_D * np.exp(noise * rng.normal(size=count))
-    tau = 100 * F**-psi_tau * np.exp(noise * rng.normal(size=count))
-    mode = {"mode": np.arange(1, count + 1)}
-    attrs = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": 50, "sampling": "without_replacement"}
-    motion = xr.Dataset(
-        {"variance": ("mode", D * tau), "velocity_variance": ("mode", D), "correlation_time": ("mode", tau)},
-        mode, attrs | {"basis": "principal components of the same window"},
-    )  # fmt: skip
-    return motion, xr.Dataset({"width": ("mode", F)}, mode, {"loss": 1e-4})
+from fpsolve.statistics import (
+    Estimate,
+    bootstrap,
+    mean_interval,
+    over_trainings,
+    paired,
+    poisson_line,
+    power_law,
+    student_factor,
+)
 
 
-def test_exact_power_laws_give_their_exponents_and_everything_needed_to_judge_them():
-    motion, widths = _sets()
-    found = exponents.variance_flatness(motion, widths, fit=(2, 100))
-    assert [round(found[k].value, 9) for k in ("psi", "psi_D", "psi_tau")] == [3.5, 2.0, 1.5]
-    psi = found["psi"]
-    assert (psi.points, psi.first, psi.last, psi.left_out, psi.loss) == (99, 2, 100, 0, 1e-4)
-    assert psi.correlation == pytest.approx(-1) and "same window" in psi.basis
-    assert psi.sampler == "sgd, alpha=0.1, B=50, without replacement"
-    assert psi.low == pytest.approx(3.5) and psi.high == pytest.approx(3.5)
-    assert "psi" in exponents.table([psi]) and str(psi) == "psi = 3.50 [3.50, 3.50]"
+def test_means_of_trainings_have_students_interval():
+    values = np.random.default_rng(0).normal(1.0, 0.1, size=(5, 3))
+    mean, low, high = mean_interval(values)
+    exact = stats.t.interval(0.95, 4, values.mean(0), stats.sem(values, 0))
+    assert low == pytest.approx(exact[0]) and high == pytest.approx(exact[1]) and mean.shape == (3,)
+    assert student_factor(5) == pytest.approx(2.776445 / 5**0.5)
+    found = over_trainings([xr.Dataset({"a": ("x", v)}) for v in values])
+    assert found.a_low.to_numpy() == pytest.approx(low) and found.attrs["trainings"] == 5
+    whole = xr.Dataset({"a": (("training", "x"), values)})
+    assert over_trainings(whole).equals(found)
+    logs = over_trainings(whole, geometric=["a"])
+    for name, end in zip(("a", "a_low", "a_high"), mean_interval(values, scale="log"), strict=True):
+        assert logs[name].to_numpy() == pytest.approx(end)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_interval([1.0])
+    with pytest.raises(ValueError, match="positive"):
+        mean_interval([1.0, -1.0], scale="log")
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_units_of_either_quantity_do_not_change_an_exponent(a, b):
-    motion, widths = _sets(noise=0.3)
-    x, y = widths.width.to_numpy(), motion.variance.to_numpy()
-    assert exponents.power_law(a * x, b * y, resamples=10)[0] == pytest.approx(
-        exponents.power_law(x, y, resamples=10)[0]
-    )
+def test_pairs_are_compared_one_by_one():
+    start = np.array([1.0, 10.0, 100.0])
+    found = paired(1.1 * start, start, scale="log")
+    assert (found.value, found.low, found.high) == pytest.approx((1.1, 1.1, 1.1)) and found.side(
+        1.0
+    ) == "above"
+    assert paired(start + np.array([1.0, -1.0, 0.5]), start).side() == "neither"
+    assert str(Estimate(0.2123, 0.19, 0.2249)) == "0.21 [0.19, 0.22]"
+    with pytest.raises(ValueError, match="one length"):
+        paired([1.0, 2.0], [1.0])
 
 
-def test_the_sum_of_two_exponents_is_the_third_whatever_the_data():
-    motion, widths = _sets(noise=0.8)
-    found = exponents.variance_flatness(motion, widths, fit=(2, 100))
-    assert found["psi"].value == pytest.approx(found["psi_D"].value + found["psi_tau"].value, abs=1e-9)
-    # With a correlation time from elsewhere the sum says something, and here it fails.
-    other = exponents.variance_flatness(
-        motion, widths, fit=(2, 100), correlation_time=motion.correlation_time**2
-    )
-    assert abs(other["psi"].value - other["psi_D"].value - other["psi_tau"].value) > 1
-
-
-def test_intervals_hold_the_true_exponent_about_as_often_as_they_say_and_not_a_wrong_one():
-    inside = wrong = 0
-    for seed in range(60):
-        motion, widths = _sets(noise=0.4, seed=seed)
-        value = exponents.power_law(widths.width, motion.variance, resamples=400)
-        inside += value[1] <= 3.5 <= value[2]
-        wrong += value[1] <= 4.2 <= value[2]
-    assert inside >= 49  # 95 % of 60 less 4 standard deviations, and a few for the small blocks
-    assert wrong <= 5
-
-
-def test_open_ended_modes_are_left_out_and_counted():
-    motion, widths = _sets()
-    widths.width[5:9] = np.inf
-    psi = exponents.variance_flatness(motion, widths, fit=(2, 100))["psi"]
-    assert (psi.points, psi.left_out) == (95, 4) and psi.value == pytest.approx(3.5)
-
-
-def test_the_rank_exponent_of_a_power_law_spectrum_is_found_in_its_range():
-    i = np.arange(1.0, 301)
-    spectrum = np.where(i < 20, 20.0**-2.6, i**-2.6)
-    modes = xr.Dataset({"variance": ("mode", spectrum)}, {"mode": i.astype(int)})
-    assert exponents.rank_exponent(modes, fit=(20, 200)).value == pytest.approx(2.6)
-    assert exponents.rank_exponent(modes, fit=(2, 200)).value < 2.5
-
-
-def test_seeds_give_an_interval_of_their_own():
-    each = [exponents.variance_flatness(*_sets(noise=0.3, seed=s), fit=(2, 100))["psi"] for s in range(6)]
-    together = exponents.over_seeds(each)
-    values = np.array([e.value for e in each])
-    assert together.value == pytest.approx(values.mean()) and together.seeds == 6
-    half = 2.5706 * values.std(ddof=1) / np.sqrt(6)  # Student's t, 5 degrees of freedom
-    assert together.high - together.value == pytest.approx(half, rel=1e-4)
-    assert together.interval == "seeds" and not together.excludes(3.5) and together.excludes(4.5)
-    with pytest.raises(ValueError, match="at least two"):
-        exponents.over_seeds(each[:1])
-    with pytest.raises(ValueError, match="one quantity"):
-        exponents.over_seeds([each[0], dataclasses.replace(each[1], basis="another")])
-
-
-def test_what_defines_no_exponent_is_refused():
+@pytest.mark.parametrize("resample", ["scatter", "blocks"])
+def test_an_exponent_is_signed_as_the_slope(resample):
+    x = np.geomspace(1, 10, 20)
+    rising, falling = (power_law(x, 3 * x**p, resample=resample) for p in (2.0, -2.0))
+    for law, p in ((rising, 2.0), (falling, -2.0)):
+        assert (law.exponent, law.low, law.high, law.amplitude) == pytest.approx((p, p, p, 3.0))
+        assert law.correlation == pytest.approx(np.sign(p))
+    assert rising(2.0) == pytest.approx(12.0)
     with pytest.raises(ValueError, match="too few"):
-        exponents.power_law([1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="y must be positive"):
-        exponents.power_law(np.arange(1.0, 9), np.zeros(8))
-    with pytest.raises(ValueError, match="all x are equal"):
-        exponents.power_law(np.ones(8), np.arange(1.0, 9))
-    with pytest.raises(ValueError, match="fit="):
-        exponents.variance_flatness(*_sets(), fit=(100, 2))
-    motion, widths = _sets()
-    widths.width[:] = np.inf
-    with pytest.raises(ValueError, match="open-ended"):
-        exponents.variance_flatness(motion, widths)
+        power_law([1.0, 2.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="standard errors"):
+        power_law(x, x, stderr=0.1 * x, resample="blocks")
+
+
+def test_a_line_through_rates_is_the_likeliest_and_its_errors_are_those_of_counts():
+    rng, u = np.random.default_rng(1), np.linspace(0, 2, 6)
+    time = np.full(6, 5e3)
+    lines = []
+    for _ in range(200):
+        line, covariance, expected = poisson_line(
+            u, rng.poisson(time * np.exp(-3 - 1.5 * u)).astype(float), time
+        )
+        lines.append(line)
+    assert np.mean(lines, 0) == pytest.approx([-3, -1.5], abs=0.01)
+    assert np.std(lines, 0) == pytest.approx(np.sqrt(np.diag(covariance)), rel=0.2)
+    assert expected.shape == (6,)
+
+
+def test_a_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
+    values = np.random.default_rng(2).normal(size=400)
+    found = bootstrap(lambda x: x.mean(-1), values)
+    assert found.value == pytest.approx(values.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    alike = np.repeat(values[:40], 10)  # neighbours are equal: blocks see 40 numbers, not 400
+    single, blocks = (bootstrap(lambda x: x.mean(-1), alike, block=b) for b in (1, 40))
+    assert blocks.high - blocks.low > 2 * (single.high - single.low)
+    assert np.isnan(bootstrap(lambda x: x.mean(-1), values, resamples=0).low)

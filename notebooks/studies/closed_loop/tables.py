@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.table import Row, Table
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from notebooks.studies.closed_loop.budget import CORRECTIONS
 from notebooks.studies.closed_loop.loop import SGD
 from notebooks.studies.closed_loop.predictions import FLAT, METHODS

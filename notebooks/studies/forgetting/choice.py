@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from notebooks.studies.forgetting.penalties import METHODS
 
 _BOTH = ("error_first", "error_second")

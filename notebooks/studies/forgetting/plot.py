@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density.plot import CURVES
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from nets.measure.noise import (
 )
 from nets.measure.layer_loss import LayerLoss
 from nets.measure.laws import gaussian_noise, gaussianity, law_fits
-from fpsolve.interval_text import interval_table
+from fpsolve.table import interval_table
 
 if TYPE_CHECKING:
     import pandas as pd

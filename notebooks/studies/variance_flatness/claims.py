@@ -13,7 +13,7 @@ import xarray as xr
 
 from nets.measure import exponents
 from nets.measure.exponents import Exponent
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from notebooks.studies.variance_flatness.experiment import MOTION, NEXT, SAME, Config
 from theory.random_landscape import null_correlation_time
 

@@ -23,7 +23,7 @@ from nets.measure import loss_widths
 from nets.measure import components
 from nets.training import train
 from nets.data.datasets import Data
-from fpsolve.intervals import student_factor
+from fpsolve.statistics import student_factor
 from nets.training.run import Run
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.

@@ -40,7 +40,8 @@ from notebooks.studies.noise_and_curvature.noise import (
 from notebooks.studies.noise_and_curvature.plot import component_laws, with_intervals
 from nets.training.along import net_at, weights_along
 from fpsolve.sweeps.kept import kept
-from fpsolve.interval_text import interval_table, side_of_zero, with_interval
+from fpsolve.results import side_of_zero, with_interval
+from fpsolve.table import interval_table
 
 
 @pytest.fixture(scope="module")
