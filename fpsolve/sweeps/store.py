@@ -1,6 +1,6 @@
-"""What a sweep keeps on disk: a journal of finished points, and the finished Dataset.
+"""Everything kept on disk: one result and the question it answers; a sweep's points and its finished Dataset.
 
-The journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
+A sweep's journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
 which sweep it is; each other one holds a point, numbers as base64 of their bytes, so that none changes.
 Lines are appended in one write each. After a kill, at most the last line is incomplete, and is dropped.
 """
@@ -8,13 +8,14 @@ Lines are appended in one write each. After a kill, at most the last line is inc
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import IO
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 #: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
 _SYNC_SECONDS = 1.0
@@ -314,3 +316,84 @@ def _sync(path: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def kept(
+    store: str | Path | None, compute: Callable[[], xr.Dataset], *, asked: Mapping[str, object]
+) -> xr.Dataset:
+    """Cache a Dataset on disk: a second call with the same question returns the stored answer.
+
+    Parameters
+    ----------
+    store : path or None
+        ``….nc`` or ``….zarr``; written whole or not at all. None: compute, and keep nothing.
+    compute : callable
+        Takes nothing and gives the result.
+    asked : mapping
+        The question: everything that the result depends on, such as a :func:`digest` of weights and data,
+        layer, seed and settings. Stored as JSON in ``attrs["asked"]`` and compared as a whole.
+
+    Returns
+    -------
+    Dataset
+        In memory; ``attrs["cpu_seconds"]``: processor time of ``compute``, unless it says so itself.
+
+    Raises
+    ------
+    TypeError
+        If the question is not JSON.
+    ValueError
+        If the question is empty, or the store cannot be written, holds the answer to another question, or
+        says no question; before any work.
+    """
+    path, question = checked_store(store), _question(asked)
+    if path is not None and path.exists():
+        found = read_store(path)
+        _refuse_other_question(path, found.attrs.get("asked"), question)
+        return found
+    began = time.process_time()
+    result = compute()
+    result.attrs.setdefault("cpu_seconds", time.process_time() - began)
+    result.attrs["asked"] = question
+    if path is not None:
+        write_store(result, path)
+    return result
+
+
+def _question(asked: Mapping[str, object]) -> str:
+    """A question as JSON, keys in order; NumPy's numbers and arrays are plain ones."""
+    if not asked:
+        raise ValueError("asked={} says nothing of what the result depends on")
+
+    def plain(value: object) -> object:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        raise TypeError(f"asked holds {value!r}, which is not JSON; give text, numbers, lists or a digest")
+
+    return json.dumps(dict(asked), sort_keys=True, default=plain)
+
+
+def _refuse_other_question(path: Path, there: object, question: str) -> None:
+    """Raise unless a store answers exactly this question; the message names the first difference."""
+    advice = "choose another store, or delete that one"
+    if there is None:
+        raise ValueError(f"store={str(path)!r} does not say which question it answers; {advice}")
+    if there == question:
+        return
+    stored, wanted = json.loads(str(there)), json.loads(question)
+    for key in sorted(stored.keys() | wanted.keys()):
+        if key not in stored or key not in wanted:
+            where = "without" if key not in stored else "with"
+            raise ValueError(f"store={str(path)!r} was made {where} {key} in its question; {advice}")
+        if stored[key] != wanted[key]:
+            said = f"{key}={_short(stored[key])}, not {_short(wanted[key])}"
+            raise ValueError(f"store={str(path)!r} was made with {said}; {advice}")
+
+
+def digest(*arrays: ArrayLike) -> str:
+    """The sha256 of arrays' bytes, shapes and types, in hexadecimal: weights or data in a question."""
+    found = hashlib.sha256()
+    for values in map(np.asarray, arrays):
+        found.update(f"{values.dtype.str}{values.shape}".encode())
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()

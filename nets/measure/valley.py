@@ -30,7 +30,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 import fpsolve
 import theory
 from fpsolve.progress import shown
-from fpsolve.sweeps.kept import kept
+from fpsolve.sweeps.store import kept
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
 from nets.measure.layer_loss import LayerLoss

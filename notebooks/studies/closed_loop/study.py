@@ -25,7 +25,7 @@ from nets.measure.valley import (
 )  # fmt: skip
 from nets.models import fully_connected
 from nets.training.recipe import Precision
-from fpsolve.sweeps.kept import kept
+from fpsolve.sweeps.store import kept
 from notebooks.studies.closed_loop.loop import closed_loop
 from notebooks.studies.closed_loop.walks import walk
 

@@ -23,7 +23,7 @@ from nets.measure.valley import (
     weights_at,
 )
 from fpsolve.progress import shown
-from fpsolve.sweeps.kept import kept
+from fpsolve.sweeps.store import kept
 
 __all__ = ["walk"]
 

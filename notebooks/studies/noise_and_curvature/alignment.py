@@ -15,9 +15,10 @@ from torch import nn
 from nets.measure.overlaps import noise_alignment, over_seeds
 from nets.data.datasets import Data
 from nets.measure.layer_loss import residuals
+from nets.models import description, weights_digest
 from fpsolve.progress import shown
 from nets.training.along import net_at
-from fpsolve.sweeps.kept import kept
+from fpsolve.sweeps.store import kept
 
 #: Directions in ``size_ratio_top``, as in PRL's flatness.
 SHARPEST = 10
@@ -48,7 +49,8 @@ def alignment_along(
     layer : int, optional
         This layer's weights; default all.
     store : path, optional
-        Files ``f"{store}_{training}_{epoch}.nc"`` are kept; a run that is killed goes on from them.
+        Files ``f"{store}_{training}_{epoch}.nc"`` are kept; a run that is killed goes on from them. Each says
+        which weights, data and layer it was measured with.
     progress : bool
 
     Returns
@@ -60,8 +62,10 @@ def alignment_along(
     Raises
     ------
     ValueError
-        If there are too many weights for dense matrices.
+        If there are too many weights for dense matrices, or a file holds the answer for other weights, other
+        data or another layer.
     """
+    asked = {"what": "noise_alignment", "net": description(net), "data": data.digest, "layer": layer}
     places = [(k, int(e)) for k in range(weights.sizes["training"]) for e in weights["epoch"].to_numpy()]
     found = []
     for k, epoch in shown(places, unit="net", progress=progress, leave=True):
@@ -70,6 +74,7 @@ def alignment_along(
             kept(
                 None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc",
                 partial(noise_alignment, there, data.train_inputs, data.train_labels, layer=layer),
+                asked=asked | {"weights": weights_digest(there)},
             )
         )
     count = weights.sizes["epoch"]

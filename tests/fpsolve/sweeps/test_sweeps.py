@@ -2,6 +2,7 @@
 
 import filecmp
 import functools
+import json
 import os
 import pickle
 import shutil
@@ -18,6 +19,7 @@ import xarray as xr
 
 from fpsolve import open_sweep, sweep
 from fpsolve.sweeps.runner import SweepError
+from fpsolve.sweeps.store import digest, kept
 
 GRID = {"sigma": [0.3, 0.1, 0.2], "learning_rate": [0.01, 0.02]}
 
@@ -357,3 +359,48 @@ def test_a_result_is_read_back_from_netcdf_and_zarr_without_a_warning(tmp_path, 
         with reader(tmp_path / f"a.{suffix}") as read:
             assert read.load().identical(whole)
     assert not [w for w in recwarn if "onsolidated" in str(w.message)]
+
+
+def test_a_kept_result_is_computed_once_and_carries_its_time_and_question(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return xr.Dataset({"a": ((), 3.0)})
+
+    path, asked = tmp_path / "a.nc", {"seed": 1, "sizes": (3, 4), "rate": np.float64(0.1)}
+    first, second = (kept(path, compute, asked=asked) for _ in range(2))
+    assert len(calls) == 1 and float(second.a) == 3 and second.attrs == first.attrs
+    assert first.attrs["cpu_seconds"] >= 0 and [p.name for p in path.parent.iterdir()] == ["a.nc"]
+    assert json.loads(second.attrs["asked"]) == {"seed": 1, "sizes": [3, 4], "rate": 0.1}
+    kept(None, compute, asked=asked)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seed": 2, "net": "a"}, "made with seed=1, not 2"),
+        ({"seed": 1}, "made with net in its question"),
+        ({"seed": 1, "net": "a", "layer": None}, "made without layer in its question"),
+        ({}, "says nothing"),
+    ],
+)
+def test_a_store_of_another_question_is_refused_before_any_work(tmp_path, asked, message):
+    kept(tmp_path / "a.nc", lambda: xr.Dataset({"a": 3.0}), asked={"seed": 1, "net": "a"})
+    with pytest.raises(ValueError, match=message):
+        kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked=asked)
+
+
+def test_a_store_without_a_question_is_refused(tmp_path):
+    xr.Dataset({"a": 3.0}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="does not say which question"):
+        kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked={"seed": 1})
+    with pytest.raises(TypeError, match="not JSON"):
+        kept(None, lambda: pytest.fail("computed"), asked={"seed": object()})
+
+
+def test_a_digest_tells_arrays_apart_by_values_shape_and_type():
+    x = np.arange(6.0)
+    assert digest(x, x) == digest(x.copy(), x)
+    assert len({digest(x), digest(-x), digest(x.reshape(2, 3)), digest(x.astype("f4")), digest(x, x)}) == 5

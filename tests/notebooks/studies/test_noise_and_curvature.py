@@ -39,7 +39,6 @@ from notebooks.studies.noise_and_curvature.noise import (
 )
 from notebooks.studies.noise_and_curvature.plot import component_laws, with_intervals
 from nets.training.along import net_at, weights_along
-from fpsolve.sweeps.kept import kept
 from fpsolve.results import side_of_zero, with_interval
 from fpsolve.table import interval_table
 
@@ -57,21 +56,6 @@ def nets():
 @pytest.fixture(scope="module")
 def weights(few, nets):
     return weights_along(nets, few, epochs=(0, 2, 5), learning_rate=0.1, batch_size=50, rng=(0, 1))
-
-
-def test_a_kept_result_is_computed_once_and_carries_its_time(tmp_path):
-    calls = []
-
-    def compute():
-        calls.append(1)
-        return xr.Dataset({"a": ((), 3.0)})
-
-    path = tmp_path / "a.nc"
-    first, second = kept(path, compute), kept(path, compute)
-    assert len(calls) == 1 and float(second.a) == 3 and second.attrs == first.attrs
-    assert first.attrs["cpu_seconds"] >= 0 and [p.name for p in path.parent.iterdir()] == ["a.nc"]
-    kept(None, compute)
-    assert len(calls) == 2
 
 
 def test_weights_along_training_are_those_of_training_alone(few, nets, weights):
@@ -164,6 +148,21 @@ def test_alignment_along_training_is_that_of_each_net_and_is_kept(few, nets, wei
     assert table["size"][2] == with_interval(summary.sel(matrix="noise", epoch=2), "size_ratio")
     with pytest.raises(ValueError, match="select"):
         with_interval(summary, "size_ratio")
+
+
+def test_a_store_of_another_net_seed_layer_or_data_is_refused(few, nets, weights, tmp_path):
+    store = tmp_path / "alignment"
+    part = weights.isel(training=[0], epoch=[1])
+    alignment_along(nets[0], part, few, layer=1, store=store)
+    others = {
+        "weights": (weights.isel(training=[1], epoch=[1]), few, 1),
+        "layer": (part, few, 0),
+        "data": (part, few.subset(100), 1),
+    }
+    for key, (course, data, layer) in others.items():
+        with pytest.raises(ValueError, match=f"was made with {key}="):
+            alignment_along(nets[0], course, data, layer=layer, store=store)
+
 
 
 def test_slopes_over_a_range_find_the_power():
