@@ -1,27 +1,21 @@
 """The compiled step of an ensemble: source text for one process, in lanes of walkers.
 
-One file holds everything a kernel uses, the random-number generator included, so that numba's cache
-cannot go stale. Walkers advance in lanes of 32 (structure of arrays), in short loops over the lane
-that LLVM turns into SIMD code; one scratch buffer with constant offsets spares the alias checks.
 Positions, moments, histograms and saved paths come from the same function, whatever is asked for,
 so that what is recorded never changes the bits of a path.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import sympy as sp
 
+from fpsolve.ensemble.lanes import block, header, normals, rows
 from fpsolve.symbols.cache import load_module
-from fpsolve.symbols.counter_rng import box_muller, threefry2x64
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
-
-LANES = 32
 
 
 @dataclass(frozen=True)
@@ -66,26 +60,19 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
         noise = [f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"]
         drift_term = [f"time_step * ({drift_text[i]})"] if drift_text[i] != "0.0" else []
         lines.append(f"new{i} = " + " + ".join([f"x{i}", *drift_term, *noise]))
-    source = _TEMPLATE.format(
-        lanes=LANES,
-        n=n,
-        pairs=(m + 1) // 2,
-        rows=n + 2 * ((m + 1) // 2) + 1,
-        sums=2 * n + n * (n + 1) // 2,
-        threefry=inspect.getsource(threefry2x64),
-        box_muller=inspect.getsource(box_muller),
-        unpack=_block([f"c{k} = constants[{k}]" for k in range(len(emitter.constants))], 4),
-        factor=factor,
-        load=_block(
-            [f"x{i} = lane[{i} * LANES + l]" for i in range(n)]
-            + [f"xi{j} = lane[{n + j} * LANES + l]" for j in range(m)],
-            20,
+    pairs = (m + 1) // 2
+    layout = rows({"X": n, "XI": 2 * pairs, "BOUND": 1, "NEXT": n, "SUMS": 2 * n + n * (n + 1) // 2})
+    source = header({"N": n, "PAIRS": pairs, **layout}) + _TEMPLATE.format(
+        normals=normals(
+            "XI + 2 * pair", "XI + 2 * pair", counter="counter", walker="walker0 + np.uint64({l})", indent=16
         ),
-        step=_block(lines, 20),
+        unpack=block([f"c{k} = constants[{k}]" for k in range(len(emitter.constants))], 4),
+        factor=factor,
+        load=block([*_loads("x", "X", n), *_loads("xi", "XI", m)], 16),
+        step=block(lines, 16),
         inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
-        store=_block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 20),
-        moments=_block(_moments(n, 2 * n + 2 * ((m + 1) // 2) + 1), 20),
-        bound=f"{n + 2 * ((m + 1) // 2)} * LANES",
+        store=block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 16),
+        moments=block([*_loads("x", "X", n), *_moments(n)], 20),
     )
     module = load_module(source, prefix="ensemble")
     return Kernel(module.advance, np.array(emitter.constants, dtype=float), source)
@@ -100,40 +87,19 @@ def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tup
     return split[0][0], sp.Matrix(*root.shape, [next(rest)[1] if e != 0 else 0 for e in root])
 
 
-def _moments(n: int, first_row: int) -> list[str]:
+def _loads(name: str, row: str, count: int) -> list[str]:
+    """Lines that read scalars from consecutive rows."""
+    return [f"{name}{i} = lane[({row} + {i}) * LANES + l]" for i in range(count)]
+
+
+def _moments(n: int) -> list[str]:
     """Lines that add a state to the sums of x_i, |x_i| and x_i x_j, i ≤ j."""
     terms = [f"x{i}" for i in range(n)] + [f"abs(x{i})" for i in range(n)]
     terms += [f"x{i} * x{j}" for i in range(n) for j in range(i, n)]
-    return [f"x{i} = lane[{i} * LANES + l]" for i in range(n)] + [
-        f"lane[{first_row + k} * LANES + l] += {term}" for k, term in enumerate(terms)
-    ]
+    return [f"lane[(SUMS + {k}) * LANES + l] += {term}" for k, term in enumerate(terms)]
 
 
-def _block(lines: list[str], indent: int) -> str:
-    return "\n".join(" " * indent + line for line in lines).lstrip()
-
-
-_TEMPLATE = '''"""Generated from symbols; never edited by hand."""
-
-import math
-
-import numpy as np
-from numba import njit
-
-FAST = {{"contract", "nsz", "arcp"}}
-LANES = {lanes}
-N = {n}
-PAIRS = {pairs}
-SUMS = {sums}
-NEXT = {rows}  # first row of the new positions
-TOTAL = NEXT + N  # first row of the sums
-
-
-@njit(fastmath=FAST, error_model="numpy")
-{threefry}
-
-@njit(fastmath=FAST, error_model="numpy")
-{box_muller}
+_TEMPLATE = '''
 
 @njit(error_model="numpy")
 def histogram_cell(lane, l, edges, edge_start, edge_axis):
@@ -169,53 +135,33 @@ def advance(
 ):
     {unpack}
     scale = math.sqrt(time_step) * {factor}
-    lane = np.empty((TOTAL + SUMS) * LANES, np.float64)
+    lane = np.empty(TOTAL * LANES, np.float64)
     words = lane.view(np.uint64)
     for group in range(first_group, last_group):
         for i in range(N):
             for l in range(LANES):
                 lane[i * LANES + l] = positions[group, i, l]
-        for i in range(SUMS):
+        for i in range(TOTAL - SUMS):
             for l in range(LANES):
-                lane[(TOTAL + i) * LANES + l] = sums[group, i, l]
+                lane[(SUMS + i) * LANES + l] = sums[group, i, l]
         alive = 0
         for l in range(LANES):
-            lane[{bound} + l] = bounds[group, l]
+            lane[BOUND * LANES + l] = bounds[group, l]
             alive += bounds[group, l] > 0.0
         walker0 = np.uint64(first_walker) + np.uint64(group * LANES)
         for step in range(first_step, last_step):
             for pair in range(PAIRS):
                 counter = np.uint64(step) * np.uint64(PAIRS) + np.uint64(pair)
-                # Two walkers at a time: their chains of operations overlap in the processor
-                for l in range(LANES // 2):
-                    h = l + LANES // 2
-                    a0, a1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(l))
-                    b0, b1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(h))
-                    words[(N + 2 * pair) * LANES + l] = a0
-                    words[(N + 2 * pair + 1) * LANES + l] = a1
-                    words[(N + 2 * pair) * LANES + h] = b0
-                    words[(N + 2 * pair + 1) * LANES + h] = b1
-                for l in range(LANES // 2):
-                    h = l + LANES // 2
-                    y0, y1 = box_muller(
-                        words[(N + 2 * pair) * LANES + l], words[(N + 2 * pair + 1) * LANES + l]
-                    )
-                    z0, z1 = box_muller(
-                        words[(N + 2 * pair) * LANES + h], words[(N + 2 * pair + 1) * LANES + h]
-                    )
-                    lane[(N + 2 * pair) * LANES + l] = scale * y0
-                    lane[(N + 2 * pair + 1) * LANES + l] = scale * y1
-                    lane[(N + 2 * pair) * LANES + h] = scale * z0
-                    lane[(N + 2 * pair + 1) * LANES + h] = scale * z1
+                {normals}
             inside_count = 0
             for l in range(LANES):
-                    {load}
-                    {step}
-                    bound = lane[{bound} + l]
-                    inside = {inside}
-                    {store}
-                    lane[{bound} + l] = bound * inside
-                    inside_count += inside
+                {load}
+                {step}
+                bound = lane[BOUND * LANES + l]
+                inside = {inside}
+                {store}
+                lane[BOUND * LANES + l] = bound * inside
+                inside_count += inside
             # In two moves: a choice stored over the old value becomes a slow conditional store
             for i in range(N):
                 for l in range(LANES):
@@ -223,14 +169,14 @@ def advance(
             if inside_count != alive:
                 alive = inside_count
                 for l in range(LANES):
-                    if lane[{bound} + l] == 0.0 and exit_step[group, l] < 0:
+                    if lane[BOUND * LANES + l] == 0.0 and exit_step[group, l] < 0:
                         exit_step[group, l] = step + 1
             if step >= burn_in:
                 for l in range(LANES):
                     {moments}
                 if histogram.size > 0:
                     for l in range(LANES):
-                        if lane[{bound} + l] > 0.0:
+                        if lane[BOUND * LANES + l] > 0.0:
                             cell = histogram_cell(lane, l, edges, edge_start, edge_axis)
                             histogram[cell] += 1
             if save_every > 0 and (step + 1) % save_every == 0:
@@ -241,9 +187,9 @@ def advance(
         for i in range(N):
             for l in range(LANES):
                 positions[group, i, l] = lane[i * LANES + l]
-        for i in range(SUMS):
+        for i in range(TOTAL - SUMS):
             for l in range(LANES):
-                sums[group, i, l] = lane[(TOTAL + i) * LANES + l]
+                sums[group, i, l] = lane[(SUMS + i) * LANES + l]
         for l in range(LANES):
-            bounds[group, l] = lane[{bound} + l]
+            bounds[group, l] = lane[BOUND * LANES + l]
 '''

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fpsolve.ensemble.kernel import LANES
-from fpsolve.ensemble.state import Process, from_lanes, root_values, to_lanes
+from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
+from fpsolve.ensemble.state import root_values
 from fpsolve.symbols.counter_rng import standard_normals
 from fpsolve.symbols.functions import numpy_function
+from theory.langevin import Process
 
 
 def numpy_advance(process: Process) -> Callable[..., None]:

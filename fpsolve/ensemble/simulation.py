@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from fpsolve.ensemble.kernel import LANES, ensemble_kernel
+from fpsolve.ensemble.kernel import ensemble_kernel
+from fpsolve.ensemble.lanes import LANES
 from fpsolve.ensemble.numpy_step import numpy_advance
 from fpsolve.ensemble.state import (
-    Process,
     Start,
     State,
     fresh_state,
@@ -31,6 +31,7 @@ from fpsolve.ensemble.state import (
 )
 from fpsolve.ensemble.summary import check_names, ensemble_dataset
 from fpsolve.symbols.counter_rng import Seed
+from theory.langevin import Process
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -6,37 +6,18 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from fpsolve.ensemble.kernel import LANES
+from fpsolve.ensemble.lanes import to_lanes
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.symbols.functions import numpy_function
+from theory.langevin import Process
 
 Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
-
-
-class Process(Protocol):
-    """What an ensemble reads: dX = b(X) dt + G(X) dW with G Gᵀ = 2D, in numbers only."""
-
-    @property
-    def variables(self) -> tuple[sp.Symbol, ...]:
-        """The n coordinates."""
-
-    @property
-    def drift(self) -> sp.Matrix:
-        """b, shape (n, 1)."""
-
-    @property
-    def root(self) -> sp.Matrix:
-        """G, shape (n, m), or NotImplementedError where it has no closed form."""
-
-    def root_values(self, points: np.ndarray) -> np.ndarray:
-        """G at points (k, n), shape (k, n, m)."""
 
 
 @dataclass
@@ -165,21 +146,6 @@ def restored_state(
         edges=edges,
         histogram=histogram,
     )
-
-
-def to_lanes(values: np.ndarray, fill: float = 0) -> np.ndarray:
-    """Shape (walkers, k) as (groups, k, LANES), the last group padded."""
-    walkers, k = values.shape
-    groups = -(-walkers // LANES)
-    padded = np.full((groups * LANES, k), fill, dtype=values.dtype)
-    padded[:walkers] = values
-    return np.ascontiguousarray(padded.reshape(groups, LANES, k).swapaxes(1, 2))
-
-
-def from_lanes(values: np.ndarray, walkers: int) -> np.ndarray:
-    """Shape (..., groups, k, LANES) as (..., walkers, k), without the padding."""
-    *rest, groups, k, lanes = values.shape
-    return values.swapaxes(-1, -2).reshape(*rest, groups * lanes, k)[..., :walkers, :]
 
 
 def whole_steps(time: float, time_step: float, name: str) -> int:

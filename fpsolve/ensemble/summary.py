@@ -8,7 +8,9 @@ import warnings
 import numpy as np
 import xarray as xr
 
-from fpsolve.ensemble.state import Process, State, from_lanes, process_hash, variable_names
+from fpsolve.ensemble.lanes import from_lanes
+from fpsolve.ensemble.state import State, process_hash, variable_names
+from theory.langevin import Process
 
 _RESERVED = frozenset(
     {

@@ -13,13 +13,11 @@ where they are used.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
+from fpsolve.ensemble.lanes import block, header, normals, rows
 from fpsolve.symbols.cache import load_module
-from fpsolve.symbols.counter_rng import box_muller, threefry2x64
 
-LANES = 32
 #: Recorded per walker after the N_S curvatures; the products are with ∇ ln F̂.
 RECORDED_BESIDE = ("loss", "squared_slope", "floor_product", "noise_product")
 
@@ -37,16 +35,28 @@ def valley_kernel(n_sharp: int) -> Callable[..., None]:
         See the template for its arguments; s is ``shift``, u is ``uniform``. One file per N_S, kept
         compiled like those of :func:`fpsolve.ensemble.kernel.ensemble_kernel`.
     """
-    sharp = range(n_sharp)
-    rows, total = [], 0
     # A pair of normals; x_j, its noise, its next value; bounds, squared radius, sums over j; rows for every i
-    for name, count in (
-        ("WORD", 2), ("PAIR", 2), ("X", 2), ("NEW", 2), ("BOUND", 1), ("RADIUS", 1),
-        *((name, n_sharp) for name in ("Y", "NU", "W", "H", "L", "S")),
-    ):  # fmt: skip
-        rows.append(f"{name} = {total}")
-        total += count
-    # Two flat variables at a time, x_j and x_k: each sum over them is loaded and stored once for both
+    one = {"WORD": 2, "PAIR": 2, "X": 2, "NEW": 2, "BOUND": 1, "RADIUS": 1}
+    layout = rows(one | dict.fromkeys(("Y", "NU", "W", "H", "L", "S"), n_sharp))
+    loads = [
+        f"{c}{v}{i} = {word}[{v}, {i}]"
+        for c, word in (("a", "quadratic"), ("b", "quartic"))
+        for v in ("j", "k")
+        for i in range(n_sharp)
+    ]
+    source = header({"N_S": n_sharp, **layout}) + _TEMPLATE.format(
+        normals=normals("WORD", "PAIR", counter="counter", walker="walker0 + np.uint64({l})", indent=4),
+        load=block(loads, 4),
+        body=block(_flat_pair(range(n_sharp)), 8),
+    )
+    return load_module(source, prefix="valley").advance
+
+
+def _flat_pair(sharp: range) -> list[str]:
+    """Lines that move x_j and x_k, and add them to the sums over flat variables.
+
+    Two flat variables at a time: each sum over them is loaded and stored once for both.
+    """
     body = [f"{name}{i} = lane[({name.upper()} + {i}) * LANES + l]" for i in sharp for name in ("w", "h")]
     for k, v in ((0, "j"), (1, "k")):
         body += [
@@ -76,71 +86,15 @@ def valley_kernel(n_sharp: int) -> Callable[..., None]:
             *(f"total += {term}" for v in "jk" for term in (f"a{v}{i} * s{v}", f"b{v}{i} * qs{v}")),
             f"lane[(S + {i}) * LANES + l] = total",
         ]
-    source = _TEMPLATE.format(
-        lanes=LANES,
-        n_sharp=n_sharp,
-        total=total,
-        rows="\n".join(rows),
-        threefry=inspect.getsource(threefry2x64),
-        box_muller=inspect.getsource(box_muller),
-        load=_lines(
-            [
-                f"{c}{v}{i} = {word}[{v}, {i}]"
-                for c, word in (("a", "quadratic"), ("b", "quartic"))
-                for v in ("j", "k")
-                for i in sharp
-            ],
-            4,
-        ),
-        body=_lines(body, 8),
-    )  # fmt: skip
-    return load_module(source, prefix="valley").advance
+    return body
 
 
-def _lines(lines: list[str], indent: int) -> str:
-    return "\n".join(" " * indent + line for line in lines).lstrip()
-
-
-_TEMPLATE = '''"""Generated for a number of sharp variables; never edited by hand."""
-
-import math
-
-import numpy as np
-from numba import njit
-
-FAST = {{"contract", "nsz", "arcp"}}
-LANES = 32
-N_S = {n_sharp}
-{rows}
-TOTAL = {total}
-
-
-@njit(fastmath=FAST, error_model="numpy")
-{threefry}
-
-@njit(fastmath=FAST, error_model="numpy")
-{box_muller}
+_TEMPLATE = '''
 
 @njit(fastmath=FAST, error_model="numpy")
 def draw(lane, words, counter, key0, key1, walker0, scale):
     """One pair of normals for every lane."""
-    # Two walkers at a time: their chains of operations overlap in the processor
-    for l in range(LANES // 2):
-        h = l + LANES // 2
-        a0, a1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(l))
-        b0, b1 = threefry2x64(key0, key1, counter, walker0 + np.uint64(h))
-        words[WORD * LANES + l] = a0
-        words[(WORD + 1) * LANES + l] = a1
-        words[WORD * LANES + h] = b0
-        words[(WORD + 1) * LANES + h] = b1
-    for l in range(LANES // 2):
-        h = l + LANES // 2
-        y0, y1 = box_muller(words[WORD * LANES + l], words[(WORD + 1) * LANES + l])
-        z0, z1 = box_muller(words[WORD * LANES + h], words[(WORD + 1) * LANES + h])
-        lane[PAIR * LANES + l] = scale * y0
-        lane[(PAIR + 1) * LANES + l] = scale * y1
-        lane[PAIR * LANES + h] = scale * z0
-        lane[(PAIR + 1) * LANES + h] = scale * z1
+    {normals}
 
 
 @njit(fastmath=FAST, error_model="numpy", inline="always")

@@ -18,9 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
 from fpsolve.ensemble.simulation import _bar, _checked_threads, _saving_steps
-from fpsolve.ensemble.state import from_lanes, to_lanes, whole_steps
-from fpsolve.ensemble.wide_kernel import LANES, RECORDED_BESIDE, valley_kernel
+from fpsolve.ensemble.state import whole_steps
+from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
 from fpsolve.symbols.counter_rng import Seed, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin

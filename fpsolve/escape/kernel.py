@@ -7,7 +7,6 @@ count alone, so neither its lane nor the thread matters to its bits.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.ensemble.kernel import LANES
+from fpsolve.ensemble.lanes import block, header, normals, rows
 from fpsolve.symbols.cache import load_module
-from fpsolve.symbols.counter_rng import box_muller, threefry2x64
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
-from fpsolve.symbols.target import signed_function
+from fpsolve.symbols.target import inequalities, signed_function
+from theory.langevin import Process
 
 Boundary: TypeAlias = Literal["bridge", "shift", "none"]
 #: How a walker can end.
@@ -44,30 +43,12 @@ class EscapeKernel:
 
 
 def escape_kernel(
-    process,
-    target: sp.Basic,
-    boundary: Boundary,
-    level: sp.Expr | xr.DataArray | None = None,
+    process: Process, target: sp.Basic, boundary: Boundary, level: sp.Expr | xr.DataArray | None = None
 ) -> EscapeKernel:
     """The compiled step X + b(X) dt + G(X) √dt ξ with its crossing test.
 
-    Parameters
-    ----------
-    process : Process
-        ``variables``, ``drift`` and a symbolic ``root``, in numbers only.
-    target : sympy condition
-    boundary : {"bridge", "shift", "none"}
-    level : Expr or DataArray, optional
-        A reaction coordinate, watched after each step; an array is interpolated linearly.
-
-    Returns
-    -------
-    EscapeKernel
-
-    Raises
-    ------
-    ValueError
-        If an expression cannot be compiled, or the noise has no root in symbols.
+    ``level`` is a reaction coordinate, watched after each step; an array is interpolated linearly. Fails
+    if an expression cannot be compiled, or the noise has no root in symbols.
     """
     variables = tuple(process.variables)
     signed_function(target, variables)  # refuses what is no target
@@ -75,126 +56,78 @@ def escape_kernel(
         root = process.root
     except NotImplementedError:
         raise ValueError(f"{process.name}: escapes need a root of 2D in symbols, and it has none") from None
-    condition = sp.to_nnf(target, simplify=False)
-    parts = condition.args if isinstance(condition, sp.Or) else (condition,)
-    atoms = sorted(condition.atoms(sp.core.relational.Relational), key=sp.default_sort_key)
+    condition, atoms = inequalities(target)
+    index: dict[sp.Basic, int] = {atom: k for k, atom in enumerate(atoms)}
+    members = condition.args if isinstance(condition, sp.Or) else (condition,)
+    parts = members if boundary == "bridge" else ()
     signed = [signed_function(atom, variables) for atom in atoms]
-    gradients = [sp.diff(g, variable) for g in signed for variable in variables]
-    check_expressions([*process.drift, *root, *signed, *gradients], variables)
-    n, m = root.shape
-    pairs = (m + 1) // 2
-    before = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
-    lines, texts = before.statements([*process.drift, *root, *gradients])
-    drift, entries, slopes = texts[:n], texts[n : n + n * m], texts[n + n * m :]
-    for i in range(n):
-        noise = [f"({entries[i * m + j]}) * xi{j}" for j in range(m) if entries[i * m + j] != "0.0"]
-        lines.append(f"new{i} = " + " + ".join([f"x{i}", f"time_step * ({drift[i]})", *noise]))
-    if boundary != "none":
-        lines += _variances(len(atoms), n, m, entries, slopes)
-    after = Emitter({variable: f"new{i}" for i, variable in enumerate(variables)})
-    after.constants = before.constants
-    expressions = [*signed, level] if isinstance(level, sp.Expr) else signed
-    check_expressions(expressions, variables)
-    more, values = after.statements(expressions)
-    lines += more + [f"h{k} = {value}" for k, value in enumerate(values[: len(atoms)])]
-    grid = np.zeros(0)
-    if isinstance(level, xr.DataArray):
-        text, grid = _interpolation(level, variables)
-        lines += text
-    elif level is not None:
-        lines.append(f"level = {values[-1]}")
-    index = {atom: k for k, atom in enumerate(atoms)}
+    lines, constants, grid = _step(process.drift, root, signed, level, variables, boundary != "none")
     if boundary == "shift":
         lines += [f"h{k} = h{k} + {OVERSHOOT!r} * math.sqrt(v{k})" for k in range(len(atoms))]
     lines.append("hit = " + _condition(condition, index))
-    if boundary == "bridge":
-        lines += _exponents(parts, index)
-    rows = _Rows(n, pairs, len(atoms), len(parts) if boundary == "bridge" else 0)
-    source = _TEMPLATE.format(
-        lanes=LANES,
-        n=n,
-        pairs=pairs,
-        parts=rows.parts,
-        new=rows.new,
-        noise=rows.noise,
-        bound=rows.bound,
-        signed=rows.signed,
-        atoms=rows.atoms,
-        exponents=rows.exponents,
-        hit=rows.hit,
-        top=rows.top,
-        level=rows.level,
-        has_level=level is not None,
-        threefry=inspect.getsource(threefry2x64),
-        box_muller=inspect.getsource(box_muller),
-        unpack=_block([f"c{k} = constants[{k}]" for k in range(len(before.constants))], 4),
-        load=_block(
-            [f"x{i} = lane[{i} * LANES + l]" for i in range(n)]
-            + [f"xi{j} = lane[{rows.noise + j} * LANES + l]" for j in range(m)]
-            + [f"g{k} = lane[{rows.signed + k} * LANES + l]" for k in range(len(atoms))],
-            12,
-        ),
-        step=_block(lines, 12),
-        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
-        near=" | ".join(f"(a{j} < NEAR)" for j in range(rows.parts)) or "False",
-        watch="(level >= upper) | (level <= lower)" if level is not None else "False",
-        store=_block(
-            [f"lane[({rows.new} + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
-            + [f"lane[({rows.signed} + {k}) * LANES + l] = h{k}" for k in range(len(atoms))]
-            + [f"lane[({rows.exponents} + {j}) * LANES + l] = a{j}" for j in range(rows.parts)]
-            + (_watch(rows) if level is not None else []),
-            12,
-        ),
+    lines += _exponents(parts, index)
+    n, m = root.shape
+    pairs, watched = (m + 1) // 2, level is not None
+    places = rows(
+        {"X": n, "NOISE": 2 * pairs, "NEW": n, "BOUND": 1, "SIGNED": len(atoms), "EXPONENTS": len(parts)}
+        | {"HIT": 1, "TOP": 1, "LEVEL": 1}
     )
-    module = load_module(source, prefix="escape")
-    constants = np.array(before.constants, dtype=float)
-    return EscapeKernel(module.advance, constants, grid, rows.count, n, source)
+    numbers = {"N": n, "PAIRS": pairs, "PARTS": len(parts), "ATOMS": len(atoms), "HAS_LEVEL": watched}
+    stored = [f"lane[(NEW + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
+    stored += [f"lane[(SIGNED + {k}) * LANES + l] = h{k}" for k in range(len(atoms))]
+    stored += [f"lane[(EXPONENTS + {j}) * LANES + l] = a{j}" for j in range(len(parts))]
+    source = header({**numbers, **places}) + _TEMPLATE.format(
+        normals=normals(
+            "NOISE + 2 * pair", "NOISE + 2 * pair", indent=12,
+            counter="np.uint64(lane_step[{l}]) * np.uint64(PAIRS) + np.uint64(pair)",
+            walker="first_walker + np.uint64(lane_walker[{l}])",
+        ),
+        unpack=block([f"c{k} = constants[{k}]" for k in range(len(constants))], 4),
+        load=block(
+            [
+                f"{name}{i} = lane[({row} + {i}) * LANES + l]"
+                for name, row, count in (("x", "X", n), ("xi", "NOISE", m), ("g", "SIGNED", len(atoms)))
+                for i in range(count)
+            ],
+            12,
+        ),
+        step=block(lines, 12),
+        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
+        near=" | ".join(f"(a{j} < NEAR)" for j in range(len(parts))) or "False",
+        watch="(level >= upper) | (level <= lower)" if watched else "False",
+        store=block(stored + (_WATCH if watched else []), 12),
+    )  # fmt: skip
+    advance = load_module(source, prefix="escape").advance
+    return EscapeKernel(advance, np.array(constants, dtype=float), grid, places["TOTAL"], n, source)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of the scratch buffer: positions come first."""
-
-    n: int
-    pairs: int
-    atoms: int
-    parts: int
-
-    @property
-    def noise(self) -> int:
-        return self.n
-
-    @property
-    def new(self) -> int:
-        return self.noise + 2 * self.pairs
-
-    @property
-    def bound(self) -> int:
-        return self.new + self.n
-
-    @property
-    def signed(self) -> int:
-        return self.bound + 1
-
-    @property
-    def exponents(self) -> int:
-        return self.signed + self.atoms
-
-    @property
-    def hit(self) -> int:
-        return self.exponents + self.parts
-
-    @property
-    def top(self) -> int:
-        return self.hit + 1
-
-    @property
-    def level(self) -> int:
-        return self.top + 1
-
-    @property
-    def count(self) -> int:
-        return self.level + 1
+def _step(
+    drift: sp.MatrixBase, root: sp.MatrixBase, signed: list[sp.Expr], level: sp.Expr | xr.DataArray | None,
+    variables: tuple[sp.Symbol, ...], variances: bool,
+) -> tuple[list[str], list[float], np.ndarray]:  # fmt: skip
+    """Lines for new positions, members h_k there, their variances v_k, and the level; constants; grid."""
+    n, m = root.shape
+    gradients = [sp.diff(g, variable) for g in signed for variable in variables]
+    expressions = [*signed, level] if isinstance(level, sp.Expr) else signed
+    check_expressions([*drift, *root, *expressions, *gradients], variables)
+    before = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
+    lines, texts = before.statements([*drift, *root, *gradients])
+    slow, entries, slopes = texts[:n], texts[n : n + n * m], texts[n + n * m :]
+    for i in range(n):
+        noise = [f"({entries[i * m + j]}) * xi{j}" for j in range(m) if entries[i * m + j] != "0.0"]
+        lines.append(f"new{i} = " + " + ".join([f"x{i}", f"time_step * ({slow[i]})", *noise]))
+    if variances:
+        lines += _variances(len(signed), n, m, entries, slopes)
+    after = Emitter({variable: f"new{i}" for i, variable in enumerate(variables)})
+    after.constants = before.constants
+    more, values = after.statements(expressions)
+    lines += more + [f"h{k} = {value}" for k, value in enumerate(values[: len(signed)])]
+    if isinstance(level, xr.DataArray):
+        text, grid = _interpolation(level, variables)
+        return lines + text, before.constants, grid
+    if level is not None:
+        lines.append(f"level = {values[-1]}")
+    return lines, before.constants, np.zeros(0)
 
 
 def _variances(atoms: int, n: int, m: int, entries: list[str], slopes: list[str]) -> list[str]:
@@ -294,48 +227,16 @@ def _interpolation(level: xr.DataArray, variables: tuple[sp.Symbol, ...]) -> tup
     return lines, np.concatenate([head, level.values.astype(float).ravel()])
 
 
-def _watch(rows: _Rows) -> list[str]:
-    return [
-        f"top = lane[{rows.top} * LANES + l]",
-        f"lane[{rows.top} * LANES + l] = level if level > top else top",
-        f"lane[{rows.level} * LANES + l] = level",
-    ]
+_WATCH = [
+    "top = lane[TOP * LANES + l]",
+    "lane[TOP * LANES + l] = level if level > top else top",
+    "lane[LEVEL * LANES + l] = level",
+]
 
 
-def _block(lines: list[str], indent: int) -> str:
-    return "\n".join(" " * indent + line for line in lines).lstrip()
-
-
-_TEMPLATE = '''"""Generated from symbols; never edited by hand."""
-
-import math
-
-import numpy as np
-from numba import njit
-
-FAST = {{"contract", "nsz", "arcp"}}
-LANES = {lanes}
-N = {n}
-PAIRS = {pairs}
-PARTS = {parts}
-ATOMS = {atoms}
-NOISE = {noise}
-NEW = {new}
-BOUND = {bound}
-SIGNED = {signed}
-EXPONENTS = {exponents}
-HIT = {hit}
-TOP = {top}
-LEVEL = {level}
-HAS_LEVEL = {has_level}
+_TEMPLATE = """
 NEAR = 37.0  # exp(-37) is below the spacing of the uniforms
 
-
-@njit(fastmath=FAST, error_model="numpy")
-{threefry}
-
-@njit(fastmath=FAST, error_model="numpy")
-{box_muller}
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def advance(
@@ -365,33 +266,7 @@ def advance(
         if running == 0:
             break
         for pair in range(PAIRS):
-            # Two walkers at a time: their chains of operations overlap in the processor
-            for l in range(LANES // 2):
-                h = l + LANES // 2
-                a0, a1 = threefry2x64(
-                    key0, key1, np.uint64(lane_step[l]) * np.uint64(PAIRS) + np.uint64(pair),
-                    first_walker + np.uint64(lane_walker[l]),
-                )
-                b0, b1 = threefry2x64(
-                    key0, key1, np.uint64(lane_step[h]) * np.uint64(PAIRS) + np.uint64(pair),
-                    first_walker + np.uint64(lane_walker[h]),
-                )
-                words[(NOISE + 2 * pair) * LANES + l] = a0
-                words[(NOISE + 2 * pair + 1) * LANES + l] = a1
-                words[(NOISE + 2 * pair) * LANES + h] = b0
-                words[(NOISE + 2 * pair + 1) * LANES + h] = b1
-            for l in range(LANES // 2):
-                h = l + LANES // 2
-                y0, y1 = box_muller(
-                    words[(NOISE + 2 * pair) * LANES + l], words[(NOISE + 2 * pair + 1) * LANES + l]
-                )
-                z0, z1 = box_muller(
-                    words[(NOISE + 2 * pair) * LANES + h], words[(NOISE + 2 * pair + 1) * LANES + h]
-                )
-                lane[(NOISE + 2 * pair) * LANES + l] = scale * y0
-                lane[(NOISE + 2 * pair + 1) * LANES + l] = scale * y1
-                lane[(NOISE + 2 * pair) * LANES + h] = scale * z0
-                lane[(NOISE + 2 * pair + 1) * LANES + h] = scale * z1
+            {normals}
         events = 0
         for l in range(LANES):
             {load}
@@ -466,4 +341,4 @@ def advance(
                     continue
             deadline = min(deadline, max_step - lane_step[l])
     return running
-'''
+"""

@@ -16,12 +16,12 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 import fpsolve
-from fpsolve.ensemble.kernel import LANES
-from fpsolve.ensemble.state import State, fresh_state, from_lanes, process_hash, variable_names, whole_steps
+from fpsolve.ensemble.lanes import LANES, from_lanes
+from fpsolve.ensemble.state import State, fresh_state, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
 from fpsolve.symbols.counter_rng import Seed
 from fpsolve.symbols.functions import numpy_function
-from fpsolve.symbols.target import signed_function, target_edges
+from fpsolve.symbols.target import inequalities, signed_function, target_edges
 from theory.escape.vanishing_noise import inflection_dimension, verdict
 from theory.langevin import Process
 
@@ -237,8 +237,7 @@ def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -
 
 def signed_members(process: Process, target: sp.Basic):
     """Values (k, members) at points (k, n) of the inequalities of a target, in the kernel's order."""
-    condition = sp.to_nnf(target, simplify=False)
-    atoms = sorted(condition.atoms(sp.core.relational.Relational), key=sp.default_sort_key)
+    _, atoms = inequalities(target)
     function = numpy_function([signed_function(a, process.variables) for a in atoms], process.variables)
     return lambda points: np.ascontiguousarray(function(*points.T).T)
 

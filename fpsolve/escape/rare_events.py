@@ -13,7 +13,8 @@ from scipy import stats
 from scipy.interpolate import RegularGridInterpolator
 
 import fpsolve
-from fpsolve.ensemble.state import from_lanes, process_hash, variable_names, whole_steps
+from fpsolve.ensemble.lanes import from_lanes
+from fpsolve.ensemble.state import process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import Boundary, escape_kernel
 from fpsolve.escape.noiseless_path import relaxation_rates_below
 from fpsolve.escape.passages import (

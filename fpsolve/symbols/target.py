@@ -52,6 +52,12 @@ def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.E
     raise ValueError(f"the target must be an inequality or And, Or, Not of inequalities, not {kind}")
 
 
+def inequalities(condition: sp.Basic) -> tuple[sp.Basic, list[Relational]]:
+    """A target in negation normal form, and its inequalities in the order in which kernels number them."""
+    normal = sp.to_nnf(condition, simplify=False)
+    return normal, sorted(normal.atoms(Relational), key=sp.default_sort_key)
+
+
 def target_edges(condition: sp.Basic, variable: sp.Symbol) -> tuple[float, ...]:
     """Points where a target of one variable may begin or end, in ascending order.
 

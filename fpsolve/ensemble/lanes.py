@@ -1,0 +1,91 @@
+"""Lanes: walkers advance 32 at a time; header, rows and normals of the three compiled kernels.
+
+One generated file holds everything that a kernel uses, the random-number generator included, so that
+numba's cache cannot go stale. Short loops over the lanes (structure of arrays) become SIMD code, and one
+scratch buffer with rows at constant places spares LLVM the alias checks.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from fpsolve.symbols.counter_rng import box_muller, threefry2x64
+
+LANES = 32
+
+_HEADER = f'''"""Generated; never edited by hand."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+FAST = {{"contract", "nsz", "arcp"}}
+LANES = {LANES}
+'''
+
+
+def header(constants: Mapping[str, object]) -> str:
+    """Start of a kernel's file: imports, named constants, and the generator of normals."""
+    named = "".join(f"{name} = {value}\n" for name, value in constants.items())
+    compiled = '\n\n@njit(fastmath=FAST, error_model="numpy")\n'
+    return _HEADER + named + "".join(compiled + inspect.getsource(f) for f in (threefry2x64, box_muller))
+
+
+def rows(counts: Mapping[str, int]) -> dict[str, int]:
+    """First row of each named group in the scratch buffer, and ``TOTAL``, the number of rows."""
+    places, total = {}, 0
+    for name, count in counts.items():
+        places[name] = total
+        total += count
+    return {**places, "TOTAL": total}
+
+
+def normals(words: str, out: str, *, counter: str, walker: str, indent: int) -> str:
+    """Text that fills rows ``out`` and ``out + 1`` with normals times ``scale``, one pair for each lane.
+
+    ``counter`` and ``walker`` are the two words of the generator's counter in terms of the lane ``{l}``;
+    rows ``words`` and ``words + 1`` hold random words in between, and may be the same rows.
+    """
+    text = f"""\
+# Two walkers at a time: their chains of operations overlap in the processor
+for l in range(LANES // 2):
+    h = l + LANES // 2
+    a0, a1 = threefry2x64(key0, key1, {counter.format(l="l")}, {walker.format(l="l")})
+    b0, b1 = threefry2x64(key0, key1, {counter.format(l="h")}, {walker.format(l="h")})
+    words[({words}) * LANES + l] = a0
+    words[({words} + 1) * LANES + l] = a1
+    words[({words}) * LANES + h] = b0
+    words[({words} + 1) * LANES + h] = b1
+for l in range(LANES // 2):
+    h = l + LANES // 2
+    y0, y1 = box_muller(words[({words}) * LANES + l], words[({words} + 1) * LANES + l])
+    z0, z1 = box_muller(words[({words}) * LANES + h], words[({words} + 1) * LANES + h])
+    lane[({out}) * LANES + l] = scale * y0
+    lane[({out} + 1) * LANES + l] = scale * y1
+    lane[({out}) * LANES + h] = scale * z0
+    lane[({out} + 1) * LANES + h] = scale * z1"""
+    return block(text.splitlines(), indent)
+
+
+def block(lines: Iterable[str], indent: int) -> str:
+    """Lines as an indented block, to be put at an indented place of a template."""
+    return "\n".join(" " * indent + line for line in lines).lstrip()
+
+
+def to_lanes(values: np.ndarray, fill: float = 0) -> np.ndarray:
+    """Shape (walkers, k) as (groups, k, LANES), the last group padded."""
+    walkers, k = values.shape
+    groups = -(-walkers // LANES)
+    padded = np.full((groups * LANES, k), fill, dtype=values.dtype)
+    padded[:walkers] = values
+    return np.ascontiguousarray(padded.reshape(groups, LANES, k).swapaxes(1, 2))
+
+
+def from_lanes(values: np.ndarray, walkers: int) -> np.ndarray:
+    """Shape (..., groups, k, LANES) as (..., walkers, k), without the padding."""
+    *rest, groups, k, lanes = values.shape
+    return values.swapaxes(-1, -2).reshape(*rest, groups * lanes, k)[..., :walkers, :]
