@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy import stats
-from test_density import OU
 
 from fpsolve import compare, simulate, stationary_density
 from fpsolve.symbols.counter_rng import threefry2x64
@@ -23,6 +22,11 @@ from theory import (
 )
 
 x, y, z = sp.symbols("x y z", real=True)
+OU = Diffusion(
+    sp.Matrix([-(x + sp.Rational(4, 5) * y), sp.Rational(3, 5) * x - sp.Rational(3, 2) * y]),
+    sp.Matrix([[10, 4], [4, 8]]) / 100,
+    (x, y),
+)
 SGD = Langevin(degenerate_valley(), random_shift(learning_rate=0.01, sigma=0.1))
 
 
