@@ -193,19 +193,19 @@ def _solved(problem: Problem, options: argparse.Namespace):
 
     if options.out is not None:
         matplotlib.use("Agg")
-    from tqdm.auto import tqdm
-
     from fpsolve.compare import densities as compare
     from fpsolve.density import plot
+    from fpsolve.progress import bar
 
     process, reduced = problem.process, _reductions(problem)
     named: dict = {}
     jobs = _jobs(problem, options, named)
     # Each job is a step of the bar; none is shown for JSON, which is read by machines.
-    with tqdm(jobs.items(), unit="job", leave=False, disable=options.json, file=sys.stderr) as bar:
-        for name, job in bar:
-            bar.set_postfix_str(name)
+    with bar(len(jobs), unit="job", progress=not options.json, leave=False) as counted:
+        for name, job in jobs.items():
+            counted.set_postfix_str(name)
             named[name] = job()
+            counted.update()
     _warn_of_memory(problem, named)
     table = compare.stationary(process, *named.values(), *reduced)
     density = next(r for n, r in named.items() if n in ("density", "spectral"))

@@ -12,6 +12,7 @@ import xarray as xr
 from fpsolve.density.grid import Grid, checked_box, drift_values
 from fpsolve.density.operator import Scheme, operator, time_stepper
 from fpsolve.density.stationary import checked_shape, chosen_schemes, fixed_schemes, numeric_process, titled
+from fpsolve.progress import bar
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
@@ -72,9 +73,7 @@ def evolve(
     steps = np.ceil(np.diff(instants, prepend=0.0) / time_step - 1e-9).astype(int)
     frames = np.empty((len(instants), *grid.shape))
     current, drift, last_step, advance = density.ravel(), 0.0, None, None
-    from tqdm import tqdm
-
-    with tqdm(total=int(steps.sum()), disable=not progress, unit="step", leave=False) as bar:
+    with bar(int(steps.sum()), unit="step", progress=progress, leave=False) as counted:
         for frame, (span, count) in enumerate(zip(np.diff(instants, prepend=0.0), steps, strict=True)):
             for _ in range(count):
                 if (
@@ -86,7 +85,7 @@ def evolve(
                     advance = time_stepper(matrix, last_step)
                 current = advance(current)
                 drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
-                bar.update()
+                counted.update()
             frames[frame] = current.reshape(grid.shape)
     coordinates: dict = {
         "time": ("time", instants, {"long_name": "time", "units": "learning rate x iterations"})

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import xarray as xr
@@ -30,11 +29,9 @@ from fpsolve.ensemble.state import (
     whole_steps,
 )
 from fpsolve.ensemble.summary import check_names, ensemble_dataset
+from fpsolve.progress import bar
 from fpsolve.symbols.counter_rng import Seed
 from theory.langevin import Process
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 _CHUNK = 4e7  # walker-steps between looks at the clock and at Ctrl-C: a fraction of a second
 
@@ -174,7 +171,8 @@ def _run(
     cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
     histograms = [np.zeros_like(state.histogram) for _ in cuts[1:]]
     length = max(1, int(_CHUNK * len(histograms) / (groups * LANES)))
-    with ThreadPoolExecutor(len(histograms)) as pool, _bar(last_step - state.step, progress) as bar:
+    counting = bar(last_step - state.step, unit="step", progress=progress)
+    with ThreadPoolExecutor(len(histograms)) as pool, counting as counted:
         while state.step < last_step:
             until = min(state.step + length, last_step)
             jobs = [
@@ -183,7 +181,7 @@ def _run(
             ]
             for job in jobs:
                 job.result()
-            bar.update(until - state.step)
+            counted.update(until - state.step)
             state.step = until
     for histogram in histograms:
         state.histogram += histogram
@@ -209,7 +207,7 @@ def _run_apart(
         for groups in slices
     }
     paths, saved_steps = np.empty(0), np.empty(0, int)
-    with _bar(len(jobs), progress, "part") as bar:
+    with bar(len(jobs), unit="part", progress=progress) as counted:
         try:
             for job in as_completed(jobs):
                 part, part_paths, saved_steps = job.result()
@@ -220,7 +218,7 @@ def _run_apart(
                 if not paths.size:
                     paths = np.empty((len(saved_steps), *state.positions.shape))
                 paths[:, here] = part_paths
-                bar.update()
+                counted.update()
         finally:
             for job in jobs:
                 job.cancel()
@@ -307,12 +305,3 @@ def _checked_threads(threads: int | None) -> int:
     if threads < 1:
         raise ValueError(f"threads={threads} must be at least 1")
     return threads
-
-
-def _bar(steps: int, progress: bool, unit: str = "step") -> tqdm[NoReturn]:
-    if progress:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
-
-    return tqdm(total=steps, unit=unit, disable=not progress)

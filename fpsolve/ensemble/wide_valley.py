@@ -19,9 +19,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
-from fpsolve.ensemble.simulation import _bar, _checked_threads, _saving_steps
+from fpsolve.ensemble.simulation import _checked_threads, _saving_steps
 from fpsolve.ensemble.state import whole_steps
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
+from fpsolve.progress import bar
 from fpsolve.symbols.counter_rng import Seed, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin
@@ -357,13 +358,13 @@ def _run(
             first, last, time_step, every, records, int(low), int(high),
         )  # fmt: skip
 
-    with ThreadPoolExecutor(len(cuts) - 1) as pool, _bar(steps, progress) as bar:
+    with ThreadPoolExecutor(len(cuts) - 1) as pool, bar(steps, unit="step", progress=progress) as counted:
         for first in range(0, steps, length):
             last = min(first + length, steps)
             jobs = [pool.submit(part, first, last, low, high) for low, high in pairwise(cuts)]
             for job in jobs:
                 job.result()
-            bar.update(last - first)
+            counted.update(last - first)
     final = from_lanes(positions, walkers)
     left = from_lanes(exit_step[:, None], walkers)[:, 0]
     return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
@@ -386,10 +387,10 @@ def _run_apart(
         for low, high in pairwise(cuts.tolist())
     ]
     try:
-        with _bar(len(jobs), progress, "part") as bar:
+        with bar(len(jobs), unit="part", progress=progress) as counted:
             for job in as_completed(jobs):
                 job.result()
-                bar.update(1)
+                counted.update(1)
     except BaseException:
         for job in jobs:
             job.cancel()

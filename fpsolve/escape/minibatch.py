@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 import fpsolve
+from fpsolve.progress import shown
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function
@@ -95,11 +96,7 @@ def simulate_minibatch_escape(
     alive, theta = np.arange(walkers), final.copy()
     stream = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
     columns = np.ascontiguousarray(samples.T)
-    if progress:
-        from tqdm.auto import trange
-    else:
-        from tqdm import trange  # tqdm.auto warns in notebooks without widgets, even when not shown
-    for step in trange(1, max_steps + 1, unit="iteration", disable=not progress):
+    for step in shown(range(1, max_steps + 1), unit="iteration", progress=progress, leave=True):
         drawn = columns[:, stream.integers(0, len(samples), (len(alive), batch_size))]
         theta = theta - learning_rate * gradient(*(theta[:, :, None] - drawn)).mean(axis=-1)
         lost = ~(np.abs(theta) < divergence).all(axis=0)

@@ -19,6 +19,7 @@ import fpsolve
 from fpsolve.ensemble.lanes import LANES, from_lanes
 from fpsolve.ensemble.state import State, fresh_state, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
+from fpsolve.progress import bar
 from fpsolve.symbols.counter_rng import Seed
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import inequalities, signed_function, target_edges
@@ -280,20 +281,16 @@ def passages(
 
     jobs = [start_job(int(low), int(high)) for low, high in itertools.pairwise(cuts)]
     finished = [0] * len(jobs)
-    if progress:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
     with (
         ThreadPoolExecutor(len(jobs)) as pool,
-        tqdm(total=count, unit="walker", disable=not progress) as bar,
+        bar(count, unit="walker", progress=progress) as counted,
     ):
         alive = list(range(len(jobs)))
         while alive:
             calls = {k: pool.submit(jobs[k]) for k in alive}
             for k, call in calls.items():
                 running, done = call.result()
-                bar.update(done - finished[k])
+                counted.update(done - finished[k])
                 finished[k] = done
                 if running == 0:
                     alive.remove(k)

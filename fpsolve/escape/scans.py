@@ -18,6 +18,7 @@ from scipy import stats
 import fpsolve
 from fpsolve.escape.rates import escape_rate
 from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski_tang_setting
+from fpsolve.progress import bar
 from fpsolve.statistics import poisson_line
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
@@ -83,19 +84,15 @@ def scan_escape(
         allowed -= {"time_step"}
     if over not in allowed:
         raise ValueError(f"over={over!r} must be one of {sorted(allowed)} for noise {setting.noise!r}")
-    if progress:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
     run = partial(escape_point, setting, over, walkers=walkers, max_steps=max_steps)
     tasks = [(float(value), np.random.SeedSequence(seed, spawn_key=(i,))) for i, value in enumerate(grid)]
-    with tqdm(total=grid.size, unit="point", disable=not progress) as bar:
+    with bar(grid.size, unit="point", progress=progress) as counted:
         futures = [executor.submit(run, value, rng=seeds) for value, seeds in tasks] if executor else []
         points = []
         for i, (value, seeds) in enumerate(tasks):
             points.append(futures[i].result() if futures else run(value, rng=seeds))
-            bar.update()
+            counted.update()
     scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
     log_k = over == "sharpness" and setting.noise == "isotropic"
     scan["abscissa"] = (over, _abscissa(over, grid, log_k), {"units": "1", "long_name": "abscissa"})

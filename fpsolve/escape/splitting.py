@@ -31,6 +31,7 @@ import numpy as np
 
 from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel
 from fpsolve.escape.passages import Passages, passage_times, passages
+from fpsolve.progress import bar
 
 #: Independent repetitions inside one call; their spread gives the interval.
 GROUPS = 20
@@ -263,12 +264,8 @@ def counted(
     ValueError
         If no walker comes to some level in any group, or none returns from the start to the source.
     """
-    if progress:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
     each = walkers // GROUPS
-    with tqdm(total=len(plan.levels) + 1, unit="level", disable=not progress) as bar:
+    with bar(len(plan.levels) + 1, unit="level", progress=progress) as counted:
         home, first_time, first_share = start, np.zeros(GROUPS), np.zeros(GROUPS)
         if start_level > plan.source:
             home, first_time, first_share = _first_way(walk, start, plan.source, each)
@@ -278,7 +275,7 @@ def counted(
         window = (_SETTLING * plan.loop_time, (_SETTLING + _LOOPS) * plan.loop_time)
         entries, _ = _loops(walk, choice, points, home, plan, group, window=window)
         factors = [entries.counts() * GROUPS / (len(group) * (window[1] - window[0]))]
-        bar.update()
+        counted.update()
         for number, upper in enumerate([*plan.levels[1:], math.inf]):
             if entries.group.size:
                 trials = entries.resampled(choice, each)
@@ -291,7 +288,7 @@ def counted(
                     f"{len(plan.levels)}) in any group: raise walkers={walkers}"
                 )
             factors.append(entries.counts() / each)
-            bar.update()
+            counted.update()
     with np.errstate(divide="ignore"):
         return Counts(first_time, first_share, np.log(np.stack(factors, axis=1)))
 

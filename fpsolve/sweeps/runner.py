@@ -24,6 +24,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.progress import bar
 from fpsolve.sweeps.store import Entry, Journal, checked_store, finished_dataset, journal_path, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
@@ -194,7 +195,8 @@ def _filled(
     missing = [i for i in range(len(points)) if i not in journal.entries]
     tasks = ((i, dict(zip(axes, points[i], strict=True))) for i in missing)
     outcomes = _serial(run, tasks, seed) if executor is None else _parallel(run, tasks, seed, executor)
-    with _bar(len(points), len(points) - len(missing), progress) as bar:
+    done = len(points) - len(missing)
+    with bar(len(points), unit="point", progress=progress, initial=done) as counted:
         for i, parameters, outcome in outcomes:
             if not isinstance(outcome, Failure):
                 if (wrong := journal.misfit(outcome)) is None:
@@ -203,8 +205,8 @@ def _filled(
                     outcome = Failure(parameters, wrong)
             if isinstance(outcome, Failure):
                 failures[i] = outcome
-                bar.set_postfix_str(f"{len(failures)} failed")
-            bar.update()
+                counted.set_postfix_str(f"{len(failures)} failed")
+            counted.update()
     return failures
 
 
@@ -350,11 +352,3 @@ def _brief(value: object) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _bar(total: int, finished: int, progress: bool):
-    if progress:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm  # tqdm.auto warns in notebooks without widgets, even when not shown
-    return tqdm(total=total, initial=finished, unit="point", disable=not progress)

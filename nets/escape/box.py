@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from fpsolve.progress import bar, shown
 from fpsolve.symbols.counter_rng import Seed
 from nets.escape.dynamics import Dynamics
 from nets.training.batches import Sampling, minibatches, noise_stream, seed_text
@@ -160,13 +161,11 @@ def _run_compiled(
     state: _Replicas, rate: float, kick: float, r: float, max_steps: int, progress: bool
 ) -> None:
     """One replica after another."""
-    from tqdm import tqdm
-
     assert state.batch_size is not None
     advance = state.dynamics.stepper(r, rate)
     start = state.dynamics.start.numpy()
     none = np.empty((0, len(start)))
-    for i, seed in enumerate(tqdm(state.seeds, unit="replica", disable=not progress)):
+    for i, seed in enumerate(shown(state.seeds, unit="replica", progress=progress, leave=True)):
         position, done, epoch, left = start.copy(), 0, 0, False
         while not left and done < max_steps:
             rows = minibatches(
@@ -193,12 +192,10 @@ def _run_batched(
     state: _Replicas, rate: float, kick: float, r: float, max_steps: int, progress: bool
 ) -> None:
     """All at once, step by step, until all are outside or ``max_steps`` is reached."""
-    from tqdm import tqdm
-
     dynamics, done = state.dynamics, 0
     start = dynamics.start
     positions = start.expand(len(state.seeds), -1).clone()
-    with tqdm(total=len(state.seeds), unit="replica", disable=not progress) as bar:
+    with bar(len(state.seeds), unit="replica", progress=progress) as counted:
         while len(state.inside) and done < max_steps:
             rows, streams = state.draws(), None
             length = _FULL_BATCH_EPOCH if rows is None else len(rows)
@@ -219,7 +216,7 @@ def _run_batched(
                 if keep is None:
                     positions = path[-1]
                     continue
-                bar.update(len(positions) - len(keep))
+                counted.update(len(positions) - len(keep))
                 positions = path[-1][keep]
                 rows = None if rows is None else rows[:, keep]
                 streams = None if streams is None else [streams[j] for j in keep.tolist()]
