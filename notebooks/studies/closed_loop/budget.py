@@ -2,8 +2,8 @@
 
 Over copies at the same time, one step of SGD turns Var p_i into Var(p_i − ηg_i) + η²⟨C_ii⟩, with p_i the
 coordinate along e_i and g_i = e_i·∇L at each copy's own weights. Where Var p_i stands still,
-Var p_i = η⟨C_ii⟩/(λ(2 − ηλ(1 + ρ))), λ = Cov(p_i, g_i)/Var p_i and ρ = Var g_i/(λ²Var p_i) − 1. Nothing is
-neglected in that, so that every reason for which D_i/λ_i fails is a factor between the two.
+Var p_i = η⟨C_ii⟩/(λ(2 − ηλ(1 + ρ))), λ = Cov(p_i, g_i)/Var p_i and ρ = Var g_i/(λ²Var p_i) − 1. This
+identity is exact. The ratio of SGD's variance to D_i/λ_i is a product of factors, one per approximation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from nets.measure.valley import MeasuredValley, says
+from fpsolve.results import dataset, quantity
+from nets.measure.valley import MeasuredValley
 from notebooks.studies.closed_loop.predictions import coupled_variances
 
 #: The corrections, one after the other, that lead from D_i/λ_i at w₀ to the identity.
@@ -27,31 +28,17 @@ CORRECTIONS = {
     "force of the net": "g_i at the copies' own weights",
 }
 
-__all__ = ["CORRECTIONS", "variance_budget"]
-
 
 def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
-    """Predictions of Var y_i with one correction after the other, down to the one that neglects nothing.
+    """Predictions of Var y_i with one correction after the other, down to the exact identity.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    walked : Dataset
-        From :func:`notebooks.studies.closed_loop.walks.walk`; minibatches drawn with replacement, so that steps are independent.
-
-    Returns
-    -------
-    Dataset, dims correction, mode
-        ``predicted``, cumulative in the order of :data:`CORRECTIONS`, except that "noise at y" holds
-        "minibatch Hessians" already, and that the last two take all from the copies: "D/λ of the net" is
-        D_i/(λ_i(1 − ηλ_i/2)), "force of the net" the identity. ``sgd``, SGD's variance over the second half
-        of the walk; what is measured at copies is of its end. ``stiffness`` (place, mode),
-        Cov(p_i, g_i)/Var p_i, and ``excess``, ρ at the copies' own weights.
-
-    Raises
-    ------
-    ValueError
-        If the sampling is without replacement.
+    ``walked`` comes from :func:`notebooks.studies.closed_loop.walks.walk`, with minibatches drawn with
+    replacement, so that steps are independent; other sampling is a ValueError. Returned over ``correction``
+    and ``mode``: ``predicted``, cumulative in the order of :data:`CORRECTIONS`, except that "noise at y"
+    holds "minibatch Hessians" already, and that the last two take all from the copies: "D/λ of the net" is
+    D_i/(λ_i(1 − ηλ_i/2)), "force of the net" the identity. ``sgd``, SGD's variance over the second half of
+    the walk; what is measured at copies is of its end. ``stiffness`` (place, mode), Cov(p_i, g_i)/Var p_i,
+    and ``excess``, ρ at the copies' own weights.
     """
     if valley.run.settings.sampling != "with_replacement":
         raise ValueError(
@@ -93,16 +80,18 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     curved, forced = walked["curvature"].mean("measured").to_numpy(), stiff["own"]
     predicted["D/λ of the net"] = rate * noisy / (curved * (2 - rate * curved))
     predicted["force of the net"] = rate * noisy / (forced * (2 - rate * forced * (1 + excess["own"])))
-    by_place = ("place", "mode")
-    return xr.Dataset(
+    return dataset(
         {
-            "predicted": (
-                ("correction", "mode"), [predicted[c] for c in CORRECTIONS], says("Var y_i, predicted")
+            "predicted": quantity(
+                [predicted[c] for c in CORRECTIONS], ("correction", "mode"), "Var y_i, predicted"
             ),
-            "sgd": ("mode", walked["y"].to_numpy()[late].var(1, ddof=1).mean(0), says("Var y_i of SGD")),
-            "stiffness": (by_place, [stiff["own"], stiff["shadow"]], says("Cov(p_i, g_i) / Var p_i")),
-            "excess": ("mode", excess["own"], says("Var g_i / (λ² Var p_i) − 1")),
+            "sgd": quantity(walked["y"].to_numpy()[late].var(1, ddof=1).mean(0), "mode", "Var y_i of SGD"),
+            "stiffness": quantity(
+                [stiff["own"], stiff["shadow"]], ("place", "mode"), "Cov(p_i, g_i) / Var p_i"
+            ),
+            "excess": quantity(excess["own"], "mode", "Var g_i / (λ² Var p_i) − 1"),
         },
+        title="budget of Var y_i",
         coords={
             "correction": list(CORRECTIONS), "place": ["own", "shadow"], "mode": np.arange(1, n + 1),
         },

@@ -1,80 +1,106 @@
-"""The closed loop of one net: theory, density and ensemble of its measured valley beside what SGD did."""
+"""The closed loop: nets trained, measured, followed, and compared with theory, density and ensemble.
+
+References: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 7–16; ICLR 2021 = Xie, Sato, Sugiyama,
+Eqs. 5–7.
+"""
 
 from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import xarray as xr
 
-from nets.measure.valley import MeasuredValley, Reading, log_weighted_flatness, says
+from fpsolve.results import dataset, quantity
+from fpsolve.sweeps.store import kept
+from nets.data import datasets
+from nets.data.datasets import Data
+from nets.measure.valley import (
+    Flat,
+    MeasuredValley,
+    Reading,
+    at_weights,
+    log_weighted_flatness,
+    measure_valley,
+    walk_seed,
+    weights_at,
+)  # fmt: skip
+from nets.models import fully_connected
+from nets.training import train
+from nets.training.recipe import Precision
 from notebooks.studies.closed_loop.budget import variance_budget
-from notebooks.studies.closed_loop.predictions import prediction, theory_variances
+from notebooks.studies.closed_loop.predictions import SGD, prediction, theory_variances
+from notebooks.studies.closed_loop.walks import walk
 
-#: The network among the methods.
-SGD = "network, SGD"
+#: Resamples of the copies for the interval of SGD's variance.
+RESAMPLES = 400
 _OTHER_NOISE: dict[Reading, str] = {
     "measured": "Var y_i by theory with the finite step, noise as at w₀",
     "random_shift": "Var y_i by theory with the finite step, noise 2σH² with one σ",
 }
 
-__all__ = ["SGD", "closed_loop"]
-
 
 def closed_loop(
-    valley: MeasuredValley,
-    walked: xr.Dataset,
-    *,
-    noise: Reading = "local",
-    walkers: int = 2000,
-    confidence: float = 0.95,
-    rng: int = 0,
-    progress: bool = False,
-) -> xr.Dataset:
+    valley: MeasuredValley, walked: xr.Dataset, *, noise: Reading = "local", walkers: int = 2000,
+    confidence: float = 0.95, rng: int = 0, progress: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Predictions of theory, density and ensemble beside what SGD did, for one net.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    walked : Dataset
-        From :func:`notebooks.studies.closed_loop.walks.walk`.
-    noise : {"local", "measured", "random_shift"}
-        See :meth:`nets.measure.valley.MeasuredValley.process`.
-    walkers : int
-    confidence : float
-        Of SGD's intervals, bootstraps over replicas.
-    rng : int
-    progress : bool
+    ``walked`` comes from :func:`notebooks.studies.closed_loop.walks.walk`, ``noise`` is as in
+    :meth:`nets.measure.valley.MeasuredValley.process`, ``confidence`` is that of SGD's intervals,
+    bootstraps over replicas. A confidence outside (0, 1) is a ValueError.
 
-    Returns
-    -------
-    Dataset
-        As :func:`notebooks.studies.closed_loop.predictions.prediction`, with SGD as one method more: its errors are standard
-        errors over replicas; ``sgd_low``, ``sgd_high`` (mode) its interval. With the variables of
-        :func:`variance_budget` where the sampling is with replacement. ``log_flatness_net`` and ``…_error``:
-        the growth of ln F̂ by Hessians at the copies' own weights. ``noise_curvature`` (mode) is BC_ii/λ_i at
-        w₀, which is 1 where C = H/B; ``theory_measured`` and ``theory_random_shift`` (mode) are the variances
-        with those readings of the noise. ``…_along`` and ``…_fit`` (point, mode): the valley's profile.
-        ``loss`` at w₀, ``loss_net`` of the copies at the end, ``loss_line`` at their mean place on the line.
-
-    Raises
-    ------
-    ValueError
-        If an argument makes no sense, before any work.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 7–16; ICLR 2021, Eqs. 5–7.
+    Returned as by :func:`notebooks.studies.closed_loop.predictions.prediction`, with SGD as one method
+    more: its errors are standard errors over replicas; ``sgd_low``, ``sgd_high`` (mode) its interval. With
+    the variables of :func:`notebooks.studies.closed_loop.budget.variance_budget` where the sampling is with
+    replacement. ``log_flatness_net`` and ``…_error``: the growth of ln F̂ by Hessians at the copies' own
+    weights. ``noise_curvature`` (mode) is BC_ii/λ_i at w₀, which is 1 where C = H/B; ``theory_measured``
+    and ``theory_random_shift`` (mode) are the variances with those readings of the noise. ``…_along`` and
+    ``…_fit`` (point, mode): the valley's profile. ``loss`` at w₀, ``loss_net`` of the copies at the end,
+    ``loss_line`` at their mean place on the line.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1")
     steps = int(walked.attrs["steps"])
     found = prediction(valley, steps=steps, noise=noise, walkers=walkers, rng=rng, progress=progress)
+    sgd, low, high = _of_sgd(valley, walked, confidence, rng)
+    single = {name: found[name] for name in found.data_vars if "by" not in found[name].dims}
+    both = xr.concat([found.drop_vars(list(single)), sgd], "by").assign(single)
+    for name in both.data_vars:
+        both[name].attrs = found[name].attrs
+    others = {
+        f"theory_{other}": quantity(theory_variances(valley, steps=steps, noise=other), "mode", text)
+        for other, text in _OTHER_NOISE.items()
+    }
+    both = both.assign(others | _along(valley) | _at_ends(valley, walked)).assign(
+        sgd_low=quantity(low, "mode", "lower end of SGD's variance"),
+        sgd_high=quantity(high, "mode", "its upper end"),
+        learning_rate=quantity(valley.learning_rate, (), "learning rate"),
+        explained=quantity(valley.profile.attrs["explained"], (), "share of the displacement along u"),
+        fit_error=quantity(valley.profile.attrs["curvature_fit_error"], (), "largest error of a fitted λ_i"),
+    )
+    if valley.run.settings.sampling == "with_replacement":
+        both = xr.merge([both, variance_budget(valley, walked)], combine_attrs="override")
+    both.attrs |= {
+        "title": "prediction of the measured valley beside SGD", "confidence": confidence,
+        "data": valley.run.data.name, "batch_size": int(valley.run.settings.batch_size),
+    }  # fmt: skip
+    return both
+
+
+def _of_sgd(
+    valley: MeasuredValley, walked: xr.Dataset, confidence: float, rng: int
+) -> tuple[xr.Dataset, np.ndarray, np.ndarray]:
+    """SGD as one more method of a prediction, and the ends of its Var y_i by a bootstrap over replicas."""
     step = walked["step"].to_numpy()
     late = step - step[0] >= (step[-1] - step[0]) / 2
     y, x = walked["y"].to_numpy()[late], walked["x"].to_numpy()[-1]
-    picks = np.random.default_rng([rng, 2]).integers(len(x), size=(400, len(x)))
+    picks = np.random.default_rng([rng, 2]).integers(len(x), size=(RESAMPLES, len(x)))
     drawn = np.array([y[:, pick].var(1, ddof=1).mean(0) for pick in picks])
-    tail = [50 * (1 - confidence), 50 * (1 + confidence)]
-    low, high = np.percentile(drawn, tail, axis=0)
+    low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
     climb = valley.log_weighted_flatness
     gained = climb(x) - climb(0.0)
     root = np.sqrt(len(x))
@@ -85,47 +111,207 @@ def closed_loop(
         "flat_variance": x.var(ddof=1), "flat_variance_error": x.var(ddof=1) * np.sqrt(2 / (len(x) - 1)),
         "log_flatness": gained.mean(), "log_flatness_error": gained.std(ddof=1) / root,
     }  # fmt: skip
-    sgd = xr.Dataset(own, coords={"mode": found["mode"]}).expand_dims(by=[SGD])
-    single = {name: found[name] for name in found.data_vars if "by" not in found[name].dims}
-    both = xr.concat([found.drop_vars(list(single)), sgd], "by").assign(single)
-    for name in both.data_vars:
-        both[name].attrs = found[name].attrs
-    origin = valley.profile["curvature"].sel(x=0.0, method="nearest").to_numpy()
-    net = log_weighted_flatness(walked["curvature"].to_numpy(), origin)
-    net = net - log_weighted_flatness(origin, origin)
-    C0 = np.diag(valley.covariance)[: valley.n_sharp]
-    others = {
-        f"theory_{other}": ("mode", theory_variances(valley, steps=steps, noise=other), says(text))
-        for other, text in _OTHER_NOISE.items()
-    }
-    profile, places = valley.profile, valley.profile["x"].to_numpy()
+    modes = np.arange(1, valley.n_sharp + 1)
+    return xr.Dataset(own, coords={"mode": modes}).expand_dims(by=[SGD]), low, high
+
+
+def _along(valley: MeasuredValley) -> dict[str, xr.Variable]:
+    """The profile along the flat direction as measured, and its fits."""
+    profile, places, plane = valley.profile, valley.profile["x"].to_numpy(), ("point", "mode")
     C = np.diagonal(profile["covariance"].to_numpy(), axis1=1, axis2=2)
-    along = {
-        "place_along": ("point", places, says("x of the points measured")),
-        "loss_along": ("point", profile["loss"].to_numpy(), says("training loss there")),
-        "curvature_along": (("point", "mode"), profile["curvature"].to_numpy(), says("curvature λ_i there")),
-        "curvature_fit": (("point", "mode"), valley.curvatures(places), says("its fit")),
-        "noise_along": (("point", "mode"), C[:, :-1], says("gradient noise C_ii there")),
-        "noise_fit": (("point", "mode"), valley.noise(places)[:, :-1], says("its fit")),
+    return {
+        "place_along": quantity(places, "point", "x of the points measured"),
+        "loss_along": quantity(profile["loss"].to_numpy(), "point", "training loss there"),
+        "curvature_along": quantity(profile["curvature"].to_numpy(), plane, "curvature λ_i there"),
+        "curvature_fit": quantity(valley.curvatures(places), plane, "its fit"),
+        "noise_along": quantity(C[:, :-1], plane, "gradient noise C_ii there"),
+        "noise_fit": quantity(valley.noise(places)[:, :-1], plane, "its fit"),
     }
-    both = both.assign(others | along).assign(
-        sgd_low=("mode", low, says("lower end of SGD's variance")),
-        sgd_high=("mode", high, says("its upper end")),
-        log_flatness_net=((), net.mean(), says("growth of ln F̂ at the copies' own weights")),
-        log_flatness_net_error=((), net.std(ddof=1) / np.sqrt(len(net)), says("its standard error")),
-        curvature=("mode", origin, says("curvature λ_i at w₀")),
-        noise_curvature=("mode", valley.run.settings.batch_size * C0 / origin, says("B C_ii / λ_i at w₀")),
-        learning_rate=((), valley.learning_rate, says("learning rate")),
-        explained=((), valley.profile.attrs["explained"], says("share of the displacement along u")),
-        fit_error=((), valley.profile.attrs["curvature_fit_error"], says("largest error of a fitted λ_i")),
-        loss=((), valley.profile.attrs["loss_at_start"], says("training loss at w₀")),
-        loss_line=((), np.interp(x.mean(), places, profile["loss"]), says("on the line where SGD ends")),
-        loss_net=((), float(walked["loss"].mean()), says("training loss of the copies at the end")),
+
+
+def _at_ends(valley: MeasuredValley, walked: xr.Dataset) -> dict[str, xr.Variable]:
+    """Curvature, noise and loss at w₀, and flatness and loss where the copies end."""
+    profile = valley.profile
+    origin = _curvature_at_start(valley)
+    grown = _growth(walked["curvature"].to_numpy(), origin)
+    C0 = np.diag(valley.covariance)[: valley.n_sharp]
+    end = np.interp(walked["x"].to_numpy()[-1].mean(), profile["x"].to_numpy(), profile["loss"])
+    return {
+        "log_flatness_net": quantity(grown.mean(), (), "growth of ln F̂ at the copies' own weights"),
+        "log_flatness_net_error": quantity(grown.std(ddof=1) / np.sqrt(len(grown)), (), "its standard error"),
+        "curvature": quantity(origin, "mode", "curvature λ_i at w₀"),
+        "noise_curvature": quantity(
+            valley.run.settings.batch_size * C0 / origin, "mode", "B C_ii / λ_i at w₀"
+        ),
+        "loss": quantity(profile.attrs["loss_at_start"], (), "training loss at w₀"),
+        "loss_line": quantity(end, (), "on the line where SGD ends"),
+        "loss_net": quantity(float(walked["loss"].mean()), (), "training loss of the copies at the end"),
+    }
+
+
+def _curvature_at_start(valley: MeasuredValley) -> np.ndarray:
+    return valley.profile["curvature"].sel(x=0.0, method="nearest").to_numpy()
+
+
+def _growth(lam: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """ln F̂ of curvatures λ_i less that at the origin."""
+    return log_weighted_flatness(lam, origin) - log_weighted_flatness(origin, origin)
+
+
+@dataclass(frozen=True)
+class LoopStudy:
+    """One setting of the closed loop: how a net is trained, measured and followed.
+
+    ``data`` is a name for :func:`nets.data.datasets.load`. ``learning_rate``, ``batch_size`` and ``epochs``
+    are of the training before the loop is closed, with replacement. ``window`` counts epochs of pilots and
+    walk. ``n_sharp``, ``pilots``, ``points``, ``degree``, ``tolerance`` and ``flat`` are as in
+    :func:`nets.measure.valley.measure_valley`, ``replicas`` and ``measured`` as in
+    :func:`notebooks.studies.closed_loop.walks.walk`, ``walkers`` as in
+    :func:`notebooks.studies.closed_loop.predictions.prediction`. The control has minibatches ``quiet``
+    times as large, equally many steps and equally long ones: a noise so many times smaller. ``dtype`` is of
+    training and of the search for eigenvectors; losses and derivatives are measured in float64. A number
+    too small to measure anything with is a ValueError.
+    """
+
+    data: str
+    hidden: tuple[int, ...]
+    learning_rate: float = 0.1
+    batch_size: int = 50
+    epochs: int = 10
+    window: int = 1
+    n_sharp: int = 4
+    pilots: int = 8
+    points: int = 8
+    degree: int = 3
+    tolerance: float = 1e-3
+    flat: Flat = "pilots"
+    replicas: int = 64
+    measured: int = 16
+    walkers: int = 2000
+    quiet: int = 20
+    dtype: Precision = "float64"
+
+    def __post_init__(self) -> None:
+        least = {
+            "epochs": 1, "window": 1, "n_sharp": 1, "pilots": 1, "degree": 1, "points": self.degree + 3,
+            "replicas": 8, "measured": 2, "walkers": 100, "quiet": 2,
+        }  # fmt: skip
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {lowest}")
+        if self.measured > self.replicas:
+            raise ValueError(f"measured={self.measured} is more than the {self.replicas} replicas")
+        if self.flat not in get_args(Flat):
+            raise ValueError(f"flat={self.flat!r} must be one of {get_args(Flat)}")
+
+    @property
+    def asked(self) -> dict[str, str | int | float]:
+        """All fields as text or numbers, to be stored beside results."""
+        return {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(self).items()}
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        layers = "-".join(map(str, self.hidden))
+        return f"{self.data}_{layers}_eta{self.learning_rate:g}_B{self.batch_size}_{self.flat}"
+
+
+def closed_loops(
+    study: LoopStudy,
+    *,
+    nets: int = 3,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """The closed loop of several nets, each with its own initial weights and minibatches, over ``net``.
+
+    ``seed`` is that of the first net; the others follow. Data files are found through the environment
+    variable ``FPSOLVE_DATA``. Trainings, valleys, walks and comparisons are kept in ``folder`` one by one;
+    run again to go on after a kill. Beside :func:`closed_loop` the result has ``quiet_displacement``,
+    ``quiet_log_flatness`` and ``quiet_log_flatness_net`` of the control with hardly any noise. Fewer than
+    two nets, a missing folder and numbers that do not fit the data are a ValueError before any work, as is
+    a store of another question.
+    """
+    if nets < 2:
+        raise ValueError(f"nets={nets}: an interval needs at least 2")
+    if folder is not None and not Path(folder).is_dir():
+        raise ValueError(f"folder={str(folder)!r} is no directory; create it first")
+    data = datasets.load(study.data)
+    if study.quiet * study.batch_size > data.samples:
+        raise ValueError(
+            f"quiet={study.quiet} asks for minibatches of {study.quiet * study.batch_size}, more than the "
+            f"{data.samples} samples"
+        )
+    if (steps := study.window * (data.samples // study.batch_size)) < 20:
+        raise ValueError(f"window={study.window} has {steps} steps; take more epochs, for at least 20")
+    each = [_one_net(study, data, seed + i, folder, progress) for i in range(nets)]
+    result = xr.concat(each, xr.IndexVariable("net", np.arange(seed, seed + nets)), combine_attrs="override")
+    result.attrs |= study.asked
+    return result
+
+
+def _one_net(
+    study: LoopStudy, data: Data, seed: int, folder: str | Path | None, progress: bool
+) -> xr.Dataset:
+    def place(kind: str, ending: str = "nc", flat: bool = True) -> Path | None:
+        name = study.name if flat else study.name.rsplit("_", 1)[0]
+        return None if folder is None else Path(folder) / f"{name}_{kind}_{seed}.{ending}"
+
+    def compute() -> xr.Dataset:
+        began = time.process_time()
+        run = train.sgd(
+            fully_connected((data.features, *study.hidden, len(data.classes)), rng=seed), data,
+            learning_rate=study.learning_rate, batch_size=study.batch_size, epochs=study.epochs, rng=seed,
+            sampling="with_replacement", dtype=study.dtype, progress=progress,
+            checkpoint=place("trained", "safetensors", False),
+        )  # fmt: skip
+        trained = time.process_time()
+        valley = measure_valley(
+            run, n_sharp=study.n_sharp, epochs=study.window, pilots=study.pilots, points=study.points,
+            degree=study.degree, flat=study.flat, tolerance=study.tolerance, rng=seed, store=place("valley"),
+            progress=progress,
+        )  # fmt: skip
+        walked = walk(
+            valley, replicas=study.replicas, measured=study.measured, rng=seed, store=place("walk"),
+            progress=progress,
+        )  # fmt: skip
+        quiet = kept(place("quiet"), lambda: _quiet(study, valley, seed), asked=asked)
+        followed = time.process_time()
+        found = closed_loop(valley, walked, walkers=study.walkers, rng=seed, progress=progress)
+        found = found.assign({k: quiet[k] for k in quiet.data_vars})
+        parts = sum(float(part.attrs["cpu_seconds"]) for part in (valley.profile, walked, quiet))
+        seconds = trained - began + parts + time.process_time() - followed
+        return found.assign(cpu_seconds=quantity(seconds, (), "processor time of this net")).assign_attrs(
+            cpu_seconds=seconds
+        )
+
+    asked = study.asked | {"net": seed}
+    return kept(place("loop"), compute, asked=asked)
+
+
+def _quiet(study: LoopStudy, valley: MeasuredValley, seed: int) -> xr.Dataset:
+    """Training with hardly any noise: larger minibatches, as many steps of the same length."""
+    run, w0 = valley.run, weights_at(valley.run)
+    batch = study.quiet * study.batch_size
+    steps = study.window * run.steps_per_epoch
+    per_epoch = run.data.samples // batch
+    later = train.sgd(
+        run.net, run.data, learning_rate=study.learning_rate, batch_size=batch,
+        epochs=max(1, round(steps / per_epoch)), rng=walk_seed(seed, 3, 0), sampling="with_replacement",
+        dtype=study.dtype,
+    )  # fmt: skip
+    w = weights_at(later)
+    x = float((w - w0) @ valley.directions[:, -1])
+    inputs = run.data.train_inputs.double()
+    H = at_weights(run, w, inputs, run.data.train_labels, valley.directions).hessian
+    net = _growth(np.diag(H)[: valley.n_sharp], _curvature_at_start(valley))
+    climb = valley.log_weighted_flatness
+    return dataset(
+        {
+            "quiet_displacement": quantity(x, (), "x at the end with hardly any noise"),
+            "quiet_log_flatness": quantity(float(climb(x) - climb(0.0)), (), "growth of ln F̂ by the fits"),
+            "quiet_log_flatness_net": quantity(float(net), (), "growth of ln F̂ at its own weights"),
+        },
+        title="training with hardly any noise",
     )
-    if valley.run.settings.sampling == "with_replacement":
-        both = xr.merge([both, variance_budget(valley, walked)], combine_attrs="override")
-    both.attrs |= {
-        "title": "prediction of the measured valley beside SGD", "confidence": confidence,
-        "data": valley.run.data.name, "batch_size": int(valley.run.settings.batch_size),
-    }  # fmt: skip
-    return both

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve import style
 from fpsolve.density.plot import CURVES
+from fpsolve.statistics import mean_interval
 from notebooks.studies.closed_loop.budget import CORRECTIONS
-from notebooks.studies.closed_loop.loop import SGD
-from notebooks.studies.closed_loop.tables import over_nets
+from notebooks.studies.closed_loop.predictions import SGD
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -23,20 +24,9 @@ def valley_profile(
 ) -> Axes:
     """Axes with λ_i(x) or C_ii(x) of one net as measured, their fits, and where SGD ended.
 
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.loop.closed_loop`, of one net.
-    kind : {"curvature", "noise"}
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``found`` comes from :func:`notebooks.studies.closed_loop.loop.closed_loop`.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     x = found["place_along"].to_numpy()
     line = np.linspace(x[0], x[-1], 200)
     for i, mode in enumerate(found["mode"].to_numpy()):
@@ -51,21 +41,8 @@ def valley_profile(
 
 
 def valley_floor(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Axes with the training loss along the flat direction of one net, and where SGD ended.
-
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.loop.closed_loop`, of one net.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-    """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    """Axes with the training loss along the flat direction of one net, and where SGD ended."""
+    ax = style.axes(ax)
     ax.plot(found["place_along"], found["loss_along"], "o-", ms=4, lw=1.2, color="0.25")
     _sgd_span(found, ax)
     ax.set(xlabel="$x$ along the flat direction", ylabel="training loss")
@@ -81,23 +58,12 @@ def _sgd_span(found: xr.Dataset, ax: Axes) -> None:
 def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: float = 0.95) -> Axes:
     """Axes with SGD's variance over its prediction, one correction after the other, a line for each mode.
 
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.study.closed_loops`.
-    ax : Axes, optional
-    confidence : float
-        Of the intervals over nets.
-
-    Returns
-    -------
-    Axes
+    ``found`` comes from :func:`notebooks.studies.closed_loop.loop.closed_loops`; intervals are over its
+    nets.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     ratio = (found["sgd"] / found["predicted"]).transpose("net", "correction", "mode")
-    mean, low, high = over_nets(ratio, confidence=confidence)
+    mean, low, high = mean_interval(ratio, confidence=confidence, scale="log")
     modes = found["mode"].to_numpy()
     at = np.arange(len(CORRECTIONS))
     for i, mode in enumerate(modes):
@@ -110,7 +76,9 @@ def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: f
     ax.axhline(1.0, color="0.4", lw=1, zorder=0)
     ax.set_xticks(at, list(CORRECTIONS), rotation=30, ha="right")
     ax.set(yscale="log", ylabel="Var $y_i$: SGD / predicted")
-    ax.yaxis.set_major_locator(plt.FixedLocator([0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0]))
-    ax.yaxis.set_major_formatter(plt.FormatStrFormatter("%g"))
-    ax.yaxis.set_minor_locator(plt.NullLocator())
+    from matplotlib import ticker
+
+    ax.yaxis.set_major_locator(ticker.FixedLocator([0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0]))
+    ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
     return ax

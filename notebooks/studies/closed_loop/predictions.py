@@ -7,7 +7,7 @@ that started together at the valley's origin, averaged over the second half of t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -19,10 +19,11 @@ from scipy.linalg import solve_discrete_lyapunov
 
 import fpsolve
 import theory
-from nets.measure.valley import MeasuredValley, Reading, says
 from fpsolve.progress import shown
-from theory.valley.elimination import eliminate
+from fpsolve.results import dataset, quantity
+from nets.measure.valley import MeasuredValley, Reading
 from theory.finite_step import at_finite_step
+from theory.valley.elimination import eliminate
 
 #: Share of the walk after which the density in (x, y_i) starts, from theory's Gaussian.
 SETTLED = 0.1
@@ -36,35 +37,21 @@ METHODS = {
     "ensemble, dt = rate/4": "standard error",
     "ensemble, dt = rate": "standard error",
 }
-
-__all__ = [
-    "METHODS", "conditional_variances", "coupled_variances", "evolved_density", "flat_drift", "flat_path",
-    "prediction", "stationary_place",
-]  # fmt: skip
+#: The network among the methods.
+SGD = "network, SGD"
+#: The numbers along the flat direction.
+FLAT = {
+    "displacement": "⟨x⟩ at the end",
+    "flat_variance": "Var x at the end",
+    "log_flatness": "⟨ln F̂(x)⟩ at the end less ln F̂(0)",
+}
 
 
 def flat_drift(valley: MeasuredValley, *, noise: Reading) -> Callable[[float], float]:
-    """ẋ(x) = −V'(x) − ½ Σ_i ⟨y_i²⟩ λ_i'(x), the sharp variables eliminated.
+    """ẋ(x) = −V'(x) − ½ Σ_i ⟨y_i²⟩ λ_i'(x), the sharp variables eliminated (PRL 130, 237101, Eqs. 11–14).
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    noise : {"measured", "random_shift", "local"}
-        For the first two by :func:`theory.valley.elimination.eliminate`; for "local" with ⟨y_i²⟩ = D_i(x)/λ_i(x).
-
-    Returns
-    -------
-    callable
-        Of one number.
-
-    Raises
-    ------
-    ValueError
-        If the reading is unknown.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14.
+    With noise "measured" or "random_shift" by :func:`theory.valley.elimination.eliminate`; with "local" from
+    ⟨y_i²⟩ = D_i(x)/λ_i(x). The result is a function of one number. Another ``noise`` is a ValueError.
     """
     if noise not in get_args(Reading):
         raise ValueError(f"noise={noise!r} must be one of {get_args(Reading)}")
@@ -85,18 +72,7 @@ def flat_drift(valley: MeasuredValley, *, noise: Reading) -> Callable[[float], f
 
 
 def flat_path(valley: MeasuredValley, *, steps: int, noise: Reading) -> np.ndarray:
-    """x after 0, 1, …, ``steps`` iterations by the averaged drift, shape (steps + 1,).
-
-    Parameters
-    ----------
-    valley : MeasuredValley
-    steps : int
-    noise : {"measured", "random_shift", "local"}
-
-    Returns
-    -------
-    ndarray
-    """
+    """x after 0, 1, …, ``steps`` iterations by the averaged drift, shape (steps + 1,)."""
     drift, x = flat_drift(valley, noise=noise), np.zeros(steps + 1)
     for k in range(steps):
         x[k + 1] = x[k] + valley.learning_rate * drift(x[k])
@@ -106,15 +82,7 @@ def flat_path(valley: MeasuredValley, *, steps: int, noise: Reading) -> np.ndarr
 def stationary_place(valley: MeasuredValley, *, noise: Reading) -> float:
     """Where the averaged drift vanishes and pushes back, within the range measured; NaN if nowhere.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    noise : {"measured", "random_shift", "local"}
-
-    Returns
-    -------
-    float
-        NaN means that the valley has no stationary density: only that of y_i given x can settle.
+    NaN means that the valley has no stationary density: only that of y_i given x can settle.
     """
     x = valley.profile["x"].to_numpy()
     line = np.linspace(x[0], x[-1], 400)
@@ -127,26 +95,12 @@ def stationary_place(valley: MeasuredValley, *, noise: Reading) -> float:
 
 
 def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: bool = False) -> np.ndarray:
-    """Stationary variances of the map y ← (1 − ηH)y − ηξ with all of H and C among sharp directions.
+    """Stationary variances of the map y ← (1 − ηH)y − ηξ of all sharp directions, shape (n,).
 
-    Solves Σ = (1 − ηH) Σ (1 − ηH)ᵀ + η²C at x, where Var y_i = ηC_ii/(λ_i(2 − ηλ_i)) leaves out what is
-    not on the diagonals; H and C are interpolated between the points measured.
-
-    Parameters
-    ----------
-    valley : MeasuredValley
-    x : float
-    minibatch_hessians : bool
-        Add Σ_jk Σ_jk Cov(h_ij, h_ik) to C_ii: each minibatch has a Hessian of its own.
-
-    Returns
-    -------
-    ndarray, shape (n,)
-
-    Raises
-    ------
-    ValueError
-        If ηλ ≥ 2: the map has no stationary state.
+    Solves Σ = (1 − ηH) Σ (1 − ηH)ᵀ + η²C at x, where Var y_i = ηC_ii/(λ_i(2 − ηλ_i)) leaves out what is not
+    on the diagonals; H and C are interpolated between the points measured. ``minibatch_hessians`` adds Σ_jk
+    Σ_jk Cov(h_ij, h_ik) to C_ii: each minibatch has a Hessian of its own. Where ηλ ≥ 2 the map has no
+    stationary state, a ValueError.
     """
     n, rate = valley.n_sharp, valley.learning_rate
     there = valley.profile[["hessian", "covariance", "hessian_covariance"]].interp(x=x)
@@ -170,19 +124,9 @@ def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: b
 
 
 def theory_variances(valley: MeasuredValley, *, steps: int, noise: Reading) -> np.ndarray:
-    """D_i/(λ_i(1 − ηλ_i/2)) over the second half of the averaged walk, shape (n,).
+    """D_i/(λ_i(1 − ηλ_i/2)) over the second half of the averaged walk of ``steps`` iterations, shape (n,).
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    steps : int
-        Of the walk, which follows the averaged drift with "local" noise.
-    noise : {"measured", "random_shift", "local"}
-        Where D_i comes from.
-
-    Returns
-    -------
-    ndarray, shape (n,)
+    The walk follows the averaged drift with "local" noise; ``noise`` says where D_i comes from.
     """
     rate = valley.learning_rate
     late = flat_path(valley, steps=steps, noise="local")[steps // 2 :]
@@ -195,17 +139,9 @@ def conditional_variances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Variances of the stationary Fokker–Planck densities of y_i with x held, and their numerical errors.
 
-    Parameters
-    ----------
-    lam, D : array-like, shape (n,)
-        Curvatures and diffusion there.
-    learning_rate : float, optional
-        Correct the process for steps of this length, :func:`theory.finite_step.at_finite_step`: to first
-        order in ηλ, where the map itself has D/(λ(1 − ηλ/2)).
-
-    Returns
-    -------
-    variance, error : ndarray, shape (n,)
+    ``lam`` and ``D`` hold curvatures and diffusion there, shape (n,), as both results. A ``learning_rate``
+    corrects the process for steps of this length, :func:`theory.finite_step.at_finite_step`: to first order
+    in ηλ, where the map itself has D/(λ(1 − ηλ/2)).
     """
     y = sp.Symbol("y", real=True)
     found = []
@@ -226,35 +162,16 @@ def conditional_variances(
 def evolved_density(
     valley: MeasuredValley, mode: int, *, steps: int, times: int = 6, noise: Reading = "local", fine: int = 2
 ) -> xr.DataArray:
-    """Density of (x, y_i) along the walk, the other sharp variables averaged out at each x.
+    """Density of (x, y_i) along the walk, the other sharp variables averaged out at each x; dims time, x, y.
 
     ∂_t P = ∂_x[(V' + ½λ_i'y² + ½Σ_j≠i λ_j' D_j/λ_j)P] + ∂_y[λ_i y P] + ∂_x²[D_x P] + ∂_y²[D_i P], from
     theory's Gaussian at a tenth of the walk. Where V falls over the whole range there is no stationary
     density in x, see :func:`stationary_place`; that of y given x follows x, quasi-stationary.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    mode : int
-        i, counted from 0.
-    steps : int
-        Iterations of the walk.
-    times : int
-        Densities in the second half of the walk.
-    noise : {"measured", "local"}
-        "random_shift" gives x next to no noise and is refused.
-    fine : int
-        Cells along y are 32 times this, along x as many as the start needs; for half-grid estimates.
-
-    Returns
-    -------
-    DataArray, dims time, x, y
-        See :func:`fpsolve.evolve`.
-
-    Raises
-    ------
-    ValueError
-        If the mode or the reading does not exist.
+    ``mode`` is i, counted from 0; ``steps`` are the iterations of the walk, ``times`` the densities in its
+    second half. Cells along y are 32 times ``fine``, along x as many as the start needs; for half-grid
+    estimates. Noise "random_shift" gives x next to no noise and is a ValueError, as is a mode that does not
+    exist.
     """
     if noise not in ("measured", "local"):
         raise ValueError(f"noise={noise!r} must be 'measured' or 'local' for a density in x")
@@ -294,111 +211,83 @@ def evolved_density(
 
 
 def prediction(
-    valley: MeasuredValley,
-    *,
-    steps: int,
-    noise: Reading = "local",
-    walkers: int = 2000,
-    rng: int = 0,
+    valley: MeasuredValley, *, steps: int, noise: Reading = "local", walkers: int = 2000, rng: int = 0,
     progress: bool = False,
-) -> xr.Dataset:
-    """Variances, drift and flatness by every method, with errors.
+) -> xr.Dataset:  # fmt: skip
+    """Variances, drift and flatness by every method, with errors, for a walk of so many iterations.
 
     Sharp: Var y_i = D_i/λ_i where theory has the walk be, averaged over the second half of the walk, with
     1/(1 − ηλ_i/2) for the finite step; the stationary density of y_i with x held at the middle of that
-    half; the evolving one of (x, y_i); and ensembles in all n + 1 variables with steps of η and of η/4.
+    half; the evolving one of (x, y_i); and ensembles in all n + 1 variables with steps of η and of η/4, of
+    ``walkers`` in 20 groups for the errors. ``noise``: see
+    :meth:`nets.measure.valley.MeasuredValley.process`.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    steps : int
-        Iterations of the walk.
-    noise : {"measured", "random_shift", "local"}
-        See :meth:`nets.measure.valley.MeasuredValley.process`.
-    walkers : int
-        Of each ensemble, in 20 groups for the errors.
-    rng : int
-    progress : bool
-
-    Returns
-    -------
-    Dataset, dims by, mode
-        ``variance``, ``variance_error``; by method ``displacement`` ⟨x⟩ and ``flat_variance`` Var x at the
-        walk's end, ``log_flatness`` ⟨ln F̂(x)⟩ − ln F̂(0), each with ``…_error``; NaN where a method does
-        not give it. ``flat_force`` and ``noise_force``, the two parts of the averaged force at x = 0;
-        ``stationary_place``.
-
-    Raises
-    ------
-    ValueError
-        If a number makes no sense, before any work.
+    Returned over ``by``, the method, and ``mode``: ``variance``, ``variance_error``; by method
+    ``displacement`` ⟨x⟩ and ``flat_variance`` Var x at the walk's end, ``log_flatness`` ⟨ln F̂(x)⟩ − ln
+    F̂(0), each with ``…_error``; NaN where a method does not give it. ``flat_force`` and ``noise_force``,
+    the two parts of the averaged force at x = 0; ``stationary_place``. Fewer than 20 steps or 100 walkers
+    are a ValueError.
     """
     if steps < 20 or walkers < 100:
         raise ValueError(f"steps={steps} must be at least 20 and walkers={walkers} at least 100")
+    rate, n = valley.learning_rate, valley.n_sharp
+    by_method = _of_theory(valley, steps, noise)
+    if noise != "random_shift":
+        modes = [
+            _of_density(valley, i, steps, noise) for i in shown(range(n), unit="mode", progress=progress)
+        ]
+        best, error = (np.array([m[k] for m in modes]) for k in (0, 1))
+        by_method["density of (x, y)"] = (
+            np.append(best[:, 0], best[:, 1:].mean(0)), np.append(error[:, 0], error[:, 1:].max(0))
+        )  # fmt: skip
+    for name, step in (("ensemble, dt = rate/4", rate / 4), ("ensemble, dt = rate", rate)):
+        by_method[name] = _of_ensemble(valley, steps, noise, walkers, step, rng)
+    unknown = np.full(n + len(FLAT), np.nan), np.full(n + len(FLAT), np.nan)
+    values, errors = (np.array([by_method.get(m, unknown)[k] for m in METHODS]) for k in (0, 1))
+    errors = np.abs(errors)
+    drift = flat_drift(valley, noise=noise)(0.0)
+    slope = -float(polynomial.polyder(valley.potential)[0]) / valley.scale
+    result = {
+        "variance": quantity(values[:, :n], ("by", "mode"), "Var y_i, mean over the second half of the walk"),
+        "variance_error": quantity(errors[:, :n], ("by", "mode"), "its error"),
+        "flat_force": quantity(slope, (), "−V'(0)"),
+        "noise_force": quantity(drift - slope, (), "−½ Σ ⟨y_i²⟩ λ_i'(0)"),
+        "stationary_place": quantity(stationary_place(valley, noise=noise), (), "x where the drift vanishes"),
+    }
+    for k, (name, text) in enumerate(FLAT.items()):
+        result[name] = quantity(values[:, n + k], "by", text)
+        result[name + "_error"] = quantity(errors[:, n + k], "by", "its error")
+    return dataset(
+        result, title="predictions for SGD in the measured valley",
+        coords={"by": list(METHODS), "mode": np.arange(1, n + 1)},
+        noise=noise, seed=int(rng), walkers=int(walkers), steps=int(steps),
+    )  # fmt: skip
+
+
+def _of_theory(
+    valley: MeasuredValley, steps: int, noise: Reading
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Var y_1 … Var y_n, ⟨x⟩, Var x, Δ ln F̂ and their errors, by theory and by densities with x held."""
     rate, n = valley.learning_rate, valley.n_sharp
     path = flat_path(valley, steps=steps, noise=noise)
     late = path[steps // 2 :]
     lam, D = valley.curvatures(late), valley.diffusion(late, noise=noise)
     bare, stepped = (D / lam).mean(0), (D / (lam * (1 - rate * lam / 2))).mean(0)
     middle = float(late.mean())
-    here = (
-        rate
-        / 2
-        * valley.noise(middle)[:n]
-        / (valley.curvatures(middle) * (1 - rate * valley.curvatures(middle) / 2))
-    )
-    coupled = stepped * (coupled_variances(valley, middle) / here)
-    values = {"theory": (bare, stepped - bare), "theory, finite step": (stepped, coupled - stepped)}
-    at_middle = valley.curvatures(middle), valley.diffusion(middle, noise=noise)
-    for name, step in (("", None), (", finite step", rate)):
-        values["density of y, x held" + name] = conditional_variances(*at_middle, learning_rate=step)
+    lam, C = valley.curvatures(middle), valley.noise(middle)[:n]
+    coupled = stepped * (coupled_variances(valley, middle) / (rate / 2 * C / (lam * (1 - rate * lam / 2))))
+    held = lam, valley.diffusion(middle, noise=noise)
     climb = valley.log_weighted_flatness
-    flat: dict[str, Sequence[float]] = {"theory": (path[-1], np.nan, float(climb(path[-1]) - climb(0.0)))}
-    flat_errors: dict[str, Sequence[float]] = {"theory": (np.nan, np.nan, np.nan)}
-    if noise != "random_shift":
-        modes = [
-            _of_density(valley, i, steps, noise) for i in shown(range(n), unit="mode", progress=progress)
-        ]
-        best, error = (np.array([m[k] for m in modes]) for k in (0, 1))
-        values["density of (x, y)"] = best[:, 0], error[:, 0]
-        flat["density of (x, y)"] = tuple(best[:, 1:].mean(0))
-        flat_errors["density of (x, y)"] = tuple(error[:, 1:].max(0))
-    for name, step in (("ensemble, dt = rate/4", rate / 4), ("ensemble, dt = rate", rate)):
-        estimate, stderr = _of_ensemble(valley, steps, noise, walkers, step, rng)
-        values[name] = estimate[:n], stderr[:n]
-        flat[name], flat_errors[name] = estimate[n:].tolist(), stderr[n:].tolist()
-    nothing = np.full(n, np.nan), np.full(n, np.nan)
-    both = np.array([values.get(m, nothing) for m in METHODS])
-    scalars = np.array([flat.get(m, (np.nan,) * 3) for m in METHODS], float)
-    scalar_errors = np.abs(np.array([flat_errors.get(m, (np.nan,) * 3) for m in METHODS], float))
-    drift = flat_drift(valley, noise=noise)(0.0)
-    slope = -float(polynomial.polyder(valley.potential)[0]) / valley.scale
-    result: dict[str, tuple] = {
-        "variance": (("by", "mode"), both[:, 0], says("Var y_i, mean over the second half of the walk")),
-        "variance_error": (("by", "mode"), np.abs(both[:, 1]), says("its error")),
-        "flat_force": ((), slope, says("−V'(0)")),
-        "noise_force": ((), drift - slope, says("−½ Σ ⟨y_i²⟩ λ_i'(0)")),
-        "stationary_place": ((), stationary_place(valley, noise=noise), says("x where the drift vanishes")),
+    flat = np.array([path[-1], np.nan, climb(path[-1]) - climb(0.0)])
+    nothing = np.full(len(FLAT), np.nan)
+    found = {
+        "theory": (np.append(bare, flat), np.append(stepped - bare, nothing)),
+        "theory, finite step": (np.append(stepped, nothing), np.append(coupled - stepped, nothing)),
     }
-    for k, (name, text) in enumerate(FLAT.items()):
-        result[name] = ("by", scalars[:, k], says(text))
-        result[name + "_error"] = ("by", scalar_errors[:, k], says("its error"))
-    return xr.Dataset(
-        result,
-        coords={"by": list(METHODS), "mode": np.arange(1, n + 1)},
-        attrs={
-            "title": "predictions for SGD in the measured valley", "noise": noise, "seed": int(rng),
-            "walkers": int(walkers), "steps": int(steps), "fpsolve_version": fpsolve.__version__,
-        },
-    )  # fmt: skip
-
-
-#: The numbers along the flat direction.
-FLAT = {
-    "displacement": "⟨x⟩ at the end",
-    "flat_variance": "Var x at the end",
-    "log_flatness": "⟨ln F̂(x)⟩ at the end less ln F̂(0)",
-}
+    for name, step in (("", None), (", finite step", rate)):
+        variance, error = conditional_variances(*held, learning_rate=step)
+        found[f"density of y, x held{name}"] = np.append(variance, nothing), np.append(error, nothing)
+    return found
 
 
 def _of_density(

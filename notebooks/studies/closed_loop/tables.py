@@ -2,75 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import xarray as xr
 
+from fpsolve.results import interval_text
+from fpsolve.statistics import Estimate, Scale, mean_interval
 from fpsolve.table import Row, Table
-from fpsolve.statistics import student_factor
 from notebooks.studies.closed_loop.budget import CORRECTIONS
-from notebooks.studies.closed_loop.loop import SGD
-from notebooks.studies.closed_loop.predictions import FLAT, METHODS
-
-__all__ = [
-    "budget_table",
-    "in_words",
-    "loop_table",
-    "noise_exponent",
-    "over_modes",
-    "over_nets",
-    "pooled_factor",
-]
-
-
-def over_nets(
-    values: xr.DataArray | np.ndarray, *, confidence: float = 0.95, scale: Literal["log", "linear"] = "log"
-) -> tuple[np.ndarray, ...]:
-    """Mean over nets and its interval by Student's t.
-
-    Parameters
-    ----------
-    values : array, first axis nets
-    confidence : float
-    scale : {"log", "linear"}
-        "log": the geometric mean of positive numbers, with the interval of their logarithms.
-
-    Returns
-    -------
-    mean, low, high : ndarray
-
-    Raises
-    ------
-    ValueError
-        With fewer than two nets, or where logarithms are wanted of what is not positive.
-    """
-    numbers = np.asarray(values, float)
-    if len(numbers) < 2:
-        raise ValueError("an interval over nets needs at least 2")
-    if scale == "log":
-        if (numbers <= 0).any():
-            raise ValueError("values must be positive for a geometric mean; use scale='linear'")
-        numbers = np.log(numbers)
-    mean, half = numbers.mean(0), student_factor(len(numbers), confidence) * numbers.std(0, ddof=1)
-    found = mean, mean - half, mean + half
-    return tuple(map(np.exp, found)) if scale == "log" else found
+from notebooks.studies.closed_loop.predictions import FLAT, METHODS, SGD
 
 
 def loop_table(found: xr.Dataset) -> Table:
     """Theory, density, ensemble and network in one table, every number with its error.
 
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.study.closed_loops`.
-
-    Returns
-    -------
-    Table
-        Values are geometric means over nets, errors those of each method for one net over the root of their
-        number. Deviation is that of the mean ratio to SGD; sigmas is the mean of that ratio's logarithm over
-        its standard error, from the scatter of nets or from the errors of both, whichever is larger.
+    Values are geometric means over nets, errors those of each method for one net over the root of their
+    number. Deviation is that of the mean ratio to SGD; sigmas is the mean of that ratio's logarithm over
+    its standard error, from the scatter of nets or from the errors of both, whichever is larger.
     """
     variance, variance_error = found["variance"], found["variance_error"]
     quantities = [
@@ -84,6 +31,14 @@ def loop_table(found: xr.Dataset) -> Table:
             own = [part.sel(by=method).to_numpy() for part in (value, error)]
             if np.isfinite(own[0]).all():
                 rows.append(_row(quantity, method, *own, *network))
+    nets = found.sizes["net"]
+    return Table(
+        f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(_remarks(found))
+    )
+
+
+def _remarks(found: xr.Dataset) -> list[str]:
+    """Where the numbers of the table hold."""
     nets, nowhere = found.sizes["net"], int(np.isnan(found["stationary_place"]).sum())
     remarks = [
         f"values are geometric means over {nets} nets, errors those of one net over the root of {nets}"
@@ -104,7 +59,7 @@ def loop_table(found: xr.Dataset) -> Table:
     remarks.append(
         "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
     )
-    return Table(f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(remarks))
+    return remarks
 
 
 _SYMBOLS = {"displacement": "<x>", "flat_variance": "Var x", "log_flatness": "growth of ln F"}
@@ -136,23 +91,14 @@ def _row(
 def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
     """SGD's variance over its prediction, one correction after the other, with intervals over nets.
 
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`closed_loops`.
-    confidence : float
-
-    Returns
-    -------
-    Table
-        ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
+    ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
     """
     rows = []
     for mode in found["mode"].to_numpy():
         for correction, text in CORRECTIONS.items():
             predicted = found["predicted"].sel(mode=mode, correction=correction)
             ratio = (found["sgd"].sel(mode=mode) / predicted).to_numpy()
-            mean, low, high = (float(v) for v in over_nets(ratio, confidence=confidence))
+            mean, low, high = (float(v) for v in mean_interval(ratio, confidence=confidence, scale="log"))
             relative = float(np.log(ratio).std(ddof=1) / np.sqrt(len(ratio)))
             sigmas = abs(np.log(mean)) / relative
             row = Row(
@@ -167,55 +113,20 @@ def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
 
 
 def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:
-    """SGD's variance over its prediction, geometric mean over modes, for each net.
-
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.study.closed_loops`.
-    correction : str
-        One of :data:`notebooks.studies.closed_loop.budget.CORRECTIONS`.
-
-    Returns
-    -------
-    DataArray, dims net
-    """
+    """SGD's variance over its prediction by a correction, geometric mean over modes, for each net."""
     return over_modes(found["sgd"] / found["predicted"].sel(correction=correction))
 
 
 def over_modes(values: xr.DataArray) -> xr.DataArray:
-    """Geometric mean over modes, for each net.
-
-    Parameters
-    ----------
-    values : DataArray, with a dim mode
-        Positive.
-
-    Returns
-    -------
-    DataArray
-    """
+    """Geometric mean over modes of positive numbers, for each net."""
     logs = xr.apply_ufunc(np.log, values)
     return xr.apply_ufunc(np.exp, logs.mean("mode"))
 
 
 def noise_exponent(found: xr.Dataset) -> np.ndarray:
-    """Exponent of C_ii against λ_i over the sharp modes at w₀: 2 where C = 2σH², 1 where C ∝ H.
+    """Exponent of C_ii against λ_i over the sharp modes at w₀ of each net: 2 where C = 2σH², 1 where C ∝ H.
 
-    Parameters
-    ----------
-    found : Dataset
-        From :func:`notebooks.studies.closed_loop.study.closed_loops`; at least two modes.
-
-    Returns
-    -------
-    ndarray, shape (nets,)
-        Slopes of ln C_ii by least squares.
-
-    Raises
-    ------
-    ValueError
-        With a single mode.
+    Slopes of ln C_ii by least squares, shape (nets,); a single mode is a ValueError.
     """
     if found.sizes["mode"] < 2:
         raise ValueError("an exponent over modes needs at least 2: measure with a larger n_sharp")
@@ -225,22 +136,12 @@ def noise_exponent(found: xr.Dataset) -> np.ndarray:
     return (x * y).sum(1) / (x**2).sum(1)
 
 
-def in_words(
-    values: xr.DataArray | np.ndarray, *, scale: Literal["log", "linear"] = "log", form: str = ".2f"
-) -> str:
-    """Mean over nets and its interval, "1.02 [0.97, 1.08]".
+def over_nets(values: xr.DataArray | np.ndarray, scale: Scale = "log") -> Estimate:
+    """Mean over nets and its interval; "log": the geometric mean of positive numbers."""
+    return Estimate(*map(float, mean_interval(values, scale=scale)))
 
-    Parameters
-    ----------
-    values : array, first axis nets
-    scale : {"log", "linear"}
-        See :func:`over_nets`.
-    form : str
-        Format of the numbers.
 
-    Returns
-    -------
-    str
-    """
-    mean, low, high = (format(float(v), form) for v in over_nets(values, scale=scale))
-    return f"{mean} [{low}, {high}]"
+def in_words(values: xr.DataArray | np.ndarray, *, scale: Scale = "log", form: str = ".2f") -> str:
+    """Mean over nets and its interval, "1.02 [0.97, 1.08]", with numbers in the format ``form``."""
+    mean = over_nets(values, scale)
+    return interval_text(mean.value, mean.low, mean.high, form=form)

@@ -1,7 +1,7 @@
 """What SGD does in a measured valley: many trainings from the same weights, seen along its directions.
 
 At the walk's end noise and gradient are measured again at the replicas' own weights, and at their shadows
-w₀ + x u + Σ p_i e_i, which have left the directions out that the valley leaves out.
+w₀ + x u + Σ p_i e_i, projections onto the directions of the valley.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ import numpy as np
 import torch
 import xarray as xr
 
-import fpsolve
+from fpsolve.progress import shown
+from fpsolve.results import dataset, quantity
+from fpsolve.sweeps.store import kept
 from nets.measure.valley import (
     MeasuredValley,
     at_weights,
     from_here,
     noise_factor,
-    says,
     walk_seed,
     weights_at,
 )
-from fpsolve.progress import shown
-from fpsolve.sweeps.store import kept
-
-__all__ = ["walk"]
 
 
 def walk(
@@ -41,32 +38,16 @@ def walk(
 ) -> xr.Dataset:
     """Coordinates of independent trainings from w₀, and the loss around their ends.
 
-    Parameters
-    ----------
-    valley : MeasuredValley
-    replicas : int
-    epochs : int, optional
-        Default those of the pilots.
-    every : int, optional
-        Keep the places after steps whose number is a multiple of this; default a hundredth of the walk.
-    measured : int
-        Replicas at whose ends gradient, noise and Hessian are measured.
-    rng : int
-    store : path, optional
-        ``….nc``: kept there, and read from there if it is there already.
-    progress : bool
+    ``epochs`` are by default those of the pilots. Places are kept after steps whose number is a multiple of
+    ``every``, by default a hundredth of the walk. ``measured`` counts the replicas at whose ends gradient,
+    noise and Hessian are measured. A ``store``, ``….nc``, keeps the walk, and is read if it is there
+    already.
 
-    Returns
-    -------
-    Dataset, dims step, replica, mode
-        ``x``; ``y`` (from the floor at that x); at the end of the first ``measured`` replicas, at ``place``
-        "own" (their weights) and "shadow" (with only the valley's directions): ``gradient`` e_i·∇L,
-        ``noise`` C_ii of the minibatch gradient and ``flat_gradient`` u·∇L; ``curvature`` e_iᵀHe_i, own.
-
-    Raises
-    ------
-    ValueError
-        If a number makes no sense or the store holds another walk, before any work; or if a replica diverged.
+    Returned over ``step``, ``replica`` and ``mode``: ``x``; ``y``, from the floor at that x. At the end of
+    the first ``measured`` replicas, at ``place`` "own" (their weights) and "shadow" (with only the valley's
+    directions): ``gradient`` e_i·∇L, ``noise`` C_ii of the minibatch gradient and ``flat_gradient`` u·∇L;
+    ``curvature`` e_iᵀHe_i, own. A number that makes no sense, or a store of another walk, is a ValueError
+    before any work; so is a replica that diverged.
     """
     epochs = int(valley.profile.attrs["epochs"]) if epochs is None else epochs
     if replicas < 8 or epochs < 1:
@@ -119,20 +100,20 @@ def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
 
     factor, at = noise_factor(run), ("place", "measured", "mode")
     gradient = of_ends(lambda a: a.gradient)
-    return xr.Dataset(
+    noise = factor * of_ends(lambda a: np.diag(a.covariance)[:n])
+    curvature = of_ends(lambda a: np.diag(a.hessian)[:n])[0]
+    return dataset(
         {
-            "x": (("step", "replica"), x, says("distance along the flat direction")),
-            "y": (("step", "replica", "mode"), p[..., :n] - valley.floors(x), says("from the floor")),
-            "gradient": (at, gradient[..., :n], says("gradient of the loss along e_i")),
-            "flat_gradient": (at[:2], gradient[..., n], says("gradient of the loss along u")),
-            "noise": (at, factor * of_ends(lambda a: np.diag(a.covariance)[:n]), says("gradient noise C_ii")),
-            "curvature": (at[1:], of_ends(lambda a: np.diag(a.hessian)[:n])[0], says("curvature e_iᵀHe_i")),
-            "loss": ("replica", [r.loss for r in runs], says("training loss at the end")),
+            "x": quantity(x, ("step", "replica"), "distance along the flat direction"),
+            "y": quantity(p[..., :n] - valley.floors(x), ("step", "replica", "mode"), "from the floor"),
+            "gradient": quantity(gradient[..., :n], at, "gradient of the loss along e_i"),
+            "flat_gradient": quantity(gradient[..., n], at[:2], "gradient of the loss along u"),
+            "noise": quantity(noise, at, "gradient noise C_ii"),
+            "curvature": quantity(curvature, at[1:], "curvature e_iᵀHe_i"),
+            "loss": quantity([r.loss for r in runs], "replica", "training loss at the end"),
         },
+        title="SGD in the measured valley",
         coords={"step": np.array(when), "place": ["own", "shadow"]},
-        attrs={
-            "title": "SGD in the measured valley", "seed": int(asked["rng"]), "data": run.data.name,
-            "epochs": int(asked["epochs"]), "steps": int(asked["epochs"] * run.steps_per_epoch),
-            "fpsolve_version": fpsolve.__version__,
-        },
+        seed=int(asked["rng"]), data=run.data.name, epochs=int(asked["epochs"]),
+        steps=int(asked["epochs"] * run.steps_per_epoch),
     )  # fmt: skip

@@ -14,10 +14,11 @@ from nets.data import datasets
 from nets.measure.valley import MeasuredValley, measure_valley
 from nets.training import train
 from notebooks.studies.closed_loop.budget import CORRECTIONS, variance_budget
-from notebooks.studies.closed_loop.claims import judged, loop_verdicts
-from notebooks.studies.closed_loop.loop import SGD, closed_loop
+from notebooks.studies.closed_loop.claims import loop_verdicts, near
+from notebooks.studies.closed_loop.loop import LoopStudy, closed_loop, closed_loops
 from notebooks.studies.closed_loop.predictions import (
     METHODS,
+    SGD,
     conditional_variances,
     coupled_variances,
     evolved_density,
@@ -25,7 +26,6 @@ from notebooks.studies.closed_loop.predictions import (
     prediction,
     stationary_place,
 )
-from notebooks.studies.closed_loop.study import LoopStudy, closed_loops
 from notebooks.studies.closed_loop.tables import budget_table, in_words, loop_table, noise_exponent, over_nets
 from notebooks.studies.closed_loop.walks import walk
 from theory.valley.elimination import eliminate
@@ -213,15 +213,19 @@ def test_all_methods_meet_in_one_table_and_factors_have_intervals(study):
     assert len(budget.rows) == len(CORRECTIONS)
     assert all(row.low < row.value < row.high for row in budget.rows)
     assert (found["cpu_seconds"] > 0).all()
-    assert over_nets(np.array([-1.0, 3.0]), scale="linear")[0] == pytest.approx(1.0)
+    assert over_nets(np.array([-1.0, 3.0]), "linear").value == pytest.approx(1.0)
     with pytest.raises(ValueError, match="scale='linear'"):
         over_nets(np.array([-1.0, 3.0]))
-    mean, low, high = over_nets(np.array([[1.0], [4.0]]))
-    assert mean == pytest.approx([2.0]) and low * high == pytest.approx([4.0])
+    mean = over_nets(np.array([1.0, 4.0]))
+    assert mean.value == pytest.approx(2.0) and mean.low * mean.high == pytest.approx(4.0)
 
 
 def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
     _, found = study
+
+    def judged(values, **how):
+        return near("claim", "paper", values, **how).verdict
+
     assert judged(np.array([1.02, 1.05, 1.03])).startswith("holds: 1.03")
     assert judged(np.array([0.8, 1.0, 0.9])).startswith("holds: 0.90")  # 1 lies in a narrow interval
     assert judged(np.array([1.4, 1.5, 1.45])).startswith("holds in part")
