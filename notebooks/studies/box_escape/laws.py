@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-import fpsolve
+from fpsolve.results import dataset, quantity
+from fpsolve.statistics import bootstrap, poisson_line
 
 Scanned = Literal["learning_rate", "batch_size", "sharpness", "injected_noise"]
 LAWS = ("exponential", "power")
@@ -28,45 +29,31 @@ def fit_laws(
     """Two laws with two parameters each, fitted to n escapes in observed times S by likelihood.
 
     - "exponential": ln γ = a − b u with u = B, or 1/x for a learning rate, a sharpness, an injected D, as
-      ICLR 2021 reads its figures;
+    ICLR
+      2021 reads its figures;
     - "power": ln γ = a + p ln x.
 
     The likelihood is that of exponential waiting times, Σ (n ln γ − γ S), whose maximum does not depend on
     their true spread. Where times spread less, differences of it are too small: multiplied by 1/cv² they
-    are about right (a quasi-likelihood), so AIC differences stated here are cautious. The interval of a
+    are about right (a quasi-likelihood), so the AIC differences stated here are cautious. The interval of a
     slope does use the spread, and grows by √(χ²/dof) where the law does not fit.
 
-    Parameters
-    ----------
-    x : array, shape (points,)
-    scanned : {"learning_rate", "batch_size", "sharpness", "injected_noise"}
-        What x is.
-    escapes, total_time : array, shape (points,)
-        n > 0 and S.
-    variation : array, shape (points,), optional
-        Coefficient of variation of the times; default 1.
-    confidence : float
+    ``x``, ``escapes`` n > 0, ``total_time`` S and ``variation``, the coefficient of variation of the times
+    (default 1), have shape (points,). ``scanned`` says what x is. Fewer than three points, or one without
+    escapes, are a ValueError.
 
-    Returns
-    -------
-    Dataset, dim ``law``
-        ``intercept``, ``slope`` (b or p) with ``slope_low``, ``slope_high``; ``aic``; ``r_squared`` of ln n/S
-        against u or ln x, unweighted as a figure shows it; ``residual``, root mean square of ln γ;
-        ``chi_squared`` per degree of freedom, with errors cv/√n. ``fitted`` (law, point). ``aic_difference``
-        is that of the exponential minus that of the power law: positive favours the power law.
+    Returned over ``law``: ``intercept``, ``slope`` (b or p) with ``slope_low``, ``slope_high``; ``aic``;
+    ``r_squared`` of ln n/S against u or ln x, unweighted as a figure shows it; ``residual``, root mean
+    square of ln γ; ``chi_squared`` per degree of freedom, with errors cv/√n. ``fitted`` (law, point).
+    ``aic_difference`` is that of the exponential minus that of the power law: positive favours the power
+    law.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than three points, or one without escapes.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Figs. 5, 6, 10–19; Akaike, IEEE Trans. Autom. Control 19, 716 (1974).
+    References: Xie, Sato, Sugiyama, ICLR 2021, Figs. 5, 6, 10–19; Akaike, IEEE Trans. Autom. Control 19,
+    716 (1974).
     """
     x, n, S = (np.asarray(v, dtype=float) for v in (x, escapes, total_time))
     cv = np.ones_like(x) if variation is None else np.asarray(variation, dtype=float)
-    if scanned not in ("learning_rate", "batch_size", "sharpness", "injected_noise"):
+    if scanned not in get_args(Scanned):
         raise ValueError(
             f"scanned={scanned!r} must be learning_rate, batch_size, sharpness or injected_noise"
         )
@@ -76,40 +63,17 @@ def fit_laws(
         raise ValueError("every point needs an escape, and a positive x, time and variation; drop the others")
     u = {"exponential": -x if scanned == "batch_size" else -1 / x, "power": np.log(x)}
     z = stats.norm.isf((1 - confidence) / 2)
-    columns: dict[str, list] = {name: [] for name in _VARIABLES}
-    for law in LAWS:
-        fit = _fitted(u[law], n, S)
-        a, b = fit
-        log_rate = a + b * u[law]
-        # Error of n/S for times of spread cv, and the sandwich of the likelihood's own fit.
-        X = np.stack([np.ones_like(x), u[law]], 1)
-        weight = np.exp(log_rate) * S
-        bread = np.linalg.inv(X.T @ (weight[:, None] * X))
-        error = np.sqrt(np.diag(bread @ (X.T @ ((weight**2 * cv**2 / n)[:, None] * X)) @ bread))[1]
-        residual = np.log(n / S) - log_rate
-        chi = float((residual**2 * n / cv**2).sum() / (len(x) - 2))
-        width = z * error * math.sqrt(max(1.0, chi))
-        columns["intercept"].append(a)
-        columns["slope"].append(b)
-        columns["slope_low"].append(b - width)
-        columns["slope_high"].append(b + width)
-        columns["aic"].append(4 - 2 * float((n * log_rate - np.exp(log_rate) * S).sum()))
-        columns["r_squared"].append(float(np.corrcoef(u[law], np.log(n / S))[0, 1] ** 2))
-        columns["residual"].append(float(np.sqrt(np.mean(residual**2))))
-        columns["chi_squared"].append(chi)
-        columns["fitted"].append(np.exp(log_rate))
-    variables = {
-        name: (
-            ("law", "point") if name == "fitted" else "law",
-            np.array(columns[name]),
-            {"long_name": text, "units": "1"},
-        )
-        for name, text in _VARIABLES.items()
-    }
-    data = xr.Dataset(
-        variables,
-        {"law": list(LAWS), "x": ("point", x, {"long_name": scanned, "units": "1"})},
-        {"title": "laws of escape", "scanned": scanned, "fpsolve_version": fpsolve.__version__},
+    each = [_fitted(u[law], n, S, cv, z) for law in LAWS]
+    data = dataset(
+        {
+            name: quantity(
+                np.array([one[name] for one in each]), ("law", "point") if name == "fitted" else "law", text
+            )
+            for name, text in _VARIABLES.items()
+        },
+        title="laws of escape",
+        coords={"law": list(LAWS), "x": quantity(x, "point", scanned)},
+        scanned=scanned,
     )
     data["aic_difference"] = data.aic.sel(law="exponential", drop=True) - data.aic.sel(law="power", drop=True)
     data["aic_difference"].attrs = {"long_name": "AIC, exponential − power law", "units": "1"}
@@ -129,46 +93,36 @@ _VARIABLES = {
 }
 
 
-def _fitted(u: np.ndarray, n: np.ndarray, S: np.ndarray) -> np.ndarray:
-    """Maximum of Σ n (a + b u) − S exp(a + b u), a concave function, by Newton's method."""
-    X = np.stack([np.ones_like(u), (u - u.mean()) / u.std()], 1)
-    beta = np.linalg.lstsq(X, np.log(n / S), rcond=None)[0]
-    for _ in range(100):
-        expected = S * np.exp(X @ beta)
-        step = np.linalg.solve(X.T @ (expected[:, None] * X), X.T @ (n - expected))
-        beta = beta + step / max(1.0, abs(step).max())
-        if abs(step).max() < 1e-12:
-            break
-    slope = beta[1] / u.std()
-    return np.array([beta[0] - slope * u.mean(), slope])
+def _fitted(u: np.ndarray, n: np.ndarray, S: np.ndarray, cv: np.ndarray, z: float) -> dict[str, Any]:
+    """One law, ln γ = a + b u, with the half width of b's interval in z standard errors."""
+    (a, b), bread, expected = poisson_line(u, n, S)
+    log_rate = a + b * u
+    # Error of n/S for times of spread cv, and the sandwich of the likelihood's own fit.
+    X = np.stack([np.ones_like(u), u], 1)
+    error = np.sqrt(np.diag(bread @ (X.T @ ((expected**2 * cv**2 / n)[:, None] * X)) @ bread))[1]
+    residual = np.log(n / S) - log_rate
+    chi = float((residual**2 * n / cv**2).sum() / (len(u) - 2))
+    width = z * error * math.sqrt(max(1.0, chi))
+    return {
+        "intercept": a, "slope": b, "slope_low": b - width, "slope_high": b + width,
+        "aic": 4 - 2 * float((n * log_rate - expected).sum()),
+        "r_squared": float(np.corrcoef(u, np.log(n / S))[0, 1] ** 2),
+        "residual": float(np.sqrt(np.mean(residual**2))), "chi_squared": chi, "fitted": np.exp(log_rate),
+    }  # fmt: skip
 
 
 def variation(
     times: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, rng: int = 0
 ) -> tuple[float, float, float]:
-    """Coefficient of variation of escape times, with a bootstrap interval; 1 for an exponential law.
+    """Coefficient of variation of uncensored escape times, bootstrap interval; 1 for an exponential law.
 
-    Parameters
-    ----------
-    times : array, shape (n,)
-        Uncensored.
-    confidence : float
-    resamples : int
-    rng : int
-
-    Returns
-    -------
-    value, low, high : float
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than three times.
+    Fewer than three times are a ValueError.
     """
     t = np.asarray(times, dtype=float)
     if t.ndim != 1 or len(t) < 3:
         raise ValueError(f"times of shape {t.shape} must be at least three numbers")
-    drawn = t[np.random.default_rng(rng).integers(len(t), size=(resamples, len(t)))]
-    spread = drawn.std(1, ddof=1) / drawn.mean(1)
-    low, high = np.quantile(spread, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(t.std(ddof=1) / t.mean()), float(low), float(high)
+    found = bootstrap(
+        lambda drawn: drawn.std(-1, ddof=1) / drawn.mean(-1), t, resamples=resamples, confidence=confidence,
+        rng=rng,
+    )  # fmt: skip
+    return found.value, found.low, found.high

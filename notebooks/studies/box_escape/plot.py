@@ -7,45 +7,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve import style
 from notebooks.studies.box_escape.laws import LAWS
 from notebooks.studies.box_escape.summary import Scan, scan_fits, scan_rates, scan_readings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, with marks and dashes that tell them apart in grey.
+#: Colours, with marks and dashes that tell them apart in grey.
 STYLES = {
-    "network": ("#000000", "o", "network"),
-    "none": ("#56B4E9", "^", "frozen noise, no landscape"),
-    "quadratic": ("#009E73", "s", "quadratic basin, frozen noise"),
+    "network": (style.palette["black"], "o", "network"),
+    "none": (style.palette["sky"], "^", "frozen noise, no landscape"),
+    "quadratic": (style.palette["green"], "s", "quadratic basin, frozen noise"),
 }
 LINES = {
-    "diffusion": ("#0072B2", ":", "free diffusion, measured C"),
-    "level": ("#D55E00", "--", "level crossing, measured C and H"),
-    "exponential": ("#D55E00", "-", "exponential (Thm 3.2)"),
-    "power": ("#0072B2", "-", "power law"),
+    "diffusion": (style.palette["blue"], ":", "free diffusion, measured C"),
+    "level": (style.palette["vermilion"], "--", "level crossing, measured C and H"),
+    "exponential": (style.palette["vermilion"], "-", "exponential (Thm 3.2)"),
+    "power": (style.palette["blue"], "-", "power law"),
 }
 
 
 def exits(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
     """Axes with mean steps to the exit along a scan, double logarithmic, and all readings; no fits.
 
-    Parameters
-    ----------
-    study, scan
-        As in :func:`notebooks.studies.box_escape.summary.scan_rates`.
-    ax : Axes, optional
-        Where to draw; default the current axes.
-    **points
-        Passed to ``errorbar``.
-
-    Returns
-    -------
-    Axes
+    ``study`` and ``scan`` are as in :func:`notebooks.studies.box_escape.summary.scan_rates`; ``points`` go
+    to ``errorbar``.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     rates = scan_rates(study, scan)
     readings = scan_readings(study, scan)
     for name in ("diffusion", "level"):
@@ -79,22 +68,8 @@ def exits(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) ->
 
 
 def as_in_the_paper(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
-    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential.
-
-    Parameters
-    ----------
-    study, scan, ax
-        As in :func:`exits`.
-    **points
-        Passed to ``errorbar``.
-
-    Returns
-    -------
-    Axes
-    """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential."""
+    ax = style.axes(ax)
     rates, fits = scan_rates(study, scan), scan_fits(study, scan)
     inverse = scan != "batch_size"
     u = 1 / rates.x if inverse else rates.x
@@ -120,23 +95,10 @@ def as_in_the_paper(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **
 def spread_of_times(studies: dict[str, xr.Dataset], scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
     """Axes with coefficients of variation of exit times along a scan; an exponential law has 1.
 
-    Parameters
-    ----------
-    studies : dict of Dataset
-        Label → one start.
-    scan, ax
-        As in :func:`exits`.
-    **points
-        Passed to ``errorbar``.
-
-    Returns
-    -------
-    Axes
+    ``studies`` maps labels to one start each.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
-    colours = ("#000000", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00")
+    ax = style.axes(ax)
+    colours = [style.palette[c] for c in ("black", "vermilion", "green", "blue", "pink", "orange")]
     for i, (label, study) in enumerate(studies.items()):
         rates = scan_rates(study, scan)
         value = rates.variation.values

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from nets.data.datasets import Data
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
 from nets.escape.predictions import free_exit_time, level_crossing_rate, positive_part
-from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
 from nets.models import fully_connected
+from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
 
-Start = Literal["pretrained", "minimum", "logistic", "three_layers"]
 SCANS = ("learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld")
 DYNAMICS = ("network", "none", "quadratic")
 #: How many of the lowest eigenvalues are kept.
@@ -43,44 +42,25 @@ def escape_study(
     langevin_batch: int = 50,
     scans: tuple[str, ...] = SCANS,
 ) -> Mapping[str, tuple]:
-    """First exits along every scan from one start, with the readings of the same C and H beside them.
+    """First exits along every scan from one start, with the readings of the same C and H; made for ``sweep``.
 
     The range of each scan follows from C at the start: the largest learning rate is that at which free
     diffusion in the noisiest coordinate takes about twenty steps to the wall, and each next one is 1.4
     times smaller; B goes from 1 to 16 at that rate; the injected D is doubled six times.
 
-    Parameters
-    ----------
-    problem : str
-        See :func:`notebooks.studies.box_escape.starts.binary_data`.
-    start : {"pretrained", "minimum", "logistic", "three_layers"}
-        "minimum" goes on from "pretrained" with weight decay. The other two are the artificial starts of
-        appendix E: logistic regression at 0, three layers at 0.1 with noise.
-    training_seed : int
-    rng : SeedSequence
-    points, replicas, max_steps : int
-        Of each scan. The quadratic basin takes half the replicas, injected noise a quarter.
-    epochs : int
-    samples : int
-        Training rows kept; 0 keeps all.
-    decay : float
-        Weight decay of "minimum".
-    half_width : float
-        Of the box; "logistic" takes 0.1, as the paper.
-    langevin_batch : int
-        B where noise is injected.
-    scans : tuple of str
-        Those to run, of ``SCANS``.
+    ``problem`` is a name for :func:`notebooks.studies.box_escape.starts.binary_data`, ``start`` a key of
+    ``STARTS``. "minimum" goes on from "pretrained" with the weight ``decay``. ``points``, ``replicas`` and
+    ``max_steps`` are of each scan; the quadratic basin takes half the replicas, injected noise a quarter.
+    ``samples`` training rows are kept, 0 keeps all. ``half_width`` is that of the box; "logistic" takes
+    0.1, as the paper. ``langevin_batch`` is B where noise is injected. ``scans`` are those to run, of
+    ``SCANS``.
 
-    Returns
-    -------
-    dict
-        ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point); ``steps``
-        (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing was
-        run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still rises
-        outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`nets.escape.predictions`
-        (scan, point); and the numbers of :func:`notebooks.studies.box_escape.starts.start_report`. Made for
-        :func:`fpsolve.sweep`.
+    Returned: ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point);
+    ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where
+    nothing was run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still
+    rises outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of
+    :mod:`nets.escape.predictions` (scan, point); and the numbers of
+    :func:`notebooks.studies.box_escape.starts.start_report`.
     """
     dynamics, r = study_start(
         problem, start, training_seed, epochs=epochs, samples=samples, decay=decay, half_width=half_width
@@ -207,52 +187,69 @@ def _scalar(value, long_name: str) -> tuple:
     return ((), float(value), {"long_name": long_name, "units": "1"})
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a start is made from: see :func:`escape_study`."""
+
+    problem: str
+    samples: int
+    epochs: int
+    seed: int
+    decay: float
+
+    @property
+    def data(self) -> Data:
+        return _data(self.problem, self.samples)
+
+
 def study_start(
-    problem: str,
-    start: str,
-    training_seed: int,
-    *,
-    epochs: int = 300,
-    samples: int = 0,
-    decay: float = 1e-3,
+    problem: str, start: str, training_seed: int, *, epochs: int = 300, samples: int = 0, decay: float = 1e-3,
     half_width: float = 0.05,
-) -> tuple[NetDynamics, float]:
-    """The start of a study and the half width of its box.
+) -> tuple[NetDynamics, float]:  # fmt: skip
+    """The start of a study and the half width of its box; an unknown ``start`` is a ValueError."""
+    if start not in STARTS:
+        raise ValueError(f"start={start!r} must be one of {', '.join(map(repr, STARTS))}")
+    made = STARTS[start](Asked(problem, samples, epochs, training_seed, decay))
+    return made, HALF_WIDTHS.get(start, half_width)
 
-    Parameters
-    ----------
-    problem, start, training_seed, epochs, samples, decay, half_width
-        See :func:`escape_study`.
 
-    Returns
-    -------
-    NetDynamics, float
+def _sgd(asked: Asked) -> NetDynamics:
+    return _pretrained(asked.problem, asked.samples, asked.epochs, asked.seed)
 
-    Raises
-    ------
-    ValueError
-        If ``start`` is unknown.
+
+def _zeros(asked: Asked) -> NetDynamics:
+    """Logistic regression at 0."""
+    data = asked.data
+    net = fully_connected((data.features, 2), rng=0)
+    for p in net.parameters():
+        torch.nn.init.zeros_(p)
+    return net_dynamics(net, data)
+
+
+def _three_layers(asked: Asked) -> NetDynamics:
+    """Three layers at 0.1 with noise.
+
+    The paper prints noise (0, 0.01 I): of variance 0.01, twice as far as the box it starts in. Read as a
+    standard deviation here.
     """
-    data = _data(problem, samples)
-    if start == "pretrained":
-        return _pretrained(problem, samples, epochs, training_seed), half_width
-    if start == "minimum":
-        return minimum(_pretrained(problem, samples, epochs, training_seed), weight_decay=decay), half_width
-    if start == "logistic":
-        net = fully_connected((data.features, 2), rng=0)
+    data = asked.data
+    net = fully_connected((data.features, 10, 10, 2), rng=0)
+    generator = np.random.default_rng(asked.seed)
+    with torch.no_grad():
         for p in net.parameters():
-            torch.nn.init.zeros_(p)
-        return net_dynamics(net, data), 0.1
-    if start == "three_layers":
-        net = fully_connected((data.features, 10, 10, 2), rng=0)
-        # The paper prints noise (0, 0.01 I): of variance 0.01, twice as far as the box it starts in. Read
-        # as a standard deviation here.
-        generator = np.random.default_rng(training_seed)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.copy_(torch.from_numpy(0.1 + 0.01 * generator.standard_normal(tuple(p.shape))))
-        return net_dynamics(net, data), half_width
-    raise ValueError(f"start={start!r} must be 'pretrained', 'minimum', 'logistic' or 'three_layers'")
+            p.copy_(torch.from_numpy(0.1 + 0.01 * generator.standard_normal(tuple(p.shape))))
+    return net_dynamics(net, data)
+
+
+#: Starts by name: trained, its minimum with weight decay, and the artificial starts of appendix E.
+STARTS: dict[str, Callable[[Asked], NetDynamics]] = {
+    "pretrained": _sgd,
+    "minimum": lambda asked: minimum(_sgd(asked), weight_decay=asked.decay),
+    "logistic": _zeros,
+    "three_layers": _three_layers,
+}
+#: Half widths of boxes that the paper gives for a start of its own.
+HALF_WIDTHS = {"logistic": 0.1}
 
 
 def _data(problem: str, samples: int) -> Data:
@@ -270,20 +267,10 @@ def _pretrained(problem: str, samples: int, epochs: int, seed: int) -> NetDynami
 def scan_settings(
     C: np.ndarray, dynamics: Dynamics, *, points: int, half_width: float, langevin_batch: int
 ) -> dict[str, np.ndarray]:
-    """Learning rate, batch size, injected D and sharpness of every point of every scan; see escape_study.
+    """Learning rate, batch size, injected D and sharpness of every point of every scan, shape (scan, point).
 
-    Parameters
-    ----------
-    C : ndarray, shape (P, P)
-    dynamics : Dynamics
-    points : int
-    half_width : float
-    langevin_batch : int
-
-    Returns
-    -------
-    dict of ndarray, shape (scan, point)
-        ``x`` is the one that is scanned.
+    ``C`` has shape (P, P); ``x`` is the number that is scanned. The ranges are those of
+    :func:`escape_study`.
     """
     shape = (len(SCANS), points)
     j = np.arange(points)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 from nets.data.datasets import Data, gaussian_clusters, load
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
@@ -31,25 +31,9 @@ BINARY: Mapping[str, tuple[int, ...]] = {
 def binary_data(name: str, root: str | os.PathLike[str] | None = None) -> Data:
     """A data set as two classes, standardised.
 
-    Parameters
-    ----------
-    name : str
-        A key of ``BINARY``, or "clusters" (250 rows around two centres in four dimensions, for trying
-        things out), or "gaussian": standard normal inputs and random labels, 50 000 rows of 10 features, as
-        in appendix E.
-    root : path, optional
-        As in :func:`nets.data.datasets.load`.
-
-    Returns
-    -------
-    Data
-
-    Raises
-    ------
-    ValueError
-        For another name.
-    FileNotFoundError
-        As :func:`nets.data.datasets.load`.
+    ``name`` is a key of ``BINARY``, or "clusters" (250 rows around two centres in four dimensions, for
+    trying things out), or "gaussian": standard normal inputs and random labels, 50 000 rows of 10 features,
+    as in appendix E; another name is a ValueError. Files are found as by :func:`nets.data.datasets.load`.
     """
     if name in BINARY:
         return load(name, root).select(BINARY[name], binary=True)
@@ -68,16 +52,8 @@ def gaussian_noise(
 ) -> Data:
     """Inputs from N(0, I) with labels 0 and 1 at random: nothing to learn (ICLR 2021, appendix E.1).
 
-    Parameters
-    ----------
-    samples, features : int
-        The paper has 50 000 samples and does not print the number of features.
-    rng : int, SeedSequence or Generator, optional
-
-    Returns
-    -------
-    Data
-        The test rows are the first training rows: there is nothing to test.
+    The paper has 50 000 samples and does not print the number of features. The test rows are the first
+    training rows: there is nothing to test.
     """
     generator = np.random.default_rng(rng)
     x = generator.standard_normal((samples, features))
@@ -103,20 +79,8 @@ def pretrained(
 ) -> NetDynamics:
     """A two-layer net after some hundred epochs of SGD: where the paper starts, minimum or not.
 
-    Parameters
-    ----------
-    data : Data
-    width : int
-        Neurons of the hidden layer; biases in both layers.
-    epochs, learning_rate, batch_size
-        The paper says 200–1000 epochs and no more.
-    rng : int
-        Seed of weights and minibatches.
-    progress : bool
-
-    Returns
-    -------
-    NetDynamics
+    ``width`` neurons in the hidden layer, biases in both layers; the paper says 200–1000 epochs and no more.
+    ``rng`` is the seed of weights and minibatches.
     """
     net = fully_connected((data.features, width, len(data.classes)), bias=True, rng=rng)
     run = sgd(
@@ -135,22 +99,11 @@ def minimum(
 
     Without weight decay a separable problem has none: the loss falls to 0 at infinity. With it there is
     one, and no direction is flat. ReLU leaves kinks, one for each sample and neuron, on which such minima
-    sit, so that the gradient stops at about the size of the jumps.
+    lie, so that the gradient stops at about the size of the jumps; ``attributes["gradient_norm"]`` holds
+    it.
 
-    Parameters
-    ----------
-    dynamics : NetDynamics
-        From where to go down.
-    weight_decay : float
-        λ of ½ λ |w|², kept for the dynamics returned.
-    iterations : int
-    tolerance : float
-        Largest component of the gradient.
-
-    Returns
-    -------
-    NetDynamics
-        ``attributes["gradient_norm"]`` says how far it came.
+    ``weight_decay`` is λ of ½ λ |w|², kept for the dynamics returned; ``tolerance`` bounds the largest
+    component of the gradient.
     """
     from scipy import optimize
 
@@ -184,22 +137,12 @@ def start_report(
 ) -> xr.Dataset:
     """Is the start a minimum? Gradient, curvature, and what plain gradient descent does from it.
 
-    Parameters
-    ----------
-    dynamics : NetDynamics
-    half_width : float
-        Of the box that must not be left without noise.
-    time : float
-        η × steps of gradient descent, or less where ``steps`` steps at η = 1/λ_max do not reach it.
-    steps : int
-
-    Returns
-    -------
-    Dataset
-        ``gradient_norm``; ``eigenvalue`` (parameter) of the Hessian, ascending; ``noise_trace`` Tr C and
-        ``curvature_trace`` Tr H; ``noise_curvature`` = C_ii/λ_i in H's eigenbasis, NaN where λ_i is below
-        10⁻⁶ λ_max; ``descent_exit_time`` of plain gradient descent, NaN if it stays inside, then within
-        ``descent_time``; ``descent_change``, its largest |Δ_i| at the end. Also ``gradient``, ``C``, ``H``.
+    Gradient descent runs for η × steps = ``time``, or less where ``steps`` steps at η = 1/λ_max do not
+    reach it, in a box of ``half_width`` that must not be left without noise. Returned: ``gradient_norm``;
+    ``eigenvalue`` (parameter) of the Hessian, ascending; ``noise_trace`` Tr C and ``curvature_trace`` Tr H;
+    ``noise_curvature`` = C_ii/λ_i in H's eigenbasis, NaN where λ_i is below 10⁻⁶ λ_max;
+    ``descent_exit_time`` of plain gradient descent, NaN if it stays inside, then within ``descent_time``;
+    ``descent_change``, its largest |Δ_i| at the end. Also ``gradient``, ``C``, ``H``.
     """
     g, C, H = noise_and_curvature(dynamics)
     values, U = np.linalg.eigh(H)
@@ -212,37 +155,29 @@ def start_report(
     out = bool(down.outcome[0])
     fine = values > 1e-6 * values[-1]
 
-    def number(value: float | np.floating | xr.DataArray, long_name: str):
-        return ((), float(value), {"long_name": long_name, "units": "1"})
-
-    return xr.Dataset(
+    ratio = np.where(fine, noise / np.where(fine, values, 1), np.nan)
+    exit_time = float(down.observed_time[0]) if out else math.nan
+    square = ("parameter", "other")
+    return dataset(
         {
-            "gradient_norm": number(np.linalg.norm(g), "norm of the gradient over all samples"),
-            "eigenvalue": ("parameter", values, {"long_name": "eigenvalues of the Hessian", "units": "1"}),
-            "noise_curvature": (
-                "parameter",
-                np.where(fine, noise / np.where(fine, values, 1), np.nan),
-                {"long_name": "noise over curvature in the Hessian's eigenbasis", "units": "1"},
+            "gradient_norm": quantity(np.linalg.norm(g), (), "norm of the gradient over all samples"),
+            "eigenvalue": quantity(values, "parameter", "eigenvalues of the Hessian"),
+            "noise_curvature": quantity(
+                ratio, "parameter", "noise over curvature in the Hessian's eigenbasis"
             ),
-            "noise_trace": number(np.trace(C), "trace of C"),
-            "curvature_trace": number(np.trace(H), "trace of H"),
-            "descent_exit_time": number(
-                down.observed_time[0] if out else math.nan, "time at which gradient descent leaves the box"
+            "noise_trace": quantity(np.trace(C), (), "trace of C"),
+            "curvature_trace": quantity(np.trace(H), (), "trace of H"),
+            "descent_exit_time": quantity(exit_time, (), "time at which gradient descent leaves the box"),
+            "descent_time": quantity(
+                float(down.observed_time[0]), (), "time for which gradient descent was followed"
             ),
-            "descent_time": number(down.observed_time[0], "time for which gradient descent was followed"),
-            "descent_change": number(abs(down.change[0]).max(), "its largest change of a parameter"),
-            "gradient": ("parameter", g, {"long_name": "mean gradient", "units": "1"}),
-            "C": (
-                ("parameter", "other"),
-                C,
-                {"long_name": "covariance of one sample's gradient", "units": "1"},
+            "descent_change": quantity(
+                float(abs(down.change[0]).max()), (), "its largest change of a parameter"
             ),
-            "H": (("parameter", "other"), H, {"long_name": "Hessian", "units": "1"}),
+            "gradient": quantity(g, "parameter", "mean gradient"),
+            "C": quantity(C, square, "covariance of one sample's gradient"),
+            "H": quantity(H, square, "Hessian"),
         },
-        attrs={
-            "title": "is the start a minimum?",
-            **dynamics.attributes,
-            "half_width": float(half_width),
-            "fpsolve_version": fpsolve.__version__,
-        },
-    )
+        title="is the start a minimum?",
+        half_width=float(half_width),
+    ).assign_attrs(dynamics.attributes)

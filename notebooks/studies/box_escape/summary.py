@@ -24,29 +24,16 @@ _SCANNED: dict[str, Scanned] = {
 def scan_rates(
     study: xr.Dataset, scan: Scan, *, dynamics: str = "network", confidence: float = 0.95
 ) -> xr.Dataset:
-    """Rates with exact intervals along one scan of one start.
+    """Rates with exact intervals along one scan of one start, over ``point`` with coordinate ``x``.
 
-    Parameters
-    ----------
-    study : Dataset
-        One point of a sweep over :func:`notebooks.studies.box_escape.scans.escape_study`: ``sweep.isel(…)``.
-    scan : {"learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld", "sharpness"}
-        "sharpness" is the scan over the learning rate read as L(√k θ): k = η/η_min at the learning rate
-        η_min, the same steps in another unit of time.
-    dynamics : {"network", "none", "quadratic"}
-    confidence : float
+    ``study`` is one point of a sweep over :func:`notebooks.studies.box_escape.scans.escape_study`,
+    ``sweep.isel(…)``; ``dynamics`` is one of ``DYNAMICS``. The scan "sharpness" is the scan over the
+    learning rate read as L(√k θ): k = η/η_min at the learning rate η_min, the same steps in another unit of
+    time. A scan that does not exist, or in which nothing was run, is a ValueError.
 
-    Returns
-    -------
-    Dataset, dim ``point`` with coordinate ``x``
-        ``rate``, ``low``, ``high`` per unit of time η × steps; ``escapes``, ``replicas``; ``mean_steps``
-        and ``mean_steps_stderr``, ``variation``, ``variation_low``, ``variation_high``, NaN where some
-        replicas were censored. Points without a run are left out.
-
-    Raises
-    ------
-    ValueError
-        If there is no such scan, or nothing was run in it.
+    ``rate``, ``low``, ``high`` are per unit of time η × steps; ``escapes``, ``replicas``; ``mean_steps`` and
+    ``mean_steps_stderr``, ``variation``, ``variation_low``, ``variation_high``, NaN where some replicas were
+    censored. Points without a run are left out.
     """
     if scan not in _SCANNED or dynamics not in DYNAMICS:
         raise ValueError(f"scan={scan!r}, dynamics={dynamics!r} must be of {tuple(_SCANNED)}, {DYNAMICS}")
@@ -91,17 +78,7 @@ def scan_rates(
 
 
 def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.Dataset:
-    """The two laws fitted along one scan: :func:`notebooks.studies.box_escape.laws.fit_laws` on the points with escapes.
-
-    Parameters
-    ----------
-    study, scan, confidence
-        As in :func:`scan_rates`.
-
-    Returns
-    -------
-    Dataset
-    """
+    """The two laws fitted to the points of a scan with escapes, see ``fit_laws``."""
     rates = scan_rates(study, scan, confidence=confidence)
     rates = rates.isel(point=np.flatnonzero(rates.escapes > 0))
     # Where replicas are censored the spread is unknown: that of an exponential law, the widest seen here.
@@ -119,16 +96,9 @@ def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.
 def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     """Measured over predicted mean steps along one scan, for each reading; nothing is fitted.
 
-    Parameters
-    ----------
-    study, scan
-        As in :func:`scan_rates`.
-
-    Returns
-    -------
-    Dataset, dims ``reading`` (diffusion, level, quadratic), ``point``
-        ``predicted`` mean steps; ``ratio`` = measured/predicted, NaN where unknown; ``ratio_error`` (one
-        standard error); ``off`` (reading) = root mean square of ln ratio, and ``points`` used in it.
+    Over ``reading`` (diffusion, level, quadratic) and ``point``: ``predicted`` mean steps; ``ratio`` =
+    measured/predicted, NaN where unknown; ``ratio_error``, one standard error; ``off`` (reading) = root
+    mean square of ln ratio, and ``points`` used in it.
     """
     rates = scan_rates(study, scan)
     x = rates.x.values
@@ -185,26 +155,15 @@ def _of(values: xr.DataArray, scan: str) -> xr.DataArray:
 
 
 def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
-    """Laws, spread of times and readings along one scan, for every start of a sweep.
+    """Laws, spread of times and readings along one scan, for every start of a sweep over ``escape_study``.
 
-    Parameters
-    ----------
-    studies : Dataset
-        What ``sweep`` returns for :func:`notebooks.studies.box_escape.scans.escape_study`.
-    scan
-        As in :func:`scan_rates`.
-
-    Returns
-    -------
-    Dataset, dims of the sweep
-        ``power``, ``power_low``, ``power_high``: γ ∝ x^power, per unit of time; ``r2_exponential``,
-        ``r2_power``; ``aic_difference``, exponential − power; ``residual_ratio``, squared residuals of the
-        exponential over those of the power law; ``variation_min``, ``variation_max`` along the scan;
-        ``off_diffusion``, ``off_level``, ``off_quadratic``, root mean square of ln(measured/predicted);
-        ``uphill``, least share of exits where the loss still rises; ``exponent_max`` ΔL/D of the basin;
-        ``slope_ratio``, the fitted b of the exponential over that of ΔL/D (1 if the exponential is the
-        basin's, and s of ICLR's Theorem 3.2 if C = H); NaN where noise is injected.
-        NaN where a start was not scanned.
+    Over the dims of the sweep: ``power``, ``power_low``, ``power_high``: γ ∝ x^power, per unit of time;
+    ``r2_exponential``, ``r2_power``; ``aic_difference``, exponential − power; ``residual_ratio``, squared
+    residuals of the exponential over those of the power law; ``variation_min``, ``variation_max`` along the
+    scan; ``off_diffusion``, ``off_level``, ``off_quadratic``, root mean square of ln(measured/predicted);
+    ``uphill``, least share of exits where the loss still rises; ``exponent_max`` ΔL/D of the basin;
+    ``slope_ratio``, the fitted b of the exponential over that of ΔL/D (1 if the exponential is the basin's,
+    and s of ICLR's Theorem 3.2 if C = H), NaN where noise is injected. NaN where a start was not scanned.
     """
     dims = [d for d in studies.dims if d in ("training_seed", "problem", "start")]
     shape = [studies.sizes[d] for d in dims]
