@@ -6,18 +6,17 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import xarray as xr
-
+    from fpsolve.command.jobs import Solution
     from fpsolve.command.problem import Problem
     from fpsolve.table import Table
 
-#: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configuration).
-EXAMPLE_NAMES = ("valley", "double_well")
+#: Names after ``--example``; listed, not read, so that ``--help`` loads nothing.
+EXAMPLE_NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("examples/*.toml")))
 METHODS = ("all", "finite-volume", "spectral")
 #: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
 USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError)
@@ -121,23 +120,29 @@ def _problem(options: argparse.Namespace) -> Problem:
 
 def _stationary(options: argparse.Namespace) -> int:
     """The main job: densities, ensemble and theory of one landscape, compared."""
+    from fpsolve.command import jobs
+
     problem = _problem(options)
     out = _writable(options.out)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        table, figure, results = _solved(problem, options)
+        solution = jobs.solve(
+            problem, method=options.method, simulation=not options.no_simulation, seed=options.seed,
+            progress=not options.json,
+        )  # fmt: skip
+        figure = None if out is None else _figure(problem, solution)
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
         print(f"fpsolve: warning: {' '.join(message.split())}", file=sys.stderr)
-    if "ensemble" not in results and not options.no_simulation:
+    if "ensemble" not in solution.results and not options.no_simulation:
         print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
     if out is not None and figure is None:
         print(
             "fpsolve: note: no figure; it needs a finite-volume density in one or two variables",
             file=sys.stderr,
         )
-    _report(table, options.json)
+    _report(solution.table, options.json)
     if out is not None:
-        _write(out, table, figure, results)
+        _write(out, solution.table, figure, solution.results)
         if not options.json:
             print(f"wrote {', '.join(str(p) for p in sorted(out.iterdir()))}")
     return 0
@@ -187,153 +192,23 @@ def _writable(directory: str | None) -> Path | None:
     return path
 
 
-def _solved(problem: Problem, options: argparse.Namespace):
-    """Table, figure and named results."""
+def _figure(problem: Problem, solution: Solution):
+    """The density beside all others, where there is one by finite volumes in one or two variables."""
+    if len(problem.process.variables) > 2 or "density" not in solution.results:
+        return None
     import matplotlib
 
-    if options.out is not None:
-        matplotlib.use("Agg")
-    from fpsolve.compare import densities as compare
+    matplotlib.use("Agg")
     from fpsolve.density import plot
-    from fpsolve.progress import bar
 
-    process, reduced = problem.process, _reductions(problem)
-    named: dict = {}
-    jobs = _jobs(problem, options, named)
-    # Each job is a step of the bar; none is shown for JSON, which is read by machines.
-    with bar(len(jobs), unit="job", progress=not options.json, leave=False) as counted:
-        for name, job in jobs.items():
-            counted.set_postfix_str(name)
-            named[name] = job()
-            counted.update()
-    _warn_of_memory(problem, named)
-    table = compare.stationary(process, *named.values(), *reduced)
-    density = next(r for n, r in named.items() if n in ("density", "spectral"))
-    figure = None
-    if options.out is not None and len(process.variables) <= 2 and "density" in named:
-        figure = plot.stationary(
-            density,
-            referee=named.get("spectral"),
-            ensemble=named.get("ensemble"),
-            reduced=reduced,
-            table=table,
-        )
-    return table, figure, named
-
-
-def _reductions(problem: Problem) -> list:
-    """Adiabatic elimination of orders 0, 1, 2 where the landscape is a valley it covers."""
-    from theory.valley import elimination
-
-    landscape = problem.process.landscape
-    if not landscape.fast or len(landscape.slow) != 1:
-        return []
-    try:
-        return [elimination.eliminate(problem.process, order=order) for order in (0, 1, 2)]
-    except (NotImplementedError, ValueError) as error:
-        warnings.warn(f"no adiabatic elimination: {error}", stacklevel=2)
-        return []
-
-
-def _jobs(problem: Problem, options: argparse.Namespace, named: dict) -> dict:
-    """The computations to run, in order; the ensembles start from samples of the first density."""
-    from fpsolve import stationary_density
-
-    process, box = problem.process, problem.box
-    jobs: dict = {}
-    solver: dict = dict(problem.solver)
-    method = options.method or problem.method
-    if method in ("all", "finite-volume"):
-        jobs["density"] = lambda: stationary_density(process, box=box, **solver)
-    if method in ("all", "spectral"):
-        shared = {k: v for k, v in solver.items() if k == "cross_diffusion"}
-        jobs["spectral"] = lambda: stationary_density(process, box=box, method="spectral", **shared)
-    if not options.no_simulation and (problem.simulate is not None or _can_default(problem, options)):
-        jobs["ensemble"] = lambda: _simulated(problem, options, named, 1.0)
-        jobs["ensemble, half the step"] = lambda: _simulated(problem, options, named, 0.5)
-    return jobs
-
-
-def _warn_of_memory(problem: Problem, named: dict) -> None:
-    """Standard errors do not show walkers that still remember their start; the slowest rate does."""
-    rate = float(named["density"].attrs.get("second_eigenvalue", 0.0)) if "density" in named else 0.0
-    burn_in = (problem.simulate or {}).get("burn_in", 0.0)
-    if problem.simulate is not None and "ensemble" in named and rate > 0 and rate * burn_in < 3:
-        warnings.warn(
-            "the ensemble still remembers its start, samples of the density: it forgets at the rate "
-            f"{rate:.2g}, which asks for burn_in = {3 / rate:.2g} or more, not {burn_in:g}",
-            stacklevel=2,
-        )
-
-
-def _simulated(problem: Problem, options: argparse.Namespace, named: dict, factor: float) -> xr.Dataset:
-    """An ensemble with ``factor`` times the time step; two of them extrapolate to continuous time."""
-    import numpy as np
-
-    from fpsolve import simulate
-    from fpsolve.command.problem import DEFAULT_TIME, DEFAULT_WALKERS
-
-    density = next(iter(named.values()))
-    process, settings = problem.process, dict(problem.simulate or _default_ensemble(problem, density))
-    seed = options.seed if options.seed is not None else int(settings.get("seed", 0))
-    step = settings.get("time_step", process.learning_rate)
-    assert step is not None  # the configuration was refused without one
-    walkers = int(settings.get("walkers", DEFAULT_WALKERS))
-    start = _samples(density, walkers, np.random.SeedSequence(seed, spawn_key=(2,)))
-    slow = process.names[0]
-    reach = float(abs(density[slow]).max())
-    bins = {slow: np.linspace(-reach, reach, 601)}
-    point = 0 if factor == 1.0 else 1
-    key = np.random.SeedSequence(seed, spawn_key=(point,))
-    return simulate(
-        process,
-        walkers=walkers,
-        time=settings.get("time", DEFAULT_TIME),
-        burn_in=settings.get("burn_in", 0.0),
-        time_step=step * factor,
-        start=start,
-        bins=bins,
-        rng=key,
-        progress=not options.json,
+    found = solution.results
+    return plot.stationary(
+        found["density"],
+        referee=found.get("spectral"),
+        ensemble=found.get("ensemble"),
+        reduced=list(solution.reductions),
+        table=solution.table,
     )
-
-
-def _samples(density: xr.DataArray, walkers: int, seed) -> dict:
-    """Starting points drawn from a density, so that wells which exchange slowly start with their weights."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    weight = np.maximum((density * density.cell_volume).to_numpy().ravel(), 0.0)
-    chosen = np.unravel_index(rng.choice(weight.size, walkers, p=weight / weight.sum()), density.shape)
-    return {str(v): density[v].to_numpy()[k] for v, k in zip(density.dims, chosen, strict=True)}
-
-
-def _can_default(problem: Problem, options: argparse.Namespace) -> bool:
-    """Whether an ensemble can be chosen unasked: one or two variables, finite volumes first."""
-    method = options.method or problem.method
-    return len(problem.process.variables) <= 2 and method in ("all", "finite-volume")
-
-
-def _default_ensemble(problem: Problem, density: xr.DataArray) -> dict:
-    """An ensemble for a file that asks for none: a step well inside stability, 100 relaxation times.
-
-    At most 2e8 walker-steps; a slower system keeps the weights its walkers were drawn with.
-    """
-    import numpy as np
-
-    process = problem.process
-    minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
-    stiffest = max((max(c.eigenvalues) for c in minima), default=1.0)
-    step = process.learning_rate or float(f"{0.1 / stiffest:.1g}")
-    rate = float(density.attrs.get("second_eigenvalue", np.nan))
-    wanted = 100.0 / rate if rate > 0 else np.inf
-    time = step * np.ceil(min(wanted, 2e8 / 1024 * step) / step)
-    return {
-        "walkers": 1024,
-        "time": float(time),
-        "burn_in": float(step * np.floor(0.3 * time / step)),
-        "time_step": step,
-    }
 
 
 def _verdicts(options: argparse.Namespace) -> int:
@@ -360,7 +235,7 @@ def _report(table: Table, as_json: bool) -> None:
         print(table)
 
 
-def _write(out: Path, table: Table, figure, results: dict, *, name: str = "stationary") -> None:
+def _write(out: Path, table: Table, figure, results: Mapping, *, name: str = "stationary") -> None:
     """Table, figure and data, each under its own name."""
     import json
 

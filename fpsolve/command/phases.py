@@ -1,37 +1,95 @@
-"""``fpsolve phases``: a phase diagram from a configuration file, as a table, a figure and a netCDF file."""
+"""``fpsolve phases``: a phase diagram from a landscape and a [phases] table with its grid over (σ, η)."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from fpsolve.command.phase_problem import PhasesProblem, parse_phases
-from fpsolve.command.problem import EXAMPLES, read_text
-from fpsolve.phases.diagram import boundaries, phase_diagram
+from fpsolve.command.problem import EXAMPLES, chosen_landscape, problem_table
+from fpsolve.command.reader import number, one_of, read_text, refuse_unknown, whole
+from fpsolve.phases.diagram import boundaries, check_valley, phase_diagram
+from theory.landscape import Landscape
+
+PHASES_KEYS = (
+    "sigma", "learning_rate", "walkers", "time", "burn_in", "start", "search_limit", "seed",
+)  # fmt: skip
+#: A grid that shows all three phases of the reference valley in a minute.
+DEFAULT_SIGMA = (1e-3, 3.0, 12)
+DEFAULT_LEARNING_RATE = (0.01, 0.25, 8)
+MAX_POINTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class PhasesProblem:
+    """A checked configuration: the landscape, the grid, options of ``phase_diagram``."""
+
+    landscape: Landscape
+    sigma: tuple[float, ...]
+    learning_rate: tuple[float, ...]
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def parse_phases(text: str) -> PhasesProblem:
+    """Check a configuration of a phase diagram given as TOML text; a ValueError says what is wrong."""
+    table = problem_table(text)
+    noise = table.get("noise", {})
+    if isinstance(noise, Mapping) and noise.get("kind", "random_shift") != "random_shift":
+        one_of(noise["kind"], ("random_shift",), "noise.kind")
+    landscape = chosen_landscape(table)
+    check_valley(landscape)
+    given = table.get("phases", {})
+    refuse_unknown(given, PHASES_KEYS, "[phases]")
+    sigma = _values(given.get("sigma"), DEFAULT_SIGMA, "phases.sigma")
+    learning_rate = _values(given.get("learning_rate"), DEFAULT_LEARNING_RATE, "phases.learning_rate")
+    if len(sigma) * len(learning_rate) > MAX_POINTS:
+        raise ValueError(f"phases has {len(sigma) * len(learning_rate):,} points; use at most {MAX_POINTS:,}")
+    options: dict[str, object] = {"walkers": whole(given.get("walkers", 32), "phases.walkers", at_least=2)}
+    for key, default in (("time", 3000.0), ("burn_in", 2000.0), ("search_limit", None)):
+        if key in given or default is not None:
+            options[key] = float(number(given.get(key, default), f"phases.{key}"))
+    options["seed"] = whole(given.get("seed", 0), "phases.seed", at_least=0)
+    if "start" in given:
+        start = given["start"]
+        if not isinstance(start, list) or len(start) != 2:
+            raise ValueError("phases.start must be two numbers, such as start = [1.5, 1.5]")
+        options["start"] = tuple(float(number(v, "phases.start")) for v in start)
+    return PhasesProblem(landscape, sigma, learning_rate, options)
+
+
+def _values(given: object, default: tuple[float, float, int], name: str) -> tuple[float, ...]:
+    """A list, or ends and a number of points even in logarithm."""
+    if isinstance(given, list):
+        values = [float(number(v, name)) for v in given]
+    else:
+        low, high, points = default
+        if given is not None:
+            if not isinstance(given, Mapping):
+                raise ValueError(f"{name} must be a list, or {{ from = 1e-3, to = 1, points = 20 }}")
+            refuse_unknown(given, ("from", "to", "points"), name)
+            low, high = (float(number(given.get(key), f"{name}.{key}")) for key in ("from", "to"))
+            points = whole(given.get("points"), f"{name}.points", at_least=1)
+        if not 0 < low <= high or points > MAX_POINTS:
+            raise ValueError(f"{name}: 0 < from <= to, and at most {MAX_POINTS:,} points")
+        values = np.geomspace(low, high, points).tolist()
+    if not values or min(values) <= 0 or len(set(values)) < len(values):
+        raise ValueError(f"{name} must hold positive numbers, each once")
+    return tuple(values)
 
 
 def run_phases(options: argparse.Namespace, out: Path | None) -> int:
-    """Do what the command line asks.
+    """Do what the command line asks: ``config`` or ``example``, ``seed``, ``workers``, ``store``, ``json``.
 
-    Parameters
-    ----------
-    options : Namespace
-        ``config`` or ``example``, ``seed``, ``workers``, ``store``, ``json``.
-    out : Path, optional
-        Where files go.
-
-    Returns
-    -------
-    int
-        0.
+    Files go to ``out``. The exit code is 0.
     """
     problem = parse_phases(EXAMPLES[options.example] if options.example else read_text(options.config))
     settings: dict = dict(problem.options)

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import inspect
 import math
-import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 import sympy as sp
 
+from fpsolve.command.reader import (
+    number,
+    one_of,
+    parse,
+    positive,
+    read_text,
+    refuse_unknown,
+    shipped,
+    short,
+    whole,
+)
 from fpsolve.density.grid import Box, checked_box
 from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CATALOGUE, Landscape
 from theory.langevin import Langevin
 from theory.noise import NOISE_KINDS, Isotropic
 
-#: A configuration is a page of text; anything larger is a mistake.
-MAX_BYTES = 64 * 1024
 #: The catalogue's own parameters, by their names in a file.
 EXAMPLE_PARAMETERS = {
     "valley": {"lambda": "lambda_", "epsilon": "epsilon"},
@@ -43,42 +50,7 @@ DEFAULT_WALKERS = 1024
 DEFAULT_TIME = 1000.0
 
 #: Configurations that ship with the package, by the name after ``--example``.
-EXAMPLES = {
-    "valley": """
-example = "valley"
-lambda = [8, -2, 1]
-epsilon = 1e-3
-[noise]
-kind = "random_shift"
-delta_s = 1e-3
-[simulate]
-walkers = 2048
-time = 900.0
-burn_in = 500.0
-time_step = 0.01
-seed = 0
-""",
-    "double_well": """
-variables = ["x", "y"]
-loss = "a*x**4/4 - x**2/2 + y**2 + x*y/4"
-parameters = { a = 1.0 }
-[noise]
-kind = "isotropic"
-D = 0.08
-[box]
-x = [-2.5, 2.5]
-y = [-2.0, 2.0]
-[simulate]
-walkers = 2048
-time = 1000.0
-burn_in = 300.0
-time_step = 0.02
-seed = 0
-[escape]
-start = { x = -1.0, y = 0.1 }
-target = "x > 0.5"
-""",
-}
+EXAMPLES = shipped(Path(__file__).with_name("examples"))
 
 
 @dataclass(frozen=True)
@@ -119,35 +91,6 @@ def load_problem(path: str | Path) -> Problem:
     return parse_problem(read_text(path))
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a configuration file.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If it cannot be read, is larger than 64 KiB or no UTF-8.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_BYTES} bytes")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
-
-
 def parse_problem(text: str) -> Problem:
     """Check a configuration given as TOML text; see :func:`load_problem`.
 
@@ -163,8 +106,8 @@ def parse_problem(text: str) -> Problem:
     ------
     ValueError
     """
-    table = _read_table(text)
-    process = Langevin(_landscape(table), _noise(table.get("noise")))
+    table = problem_table(text)
+    process = Langevin(chosen_landscape(table), _noise(table.get("noise")))
     if process.free_parameters:
         raise ValueError(f"no value for {', '.join(process.free_parameters)}; add it to parameters")
     box = None if "box" not in table else checked_box(process, _numeric_box(table["box"]))
@@ -178,17 +121,9 @@ def parse_problem(text: str) -> Problem:
     return Problem(process, box, method, solver, simulate, escape)
 
 
-def _read_table(text: str) -> dict:
-    """TOML with known sections and tables only."""
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"not valid TOML: {error}") from None
-    _refuse_unknown(table, (*SECTIONS, *TABLES), "the file")
-    for name in TABLES:
-        if name in table and not isinstance(table[name], dict):
-            raise ValueError(f"[{name}] must be a table")
-    return table
+def problem_table(text: str) -> dict:
+    """A configuration as a mapping of known keys; its tables are not looked into."""
+    return parse(text, SECTIONS, tables=TABLES)
 
 
 def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float]]:
@@ -196,7 +131,7 @@ def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float
     for name, ends in table.items():
         if isinstance(ends, list):
             for end in ends:
-                _number(end, f"box.{name}")
+                number(end, f"box.{name}")
     return table  # type: ignore[return-value]  # checked_box refuses what is no pair
 
 
@@ -240,9 +175,9 @@ def _along(loss: Callable[..., object], axis: int, distances: np.ndarray, dimens
 
 def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str, object]]:
     """Method and options of the density."""
-    _refuse_unknown(table, SOLVER_KEYS, "[solver]")
+    refuse_unknown(table, SOLVER_KEYS, "[solver]")
     options = dict(table)
-    method = _one_of(options.pop("method", "all"), METHODS, "solver.method")
+    method = one_of(options.pop("method", "all"), METHODS, "solver.method")
     if "shape" in options:
         options["shape"] = _shape(options["shape"], dimension)
     scheme = options.get("scheme", "auto")
@@ -252,13 +187,13 @@ def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str,
                 f"solver.scheme = {scheme!r} must name one scheme for each of {dimension} variables"
             )
         for entry in scheme:
-            _one_of(entry, SCHEMES, "solver.scheme")
+            one_of(entry, SCHEMES, "solver.scheme")
     else:
-        _one_of(scheme, ("auto", *SCHEMES), "solver.scheme")
-    _one_of(options.get("walls", "far"), ("far", "reflecting"), "solver.walls")
+        one_of(scheme, ("auto", *SCHEMES), "solver.scheme")
+    one_of(options.get("walls", "far"), ("far", "reflecting"), "solver.walls")
     if not isinstance(options.get("cross_diffusion", True), bool):
         raise ValueError(f"solver.cross_diffusion = {options['cross_diffusion']!r} must be true or false")
-    accuracy = _number(options.get("accuracy", 1e-3), "solver.accuracy")
+    accuracy = number(options.get("accuracy", 1e-3), "solver.accuracy")
     if not 0 < accuracy < 1:
         raise ValueError(f"solver.accuracy = {accuracy:g} must lie between 0 and 1")
     return method, options
@@ -271,7 +206,7 @@ def _shape(value: object, dimension: int) -> tuple[int, ...]:
         raise ValueError(
             f"solver.shape = {value!r} must give a number of cells for each of {dimension} variables"
         )
-    cells = tuple(_whole(n, "solver.shape", at_least=MIN_CELLS_PER_AXIS) for n in counts)
+    cells = tuple(whole(n, "solver.shape", at_least=MIN_CELLS_PER_AXIS) for n in counts)
     if math.prod(cells) > MAX_CELLS:
         raise ValueError(
             f"solver.shape = {value!r} makes {math.prod(cells):,} cells; use at most {MAX_CELLS:,}"
@@ -281,15 +216,14 @@ def _shape(value: object, dimension: int) -> tuple[int, ...]:
 
 def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float]:
     """Options of the ensemble."""
-    _refuse_unknown(table, SIMULATE_KEYS, "[simulate]")
-    options = {key: _number(value, f"simulate.{key}") for key, value in table.items()}
+    refuse_unknown(table, SIMULATE_KEYS, "[simulate]")
+    options = {key: number(value, f"simulate.{key}") for key, value in table.items()}
     if "walkers" in options:
-        _whole(options["walkers"], "simulate.walkers", at_least=2)
+        whole(options["walkers"], "simulate.walkers", at_least=2)
     if "seed" in options:
-        _whole(options["seed"], "simulate.seed", at_least=0)
+        whole(options["seed"], "simulate.seed", at_least=0)
     for key in ("time", "time_step"):
-        if options.get(key, 1.0) <= 0:
-            raise ValueError(f"simulate.{key} = {options[key]:g} must be positive")
+        positive(options.get(key, 1.0), f"simulate.{key}")
     if "time_step" not in options and process.learning_rate is None:
         raise ValueError("simulate.time_step is needed: the noise model has no learning rate")
     burn_in, time = options.get("burn_in", 0.0), options.get("time", DEFAULT_TIME)
@@ -300,7 +234,7 @@ def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float
 
 def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]:
     """Start, target and options of an escape."""
-    _refuse_unknown(table, ESCAPE_KEYS, "[escape]")
+    refuse_unknown(table, ESCAPE_KEYS, "[escape]")
     missing = [key for key in ("start", "target") if key not in table]
     if missing:
         raise ValueError(f"[escape] needs {missing[0]}, such as start = {{ x = -1.0 }}, target = 'x > 0'")
@@ -311,75 +245,25 @@ def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]
     condition = parse_condition(table["target"], process.names)  # type: ignore[arg-type]
     symbols = {str(variable): variable for variable in process.variables}
     options: dict[str, object] = {
-        "start": {name: float(_number(start[name], f"escape.start.{name}")) for name in process.names},
+        "start": {name: float(number(start[name], f"escape.start.{name}")) for name in process.names},
         "target": condition.xreplace({s: symbols[str(s)] for s in condition.free_symbols}),
     }
     if "methods" in table:
         methods = table["methods"]
         if not isinstance(methods, list) or not methods:
             raise ValueError(f"escape.methods must be a list of some of {', '.join(ESCAPE_METHODS)}")
-        options["methods"] = [_one_of(method, ESCAPE_METHODS, "escape.methods") for method in methods]
+        options["methods"] = [one_of(method, ESCAPE_METHODS, "escape.methods") for method in methods]
     if "walkers" in table:
-        options["walkers"] = _whole(table["walkers"], "escape.walkers", at_least=2)
+        options["walkers"] = whole(table["walkers"], "escape.walkers", at_least=2)
     for key in ("time_step", "max_time"):
         if key in table:
-            options[key] = float(_number(table[key], f"escape.{key}"))
-            if not options[key] > 0:  # type: ignore[operator]
-                raise ValueError(f"escape.{key} = {options[key]} must be positive")
+            options[key] = float(positive(table[key], f"escape.{key}"))
     if "seed" in table:
-        options["rng"] = _whole(table["seed"], "escape.seed", at_least=0)
+        options["rng"] = whole(table["seed"], "escape.seed", at_least=0)
     return options
 
 
-def _refuse_unknown(table: Mapping[str, object], known: Iterable[str], where: str) -> None:
-    """An unknown key is an error that names the nearest known one."""
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, list(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown key {key!r} in {where}; {hint}")
-
-
-def _one_of(value: object, known: Sequence[str], name: str) -> str:
-    """A word from a fixed set."""
-    if not isinstance(value, str) or value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"{name} = {_short(value)} is not known; {hint}")
-    return value
-
-
-def _number(value: object, name: str) -> float:
-    """A finite number; whole numbers stay whole."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name} = {_short(value)} must be a finite number")
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    if not finite:
-        raise ValueError(f"{name} = {_short(value)} must be a finite number")
-    return value
-
-
-def _whole(value: object, name: str, *, at_least: int) -> int:
-    """A whole number that is not too small."""
-    number = _number(value, name)
-    if number != int(number) or number < at_least:
-        raise ValueError(f"{name} = {_short(value)} must be a whole number, at least {at_least}")
-    return int(number)
-
-
-def _short(value: object) -> str:
-    """At most 60 characters of a value for a message."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        text = "an integer of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _landscape(table: Mapping[str, object]) -> Landscape:
+def chosen_landscape(table: Mapping[str, object]) -> Landscape:
     """The loss: an example from the catalogue, or a formula."""
     if ("example" in table) == ("loss" in table):
         raise ValueError("give either loss (a formula) or example (a name)")
@@ -392,7 +276,7 @@ def _landscape(table: Mapping[str, object]) -> Landscape:
     parameters = table.get("parameters", {})
     if not isinstance(parameters, dict):
         raise ValueError("parameters must be a table of numbers")
-    values = {name: _number(value, f"parameters.{name}") for name, value in parameters.items()}
+    values = {name: number(value, f"parameters.{name}") for name, value in parameters.items()}
     both = sorted(set(variables) & set(values))
     if both:
         raise ValueError(f"{both[0]!r} is both a variable and a parameter")
@@ -425,7 +309,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
 
 def _example(table: Mapping[str, object]) -> Landscape:
     """A landscape of the catalogue with its own parameters."""
-    name = _one_of(table["example"], tuple(CATALOGUE), "example")
+    name = one_of(table["example"], tuple(CATALOGUE), "example")
     clash = [k for k in ("variables", "fast", "parameters") if k in table]
     if clash:
         raise ValueError(f"{clash[0]} cannot be given with an example")
@@ -436,7 +320,7 @@ def _example(table: Mapping[str, object]) -> Landscape:
             continue
         if key not in allowed:
             raise ValueError(f"{key} is no parameter of the example {name!r}")
-        read = _rows if key == "lambda" else _number
+        read = _rows if key == "lambda" else number
         arguments[allowed[key]] = read(table[key], key)
     return CATALOGUE[name](**arguments)
 
@@ -445,16 +329,16 @@ def _noise(table: object):
     """A noise model from its kind and that kind's own parameters."""
     if not isinstance(table, dict) or "kind" not in table:
         raise ValueError(f"a [noise] table with kind = ... is needed; kinds: {', '.join(NOISE_KINDS)}")
-    kind = _one_of(table["kind"], tuple(NOISE_KINDS), "noise.kind")
+    kind = one_of(table["kind"], tuple(NOISE_KINDS), "noise.kind")
     factory = NOISE_KINDS[kind]
     signature = inspect.signature(factory).parameters
     given = {key: value for key, value in table.items() if key != "kind"}
-    _refuse_unknown(given, list(signature), f"[noise] of kind {kind!r}")
+    refuse_unknown(given, list(signature), f"[noise] of kind {kind!r}")
     missing = [n for n, p in signature.items() if p.default is p.empty and n not in given]
     if missing:
         raise ValueError(f"noise kind {kind!r} needs {', '.join(missing)}")
     arguments = {
-        key: (_matrix if "Sequence" in str(signature[key].annotation) else _number)(value, f"noise.{key}")
+        key: (_matrix if "Sequence" in str(signature[key].annotation) else number)(value, f"noise.{key}")
         for key, value in given.items()
     }
     return factory(**arguments)
@@ -463,17 +347,17 @@ def _noise(table: object):
 def _rows(value: object, name: str) -> list:
     """A list of numbers, or of rows of numbers."""
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name} = {_short(value)} must be a list of numbers, or of rows of numbers")
+        raise ValueError(f"{name} = {short(value)} must be a list of numbers, or of rows of numbers")
     if not any(isinstance(item, list) for item in value):
-        return [_number(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return [number(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if not all(isinstance(item, list) and item for item in value):
-        raise ValueError(f"{name} = {_short(value)} must not mix numbers and rows")
-    return [[_number(v, f"{name}[{i}][{j}]") for j, v in enumerate(row)] for i, row in enumerate(value)]
+        raise ValueError(f"{name} = {short(value)} must not mix numbers and rows")
+    return [[number(v, f"{name}[{i}][{j}]") for j, v in enumerate(row)] for i, row in enumerate(value)]
 
 
 def _matrix(value: object, name: str) -> list:
     """A list of numbers, or rows of equal length."""
     rows = _rows(value, name)
     if isinstance(rows[0], list) and len({len(row) for row in rows}) > 1:
-        raise ValueError(f"{name} = {_short(value)} must have rows of equal length")
+        raise ValueError(f"{name} = {short(value)} must have rows of equal length")
     return rows

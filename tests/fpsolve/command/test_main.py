@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import xarray as xr
 
-from fpsolve.command import main
+from fpsolve.command import jobs, main
 from fpsolve.command import problem as config
 from theory import Langevin, degenerate_valley, random_shift
 
@@ -126,7 +126,7 @@ def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(main, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    monkeypatch.setattr(jobs, "solve", lambda *_, **__: pytest.fail("worked before looking at --out"))
     (tmp_path / "out").write_text("not a directory")
     for out in ("out", "out/inside"):
         assert _run(tmp_path, GOOD, "--out", str(tmp_path / out)) == 2
@@ -137,7 +137,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path,
     def refuse(*_arguments, **_options):
         raise PermissionError(13, "Permission denied", "out")
 
-    monkeypatch.setattr(main, "_solved", lambda *_: pytest.fail("worked before looking at --out"))
+    monkeypatch.setattr(jobs, "solve", lambda *_, **__: pytest.fail("worked before looking at --out"))
     monkeypatch.setattr(main.Path, "touch", refuse)
     assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 2
     assert "Permission denied" in capsys.readouterr().err
@@ -156,10 +156,10 @@ def test_wrong_options_exit_with_two(options, capsys):
 
 
 def test_interruption_exits_with_130_and_one_line(tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "_solved", interrupted)
+    monkeypatch.setattr(jobs, "solve", interrupted)
     assert _run(tmp_path, GOOD) == 130
     assert capsys.readouterr().err == "fpsolve: interrupted\n"
 

@@ -1,0 +1,189 @@
+"""What the command line runs, callable from Python: densities and ensembles of a checked problem."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.command.problem import DEFAULT_TIME, DEFAULT_WALKERS, Problem
+from fpsolve.progress import bar
+from theory.langevin import Langevin
+
+if TYPE_CHECKING:
+    from fpsolve.table import Table
+
+#: Walker-steps that an ensemble takes at most unasked.
+MOST_STEPS = 2e8
+#: A job takes what the jobs before it found, by name.
+Job = Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What :func:`solve` finds: results by name, theory's reductions, and the table that compares them."""
+
+    results: Mapping[str, Any]
+    reductions: tuple
+    table: Table
+
+
+def solve(
+    problem: Problem,
+    *,
+    method: str | None = None,
+    simulation: bool = True,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Solution:
+    """Every job of :func:`plan`, one after another, compared with adiabatic elimination in one table."""
+    from fpsolve.compare.densities import stationary
+
+    reduced = reductions(problem.process)
+    found: dict[str, Any] = {}
+    jobs = plan(problem, method=method, simulation=simulation, seed=seed, progress=progress)
+    with bar(len(jobs), unit="job", progress=progress, leave=False) as counted:
+        for name, job in jobs.items():
+            counted.set_postfix_str(name)
+            found[name] = job(found)
+            counted.update()
+    if "ensemble" in found and (remark := memory_remark(problem, found)):
+        warnings.warn(remark, stacklevel=2)
+    return Solution(found, reduced, stationary(problem.process, *found.values(), *reduced))
+
+
+def plan(
+    problem: Problem,
+    *,
+    method: str | None = None,
+    simulation: bool = True,
+    seed: int | None = None,
+    progress: bool = False,
+) -> dict[str, Job]:
+    """The computations of a stationary density by name, in the order in which they must run.
+
+    ``method`` and ``seed`` replace those of the file. "density" is by finite volumes, "spectral" the referee,
+    "ensemble" and "ensemble, half the step" start from samples of the first density. A file without a
+    [simulate] table gets :func:`default_ensemble` in one or two variables, where finite volumes come first.
+    """
+    from fpsolve.density.stationary import stationary_density
+
+    process, box, solver = problem.process, problem.box, dict(problem.solver)
+    method = method or problem.method
+    jobs: dict[str, Job] = {}
+    volumes = method in ("all", "finite-volume")
+    if volumes:
+        jobs["density"] = lambda _: stationary_density(process, box=box, **solver)  # type: ignore[arg-type]
+    if method in ("all", "spectral"):
+        shared: dict = {k: v for k, v in solver.items() if k == "cross_diffusion"}
+        jobs["spectral"] = lambda _: stationary_density(process, box=box, method="spectral", **shared)
+    if simulation and (problem.simulate is not None or (volumes and len(process.variables) <= 2)):
+        for name, factor in (("ensemble", 1.0), ("ensemble, half the step", 0.5)):
+            jobs[name] = lambda found, factor=factor: ensemble(  # type: ignore[misc]
+                problem, next(iter(found.values())), factor=factor, seed=seed, progress=progress
+            )
+    return jobs
+
+
+def ensemble(
+    problem: Problem,
+    density: xr.DataArray,
+    *,
+    factor: float = 1.0,
+    seed: int | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """An ensemble with ``factor`` times the time step, from samples of a density.
+
+    Two of them, with factors 1 and 1/2, extrapolate to continuous time; their random numbers differ.
+    """
+    from fpsolve.ensemble.simulation import simulate
+
+    process = problem.process
+    settings = dict(problem.simulate or default_ensemble(process, density))
+    seed = int(settings.get("seed", 0)) if seed is None else seed
+    step = settings.get("time_step", process.learning_rate)
+    assert step is not None  # the configuration was refused without one
+    walkers = int(settings.get("walkers", DEFAULT_WALKERS))
+    slow = process.names[0]
+    reach = float(abs(density[slow]).max())
+    return simulate(
+        process,
+        walkers=walkers,
+        time=settings.get("time", DEFAULT_TIME),
+        burn_in=settings.get("burn_in", 0.0),
+        time_step=step * factor,
+        start=samples(density, walkers, np.random.SeedSequence(seed, spawn_key=(2,))),
+        bins={slow: np.linspace(-reach, reach, 601)},
+        rng=np.random.SeedSequence(seed, spawn_key=(0 if factor == 1.0 else 1,)),
+        progress=progress,
+    )
+
+
+def samples(
+    density: xr.DataArray, walkers: int, rng: int | np.random.SeedSequence | np.random.Generator | None = None
+) -> dict[str, np.ndarray]:
+    """Starting points, shape (walkers,) for each variable, drawn among the cells of a density.
+
+    So drawn, wells that exchange slowly start with their weights.
+    """
+    generator = np.random.default_rng(rng)
+    weight = np.maximum((density * density.cell_volume).to_numpy().ravel(), 0.0)
+    chosen = np.unravel_index(generator.choice(weight.size, walkers, p=weight / weight.sum()), density.shape)
+    return {str(v): density[v].to_numpy()[k] for v, k in zip(density.dims, chosen, strict=True)}
+
+
+def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, float]:
+    """Walkers, time, burn-in and step of an ensemble that no file asks for.
+
+    The step is the learning rate where the noise has one, else a tenth of the stiffest time at a minimum. The
+    time is 100 relaxations at the density's ``second_eigenvalue``, in at most 2e8 walker-steps; a slower
+    system keeps the weights its walkers were drawn with. The first 30 % are burn-in.
+    """
+    minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
+    stiffest = max((max(c.eigenvalues) for c in minima), default=1.0)
+    step = process.learning_rate or float(f"{0.1 / stiffest:.1g}")
+    rate = float(density.attrs.get("second_eigenvalue", np.nan))
+    wanted = 100.0 / rate if rate > 0 else np.inf
+    time = step * np.ceil(min(wanted, MOST_STEPS / DEFAULT_WALKERS * step) / step)
+    return {
+        "walkers": DEFAULT_WALKERS,
+        "time": float(time),
+        "burn_in": float(step * np.floor(0.3 * time / step)),
+        "time_step": step,
+    }
+
+
+def memory_remark(problem: Problem, results: Mapping[str, Any]) -> str | None:
+    """What to say where walkers still remember their start, which their standard errors do not show.
+
+    That is where the asked burn-in is shorter than three times 1/rate, with the slowest rate of the density.
+    """
+    rate = float(results["density"].attrs.get("second_eigenvalue", 0.0)) if "density" in results else 0.0
+    if problem.simulate is None or rate <= 0:
+        return None
+    burn_in = problem.simulate.get("burn_in", 0.0)
+    if rate * burn_in >= 3:
+        return None
+    return (
+        "the ensemble still remembers its start, samples of the density: it forgets at the rate "
+        f"{rate:.2g}, which asks for burn_in = {3 / rate:.2g} or more, not {burn_in:g}"
+    )
+
+
+def reductions(process: Langevin) -> tuple:
+    """Adiabatic elimination of orders 0, 1, 2 of a valley; () with a warning where it does not apply."""
+    from theory.valley.elimination import eliminate
+
+    landscape = process.landscape
+    if not landscape.fast or len(landscape.slow) != 1:
+        return ()
+    try:
+        return tuple(eliminate(process, order=order) for order in (0, 1, 2))
+    except (NotImplementedError, ValueError) as error:
+        warnings.warn(f"no adiabatic elimination: {error}", stacklevel=2)
+        return ()

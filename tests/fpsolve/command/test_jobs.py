@@ -1,0 +1,66 @@
+"""The command line's jobs from Python: the plan, starting points, an ensemble unasked, the memory of a start."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from fpsolve import stationary_density
+from fpsolve.command import jobs
+from fpsolve.command.problem import EXAMPLES, parse_problem
+
+WELL = """
+variables = ["x"]
+loss = "x**2"
+[noise]
+kind = "isotropic"
+D = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def well():
+    problem = parse_problem(WELL)
+    return problem, stationary_density(problem.process, shape=200)
+
+
+def test_a_plan_names_the_jobs_that_a_method_asks_for():
+    problem = parse_problem(EXAMPLES["double_well"])
+    both = ["ensemble", "ensemble, half the step"]
+    assert list(jobs.plan(problem)) == ["density", "spectral", *both]
+    assert list(jobs.plan(problem, method="spectral", simulation=False)) == ["spectral"]
+    assert list(jobs.plan(replace(problem, simulate=None), method="spectral")) == ["spectral"]
+    assert list(jobs.plan(replace(problem, simulate=None), method="finite-volume")) == ["density", *both]
+
+
+def test_starting_points_have_the_densitys_variance(well):
+    drawn = jobs.samples(well[1], 20_000, 0)["x"]
+    assert drawn.shape == (20_000,) and drawn.var() == pytest.approx(0.1 / 2, rel=0.05)
+    assert np.array_equal(drawn, jobs.samples(well[1], 20_000, 0)["x"])
+
+
+def test_an_ensemble_unasked_is_stable_and_outlasts_its_memory(well):
+    problem, density = well
+    chosen = jobs.default_ensemble(problem.process, density)
+    assert chosen["time_step"] == pytest.approx(0.05)  # a tenth of 1/2
+    assert chosen["time"] == pytest.approx(100 / 2, rel=0.05) and chosen["burn_in"] < 0.31 * chosen["time"]
+    stuck = jobs.default_ensemble(problem.process, density.assign_attrs(second_eigenvalue=1e-12))
+    assert stuck["walkers"] * stuck["time"] / stuck["time_step"] == pytest.approx(2e8, rel=1e-3)
+    found = jobs.ensemble(problem, density, seed=3)
+    assert float(found["variance"].squeeze()) == pytest.approx(0.1 / 2, rel=0.1)
+
+
+def test_a_burn_in_shorter_than_the_memory_is_remarked(well):
+    problem, _ = well
+    slow = {"density": xr.DataArray(0.0, attrs={"second_eigenvalue": 0.1})}
+    short, long = (replace(problem, simulate={"burn_in": b, "time": 100.0}) for b in (10.0, 40.0))
+    assert "burn_in = 30 or more, not 10" in jobs.memory_remark(short, slow)
+    assert jobs.memory_remark(long, slow) is jobs.memory_remark(problem, slow) is None
+
+
+def test_a_solution_holds_results_reductions_and_their_table():
+    problem = parse_problem(WELL.replace("x**2", "x**2 + 0*x"))
+    solved = jobs.solve(problem, method="finite-volume", simulation=False)
+    assert list(solved.results) == ["density"] and solved.reductions == ()
+    assert solved.table.value("<x^2>", "finite-volume").value == pytest.approx(0.05, rel=1e-3)
