@@ -49,7 +49,7 @@ def test_an_ensemble_unasked_is_stable_and_outlasts_its_memory(well):
     stuck = jobs.default_ensemble(problem.process, density.assign_attrs(second_eigenvalue=1e-12))
     assert stuck["walkers"] * stuck["time"] / stuck["time_step"] == pytest.approx(2e8, rel=1e-3)
     found = jobs.ensemble(problem, density, seed=3)
-    assert float(found["variance"].squeeze()) == pytest.approx(0.1 / 2, rel=0.1)
+    assert float(found["covariance"].squeeze()) == pytest.approx(0.1 / 2, rel=0.1)
 
 
 def test_a_burn_in_shorter_than_the_memory_is_remarked(well):
