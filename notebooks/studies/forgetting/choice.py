@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fpsolve.statistics import student_factor
+from fpsolve.statistics import Estimate, mean_interval
 from notebooks.studies.forgetting.penalties import METHODS
 
 _BOTH = ("error_first", "error_second")
@@ -200,19 +200,16 @@ def over_steps(study: Study, *, confidence: float = 0.95) -> xr.Dataset:
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Mean of paired differences, Student's interval, and how often they are below 0."""
+class Gap(Estimate):
+    """Mean of paired differences with Student's interval, and how often they are below 0."""
 
-    value: float
-    low: float
-    high: float
     below: int
     trainings: int
 
     @property
     def decided(self) -> bool:
         """Whether the interval excludes 0."""
-        return self.high < 0 or self.low > 0
+        return self.side() != "neither"
 
     @property
     def sign_test(self) -> float:
@@ -237,10 +234,8 @@ def gap(one: xr.DataArray, other: xr.DataArray, *, confidence: float = 0.95) -> 
 
 def interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean of independent numbers, at least two, and the ends of Student's interval."""
-    numbers = np.asarray(values, float)
-    half = student_factor(len(numbers), confidence) * float(numbers.std(ddof=1))
-    mean = float(numbers.mean())
-    return mean, mean - half, mean + half
+    mean, low, high = mean_interval(values, confidence=confidence)
+    return float(mean), float(low), float(high)
 
 
 def with_ends(values: Mapping[str, Sequence[float] | np.ndarray], confidence: float) -> dict[str, float]:

@@ -13,6 +13,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Verdict
+from fpsolve.results import interval_text, with_interval
 from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap, interval, with_ends
 from notebooks.studies.forgetting.penalties import (
     METHODS,
@@ -213,7 +214,8 @@ def _forgetting(study: Study) -> Verdict:
     first = interval(none["error_first"].to_numpy())
     return Verdict(
         "without constraints task 1 is forgotten (Fig. 4 A)", "ε₁ grows fast, ε₂ small",
-        f"ε₁ {_text(*before)} before, {_text(*first)} after; ε₂ {_over(none['error_second'])}",
+        f"ε₁ {_over(study.reported['error_before'])} before, {_over(none['error_first'])} after; "
+        f"ε₂ {_over(none['error_second'])}",
         f"holds: ε₁ grows {first[0] / max(before[0], 1e-6):.0f}-fold" if first[1] > before[2]
         else "not decided: the intervals of ε₁ before and after overlap",
     )  # fmt: skip
@@ -234,10 +236,7 @@ def _bound(study: Study) -> Verdict:
     found = bound(study.reported)
     value, low, high = (float(found[f"largest{end}"]) for end in ("", "_low", "_high"))
     largest = Gap(value, low, high, below=0, trainings=0)
-    free, slope = (
-        _text(*(float(found[name + end]) for end in ("", "_low", "_high")))
-        for name in ("free_largest", "slope")
-    )
+    free, slope = (with_interval(found, name, digits=3) for name in ("free_largest", "slope"))
     return Claim(
         f"there q_i ≤ {PAPER_BOUND} F_i for all constrained i", f"{PAPER_BOUND}", largest, Below(PAPER_BOUND),
         source="Fig. 4 D",
@@ -319,14 +318,10 @@ def _elsewhere(name: str, study: Study) -> list[Verdict]:
     return rows
 
 
-def _text(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
-
 def _shown(found: Gap) -> str:
-    return _text(found.value, found.low, found.high)
+    return interval_text(found.value, found.low, found.high, 3)
 
 
 def _over(values: xr.DataArray) -> str:
     """Mean over trainings and its interval, in words."""
-    return _text(*interval(values.to_numpy()))
+    return interval_text(*interval(values.to_numpy()), 3)

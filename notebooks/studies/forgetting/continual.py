@@ -23,6 +23,7 @@ import torch
 import xarray as xr
 
 import fpsolve
+from fpsolve.results import quantity
 from nets.data import datasets
 from nets.training.batches import seed_text
 from nets.training.threads import torch_threads
@@ -32,8 +33,6 @@ from notebooks.studies.forgetting.tasks import Tasks, descend, errors, views
 
 #: Errors are measured before training, at its end and at so many steps between, at equal ratios.
 CHECKPOINTS = 12
-
-__all__ = ["Tasks", "first_task", "joined", "scan", "second_task"]
 
 
 def second_task(
@@ -46,29 +45,14 @@ def second_task(
     """Test errors of both tasks while the second is learned under each constraint, on the same minibatches.
 
     Each step is w ← w − α ∇L₂ on a minibatch and then the implicit step of the penalty
-    (:class:`notebooks.studies.forgetting.penalties.ImplicitStep`). All constraints go side by side.
+    (:class:`notebooks.studies.forgetting.penalties.ImplicitStep`). All constraints go side by side;
+    ``first`` is not changed; ``rng`` is of the minibatches. No constraint, or one that asks for more
+    directions than there are, is a ValueError.
 
-    Parameters
-    ----------
-    first : FirstTask
-        Not changed.
-    constraints : sequence of Constraint
-    rng : int or SeedSequence
-        Of the minibatches.
-    progress : bool
-
-    Returns
-    -------
-    Dataset, dims constraint, checkpoint, mode
-        ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
-        (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before``
-        of task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count``
-        (constraint) and ``step`` (checkpoint).
-
-    Raises
-    ------
-    ValueError
-        If there is no constraint, or one asks for more directions than there are.
+    Returned: ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
+    (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before`` of
+    task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count`` (constraint) and
+    ``step`` (checkpoint).
     """
     constraints = tuple(constraints)
     if not constraints:
@@ -100,18 +84,19 @@ def second_task(
         )  # fmt: skip
         moved = ((weights - first.weights) @ first.directions.T).abs().numpy().astype(np.float32)
     at_checkpoints = np.stack(measured, axis=-1)
+    by_step = ("constraint", "checkpoint")
     variables = {
-        "error_first": (("constraint", "checkpoint"), at_checkpoints[0], _label("test error of task 1, ε₁")),
-        "error_second": (("constraint", "checkpoint"), at_checkpoints[1], _label("test error of task 2, ε₂")),
-        "displacement": (("constraint", "mode"), moved, _label("displacement q_i along p_i")),
-        "variance": ("mode", first.modes["variance"].to_numpy(), _label("variance σ_i²")),
-        "width": ("mode", first.modes["width"].to_numpy(), _label("flatness F_i")),
-        "error_before": ((), first.error, _label("test error of task 1 before task 2")),
-        "weights": ((), len(first.weights), _label("weights that learn")),
-        "loss_before": ((), first.loss, _label("training loss of task 1 before task 2")),
+        "error_first": quantity(at_checkpoints[0], by_step, "test error of task 1, ε₁"),
+        "error_second": quantity(at_checkpoints[1], by_step, "test error of task 2, ε₂"),
+        "displacement": quantity(moved, ("constraint", "mode"), "displacement q_i along p_i"),
+        "variance": quantity(first.modes["variance"].to_numpy(), "mode", "variance σ_i²"),
+        "width": quantity(first.modes["width"].to_numpy(), "mode", "flatness F_i"),
+        "error_before": quantity(first.error, (), "test error of task 1 before task 2"),
+        "weights": quantity(len(first.weights), (), "weights that learn"),
+        "loss_before": quantity(first.loss, (), "training loss of task 1 before task 2"),
     }
     result = _named(xr.Dataset(variables, attrs=_attributes(tasks)), constraints)
-    return result.assign_coords(step=("checkpoint", np.array(checkpoints), _label("steps of task 2")))
+    return result.assign_coords(step=quantity(np.array(checkpoints), "checkpoint", "steps of task 2"))
 
 
 def scan(
@@ -125,28 +110,11 @@ def scan(
 ) -> xr.Dataset:
     """Both tasks under every constraint, over independent trainings.
 
-    Parameters
-    ----------
-    tasks : Tasks
-        Data files are found through the environment variable ``FPSOLVE_DATA``.
-    constraints : sequence of Constraint
-    trainings : int
-        Each with its own initial weights, minibatches, principal directions and Fisher matrices.
-    seed : int
-    store : path, optional
-        Finished trainings are kept there, see :func:`fpsolve.sweep`; run again to go on after a kill.
-    progress : bool
-
-    Returns
-    -------
-    Dataset
-        As :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the
-        only numbers that the seed does not determine.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two trainings, or as :func:`second_task`.
+    Data files are found through the environment variable ``FPSOLVE_DATA``. Each of the ``trainings``, at
+    least two, has its own initial weights, minibatches, principal directions and Fisher matrices. Finished
+    trainings are kept in ``store``, see :func:`fpsolve.sweep`; run again to go on after a kill. Returned as
+    by :func:`second_task`, over ``training``, with ``cpu_seconds`` and ``wall_seconds`` of each, the only
+    numbers that the seed does not determine. Errors as there.
     """
     if trainings < 2:
         raise ValueError(f"trainings={trainings}: an interval needs at least 2")
@@ -158,27 +126,15 @@ def scan(
     result.attrs |= _attributes(tasks) | {"seed": seed}
     result = _named(result, constraints)
     step = result["step"].isel(training=0).to_numpy()
-    return result.drop_vars("step").assign_coords(step=("checkpoint", step, _label("steps of task 2")))
+    return result.drop_vars("step").assign_coords(step=quantity(step, "checkpoint", "steps of task 2"))
 
 
 def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
     """Several scans of the same trainings as one, their constraints one after the other.
 
     Trainings depend on the seed and on the tasks, not on the constraints: more of these can be added later.
-
-    Parameters
-    ----------
-    result, *others : Dataset
-        From :func:`scan`. What does not depend on the constraint is taken from the first; times add up.
-
-    Returns
-    -------
-    Dataset
-
-    Raises
-    ------
-    ValueError
-        If errors after task 1, or steps, differ.
+    What does not depend on the constraint is taken from the first; times add up. Where errors after task 1,
+    or steps, differ, a ValueError.
     """
     for other in others:
         before = [r["error_second"].isel(constraint=0, checkpoint=0) for r in (result, other)]
@@ -206,8 +162,8 @@ def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constrai
     took = time.process_time() - began[0], time.perf_counter() - began[1]
     return entries | {
         "step": ("checkpoint", result["step"].to_numpy()),
-        "cpu_seconds": ((), took[0], {"long_name": "processor time", "units": "s"}),
-        "wall_seconds": ((), took[1], {"long_name": "time by the clock", "units": "s"}),
+        "cpu_seconds": quantity(took[0], (), "processor time", "s"),
+        "wall_seconds": quantity(took[1], (), "time by the clock", "s"),
     }
 
 
@@ -220,9 +176,9 @@ def _checkpoints(steps: int) -> list[int]:
 def _named(result: xr.Dataset, constraints: Sequence[Constraint]) -> xr.Dataset:
     return result.assign_coords(
         penalty=("constraint", [c.method for c in constraints], {"long_name": "penalty"}),
-        strength=("constraint", [c.strength for c in constraints], _label("strength λ")),
-        count=("constraint", [c.count for c in constraints], _label("constraints N_c, 0 for all")),
-        mode=("mode", np.arange(1, result.sizes["mode"] + 1), _label("principal direction")),
+        strength=quantity([c.strength for c in constraints], "constraint", "strength λ"),
+        count=quantity([c.count for c in constraints], "constraint", "constraints N_c, 0 for all"),
+        mode=quantity(np.arange(1, result.sizes["mode"] + 1), "mode", "principal direction"),
     )
 
 
@@ -232,7 +188,3 @@ def _attributes(tasks: Tasks) -> dict[str, str | int | float]:
         "title": "errors of two tasks learned one after the other", **values,
         "torch_version": str(torch.__version__), "fpsolve_version": fpsolve.__version__,
     }  # fmt: skip
-
-
-def _label(long_name: str) -> dict[str, str]:
-    return {"long_name": long_name, "units": "1"}

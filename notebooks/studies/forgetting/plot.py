@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve import style
 from fpsolve.density.plot import CURVES
-from fpsolve.statistics import student_factor
+from fpsolve.statistics import mean_interval
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
@@ -17,37 +18,25 @@ if TYPE_CHECKING:
 
 #: Colour and marker of each penalty; told apart in grey by the marker.
 STYLES = {
-    "none": ("0.5", "x"), "L2": ("#000000", "o"),
-    "EWC true": ("#D55E00", "s"), "EWC empirical": ("#E69F00", "D"),
-    "EWC floored": ("#CC79A7", "P"),
-    "LDC": ("#0072B2", "o"), "LDC equal F": ("#56B4E9", "v"), "LDC capped": ("#004488", "*"),
-    "LDC psi 3": ("#009E73", "<"), "LDC psi 4": ("#009E73", "^"), "LDC psi 5": ("#009E73", ">"),
+    name: (style.palette.get(colour, colour), marker)
+    for name, colour, marker in (
+        ("none", "0.5", "x"), ("L2", "black", "o"),
+        ("EWC true", "vermilion", "s"), ("EWC empirical", "orange", "D"), ("EWC floored", "pink", "P"),
+        ("LDC", "blue", "o"), ("LDC equal F", "sky", "v"), ("LDC capped", "#004488", "*"),
+        ("LDC psi 3", "green", "<"), ("LDC psi 4", "green", "^"), ("LDC psi 5", "green", ">"),
+    )
 }  # fmt: skip
-CONFIDENCE = 0.95
 
 
 def learning_curves(
     result: xr.Dataset, constraint: int, *, ax: Axes | None = None, labels: bool = True
 ) -> Axes:
-    """Axes with both test errors over the steps of task 2, and their intervals over trainings (PNAS 4 A, C).
+    """Axes with both test errors over the steps of task 2, and intervals over trainings (PNAS Fig. 4 A, C).
 
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`notebooks.studies.forgetting.continual.scan`.
-    constraint : int
-        Position of the constraint.
-    ax : Axes, optional
-    labels : bool
-        Name the curves.
-
-    Returns
-    -------
-    Axes
+    ``result`` comes from :func:`notebooks.studies.forgetting.continual.scan`; ``constraint`` is the
+    position of one.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     step = result["step"].to_numpy()
     for (name, text), (colour, dash) in zip(
         (("error_first", "task 1, $\\epsilon_1$"), ("error_second", "task 2, $\\epsilon_2$")),
@@ -55,9 +44,9 @@ def learning_curves(
         strict=False,
     ):
         values = result[name].isel(constraint=constraint).transpose("training", ...).to_numpy()
-        mean, half = values.mean(0), _half(values)
+        mean, low, high = mean_interval(values)
         ax.plot(step, mean, color=colour, ls=dash, marker=".", label=text if labels else None)
-        ax.fill_between(step, mean - half, mean + half, color=colour, alpha=0.2, lw=0)
+        ax.fill_between(step, low, high, color=colour, alpha=0.2, lw=0)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02), xlim=(0, step[-1]))
     return ax
@@ -66,22 +55,9 @@ def learning_curves(
 def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None, bound: bool = True) -> Axes:
     """Axes with q_i over the rank of the principal direction, all trainings, and 0.008 F_i (PNAS 4 B, D).
 
-    Parameters
-    ----------
-    result : Dataset
-    constraint : int
-        Position of the constraint; N_c is marked.
-    ax : Axes, optional
-    bound : bool
-        Draw the paper's bound.
-
-    Returns
-    -------
-    Axes
+    N_c of the constraint is marked; ``bound`` draws the paper's bound.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     rank = result["mode"].to_numpy()
     for k in range(result.sizes["training"]):
         one = result.isel(training=k)
@@ -102,23 +78,12 @@ def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None
 
 
 def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: float = 1e-3) -> Axes:
-    """Axes with (ε₁, ε₂) of the fronts of several penalties, with intervals over trainings (PNAS 4 E).
+    """Axes with (ε₁, ε₂) of the fronts of several penalties, with intervals over trainings (PNAS Fig. 4 E).
 
-    Parameters
-    ----------
-    results : mapping of str to Dataset
-        Penalty → result of :func:`notebooks.studies.forgetting.choice.front`.
-    ax : Axes, optional
-    floor : float
-        Errors and interval ends below are drawn there, since the axes are logarithmic.
-
-    Returns
-    -------
-    Axes
+    ``results`` maps penalties to results of :func:`notebooks.studies.forgetting.choice.front`. Errors and
+    interval ends below ``floor`` are drawn there, since the axes are logarithmic.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     for name, result in results.items():
         colour, marker = STYLES.get(name, ("0.3", "o"))
         x, y = (np.maximum(result[k], floor) for k in ("error_first", "error_second"))
@@ -149,21 +114,11 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
 
 
 def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes:
-    """Axes with ε₁ + ε₂ over the number of constraints, each at its best λ (PNAS 4 F).
+    """Axes with ε₁ + ε₂ over the number of constraints, each at its best λ (PNAS Fig. 4 F).
 
-    Parameters
-    ----------
-    results : mapping of str to Dataset
-        Penalty → result of :func:`notebooks.studies.forgetting.choice.over_counts`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``results`` maps penalties to results of :func:`notebooks.studies.forgetting.choice.over_counts`.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     for name, result in results.items():
         colour, marker = STYLES.get(name, ("0.3", "o"))
         y = result["total"]
@@ -179,21 +134,8 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
 
 
 def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Axes with ε₁ + ε₂ over the length of task 2, each penalty at its best for that length.
-
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`notebooks.studies.forgetting.choice.over_steps`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-    """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    """Axes with ε₁ + ε₂ over the length of task 2, a ``result`` of ``choice.over_steps``."""
+    ax = style.axes(ax)
     shown = result.isel(checkpoint=result["step"].to_numpy() > 0)
     for name in shown["penalty"].to_numpy().astype(str):
         one = shown.isel(penalty=int(np.flatnonzero(shown["penalty"] == name)[0]))
@@ -215,23 +157,10 @@ def at_their_best(
 ) -> Axes:
     """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
 
-    Parameters
-    ----------
-    summary : Dataset
-        From :func:`notebooks.studies.forgetting.choice.summary`.
-    each : mapping of str to array, optional
-        Penalty → ε₁ + ε₂ of single trainings, drawn as small dots.
-    ax : Axes, optional
-    floor : float
-        Ends of intervals below are drawn there, since the axis is logarithmic.
-
-    Returns
-    -------
-    Axes
+    ``summary`` comes from :func:`notebooks.studies.forgetting.choice.summary`. ``each`` maps penalties to
+    ε₁ + ε₂ of single trainings, drawn as small dots. Ends of intervals below ``floor`` are drawn there.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     names = summary["penalty"].to_numpy().astype(str)
     for place, name in enumerate(names):
         colour, marker = STYLES.get(name, ("0.3", "o"))
@@ -246,8 +175,3 @@ def at_their_best(
     ax.set(xscale="log", xlabel="$\\epsilon_1 + \\epsilon_2$, each at its best $\\lambda$ and $N_c$")
     ax.invert_yaxis()
     return ax
-
-
-def _half(values: np.ndarray) -> np.ndarray:
-    """Half of Student's interval over the first axis."""
-    return student_factor(len(values), CONFIDENCE) * values.std(0, ddof=1)

@@ -26,28 +26,15 @@ from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, erro
 #: Largest number of weights for which directions without motion are added, up to all.
 COMPLETED = 5000
 
-__all__ = ["FirstTask", "first_task"]
-
 
 @dataclass(frozen=True, eq=False)
 class FirstTask:
     """A net after task 1, and what is known of the landscape there.
 
-    Attributes
-    ----------
-    tasks : Tasks
-    net : nn.Sequential
-        From the layer that learns on, at w₁.
-    first, second : Rows
-        Of each task, as they reach ``net``.
-    modes : Dataset, dims mode, weight
-        ``variance`` and ``direction`` of the principal components of the window, and ``width`` F.
-    fisher_true, fisher_empirical : Tensor, shape (N,)
-        Diagonals.
-    error : float
-        Test error of task 1.
-    loss : float
-        Training loss of task 1, the L₀ of F.
+    ``net`` starts at the layer that learns, at w₁; ``first`` and ``second`` hold the rows of each task as
+    they reach it. ``modes`` (mode, weight) has ``variance`` and ``direction`` of the principal components
+    of the window, and ``width`` F. The Fisher matrices are diagonals, shape (N,). ``error`` is the test
+    error of task 1, ``loss`` its training loss, the L₀ of F.
     """
 
     tasks: Tasks
@@ -90,24 +77,9 @@ def first_task(
 ) -> FirstTask:
     """Learn task 1, and measure what the penalties need there.
 
-    Parameters
-    ----------
-    data : Data
-    tasks : Tasks
-        ``tasks.data`` is not looked at.
-    rng : int or SeedSequence
-        Of initial weights and minibatches.
-    progress : bool
-
-    Returns
-    -------
-    FirstTask
-
-    Raises
-    ------
-    ValueError
-        If a class or the layer does not exist, a task has fewer rows than a minibatch, or the loss along
-        directions cannot be measured.
+    ``tasks.data`` is not looked at; ``rng`` is of initial weights and minibatches. A class or a layer that
+    does not exist, a task with fewer rows than a minibatch, or a loss that cannot be measured along
+    directions, is a ValueError.
     """
     root = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
     seeds = [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, k)) for k in range(4)]

@@ -22,28 +22,14 @@ BLOCK = 500
 class Tasks:
     """Two tasks, the net that learns them, and how.
 
-    Attributes
-    ----------
-    data : str
-        Name for :func:`nets.data.datasets.load`.
-    first, second : tuple of int
-        Classes of the two tasks.
-    hidden : tuple of int
-        Sizes of the hidden layers.
-    layer : int or None
-        The layer that learns; the others are fixed after training on all classes. None: all layers learn.
-    learning_rate, batch_size
-        α and B, throughout.
-    pretraining_epochs : int
-        On all classes; unused where all layers learn.
-    first_epochs, window_epochs, second_epochs : int
-        Of task 1, of the window after it, and of task 2.
-    every : int
-        The window keeps one state in so many.
-    modes : int
-        Most principal directions kept.
-    samples : int
-        Most rows of task 1 on which F is measured, and where all layers learn the Fisher diagonals too.
+    ``data`` is a name for :func:`nets.data.datasets.load`, ``first`` and ``second`` are the classes of the
+    two tasks, ``hidden`` the sizes of the hidden layers. ``layer`` learns; the others are fixed after
+    training on all classes. None: all layers learn. ``learning_rate`` α and ``batch_size`` B hold
+    throughout. ``pretraining_epochs`` are on all classes, unused where all layers learn; ``first_epochs``,
+    ``window_epochs`` and ``second_epochs`` of task 1, of the window after it, and of task 2. The window
+    keeps one state in ``every``; at most ``modes`` principal directions are kept. F is measured on at most
+    ``samples`` rows of task 1, and where all layers learn the Fisher diagonals too. Classes in common, or a
+    number below 1, are a ValueError.
     """
 
     data: str = "mnist"
@@ -64,15 +50,8 @@ class Tasks:
     def __post_init__(self) -> None:
         if not self.first or not self.second or set(self.first) & set(self.second):
             raise ValueError(f"first={self.first} and second={self.second} must hold classes, none in common")
-        for name in (
-            "batch_size",
-            "first_epochs",
-            "window_epochs",
-            "second_epochs",
-            "every",
-            "modes",
-            "samples",
-        ):
+        epochs = ("first_epochs", "window_epochs", "second_epochs")
+        for name in ("batch_size", *epochs, "every", "modes", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.layer is not None and self.pretraining_epochs < 1:
@@ -92,16 +71,7 @@ class Rows:
 def rows_of(data: Data, before: nn.Sequential, classes: Sequence[int]) -> Rows:
     """What reaches the layer that learns from rows of some classes, with the labels they have in all classes.
 
-    Parameters
-    ----------
-    data : Data
-    before : nn.Sequential
-        The layers before it.
-    classes : sequence of int
-
-    Returns
-    -------
-    Rows
+    ``before`` holds the layers before it.
     """
     parts: list[torch.Tensor] = []
     for inputs, labels in ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels)):
@@ -113,15 +83,8 @@ def rows_of(data: Data, before: nn.Sequential, classes: Sequence[int]) -> Rows:
 def views(net: nn.Sequential, weights: torch.Tensor) -> list[torch.Tensor]:
     """Parameters of as many nets as there are rows of weights: views of the rows; what is fixed is shared.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-        Its first parameters learn, as many as a row is long.
-    weights : Tensor, shape (R, N)
-
-    Returns
-    -------
-    list of Tensor, each with a leading axis of length R
+    The first parameters of ``net`` learn, as many as a row of ``weights``, shape (R, N), is long. Each
+    result has a leading axis of length R.
     """
     parameters, start = [], 0
     for p in net.parameters():
@@ -144,28 +107,12 @@ def descend(
     after_step: Callable[[int, torch.Tensor], None],
     progress: bool = False,
 ) -> None:
-    """SGD on one task, in place, for all rows of weights on the same minibatches.
+    """SGD on one task, in place, for all rows of ``weights``, shape (R, N), on the same minibatches.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-        Fully connected, ReLU, no biases; see :func:`views`.
-    weights : Tensor, shape (R, N)
-        Changed.
-    task : Rows
-    tasks : Tasks
-        Learning rate and batch size.
-    epochs : int
-    seed : str
-        As recorded, see :func:`nets.training.batches.seed_text`.
-    after_step : callable
-        Called with the step's number, from 1, and the weights, which it may change in place.
-    progress : bool
-
-    Raises
-    ------
-    ValueError
-        If the net is of another kind.
+    ``tasks`` gives learning rate and batch size, ``seed`` is as recorded by
+    :func:`nets.training.batches.seed_text`. ``after_step`` is called with the step's number, from 1, and
+    the weights, which it may change in place. A net that is not fully connected, with ReLU and without
+    biases, is a ValueError.
     """
     if dense_biases(net) is not False:
         raise ValueError("the net must be fully connected, with ReLU and without biases")
@@ -187,18 +134,7 @@ def descend(
 
 
 def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
-    """Share of rows that each net misclassifies.
-
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        From :func:`views`.
-    inputs, labels : Tensor
-
-    Returns
-    -------
-    ndarray, shape (R,)
-    """
+    """Share of rows that each net misclassifies, shape (R,), for ``parameters`` from :func:`views`."""
     dense, wrong = DenseNetwork(False), torch.zeros(len(parameters[0]))
     for x, y in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
         wrong += (dense.forward(parameters, x[None], keep=False).argmax(-1) != y).sum(1)
