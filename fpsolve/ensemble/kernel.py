@@ -30,23 +30,9 @@ class Kernel:
 def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> Kernel:
     """The compiled Euler–Maruyama step X + b(X) dt + G(X) √dt ξ of an ensemble.
 
-    Parameters
-    ----------
-    drift : Matrix, shape (n, 1)
-        b, in numbers and ``variables``.
-    root : Matrix, shape (n, m)
-        G with G Gᵀ = 2D.
-    variables : tuple of n Symbol
-
-    Returns
-    -------
-    Kernel
-        Numbers in the expressions are arguments, so a sweep over them compiles once.
-
-    Raises
-    ------
-    ValueError
-        If an expression cannot be compiled.
+    ``drift`` is b, shape (n, 1), and ``root`` is G with G Gᵀ = 2D, shape (n, m).
+    Numbers in the expressions are arguments of the kernel, so a sweep over them compiles once. Fails if an
+    expression cannot be compiled.
     """
     check_expressions([*drift, *root], variables)
     scale, root = _common_factor(root, variables)

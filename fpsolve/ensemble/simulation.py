@@ -7,8 +7,6 @@ the learning rate, this is the law of one SGD iteration under random-shift noise
 from __future__ import annotations
 
 import itertools
-import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -23,8 +21,10 @@ from fpsolve.ensemble.numpy_step import numpy_advance
 from fpsolve.ensemble.state import (
     Start,
     State,
+    available_threads,
     fresh_state,
     restored_state,
+    saving_steps,
     variable_names,
     whole_steps,
 )
@@ -137,14 +137,14 @@ def simulate(
             divergence=1e6 if divergence is None else divergence,
         )  # fmt: skip
     last_step = state.step + whole_steps(time, state.time_step, "time")
-    save_steps = _saving_steps(save_every, state.time_step)
+    save_steps = saving_steps(save_every, state.time_step)
     if executor is None:
-        threads = _checked_threads(threads)
+        threads = available_threads(threads)
         paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, progress)
     else:
         if parts < 1:
             raise ValueError(f"parts={parts} must be at least 1")
-        threads = _checked_threads(1 if threads is None else threads)
+        threads = available_threads(1 if threads is None else threads)
         paths, saved_steps = _run_apart(
             process, state, last_step, save_steps, threads, executor, parts, progress
         )
@@ -171,8 +171,10 @@ def _run(
     cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
     histograms = [np.zeros_like(state.histogram) for _ in cuts[1:]]
     length = max(1, int(_CHUNK * len(histograms) / (groups * LANES)))
-    counting = bar(last_step - state.step, unit="step", progress=progress)
-    with ThreadPoolExecutor(len(histograms)) as pool, counting as counted:
+    with (
+        ThreadPoolExecutor(len(histograms)) as pool,
+        bar(last_step - state.step, unit="step", progress=progress) as shown_bar,
+    ):
         while state.step < last_step:
             until = min(state.step + length, last_step)
             jobs = [
@@ -181,7 +183,7 @@ def _run(
             ]
             for job in jobs:
                 job.result()
-            counted.update(until - state.step)
+            shown_bar.update(until - state.step)
             state.step = until
     for histogram in histograms:
         state.histogram += histogram
@@ -207,7 +209,7 @@ def _run_apart(
         for groups in slices
     }
     paths, saved_steps = np.empty(0), np.empty(0, int)
-    with bar(len(jobs), unit="part", progress=progress) as counted:
+    with bar(len(jobs), unit="part", progress=progress) as shown_bar:
         try:
             for job in as_completed(jobs):
                 part, part_paths, saved_steps = job.result()
@@ -218,7 +220,7 @@ def _run_apart(
                 if not paths.size:
                     paths = np.empty((len(saved_steps), *state.positions.shape))
                 paths[:, here] = part_paths
-                counted.update()
+                shown_bar.update(1)
         finally:
             for job in jobs:
                 job.cancel()
@@ -281,27 +283,3 @@ def _advance(process: Process, state: State) -> Callable[..., None]:
         )  # fmt: skip
 
     return advance
-
-
-def _saving_steps(save_every: float | None, time_step: float) -> int:
-    """Steps between saved states, 0 for none."""
-    if save_every is None:
-        return 0
-    if not math.isfinite(save_every) or save_every <= 0:
-        raise ValueError(f"save_every={save_every:g} must be positive and finite")
-    steps = round(save_every / time_step)
-    if steps < 1 or abs(steps * time_step - save_every) > 1e-9 * save_every:
-        raise ValueError(
-            f"save_every={save_every:g} is not a multiple of time_step={time_step:g}; "
-            f"use {max(steps, 1) * time_step:g}"
-        )
-    return steps
-
-
-def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        available = getattr(os, "sched_getaffinity", None)
-        return len(available(0)) if available else os.cpu_count() or 1
-    if threads < 1:
-        raise ValueError(f"threads={threads} must be at least 1")
-    return threads

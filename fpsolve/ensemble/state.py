@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -95,9 +96,8 @@ def restored_state(
     divergence: float | None,
     first_walker: int,
 ) -> State:
-    """The state at the end of an earlier result."""
-    names = variable_names(process)
-    attrs = previous.attrs
+    """The state at the end of an earlier result; fails if an argument is given that differs from it."""
+    names, attrs = variable_names(process), previous.attrs
     if attrs.get("process_hash") != process_hash(process):
         raise ValueError(
             f"start is a result for {attrs.get('landscape', 'something else')}, not for this "
@@ -117,18 +117,9 @@ def restored_state(
             raise ValueError(
                 f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
             )
-    edges = {name: previous[f"{name}_edges"].values for name in names if f"{name}_edges" in previous}
+    edges, histogram = _restored_histogram(names, previous)
     if bins is not None and not _same_edges(_checked_edges(names, bins), edges):
         raise ValueError("bins differ from those of the result that is continued; leave them out")
-    histogram = np.zeros(0, np.int64)
-    if edges:
-        # the order of the histogram's axes is the order in which bins were given
-        edges = {
-            dim.removesuffix("_bin"): edges[dim.removesuffix("_bin")]
-            for dim in map(str, previous["histogram"].dims)
-        }
-        outside = np.int64(previous["histogram_outside"].item())
-        histogram = np.append(previous["histogram"].values.ravel(), outside)
     steps = previous["divergence_step"].values
     bounds = np.where(steps < 0, float(attrs["divergence"]), 0.0)
     return State(
@@ -148,11 +139,48 @@ def restored_state(
     )
 
 
+def _restored_histogram(
+    names: tuple[str, ...], previous: xr.Dataset
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Edges in the order of the histogram's axes, as bins were given, and counts, last those outside."""
+    edges = {name: previous[f"{name}_edges"].values for name in names if f"{name}_edges" in previous}
+    if not edges:
+        return edges, np.zeros(0, np.int64)
+    order = [str(dim).removesuffix("_bin") for dim in previous["histogram"].dims]
+    outside = np.int64(previous["histogram_outside"].item())
+    return {name: edges[name] for name in order}, np.append(previous["histogram"].values.ravel(), outside)
+
+
 def whole_steps(time: float, time_step: float, name: str) -> int:
     """Number of steps that reach ``time``."""
     if not math.isfinite(time) or time < 0:
         raise ValueError(f"{name}={time:g} must be finite and at least 0")
     return math.ceil(time / time_step * (1 - 1e-12))
+
+
+def saving_steps(save_every: float | None, time_step: float) -> int:
+    """Steps between saved states, 0 for none; fails if ``save_every`` is not a multiple of the step."""
+    if save_every is None:
+        return 0
+    if not math.isfinite(save_every) or save_every <= 0:
+        raise ValueError(f"save_every={save_every:g} must be positive and finite")
+    steps = round(save_every / time_step)
+    if steps < 1 or abs(steps * time_step - save_every) > 1e-9 * save_every:
+        raise ValueError(
+            f"save_every={save_every:g} is not a multiple of time_step={time_step:g}; "
+            f"use {max(steps, 1) * time_step:g}"
+        )
+    return steps
+
+
+def available_threads(threads: int | None) -> int:
+    """The given number of threads, or as many as there are processors for this process."""
+    if threads is None:
+        available = getattr(os, "sched_getaffinity", None)
+        return len(available(0)) if available else os.cpu_count() or 1
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1")
+    return threads
 
 
 def variable_names(process: Process) -> tuple[str, ...]:

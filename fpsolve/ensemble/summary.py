@@ -1,4 +1,4 @@
-"""Results of an ensemble: averages with their errors from the scatter between walkers."""
+"""Results of an ensemble: averages, with standard errors from the scatter between walkers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import xarray as xr
 
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, process_hash, variable_names
+from fpsolve.results import provenance, quantity
+from fpsolve.symbols.counter_rng import key_text
 from theory.langevin import Process
 
 _RESERVED = frozenset(
@@ -35,20 +37,9 @@ def check_names(process: Process) -> None:
 def ensemble_dataset(
     process: Process, state: State, paths: np.ndarray, saved_steps: np.ndarray
 ) -> xr.Dataset:
-    """The state, the averages and what was recorded, as one Dataset.
+    """The state at the end of a run, averages, and saved ``paths`` (times, groups, n, lanes), as one Dataset.
 
-    Parameters
-    ----------
-    process : Process
-    state : State
-        At the end of the run.
-    paths : ndarray, shape (times, groups, n, lanes)
-    saved_steps : ndarray of ints, shape (times,)
-
-    Returns
-    -------
-    Dataset
-        As :func:`fpsolve.simulate` describes it.
+    :func:`fpsolve.simulate` describes it.
     """
     names = variable_names(process)
     points = from_lanes(state.positions, state.walkers)
@@ -59,12 +50,12 @@ def ensemble_dataset(
     pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
     labels = [*names, *(f"|{n}|" for n in names), *(f"{names[i]} {names[j]}" for i, j in pairs)]
     dataset = xr.Dataset(
-        {name: ("walker", points[:, i], _words(f"final {name}")) for i, name in enumerate(names)}
+        {name: quantity(points[:, i], "walker", f"final {name}") for i, name in enumerate(names)}
         | {
-            "diverged": ("walker", (~alive).astype(np.int8), _words("1 if the walker diverged")),
-            "divergence_time": ("walker", divergence_time, _words("time of divergence", "time")),
-            "divergence_step": ("walker", exit_step, _words("step of divergence, -1 if none")),
-            "moment_sum": (("walker", "moment"), sums, _words("sum over steps after burn-in")),
+            "diverged": quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged"),
+            "divergence_time": quantity(divergence_time, "walker", "time of divergence", "time"),
+            "divergence_step": quantity(exit_step, "walker", "step of divergence, -1 if none"),
+            "moment_sum": quantity(sums, ("walker", "moment"), "sum over steps after burn-in"),
         },
         coords={
             "walker": state.first_walker + np.arange(state.walkers),
@@ -84,16 +75,18 @@ def ensemble_dataset(
     if state.edges:
         _add_histogram(dataset, state)
     if len(saved_steps):
-        dataset["time"] = ("time", saved_steps * state.time_step, _words("time", "time"))
-        dataset["path"] = (
-            ("walker", "time", "variable"),
+        dataset["time"] = quantity(saved_steps * state.time_step, "time", "time", "time")
+        dataset["path"] = quantity(
             np.moveaxis(from_lanes(paths, state.walkers), 0, 1),
-            _words("saved positions"),
+            ("walker", "time", "variable"),
+            "saved positions",
         )
     return dataset
 
 
-def _averages(means: np.ndarray, names: tuple[str, ...], pairs: list[tuple[int, int]]) -> dict[str, tuple]:
+def _averages(
+    means: np.ndarray, names: tuple[str, ...], pairs: list[tuple[int, int]]
+) -> dict[str, xr.Variable]:
     """Averages of the time averages per walker, shape (walkers, moments), with standard errors.
 
     Walkers are independent, so their scatter holds all correlation in time. Errors of the
@@ -116,20 +109,18 @@ def _averages(means: np.ndarray, names: tuple[str, ...], pairs: list[tuple[int, 
     std_error = np.diagonal(covariance_error)
     one, two = "variable", ("variable", "variable_2")
     return {
-        "mean": (one, m, _words("average")),
-        "mean_stderr": (one, _stderr(first), _words("standard error of mean")),
-        "abs_mean": (one, m_abs, _words("average absolute value")),
-        "abs_mean_stderr": (one, _stderr(absolute), _words("standard error of abs_mean")),
-        "std": (one, std, _words("standard deviation")),
-        "std_stderr": (one, _half_over(std_error, std), _words("standard error of std")),
-        "abs_std": (one, abs_std, _words("standard deviation of the absolute value")),
-        "abs_std_stderr": (
-            one, _half_over(abs_error, abs_std), _words("standard error of abs_std"),
-        ),
-        "second_moment": (two, m2, _words("average product")),
-        "second_moment_stderr": (two, _stderr(second), _words("standard error of second_moment")),
-        "covariance": (two, covariance, _words("covariance")),
-        "covariance_stderr": (two, covariance_error, _words("standard error of covariance")),
+        "mean": quantity(m, one, "average"),
+        "mean_stderr": quantity(_stderr(first), one, "standard error of mean"),
+        "abs_mean": quantity(m_abs, one, "average absolute value"),
+        "abs_mean_stderr": quantity(_stderr(absolute), one, "standard error of abs_mean"),
+        "std": quantity(std, one, "standard deviation"),
+        "std_stderr": quantity(_half_over(std_error, std), one, "standard error of std"),
+        "abs_std": quantity(abs_std, one, "standard deviation of the absolute value"),
+        "abs_std_stderr": quantity(_half_over(abs_error, abs_std), one, "standard error of abs_std"),
+        "second_moment": quantity(m2, two, "average product"),
+        "second_moment_stderr": quantity(_stderr(second), two, "standard error of second_moment"),
+        "covariance": quantity(covariance, two, "covariance"),
+        "covariance_stderr": quantity(covariance_error, two, "standard error of covariance"),
     }  # fmt: skip
 
 
@@ -159,43 +150,32 @@ def _add_histogram(dataset: xr.Dataset, state: State) -> None:
     for width in widths:
         volume = volume[..., None] * width
     for name, edges in state.edges.items():
-        dataset[f"{name}_edges"] = (f"{name}_edge", edges, _words(f"edges of bins in {name}"))
+        dataset[f"{name}_edges"] = quantity(edges, f"{name}_edge", f"edges of bins in {name}")
         centres = (edges[1:] + edges[:-1]) / 2
-        dataset.coords[f"{name}_bin"] = (f"{name}_bin", centres, _words(f"{name}, bin centres"))
-    dataset["histogram"] = (dims, counts, _words("visits per bin"))
-    dataset["histogram_outside"] = ((), state.histogram[-1], _words("visits outside all bins"))
-    dataset["density"] = (
-        dims,
-        counts / (total * volume),
-        _words("visits per volume, of all visits", "1"),
-    )
+        dataset.coords[f"{name}_bin"] = quantity(centres, f"{name}_bin", f"{name}, bin centres")
+    dataset["histogram"] = quantity(counts, dims, "visits per bin")
+    dataset["histogram_outside"] = quantity(state.histogram[-1], (), "visits outside all bins")
+    dataset["density"] = quantity(counts / (total * volume), dims, "visits per volume, of all visits")
 
 
 def _attributes(process: Process, state: State, used: int) -> dict[str, str | int | float]:
-    from fpsolve import __version__
-
     note = "from the scatter between independent walkers"
     if used < 30:
         note += f"; only {used} walkers, so errors are themselves uncertain"
-    return {
-        "title": "ensemble of walkers, Euler-Maruyama",
-        "landscape": str(getattr(process, "name", "")),
-        "process_hash": process_hash(process),
-        "seed": f"0x{state.key[0]:016x}{state.key[1]:016x}",
-        "generator": "threefry2x64-13, counter (step, walker), Box-Muller",
-        "fpsolve_version": __version__,
-        "walkers": state.walkers,
-        "first_walker": state.first_walker,
-        "diverged_walkers": state.walkers - used,
-        "divergence": state.divergence,
-        "time": state.step * state.time_step,
-        "time_step": state.time_step,
-        "steps": state.step,
-        "burn_in": state.burn_in * state.time_step,
-        "burn_in_steps": state.burn_in,
-        "stderr": note,
-    }
-
-
-def _words(long_name: str, units: str = "1") -> dict[str, str]:
-    return {"long_name": long_name, "units": units}
+    return provenance(
+        "ensemble of walkers, Euler-Maruyama",
+        landscape=str(getattr(process, "name", "")),
+        process_hash=process_hash(process),
+        seed=key_text(state.key),
+        generator="threefry2x64-13, counter (step, walker), Box-Muller",
+        walkers=state.walkers,
+        first_walker=state.first_walker,
+        diverged_walkers=state.walkers - used,
+        divergence=state.divergence,
+        time=state.step * state.time_step,
+        time_step=state.time_step,
+        steps=state.step,
+        burn_in=state.burn_in * state.time_step,
+        burn_in_steps=state.burn_in,
+        stderr=note,
+    )

@@ -25,15 +25,8 @@ RECORDED_BESIDE = ("loss", "squared_slope", "floor_product", "noise_product")
 def valley_kernel(n_sharp: int) -> Callable[..., None]:
     """The compiled step X − dt ∇L + √dt (s H ξ + u ξ), for N_S sharp and any number of flat variables.
 
-    Parameters
-    ----------
-    n_sharp : int
-
-    Returns
-    -------
-    callable
-        See the template for its arguments; s is ``shift``, u is ``uniform``. One file per N_S, kept
-        compiled like those of :func:`fpsolve.ensemble.kernel.ensemble_kernel`.
+    s is ``shift`` and u is ``uniform`` among the arguments of ``advance`` in the template. One file per N_S,
+    kept compiled like those of :func:`fpsolve.ensemble.kernel.ensemble_kernel`.
     """
     # A pair of normals; x_j, its noise, its next value; bounds, squared radius, sums over j; rows for every i
     one = {"WORD": 2, "PAIR": 2, "X": 2, "NEW": 2, "BOUND": 1, "RADIUS": 1}

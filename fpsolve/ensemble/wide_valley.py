@@ -19,11 +19,11 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
-from fpsolve.ensemble.simulation import _checked_threads, _saving_steps
-from fpsolve.ensemble.state import whole_steps
+from fpsolve.ensemble.state import available_threads, saving_steps, whole_steps
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
 from fpsolve.progress import bar
-from fpsolve.symbols.counter_rng import Seed, random_key
+from fpsolve.results import provenance, quantity
+from fpsolve.symbols.counter_rng import Seed, key_text, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import Isotropic, RandomShift
@@ -110,11 +110,58 @@ def simulate_valley(
     ----------
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 5–7, 16 and Figs. 2a, 3.
     """
+    landscape, time_step = _checked(process, time_step, divergence, walkers, first_walker)
+    valley = coefficients(landscape)
+    shift, uniform = _noise(process)
+    points = _first_points(valley, walkers, start, divergence)
+    steps = whole_steps(time, time_step, "time")
+    if steps < 1:
+        raise ValueError(f"time={time:g} must be at least one time step")
+    every = saving_steps(record_every, time_step) or steps
+    key = random_key(rng)
+    if executor is not None:
+        if parts < 1:
+            raise ValueError(f"parts={parts} must be at least 1")
+        run = partial(
+            simulate_valley, process, time=time, time_step=time_step, record_every=record_every,
+            rng=key_text(key), threads=1 if threads is None else threads, divergence=divergence,
+        )  # fmt: skip
+        return _run_apart(run, points, valley.n_flat, int(first_walker), executor, parts, progress)
+    positions, exit_step, records = _run(
+        valley, points, shift, uniform, key, int(first_walker), steps, every, time_step, divergence,
+        available_threads(threads), progress,
+    )  # fmt: skip
+    per_walker = _per_walker(
+        landscape.names, valley, positions, exit_step, records, first_walker, every * time_step
+    )
+    attrs = provenance(
+        "ensemble in a valley of many dimensions, Euler-Maruyama",
+        landscape=landscape.name,
+        noise=str(process.noise) if isinstance(process, Langevin) else "none (gradient descent)",
+        delta_s=shift**2 / 2,
+        isotropic_diffusion=uniform**2 / 2,
+        lift=valley.lift,
+        sum_of_squared_curvatures=float(np.sum(valley.constant**2)),
+        seed=key_text(key),
+        generator="threefry2x64-13, counter (step, walker), Box-Muller",
+        divergence=float(divergence),
+        time_step=float(time_step),
+        steps=int(steps),
+    )
+    return _summarised(per_walker.assign_attrs(attrs))
+
+
+def _checked(
+    process: Langevin | Landscape,
+    time_step: float | None,
+    divergence: float,
+    walkers: int,
+    first_walker: int,
+) -> tuple[Landscape, float]:
+    """The landscape and the time step, once the arguments make sense."""
     landscape = process.landscape if isinstance(process, Langevin) else process
     if not isinstance(landscape, Landscape):
         raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")
-    valley = coefficients(landscape)
-    shift, uniform = _noise(process)
     if time_step is None:
         time_step = process.learning_rate if isinstance(process, Langevin) else None
     if time_step is None:
@@ -125,68 +172,33 @@ def simulate_valley(
         raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
     if first_walker < 0 or walkers < 1:
         raise ValueError(f"walkers={walkers} must be at least 1 and first_walker={first_walker} at least 0")
-    points = _first_points(valley, walkers, start, divergence)
-    steps = whole_steps(time, time_step, "time")
-    if steps < 1:
-        raise ValueError(f"time={time:g} must be at least one time step")
-    every = _saving_steps(record_every, time_step) or steps
-    key = random_key(rng)
-    if executor is not None:
-        if parts < 1:
-            raise ValueError(f"parts={parts} must be at least 1")
-        run = partial(
-            simulate_valley, process, time=time, time_step=time_step, record_every=record_every,
-            rng=_written(key), threads=1 if threads is None else threads, divergence=divergence,
-        )  # fmt: skip
-        return _run_apart(run, points, valley.n_flat, int(first_walker), executor, parts, progress)
-    positions, exit_step, records = _run(
-        valley, points, shift, uniform, key, int(first_walker), steps, every, time_step, divergence,
-        _checked_threads(threads), progress,
-    )  # fmt: skip
-    from fpsolve import __version__
+    return landscape, time_step
 
-    names = landscape.names
-    beside = {name: ("walker_" + name, ("walker", "time")) for name in RECORDED_BESIDE}
-    number = first_walker + np.arange(walkers)
-    result = xr.Dataset(
-        {
-            "flat": (("walker", "flat_variable"), positions[:, : valley.n_flat], _words("final x")),
-            "sharp": (("walker", "sharp_variable"), positions[:, valley.n_flat :], _words("final y")),
-            "divergence_step": ("walker", exit_step, _words("step of divergence, -1 if none")),
-            "walker_curvature": (
-                ("walker", "time", "sharp_variable"),
-                records[..., : valley.n_sharp],
-                _words("curvature along a sharp variable"),
-            ),
-        }
-        | {
-            name: (dims, records[..., valley.n_sharp + k], _words(_LONG_NAMES[name]))
-            for k, (name, dims) in enumerate(beside.values())
-        },
-        coords={
-            "walker": number,
-            "time": ("time", every * time_step * np.arange(records.shape[1]), _words("time", "time")),
-            "flat_variable": list(names[: valley.n_flat]),
-            "sharp_variable": list(names[valley.n_flat :]),
-            "weight": ("sharp_variable", valley.weights, _words("weight in the weighted flatness")),
-        },
-        attrs={
-            "title": "ensemble in a valley of many dimensions, Euler-Maruyama",
-            "landscape": landscape.name,
-            "noise": str(process.noise) if isinstance(process, Langevin) else "none (gradient descent)",
-            "delta_s": shift**2 / 2,
-            "isotropic_diffusion": uniform**2 / 2,
-            "lift": valley.lift,
-            "sum_of_squared_curvatures": float(np.sum(valley.constant**2)),
-            "seed": _written(key),
-            "generator": "threefry2x64-13, counter (step, walker), Box-Muller",
-            "fpsolve_version": __version__,
-            "divergence": float(divergence),
-            "time_step": float(time_step),
-            "steps": int(steps),
-        },
-    )
-    return _summarised(result)
+
+def _per_walker(
+    names: tuple[str, ...], valley: WideValley, positions: np.ndarray, exit_step: np.ndarray,
+    records: np.ndarray, first_walker: int, interval: float,
+) -> xr.Dataset:  # fmt: skip
+    """Final positions (walkers, N), steps of divergence and records (walkers, times, N_S + 4), labelled."""
+    number, moment, sharp = "walker", ("walker", "time"), valley.n_sharp
+    found = {
+        "flat": quantity(positions[:, : valley.n_flat], (number, "flat_variable"), "final x"),
+        "sharp": quantity(positions[:, valley.n_flat :], (number, "sharp_variable"), "final y"),
+        "divergence_step": quantity(exit_step, number, "step of divergence, -1 if none"),
+        "walker_curvature": quantity(
+            records[..., :sharp], (*moment, "sharp_variable"), "curvature along a sharp variable"
+        ),
+    }
+    for k, name in enumerate(RECORDED_BESIDE):
+        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, _LONG_NAMES[f"walker_{name}"])
+    coords = {
+        "walker": first_walker + np.arange(len(positions)),
+        "time": quantity(interval * np.arange(records.shape[1]), "time", "time", "time"),
+        "flat_variable": list(names[: valley.n_flat]),
+        "sharp_variable": list(names[valley.n_flat :]),
+        "weight": quantity(valley.weights, "sharp_variable", "weight in the weighted flatness"),
+    }
+    return xr.Dataset(found, coords)
 
 
 _LONG_NAMES = {
@@ -198,22 +210,9 @@ _LONG_NAMES = {
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """One ensemble from parts that ran apart with the same seed and consecutive walkers.
+    """One ensemble from results of :func:`simulate_valley` that ran apart, in any order: the bits of one run.
 
-    Parameters
-    ----------
-    parts : sequence of Dataset
-        Results of :func:`simulate_valley`, in any order.
-
-    Returns
-    -------
-    Dataset
-        The bits of one run of all walkers.
-
-    Raises
-    ------
-    ValueError
-        If the parts differ in more than their walkers, or their walkers are not consecutive.
+    Fails if they differ in more than their walkers, or their walkers are not consecutive.
     """
     if not parts:
         raise ValueError("parts is empty; give at least one result of simulate_valley")
@@ -277,13 +276,13 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
         rates[name] = (values[:, 1:] + values[:, :-1]) / 2
     for name in ("published", "with_floor", "averaged"):
         rates[f"excess_{name}"] = rates["measured"] - rates[name]
-    found: dict[str, tuple] = {}
+    found: dict[str, xr.Variable] = {}
     for name, values in rates.items():
         words = f"rate of growth of the logarithm of the weighted flatness, {name.replace('_', ' ')}"
         found |= _mean_with_error(name, ("time",), values, words, "1/time")
         overall = np.average(values, axis=1, weights=np.diff(times))
         found |= _mean_with_error(f"{name}_overall", (), overall, f"{words}, all intervals", "1/time")
-    middles = ("time", (times[1:] + times[:-1]) / 2, _words("time", "time"))
+    middles = quantity((times[1:] + times[:-1]) / 2, "time", "time", "time")
     return xr.Dataset(found, coords={"time": middles}, attrs=run.attrs)
 
 
@@ -358,13 +357,13 @@ def _run(
             first, last, time_step, every, records, int(low), int(high),
         )  # fmt: skip
 
-    with ThreadPoolExecutor(len(cuts) - 1) as pool, bar(steps, unit="step", progress=progress) as counted:
+    with ThreadPoolExecutor(len(cuts) - 1) as pool, bar(steps, unit="step", progress=progress) as shown_bar:
         for first in range(0, steps, length):
             last = min(first + length, steps)
             jobs = [pool.submit(part, first, last, low, high) for low, high in pairwise(cuts)]
             for job in jobs:
                 job.result()
-            counted.update(last - first)
+            shown_bar.update(last - first)
     final = from_lanes(positions, walkers)
     left = from_lanes(exit_step[:, None], walkers)[:, 0]
     return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
@@ -387,20 +386,15 @@ def _run_apart(
         for low, high in pairwise(cuts.tolist())
     ]
     try:
-        with bar(len(jobs), unit="part", progress=progress) as counted:
+        with bar(len(jobs), unit="part", progress=progress) as shown_bar:
             for job in as_completed(jobs):
                 job.result()
-                counted.update(1)
+                shown_bar.update(1)
     except BaseException:
         for job in jobs:
             job.cancel()
         raise
     return joined([job.result() for job in jobs])
-
-
-def _written(key: tuple[int, int]) -> str:
-    """A key as the string that :func:`fpsolve.symbols.counter_rng.random_key` reads."""
-    return f"0x{key[0]:016x}{key[1]:016x}"
 
 
 def _weights(run: xr.Dataset) -> np.ndarray:
@@ -412,8 +406,8 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
     left = run.divergence_step.to_numpy()
     alive = left < 0
     gone = np.where(alive, np.nan, left * float(run.attrs["time_step"]))
-    run["diverged"] = ("walker", (~alive).astype(np.int8), _words("1 if the walker diverged"))
-    run["divergence_time"] = ("walker", gone, _words("time of divergence", "time"))
+    run["diverged"] = quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged")
+    run["divergence_time"] = quantity(gone, "walker", "time of divergence", "time")
     if not alive.any():
         warnings.warn(
             f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
@@ -445,10 +439,6 @@ def _mean_with_error(name: str, dims: tuple[str, ...], values: np.ndarray, words
     mean = values.mean(axis=0) if count else np.full(shape, np.nan)
     error = values.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.full(shape, np.nan)
     return {
-        name: (dims, mean, _words(f"average {words}", units)),
-        f"{name}_stderr": (dims, error, _words(f"standard error of {name}", units)),
+        name: quantity(mean, dims, f"average {words}", units),
+        f"{name}_stderr": quantity(error, dims, f"standard error of {name}", units),
     }
-
-
-def _words(long_name: str, units: str = "1") -> dict[str, str]:
-    return {"long_name": long_name, "units": units}

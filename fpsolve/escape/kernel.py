@@ -1,4 +1,4 @@
-"""The compiled first-passage step: walkers run until they meet a target, a level, or the end of time.
+"""The compiled first-passage step, with Brownian-bridge crossing: walkers run to a target, level or time.
 
 Lanes are refilled: as soon as a walker has ended, the next one takes its place, so that long times
 do not leave the lanes idle. A walker's path is a function of the seed, its number and its own step

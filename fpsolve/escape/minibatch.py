@@ -10,7 +10,8 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-import fpsolve
+from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED
+from fpsolve.escape.passages import Passages, passage_dataset
 from fpsolve.progress import shown
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.symbols.functions import numpy_function
@@ -75,23 +76,14 @@ def simulate_minibatch_escape(
     Xie, Sato, Sugiyama, ICLR 2021, appendix E.1 (50 000 samples of N(0, I)).
     """
     samples = np.asarray(data, float).reshape(len(data), -1)
-    n = len(landscape.variables)
-    if samples.shape[1] != n or not np.isfinite(samples).all():
-        raise ValueError(f"data of shape {np.shape(data)} must be finite, with {n} columns")
-    for name, value in (("batch_size", batch_size), ("walkers", walkers), ("max_steps", max_steps)):
-        if value != int(value) or value < 1:
-            raise ValueError(f"{name}={value} must be a whole number, at least 1")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
-    if set(start) != set(landscape.names):
-        raise ValueError(f"start names {sorted(start)}; the landscape has {list(landscape.names)}")
+    _check(landscape, samples, np.shape(data), start, learning_rate, batch_size, walkers, max_steps)
     inside = numpy_function(signed_function(target, landscape.variables), landscape.variables)
     places = [np.broadcast_to(np.asarray(start[name], float), (walkers,)) for name in landscape.names]
     if not (inside(*places) <= 0).all():
         raise ValueError(f"a start is inside the target {target}; start elsewhere")
     key = random_key(rng)
     gradient = numpy_function(list(landscape.gradient), landscape.variables)
-    outcome, steps = np.zeros(walkers, np.int8), np.full(walkers, max_steps, np.int64)
+    outcome, steps = np.full(walkers, CENSORED, np.int8), np.full(walkers, max_steps, np.int64)
     final = np.stack(places)
     alive, theta = np.arange(walkers), final.copy()
     stream = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
@@ -103,51 +95,31 @@ def simulate_minibatch_escape(
         ended = lost | (inside(*theta) > 0)
         final[:, alive[~lost]] = theta[:, ~lost]
         if ended.any():
-            outcome[alive[ended]] = np.where(lost[ended], 2, 1)
+            outcome[alive[ended]] = np.where(lost[ended], DIVERGED, ESCAPED)
             steps[alive[ended]] = step
             alive, theta = alive[~ended], theta[:, ~ended]
             if not len(alive):
                 break
-    return _dataset(
-        landscape, final, outcome, steps, learning_rate,
-        {"target": str(target), "batch_size": int(batch_size), "samples": len(samples),
-         "seed": f"0x{key[0]:016x}{key[1]:016x}"},
+    return passage_dataset(
+        landscape.names, Passages(outcome, steps, final.T, np.full(walkers, -np.inf)), steps * learning_rate,
+        title=f"escape of minibatch SGD on {landscape.name}, B = {int(batch_size)}",
+        landscape=landscape.name, target=str(target), boundary="none", time_step=float(learning_rate),
+        key=key, batch_size=int(batch_size), samples=len(samples),
     )  # fmt: skip
 
 
-def _dataset(
-    landscape: Landscape,
-    final: np.ndarray,
-    outcome: np.ndarray,
-    steps: np.ndarray,
-    learning_rate: float,
-    attrs: dict[str, str | int],
-) -> xr.Dataset:
-    observed = steps * learning_rate
-    variables = {
-        "escape_time": ("escape time, NaN if none", "time", np.where(outcome == 1, observed, np.nan)),
-        "outcome": ("0 censored, 1 escaped, 2 diverged", "1", outcome),
-        "observed_time": ("time until the walker escaped, diverged or was stopped", "time", observed),
-        "end_step": ("steps made", "1", steps),
-    } | {name: (f"final {name}", "1", final[i]) for i, name in enumerate(landscape.names)}
-    dataset = xr.Dataset(
-        {
-            name: ("walker", values, {"long_name": words, "units": units})
-            for name, (words, units, values) in variables.items()
-        },
-        coords={"walker": np.arange(len(steps))},
-    )
-    dataset["total_time"] = ((), math.fsum(observed), {"long_name": "total observed time", "units": "time"})
-    dataset.attrs = {
-        "title": f"escape of minibatch SGD on {landscape.name}, B = {attrs['batch_size']}",
-        "landscape": landscape.name,
-        "boundary": "none",
-        "time_step": float(learning_rate),
-        "n_escaped": int((outcome == 1).sum()),
-        "n_censored": int((outcome == 0).sum()),
-        "n_diverged": int((outcome == 2).sum()),
-        "walker_steps": int(steps.sum()),
-        "fpsolve_version": fpsolve.__version__,
-        **attrs,
-    }
-    return dataset
+def _check(
+    landscape: Landscape, samples: np.ndarray, shape: tuple[int, ...], start: Mapping[str, ArrayLike],
+    learning_rate: float, batch_size: int, walkers: int, max_steps: int,
+) -> None:  # fmt: skip
+    """Raise ValueError unless data, start and numbers make sense."""
+    n = len(landscape.variables)
+    if samples.shape[1] != n or not np.isfinite(samples).all():
+        raise ValueError(f"data of shape {shape} must be finite, with {n} columns")
+    for name, value in (("batch_size", batch_size), ("walkers", walkers), ("max_steps", max_steps)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name}={value} must be a whole number, at least 1")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
+    if set(start) != set(landscape.names):
+        raise ValueError(f"start names {sorted(start)}; the landscape has {list(landscape.names)}")

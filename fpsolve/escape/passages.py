@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,12 +14,19 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-import fpsolve
 from fpsolve.ensemble.lanes import LANES, from_lanes
-from fpsolve.ensemble.state import State, fresh_state, process_hash, variable_names, whole_steps
+from fpsolve.ensemble.state import (
+    State,
+    available_threads,
+    fresh_state,
+    process_hash,
+    variable_names,
+    whole_steps,
+)
 from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
 from fpsolve.progress import bar
-from fpsolve.symbols.counter_rng import Seed
+from fpsolve.results import dataset, quantity
+from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import inequalities, signed_function, target_edges
 from theory.escape.vanishing_noise import inflection_dimension, verdict
@@ -28,6 +34,10 @@ from theory.langevin import Process
 
 _ITERATIONS = 400_000  # lane steps between looks at Ctrl-C and the bar: under a second
 _RESERVED = frozenset({"walker", "escape_time", "outcome", "observed_time", "end_step"})
+
+
+class VanishingNoise(UserWarning):
+    """D vanishes on every way to the target: escapes are jumps of finite steps over that place."""
 
 
 def simulate_escape(
@@ -128,7 +138,12 @@ def simulate_escape(
         time_step=state.time_step, max_step=max_step, divergence=state.divergence,
         threads=available_threads(threads), progress=progress,
     )  # fmt: skip
-    return _dataset(process, state, end, boundary, str(target), max_time)
+    return passage_dataset(
+        variable_names(process), end, passage_times(end, state.time_step, boundary),
+        title=f"escape from {process.name} to {target}", landscape=str(process.name), target=str(target),
+        boundary=boundary, time_step=state.time_step, key=state.key, max_time=float(max_time),
+        divergence=state.divergence, process_hash=process_hash(process),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,16 +189,6 @@ def start_state(
             where = ", ".join(f"{n}={v:g}" for n, v in zip(names, points[bad][0], strict=True))
             raise ValueError(f"{problem} {where}; start elsewhere")
     return state
-
-
-def available_threads(threads: int | None) -> int:
-    """The given number of threads, or as many as there are processors for this process."""
-    if threads is None:
-        available = getattr(os, "sched_getaffinity", None)
-        return len(available(0)) if available else os.cpu_count() or 1
-    if threads < 1:
-        raise ValueError(f"threads={threads} must be at least 1")
-    return threads
 
 
 def chosen_boundary(process: Process, time_step: float, boundary: Boundary | None) -> Boundary:
@@ -232,11 +237,12 @@ def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -
             f"{verdict(dimension)}. Escapes seen with time_step={state.time_step:g} jump over it, and their "
             "time grows without end as dt falls; for SGD give time_step=learning_rate: there the map is the "
             "model",
+            VanishingNoise,
             stacklevel=3,
         )
 
 
-def signed_members(process: Process, target: sp.Basic):
+def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray], np.ndarray]:
     """Values (k, members) at points (k, n) of the inequalities of a target, in the kernel's order."""
     _, atoms = inequalities(target)
     function = numpy_function([signed_function(a, process.variables) for a in atoms], process.variables)
@@ -245,7 +251,7 @@ def signed_members(process: Process, target: sp.Basic):
 
 def passages(
     kernel: EscapeKernel,
-    signed,
+    signed: Callable[[np.ndarray], np.ndarray],
     starts: np.ndarray,
     *,
     key: tuple[int, int],
@@ -265,7 +271,7 @@ def passages(
     members = signed(starts)
     cuts = np.linspace(0, count, min(threads, -(-count // LANES)) + 1).astype(int)
 
-    def start_job(low: int, high: int):
+    def start_job(low: int, high: int) -> Callable[[], tuple[int, int]]:
         lane, walker = np.zeros(kernel.rows * LANES), np.full(LANES, -1, np.int64)
         steps, queue = np.zeros(LANES, np.int64), np.array([low, high], np.int64)
 
@@ -279,22 +285,23 @@ def passages(
 
         return job
 
-    jobs = [start_job(int(low), int(high)) for low, high in itertools.pairwise(cuts)]
+    _run([start_job(int(low), int(high)) for low, high in itertools.pairwise(cuts)], count, progress)
+    return end
+
+
+def _run(jobs: list[Callable[[], tuple[int, int]]], count: int, progress: bool) -> None:
+    """Call each job until none of its walkers runs; a job gives the numbers that run and that have ended."""
     finished = [0] * len(jobs)
-    with (
-        ThreadPoolExecutor(len(jobs)) as pool,
-        bar(count, unit="walker", progress=progress) as counted,
-    ):
-        alive = list(range(len(jobs)))
+    alive = list(range(len(jobs)))
+    with ThreadPoolExecutor(len(jobs)) as pool, bar(count, unit="walker", progress=progress) as shown_bar:
         while alive:
             calls = {k: pool.submit(jobs[k]) for k in alive}
             for k, call in calls.items():
                 running, done = call.result()
-                counted.update(done - finished[k])
+                shown_bar.update(done - finished[k])
                 finished[k] = done
                 if running == 0:
                     alive.remove(k)
-    return end
 
 
 def passage_times(end: Passages, time_step: float, boundary: Boundary) -> np.ndarray:
@@ -303,37 +310,32 @@ def passage_times(end: Passages, time_step: float, boundary: Boundary) -> np.nda
     return (end.steps - middle) * time_step
 
 
-def _dataset(
-    process: Process, state: State, end: Passages, boundary: Boundary, target: str, max_time: float
-) -> xr.Dataset:
-    observed = passage_times(end, state.time_step, boundary)
+def passage_dataset(
+    names: Sequence[str], end: Passages, observed: np.ndarray, *, title: str, time_step: float,
+    key: tuple[int, int], **attrs: str | int | float,
+) -> xr.Dataset:  # fmt: skip
+    """Passages and their ``observed`` times (walkers,), as :func:`simulate_escape` describes them."""
     escaped = end.outcome == ESCAPED
+    times = np.where(escaped, observed, np.nan)
     variables = {
-        "escape_time": ("escape time, NaN if none", "time", np.where(escaped, observed, np.nan)),
-        "outcome": ("0 censored, 1 escaped, 2 diverged", "1", end.outcome),
-        "observed_time": ("time until the walker escaped, diverged or was stopped", "time", observed),
-        "end_step": ("steps made", "1", end.steps),
-    } | {name: (f"final {name}", "1", end.points[:, i]) for i, name in enumerate(variable_names(process))}
-    data = {
-        name: ("walker", values, {"long_name": words, "units": units})
-        for name, (words, units, values) in variables.items()
+        "escape_time": quantity(times, "walker", "escape time, NaN if none", "time"),
+        "outcome": quantity(end.outcome, "walker", "0 censored, 1 escaped, 2 diverged"),
+        "observed_time": quantity(
+            observed, "walker", "time until the walker escaped, diverged or was stopped", "time"
+        ),
+        "end_step": quantity(end.steps, "walker", "steps made"),
+        **{name: quantity(end.points[:, i], "walker", f"final {name}") for i, name in enumerate(names)},
+        "total_time": quantity(math.fsum(observed), (), "total observed time", "time"),
     }
-    dataset = xr.Dataset(data, coords={"walker": np.arange(state.walkers)})
-    dataset["total_time"] = ((), math.fsum(observed), {"long_name": "total observed time", "units": "time"})
-    dataset.attrs = {
-        "title": f"escape from {process.name} to {target}",
-        "landscape": str(process.name),
-        "target": target,
-        "boundary": boundary,
-        "time_step": state.time_step,
-        "max_time": float(max_time),
-        "divergence": state.divergence,
-        "n_escaped": int(escaped.sum()),
-        "n_censored": int((end.outcome == CENSORED).sum()),
-        "n_diverged": int((end.outcome == DIVERGED).sum()),
-        "walker_steps": int(end.steps.sum()),
-        "seed": f"0x{state.key[0]:016x}{state.key[1]:016x}",
-        "process_hash": process_hash(process),
-        "fpsolve_version": fpsolve.__version__,
-    }
-    return dataset
+    return dataset(
+        variables,
+        coords={"walker": np.arange(len(observed))},
+        title=title,
+        time_step=time_step,
+        n_escaped=int(escaped.sum()),
+        n_censored=int((end.outcome == CENSORED).sum()),
+        n_diverged=int((end.outcome == DIVERGED).sum()),
+        walker_steps=int(end.steps.sum()),
+        seed=key_text(key),
+        **attrs,
+    )

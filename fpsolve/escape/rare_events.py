@@ -12,20 +12,19 @@ import xarray as xr
 from scipy import stats
 from scipy.interpolate import RegularGridInterpolator
 
-import fpsolve
 from fpsolve.ensemble.lanes import from_lanes
-from fpsolve.ensemble.state import process_hash, variable_names, whole_steps
+from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import Boundary, escape_kernel
-from fpsolve.escape.noiseless_path import relaxation_rates_below
 from fpsolve.escape.passages import (
-    available_threads,
     chosen_boundary,
     noise_barrier,
     signed_members,
     start_state,
 )
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
-from fpsolve.symbols.counter_rng import Seed
+from fpsolve.escape.ways_out import relaxation_rates_below
+from fpsolve.results import provenance, quantity
+from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import check_expressions, numpy_function
 from fpsolve.symbols.target import signed_function
 from theory.escape.vanishing_noise import verdict
@@ -57,9 +56,8 @@ def split_escape(
     source, and the probability p_i to go on from each level before falling back. ℓ₀ and q₀ belong to the
     way from the start to the source. Right at low barriers too, because a walker that reaches the target is
     put back at once: derivation in :mod:`fpsolve.escape.splitting`. A pilot run places the levels where a
-    share of
-    0.3 succeeds; the counted walks are new ones, in 20 independent groups, so that each group's k has no
-    bias. The interval of ln T is Student's on the spread of the groups.
+    share of 0.3 succeeds; the counted walks are new ones, in 20 independent groups, so that each group's k
+    has no bias. The interval of ln T is Student's on the spread of the groups.
 
     The level decides the variance, never the mean. In one variable the signed function of the target is as
     good as any. In several, the committor is best: the chance of success is then the same all over a level.
@@ -132,22 +130,14 @@ def split_escape(
     Appl. Probab. 26, 3559 (2016): what makes it unbiased; Allen, Valeriani, ten Wolde, J. Phys. Condens.
     Matter 21, 463102 (2009): flux times conditional probabilities; Hill, *Free Energy Transduction in
     Biology* (1977): the rate of a process put back at its source.
-    Error, coverage and gain as measured: tests/test_rare_events.py.
+    Error, coverage and gain as measured: tests/fpsolve/escape/test_rare_events.py.
     """
     _check_numbers(walkers, confidence, max_levels, relaxation_time)
     coordinate, level_at = _coordinate(process, target, level)
-    if time_step is None:
-        time_step = getattr(process, "learning_rate", None)
-    place = {name: np.asarray(value, dtype=float) for name, value in start.items()}
-    state = start_state(
-        process, start=place, target=target, walkers=1, time_step=1.0 if time_step is None else time_step,
-        max_time=1.0, rng=rng, divergence=divergence,
-    )  # fmt: skip
+    state, time_step, relaxation_time = _started(
+        process, start, target, time_step, relaxation_time, rng, divergence
+    )
     point = from_lanes(state.positions, 1)
-    if time_step is None or relaxation_time is None:
-        slow, fast = relaxation_rates_below(process, point[0], target=target)
-        time_step = 0.02 / fast if time_step is None else time_step
-        relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
     boundary = chosen_boundary(process, time_step, boundary)
     barrier = noise_barrier(process, target, time_step, low=float(point.min()), high=float(point.max()))
     if barrier is not None:
@@ -168,25 +158,42 @@ def split_escape(
         relaxation=relaxation, progress=progress,
     )  # fmt: skip
     result = _dataset(walk, plan, counts, confidence)
-    words = f"grid of {coordinate.name}" if isinstance(coordinate, xr.DataArray) else str(coordinate)
-    result.attrs = {
-        "title": f"rare escape from {process.name} to {target}",
-        "landscape": str(process.name),
-        "target": str(target),
-        "level": words,
-        "source": plan.source,
-        "boundary": walk.boundary,
-        "time_step": walk.time_step,
-        "relaxation_time": float(relaxation_time),
-        "walkers": int(walkers),
-        "confidence": float(confidence),
-        "n_diverged": walk.diverged,
-        "seed": f"0x{walk.key[0]:016x}{walk.key[1]:016x}",
-        "process_hash": process_hash(process),
-        "fpsolve_version": fpsolve.__version__,
-    }
+    result.attrs = provenance(
+        f"rare escape from {process.name} to {target}",
+        landscape=str(process.name),
+        target=str(target),
+        level=f"grid of {coordinate.name}" if isinstance(coordinate, xr.DataArray) else str(coordinate),
+        source=plan.source,
+        boundary=walk.boundary,
+        time_step=walk.time_step,
+        relaxation_time=float(relaxation_time),
+        walkers=int(walkers),
+        confidence=float(confidence),
+        n_diverged=walk.diverged,
+        seed=key_text(walk.key),
+        process_hash=process_hash(process),
+    )
     _warn(counts, walk, walkers, float(result.log_mean_time_stderr))
     return result
+
+
+def _started(
+    process: Process, start: Mapping[str, float], target: sp.Basic, time_step: float | None,
+    relaxation_time: float | None, rng: Seed, divergence: float,
+) -> tuple[State, float, float]:  # fmt: skip
+    """The checked state of one walker at the start; the time step and relaxation time, or their defaults."""
+    if time_step is None:
+        time_step = getattr(process, "learning_rate", None)
+    place = {name: np.asarray(value, dtype=float) for name, value in start.items()}
+    state = start_state(
+        process, start=place, target=target, walkers=1, time_step=1.0 if time_step is None else time_step,
+        max_time=1.0, rng=rng, divergence=divergence,
+    )  # fmt: skip
+    if time_step is None or relaxation_time is None:
+        slow, fast = relaxation_rates_below(process, from_lanes(state.positions, 1)[0], target=target)
+        time_step = 0.02 / fast if time_step is None else time_step
+        relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
+    return state, time_step, relaxation_time
 
 
 def _estimate(counts: Counts) -> tuple[float, float]:
@@ -224,9 +231,7 @@ def _dataset(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> xr.Da
         "walker_steps": ("steps made, pilot included", "1", walk.steps),
         "brute_force_steps": ("steps of as many simulated escapes as have this error", "1", brute),
     }
-    data = {
-        name: ((), v, {"long_name": words, "units": units}) for name, (words, units, v) in scalars.items()
-    }
+    data = {name: quantity(v, (), words, units) for name, (words, units, v) in scalars.items()}
     dataset = xr.Dataset(
         data, coords={"level": np.arange(1, len(plan.levels) + 1), "group": np.arange(GROUPS)}
     )
@@ -240,7 +245,7 @@ def _dataset(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> xr.Da
         ),
         ("log_rate", "group", "ln of the rate k of each group", log_rates[:, -1]),
     ):
-        dataset[name] = (dim, values, {"long_name": words, "units": "1"})
+        dataset[name] = quantity(values, dim, words)
     return dataset
 
 

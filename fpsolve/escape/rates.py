@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 
 
 def escape_rate(
@@ -63,7 +63,7 @@ def escape_rate(
     ----------
     Epstein, Sobel, J. Am. Stat. Assoc. 48, 486 (1953); Cox, Biometrika 40, 354 (1953): χ² intervals.
     Xie, Sato, Sugiyama, ICLR 2021, appendix D: (n − 2)/Σt. Coverage as measured:
-    tests/test_escape_simulation.py.
+    tests/fpsolve/escape/test_passages.py.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
@@ -92,21 +92,18 @@ def escape_rate(
         warnings.warn(f"{diverged} walkers diverged: the rate is that of escape before it", stacklevel=2)
     rate, low, high = _exact(n, S, confidence) if method == "exact" else _asymptotic(n, S, confidence)
     percent = f"{100 * confidence:g} % interval"
-    return xr.Dataset(
+    return dataset(
         {
-            "rate": ((), rate, {"long_name": "escape rate", "units": "1/time"}),
-            "low": ((), low, {"long_name": f"lower end of the {percent}", "units": "1/time"}),
-            "high": ((), high, {"long_name": f"upper end of the {percent}", "units": "1/time"}),
-            "n_escaped": ((), n, {"long_name": "escapes", "units": "1"}),
-            "n_diverged": ((), diverged, {"long_name": "walkers that diverged", "units": "1"}),
-            "total_time": ((), S, {"long_name": "total observed time", "units": "time"}),
+            "rate": quantity(rate, (), "escape rate", "1/time"),
+            "low": quantity(low, (), f"lower end of the {percent}", "1/time"),
+            "high": quantity(high, (), f"upper end of the {percent}", "1/time"),
+            "n_escaped": quantity(n, (), "escapes"),
+            "n_diverged": quantity(diverged, (), "walkers that diverged"),
+            "total_time": quantity(S, (), "total observed time", "time"),
         },
-        attrs={
-            "title": f"escape rate: {source}" if source else "escape rate",
-            "method": method,
-            "confidence": float(confidence),
-            "fpsolve_version": fpsolve.__version__,
-        },
+        title=f"escape rate: {source}" if source else "escape rate",
+        method=method,
+        confidence=float(confidence),
     )
 
 

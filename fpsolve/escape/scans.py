@@ -15,10 +15,11 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-import fpsolve
+from fpsolve.escape.passages import VanishingNoise
 from fpsolve.escape.rates import escape_rate
 from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski_tang_setting
-from fpsolve.progress import bar
+from fpsolve.progress import shown
+from fpsolve.results import provenance, quantity
 from fpsolve.statistics import poisson_line
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
@@ -76,47 +77,49 @@ def scan_escape(
     ValueError
         If the values make no sense, or the noise does not know what is scanned.
     """
-    grid = np.asarray(values, float)
-    if grid.ndim != 1 or len(np.unique(grid)) != grid.size or not (np.isfinite(grid) & (grid > 0)).all():
-        raise ValueError(f"values={grid} must be distinct, positive and finite, in one list")
-    allowed = {"D", "sharpness", "time_step"} if setting.noise == "isotropic" else set(_ABSCISSA) - {"D"}
-    if setting.noise == "minibatch":
-        allowed -= {"time_step"}
-    if over not in allowed:
-        raise ValueError(f"over={over!r} must be one of {sorted(allowed)} for noise {setting.noise!r}")
+    grid = _checked_grid(setting, over, values)
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
     run = partial(escape_point, setting, over, walkers=walkers, max_steps=max_steps)
     tasks = [(float(value), np.random.SeedSequence(seed, spawn_key=(i,))) for i, value in enumerate(grid)]
-    with bar(grid.size, unit="point", progress=progress) as counted:
-        futures = [executor.submit(run, value, rng=seeds) for value, seeds in tasks] if executor else []
-        points = []
-        for i, (value, seeds) in enumerate(tasks):
-            points.append(futures[i].result() if futures else run(value, rng=seeds))
-            counted.update()
+    futures = [executor.submit(run, value, rng=seeds) for value, seeds in tasks] if executor else []
+    points = []
+    for i in shown(range(grid.size), unit="point", progress=progress, leave=True):
+        value, seeds = tasks[i]
+        points.append(futures[i].result() if futures else run(value, rng=seeds))
     scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
-    log_k = over == "sharpness" and setting.noise == "isotropic"
-    scan["abscissa"] = (over, _abscissa(over, grid, log_k), {"units": "1", "long_name": "abscissa"})
+    log_k = over == "sharpness" and setting.kind.thermal
+    scan["abscissa"] = quantity(_abscissa(over, grid, log_k), over, "abscissa")
     scan["slope_minimum"], scan["slope_saddle"] = _slopes(setting, over, log_k)
     described = {
         name: float(v)
         for name in ("learning_rate", "batch_size", "D", "sharpness", "time_step", "shift_variance")
         if name != over and (v := getattr(setting, name)) is not None
     }
-    scan.attrs = {
-        "title": f"escape of {setting.landscape.name}, {setting.noise} noise, against {over}",
-        "landscape": setting.landscape.name,
-        "dimensions": len(setting.landscape.variables),
-        "noise": setting.noise,
-        "over": over,
-        "abscissa": "ln k" if log_k else _ABSCISSA[over],
-        "target": str(setting.target),
-        "walkers": int(walkers),
-        "max_steps": int(max_steps),
-        "seed": str(seed),
-        "fpsolve_version": fpsolve.__version__,
+    scan.attrs = provenance(
+        f"escape of {setting.landscape.name}, {setting.noise} noise, against {over}",
+        landscape=setting.landscape.name,
+        dimensions=len(setting.landscape.variables),
+        noise=setting.noise,
+        over=over,
+        abscissa="ln k" if log_k else _ABSCISSA[over],
+        target=str(setting.target),
+        walkers=int(walkers),
+        max_steps=int(max_steps),
+        seed=str(seed),
         **described,
-    }
+    )
     return scan
+
+
+def _checked_grid(setting: EscapeSetting, over: str, values: ArrayLike) -> np.ndarray:
+    """The values of what is scanned, once they make sense for the setting."""
+    grid = np.asarray(values, float)
+    if grid.ndim != 1 or len(np.unique(grid)) != grid.size or not (np.isfinite(grid) & (grid > 0)).all():
+        raise ValueError(f"values={grid} must be distinct, positive and finite, in one list")
+    allowed = sorted(setting.kind.scanned)
+    if over not in allowed:
+        raise ValueError(f"over={over!r} must be one of {allowed} for noise {setting.noise!r}")
+    return grid
 
 
 def escape_point(
@@ -128,36 +131,25 @@ def escape_point(
     max_steps: int,
     rng: int | np.random.SeedSequence | None = None,
 ) -> xr.Dataset:
-    """One point of :func:`scan_escape`, for any worker: rate, interval, exact time and prefactor.
+    """One point of :func:`scan_escape`, for any worker: rate, interval, exact time, prefactor; no dims.
 
-    Parameters
-    ----------
-    setting, over, walkers, max_steps
-        As there.
-    value : float
-        Of what is scanned.
-    rng : int or SeedSequence, optional
-
-    Returns
-    -------
-    Dataset
-        Without dims.
+    ``value`` is that of what is scanned; the other arguments are as there.
     """
     number = int(value) if over == "batch_size" and value == int(value) else float(value)
     point = replace(setting, **{over: number})  # type: ignore[arg-type]
     with warnings.catch_warnings():
         if over == "time_step":  # the growth that the warning speaks of is what is measured here
-            warnings.filterwarnings("ignore", message="D vanishes at")
+            warnings.simplefilter("ignore", VanishingNoise)
         runs = point.simulate(walkers=walkers, max_steps=max_steps, rng=rng)
     exact = math.nan if over == "time_step" else point.exact_log_time()
     # Theorem 3.2: τ = 2π/(k|H_be|) exp(…/k); in Theorem 3.1 the slope against ln k holds it.
-    log_prefactor = -math.log(point.sharpness) if point.noise != "isotropic" else 0.0
+    log_prefactor = 0.0 if point.kind.thermal else -math.log(point.sharpness)
     return (
         escape_rate(runs)
         .drop_attrs(deep=False)
         .assign(
-            exact_log_time=((), exact, {"units": "1", "long_name": "ln of the exact mean time, Langevin"}),
-            prefactor=((), log_prefactor, {"units": "1", "long_name": "ln of the prefactor against k = 1"}),
+            exact_log_time=quantity(exact, (), "ln of the exact mean time, Langevin"),
+            prefactor=quantity(log_prefactor, (), "ln of the prefactor against k = 1"),
         )
     )
 
@@ -219,10 +211,7 @@ def _slopes(setting: EscapeSetting, over: str, log_k: bool) -> tuple:
     else:
         unit = setting.batch_size if over == "batch_size" else 1 / float(getattr(setting, over))
         ends = (setting.exponent(1.0) / float(unit), setting.exponent(0.0) / float(unit))  # type: ignore[arg-type]
-    return tuple(
-        ((), end, {"long_name": f"predicted slope, s = {s}", "units": "1"})
-        for end, s in zip(ends, (1, 0), strict=True)
-    )
+    return tuple(quantity(end, (), f"predicted slope, s = {s}") for end, s in zip(ends, (1, 0), strict=True))
 
 
 def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0.95) -> xr.Dataset:
@@ -256,7 +245,8 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
 
     References
     ----------
-    McCullagh, Nelder, *Generalized Linear Models* (1989), ch. 6. Coverage: tests/test_styblinski_tang.py.
+    McCullagh, Nelder, *Generalized Linear Models* (1989), ch. 6.
+    Coverage as measured: tests/fpsolve/escape/test_setting.py.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
@@ -292,7 +282,7 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         "exact_slope": (_exact_slope(scan, u, expected, known), "slope of the exact Langevin times"),
     }
     return xr.Dataset(
-        {name: ((), value, {"long_name": words, "units": "1"}) for name, (value, words) in values.items()},
+        {name: quantity(value, (), words) for name, (value, words) in values.items()},
         attrs={
             **scan.attrs,
             "title": f"slope: {scan.attrs['title']}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -25,6 +25,49 @@ from theory.noise import Noise
 
 NoiseName: TypeAlias = Literal["isotropic", "hessian_proportional", "random_shift", "data_shift", "minibatch"]
 Reading: TypeAlias = Literal["unshifted", "mean", "data"]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a setting knows of one noise: its model, the numbers that it needs, and what can be scanned."""
+
+    model: Callable[[EscapeSetting], Noise]
+    needed: tuple[str, ...] = ("learning_rate", "batch_size")
+    scanned: tuple[str, ...] = ("sharpness", "batch_size", "learning_rate", "time_step")
+    #: Minibatches are drawn: the model is that of the Gaussian noise of all orders.
+    drawn: bool = False
+    #: The noise does not depend on the landscape, so the prefactor of the rate does not change with k.
+    thermal: bool = False
+
+
+def _shifted_data(setting: EscapeSetting) -> Noise:
+    eta, B = setting.numbers
+    return data_shift(learning_rate=eta, batch_size=B, variance=setting.scaled_variance)
+
+
+def _random_shift(setting: EscapeSetting) -> Noise:
+    eta, B = setting.numbers
+    return random_shift(delta_s=eta * setting.scaled_variance / (2 * B), learning_rate=eta)
+
+
+def _hessian_proportional(setting: EscapeSetting) -> Noise:
+    eta, B = setting.numbers
+    return hessian_proportional(learning_rate=eta, batch_size=B)
+
+
+_KINDS: dict[str, _Kind] = {
+    "isotropic": _Kind(
+        lambda setting: isotropic(float(setting.D)),  # type: ignore[arg-type]
+        ("D", "time_step"), ("D", "sharpness", "time_step"), thermal=True,
+    ),
+    "hessian_proportional": _Kind(_hessian_proportional),
+    "random_shift": _Kind(_random_shift),
+    "data_shift": _Kind(_shifted_data),
+    "minibatch": _Kind(
+        _shifted_data, ("learning_rate", "batch_size", "data"),
+        ("sharpness", "batch_size", "learning_rate"), drawn=True,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,39 +118,38 @@ class EscapeSetting:
     boundary: Literal["bridge", "shift", "none"] | None = None
 
     def __post_init__(self) -> None:
-        if self.noise not in ("isotropic", "hessian_proportional", "random_shift", "data_shift", "minibatch"):
+        if self.noise not in _KINDS:
             raise ValueError(f"noise={self.noise!r} is none of the noises that a scan knows")
-        needed: tuple[str, ...]
-        needed = ("D", "time_step") if self.noise == "isotropic" else ("learning_rate", "batch_size")
-        needed += ("data",) if self.noise == "minibatch" else ()
+        needed = self.kind.needed
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"noise {self.noise!r} needs {', '.join(missing)}")
 
     @property
+    def kind(self) -> _Kind:
+        """What the noise needs and gives."""
+        return _KINDS[self.noise]
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        """η and B."""
+        return float(self.learning_rate), float(self.batch_size)  # type: ignore[arg-type]
+
+    @property
+    def scaled_variance(self) -> float:
+        """Variance of the shifts of θ: f(√k θ − x) shifts θ by x/√k."""
+        return self.shift_variance / self.sharpness
+
+    @property
     def mean_landscape(self) -> Landscape:
         """The mean loss at the setting's sharpness."""
-        mean = self.landscape
-        if self.noise == "minibatch":
-            mean = mean.smoothed(self.shift_variance)
+        mean = self.landscape.smoothed(self.shift_variance) if self.kind.drawn else self.landscape
         return _scaled(mean, self.sharpness)
 
     @property
     def process(self) -> Langevin:
         """The Langevin system; that of the Gaussian noise of all orders where minibatches are drawn."""
-        return Langevin(self.mean_landscape, self._noise_model())
-
-    def _noise_model(self) -> Noise:
-        if self.noise == "isotropic":
-            return isotropic(float(self.D))  # type: ignore[arg-type]
-        eta, B = float(self.learning_rate), float(self.batch_size)  # type: ignore[arg-type]
-        if self.noise == "hessian_proportional":
-            return hessian_proportional(learning_rate=eta, batch_size=B)
-        # f(√k θ − x) shifts θ by x/√k.
-        v = self.shift_variance / self.sharpness
-        if self.noise == "random_shift":
-            return random_shift(delta_s=eta * v / (2 * B), learning_rate=eta)
-        return data_shift(learning_rate=eta, batch_size=B, variance=v)
+        return Langevin(self.mean_landscape, self.kind.model(self))
 
     def place(self, point: Mapping[str, float]) -> dict[str, float]:
         """A point given at sharpness 1, at the setting's sharpness."""
@@ -122,17 +164,15 @@ class EscapeSetting:
         stretched = {v: root * v for v in self.landscape.variables}
         scaled = {}
         for atom in self.target.atoms(sp.core.relational.Relational):
-            plain = (
-                atom.lhs in stretched and atom.rhs.is_number
-            )  # x > b becomes x > b/√k, of one form for all k
-            scaled[atom] = (
-                atom.func(atom.lhs, atom.rhs / root) if plain else atom.subs(stretched, simultaneous=True)
-            )
+            if atom.lhs in stretched and atom.rhs.is_number:  # x > b/√k has one form for all k
+                scaled[atom] = atom.func(atom.lhs, atom.rhs / root)
+            else:
+                scaled[atom] = atom.subs(stretched, simultaneous=True)
         return self.target.xreplace(scaled)
 
     def simulate(self, *, walkers: int, max_steps: int, rng: Seed = None) -> xr.Dataset:
         """Passages of this setting, as :func:`fpsolve.simulate_escape` gives them."""
-        if self.noise == "minibatch":
+        if self.kind.drawn:
             return simulate_minibatch_escape(
                 _scaled(self.landscape, self.sharpness),
                 np.asarray(self.data) / math.sqrt(self.sharpness),

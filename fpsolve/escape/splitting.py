@@ -1,4 +1,4 @@
-"""Multilevel splitting of the way out of a valley: the algorithm behind :func:`fpsolve.split_escape`.
+"""Splitting levels on the way out of a valley: the algorithm behind :func:`fpsolve.split_escape`.
 
 The walks are those of :func:`fpsolve.simulate_escape`. Let ξ be a level that rises towards the target B,
 A = {ξ ≤ ξ₀} the source, ξ₁ > ξ₀, and ρ the law of the place where a walker from the start first comes to A.
@@ -168,29 +168,11 @@ def pilot(
 ) -> Plan:
     """Where the source ends, and levels that a share of about ``SHARE`` of the trials passes.
 
-    Parameters
-    ----------
-    walk : Walk
-    choice : Generator
-        For drawing lots among places.
-    start : array of shape (1, n)
-    level_at : callable
-        ξ at points (k, n).
-    source : float or None
-        ξ₀; None takes the median of walkers that have relaxed from the start.
-    relaxation : int
-        Steps that forget the start.
-    max_levels : int
-
-    Returns
-    -------
-    Plan
-        Nothing of the pilot is counted later, so the levels are fixed as far as the counted walks go.
-
-    Raises
-    ------
-    ValueError
-        If the source holds all or none of the relaxed walkers, or the levels do not come to the target.
+    ``level_at`` gives ξ at points (k, n), ``start`` has shape (1, n), ``relaxation`` steps forget the start,
+    and ``choice`` draws lots among places. ``source`` is ξ₀; None takes the median of walkers that have
+    relaxed from the start. Nothing of the pilot is counted later, so the levels are fixed as far as the
+    counted walks go. Fails if the source holds all or none of the relaxed walkers, or the levels do not come
+    to the target.
     """
     points = _relaxed(walk, choice, np.repeat(start, _PILOT, axis=0), start, _RELAXATIONS * relaxation)
     heights = level_at(points)
@@ -244,28 +226,12 @@ def counted(
 ) -> Counts:
     """The runs that count: from the start to the source, entries in time, and from level to level.
 
-    Parameters
-    ----------
-    walk, choice, start, relaxation
-        As for :func:`pilot`.
-    plan : Plan
-    start_level : float
-        ξ at the start.
-    walkers : int
-        Trials of each level.
-    progress : bool
-
-    Returns
-    -------
-    Counts
-
-    Raises
-    ------
-    ValueError
-        If no walker comes to some level in any group, or none returns from the start to the source.
+    ``start_level`` is ξ at the start and ``walkers`` the trials of each level; the others are as for
+    :func:`pilot`. Fails if no walker comes to some level in any group, or none returns from the start to the
+    source.
     """
     each = walkers // GROUPS
-    with bar(len(plan.levels) + 1, unit="level", progress=progress) as counted:
+    with bar(len(plan.levels) + 1, unit="level", progress=progress) as shown_bar:
         home, first_time, first_share = start, np.zeros(GROUPS), np.zeros(GROUPS)
         if start_level > plan.source:
             home, first_time, first_share = _first_way(walk, start, plan.source, each)
@@ -275,7 +241,7 @@ def counted(
         window = (_SETTLING * plan.loop_time, (_SETTLING + _LOOPS) * plan.loop_time)
         entries, _ = _loops(walk, choice, points, home, plan, group, window=window)
         factors = [entries.counts() * GROUPS / (len(group) * (window[1] - window[0]))]
-        counted.update()
+        shown_bar.update(1)
         for number, upper in enumerate([*plan.levels[1:], math.inf]):
             if entries.group.size:
                 trials = entries.resampled(choice, each)
@@ -288,7 +254,7 @@ def counted(
                     f"{len(plan.levels)}) in any group: raise walkers={walkers}"
                 )
             factors.append(entries.counts() / each)
-            counted.update()
+            shown_bar.update(1)
     with np.errstate(divide="ignore"):
         return Counts(first_time, first_share, np.log(np.stack(factors, axis=1)))
 

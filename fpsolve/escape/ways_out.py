@@ -1,4 +1,4 @@
-"""Which saddles lead from the start's valley into a target: what asymptotic formulas need to know."""
+"""Ways out of the start's valley: saddles that lead into a target, and rates of relaxation at the minimum."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy as np
 import sympy as sp
 from scipy.integrate import solve_ivp
 
-from fpsolve.symbols.target import target_function
+from fpsolve.symbols.functions import numpy_function
+from fpsolve.symbols.target import signed_function, target_function
 from theory.landscape import CriticalPoint, Landscape
 from theory.langevin import Process
+
+_REMEDY = "; give time_step and relaxation_time"
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,47 @@ class _Flow:
             _named(self.landscape, a), _named(self.landscape, b), "saddle" if at_saddle else "well", barrier,
             direction, max(minimum_curvature, float(np.abs(values).max())),
         ), ""  # fmt: skip
+
+
+def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Basic) -> tuple[float, float]:
+    """Slowest and fastest rate of relaxation at the minimum that the drift leads to from a start.
+
+    ẋ = b(x) is followed from ``start`` (n,) until it rests. The rates are the eigenvalues of −∂b/∂x there
+    (the curvatures, for a landscape): the smallest real part, and the largest size at the start and at the
+    end, in 1/time. Fails if the path enters the target, or its end is no quadratic minimum.
+    """
+    variables = process.variables
+    b = numpy_function(list(process.drift), variables)
+    jacobian = numpy_function(sp.Matrix(process.drift).jacobian(variables), variables)
+    g = numpy_function(signed_function(target, variables), variables)
+
+    def rates(point: np.ndarray) -> np.ndarray:
+        return -np.linalg.eigvals(np.reshape(jacobian(*point), (len(point), len(point))))
+
+    at_start = rates(start)
+    point, span = start, 1.0 / max(float(np.abs(at_start).max()), 1e-6)
+    for _ in range(60):
+        path = solve_ivp(lambda _, x: np.ravel(b(*x)), (0, span), point, "LSODA", rtol=1e-8, atol=1e-10)
+        if not path.success:
+            raise ValueError(f"the drift cannot be followed from the start{_REMEDY}")
+        if (np.broadcast_to(g(*path.y), len(path.t)) > 0).any():
+            raise ValueError(
+                f"the drift alone leads from the start into the target {target}: there is no barrier; use "
+                "simulate_escape"
+            )
+        moved = float(np.abs(path.y[:, -1] - point).max())
+        point, span = path.y[:, -1], 2.0 * span
+        if moved < 1e-6 * (1.0 + float(np.abs(point).max())):
+            break
+    found = rates(point)
+    slow, fast = float(found.real.min()), float(max(np.abs(found).max(), np.abs(at_start).max()))
+    if not slow > 1e-6 * fast:
+        shown = ", ".join(f"{name}={value:.4g}" for name, value in zip(process.names, point, strict=True))
+        raise ValueError(
+            f"the drift leads from the start to {shown}, where the smallest curvature is {slow:.2g}: no "
+            f"quadratic minimum{_REMEDY}"
+        )
+    return slow, fast
 
 
 def _array(landscape: Landscape, point: CriticalPoint) -> np.ndarray:

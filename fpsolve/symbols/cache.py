@@ -30,21 +30,10 @@ class _SourceText(importlib.abc.SourceLoader):
 
 
 def load_module(source: str, *, prefix: str) -> ModuleType:
-    """The module of a generated source text, kept in a file named by the text's hash.
+    """The module of a generated source text, kept in a file named by the prefix and the text's hash.
 
-    The file gives numba's cache an address, so a second process starts without compiling.
-
-    Parameters
-    ----------
-    source : str
-        Complete text of the module.
-    prefix : str
-        Start of the module's name.
-
-    Returns
-    -------
-    ModuleType
-        The same object for the same text within one process.
+    The file gives numba's cache an address, so a second process starts without compiling. The same text gives
+    the same object within one process.
     """
     name = f"fpsolve_{prefix}_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
     if name in sys.modules:

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: normals as a pure function of (key, walker, step).
+"""Counter-based random numbers by threefry: normals as a pure function of (key, walker, step).
 
 ``threefry2x64`` and ``box_muller`` are written so that one text serves twice: on NumPy arrays here,
 and line by line inside the compiled ensemble kernels, which paste it. So they use only operations
@@ -13,21 +13,10 @@ Seed = int | np.random.SeedSequence | np.random.Generator | str | None
 
 
 def threefry2x64(k0, k1, c0, c1):
-    """Two random 64-bit words from a 128-bit key and a 128-bit counter, in 13 rounds.
+    """Two random 64-bit words from a 128-bit key and a 128-bit counter, in 13 rounds; numbers or arrays.
 
-    Parameters
-    ----------
-    k0, k1, c0, c1 : uint64 or arrays of uint64
-        Key and counter.
-
-    Returns
-    -------
-    tuple of two uint64, or of two arrays
-
-    References
-    ----------
-    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11 (2011): 13
-    rounds is the fewest that passes BigCrush. Checked against the authors' known answers.
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11 (2011): 13 rounds is the
+    fewest that passes BigCrush. Checked against the authors' known answers.
     """
     k2 = k0 ^ k1 ^ np.uint64(0x1BD11BDAA9FC1A22)
     a = c0 + k0
@@ -74,19 +63,7 @@ def box_muller(w0, w1):
     √(−2 ln u) (cos φ, sin φ). The angle is π/4 + r with |r| ≤ π/4 from the 52 high bits of ``w1``,
     reflected by its two lowest bits, so that √2 cos φ = cos r − sin r needs no range reduction and
     the factor √2 cancels. Logarithm, sine and cosine are polynomials, right to 10⁻¹³; the largest
-    normal is 8.5.
-
-    Parameters
-    ----------
-    w0, w1 : uint64 or arrays of uint64
-
-    Returns
-    -------
-    tuple of two float64, or of two arrays
-
-    References
-    ----------
-    Box, Muller, Ann. Math. Stat. 29, 610 (1958). Chebyshev fits of atanh, sin and cos.
+    normal is 8.5. Box, Muller, Ann. Math. Stat. 29, 610 (1958); Chebyshev fits of atanh, sin and cos.
     """
     u = 2.0 - np.uint64((w0 >> np.uint64(12)) | np.uint64(0x3FF0000000000000)).view(np.float64)
     bits = np.uint64(np.float64(u).view(np.uint64))
@@ -123,22 +100,9 @@ def box_muller(w0, w1):
 
 
 def standard_normals(key: tuple[int, int], walkers: np.ndarray, step: int, count: int) -> np.ndarray:
-    """Normals that drive the given walkers at one step, the same as in the compiled kernels.
+    """Normals (count, k) that drive the walkers of the given numbers (k,) at one step, 0 for the first.
 
-    Parameters
-    ----------
-    key : two ints below 2^64
-    walkers : array of ints, shape (k,)
-        Numbers of the walkers.
-    step : int
-        Number of the step, 0 for the first.
-    count : int
-        Normals per walker and step.
-
-    Returns
-    -------
-    ndarray, shape (count, k)
-        Equal to the compiled ones up to the rounding of fused multiply-adds.
+    They are those of the compiled kernels, up to the rounding of fused multiply-adds.
     """
     walkers = np.asarray(walkers).astype(np.uint64)
     pairs = (count + 1) // 2
@@ -152,21 +116,10 @@ def standard_normals(key: tuple[int, int], walkers: np.ndarray, step: int, count
 
 
 def random_key(rng: Seed) -> tuple[int, int]:
-    """The 128-bit key of an ensemble, from a seed or from the key recorded in a result.
+    """The 128-bit key of an ensemble, two integers below 2⁶⁴, from a seed or from the key in a result.
 
-    Parameters
-    ----------
-    rng : int, SeedSequence, Generator, str or None
-        A string is a recorded key, ``"0x"`` and up to 32 hexadecimal digits. None is fresh entropy.
-
-    Returns
-    -------
-    tuple of two ints below 2^64
-
-    Raises
-    ------
-    ValueError
-        If a string is no key.
+    A string is a recorded key, ``"0x"`` and up to 32 hexadecimal digits; any other string is a ValueError.
+    None is fresh entropy.
     """
     if isinstance(rng, str):
         try:
@@ -178,3 +131,8 @@ def random_key(rng: Seed) -> tuple[int, int]:
         return number >> 64, number & (2**64 - 1)
     k0, k1 = np.random.default_rng(rng).integers(0, 2**64, size=2, dtype=np.uint64)
     return int(k0), int(k1)
+
+
+def key_text(key: tuple[int, int]) -> str:
+    """A key as results record it, in the form that :func:`random_key` reads."""
+    return f"0x{key[0]:016x}{key[1]:016x}"

@@ -61,16 +61,7 @@ def inequalities(condition: sp.Basic) -> tuple[sp.Basic, list[Relational]]:
 def target_edges(condition: sp.Basic, variable: sp.Symbol) -> tuple[float, ...]:
     """Points where a target of one variable may begin or end, in ascending order.
 
-    Parameters
-    ----------
-    condition : sympy condition
-        Of polynomial inequalities in one variable.
-    variable : Symbol
-
-    Returns
-    -------
-    tuple of float
-        Real roots of the inequalities; empty if one of them is no polynomial.
+    They are the real roots of its inequalities; none if one of them is no polynomial.
     """
     roots: set[float] = set()
     for atom in condition.atoms(Relational):
