@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from fpsolve.sweeps.store import kept, read_store
 from nets import models
 from nets.measure import controls
 from nets.data import datasets
@@ -461,30 +461,24 @@ def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = 
     """
     from safetensors.torch import save_file
 
-    data: datasets.Data | None = None
+    data: list[datasets.Data] = []  # loaded once, by the first seed that is not stored
     results = []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         path = seed_path(out, config, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            stored = load(path)
-            if stored.attrs.get("digest") != config.digest:
-                raise ValueError(
-                    f"{path} was measured with other settings: choose another name or output directory"
-                )
-            results.append(stored)
-            continue
-        data = config.load_data() if data is None else data
-        say = None if log is None else (lambda text, s=seed: log(f"{config.name}, seed {s}: {text}"))
         checkpoint = path.with_suffix(".training")
-        result, run = measure(config, seed, data=data, checkpoint=checkpoint, log=say)
-        weights = {k: v.detach().cpu().contiguous() for k, v in run.net.state_dict().items()}
-        save_file(weights, path.with_suffix(".safetensors"))
-        unfinished = path.with_suffix(".partial")
-        result.to_netcdf(unfinished, engine="h5netcdf")
-        os.replace(unfinished, path)
+
+        def compute(seed: int = seed, path: Path = path, checkpoint: Path = checkpoint) -> xr.Dataset:
+            if not data:
+                data.append(config.load_data())
+            say = None if log is None else (lambda text: log(f"{config.name}, seed {seed}: {text}"))
+            result, run = measure(config, seed, data=data[0], checkpoint=checkpoint, log=say)
+            weights = {k: v.detach().cpu().contiguous() for k, v in run.net.state_dict().items()}
+            save_file(weights, path.with_suffix(".safetensors"))
+            return result
+
+        results.append(kept(path, compute, asked={"settings": config.digest, "seed": seed}))
         checkpoint.unlink(missing_ok=True)
-        results.append(result)
     return results
 
 
@@ -499,5 +493,4 @@ def load(path: Path) -> xr.Dataset:
     -------
     Dataset
     """
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
-        return stored.load()
+    return read_store(path)

@@ -55,7 +55,7 @@ def test_a_seed_is_stored_when_done_and_measured_once(finished, monkeypatch):
         out / "tiny" / "seed_001.training"
     ).exists()
     other = dataclasses.replace(experiment, learning_rate=0.05)
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="was made with settings="):
         variance_flatness.run_seeds(other, out)
 
 
