@@ -7,6 +7,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,9 @@ USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line on ``arguments``, by default ``sys.argv[1:]``.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Default ``sys.argv[1:]``.
-
-    Returns
-    -------
-    int
-        0; 2 for input that cannot be used (one line on stderr); 130 after Ctrl-C.
+    The exit code is 0; 2 for input that cannot be used, with one line on stderr; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -75,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "phases", help="phases of SGD over noise and learning rate, with their borders"
     )
     _add_problem_options(phases)
-    phases.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default: 1)")
+    phases.add_argument(
+        "--workers", type=partial(_whole, least=1), default=1, metavar="N", help="processes (default: 1)"
+    )
     phases.add_argument("--store", metavar="PATH", help="keep finished points there, .zarr or .nc, and go on")
     phases.set_defaults(run=_phases)
     verdicts = commands.add_parser("verdicts", help="one page of what stored notebooks say about the papers")
@@ -93,21 +88,14 @@ def _add_problem_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="write table, figure and netCDF files there")
     parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
     parser.add_argument(
-        "--seed", type=_seed, metavar="N", help="seed of the ensemble (default: the file's, or 0)"
+        "--seed", type=_whole, metavar="N", help="seed of the ensemble (default: the file's, or 0)"
     )
 
 
-def _seed(text: str) -> int:
-    """A whole number that is not negative."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 0")
-    return int(text)
-
-
-def _workers(text: str) -> int:
-    """A whole number, at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+def _whole(text: str, least: int = 0) -> int:
+    """A whole number that is not too small."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least {least}")
     return int(text)
 
 

@@ -71,41 +71,16 @@ class Problem:
 
 
 def load_problem(path: str | Path) -> Problem:
-    """Read a configuration file.
+    """Read a configuration: a TOML file of at most 64 KiB.
 
-    Parameters
-    ----------
-    path : str or Path
-        A TOML file of at most 64 KiB.
-
-    Returns
-    -------
-    Problem
-
-    Raises
-    ------
-    ValueError
-        With one line that says what is wrong: unreadable file, unknown key (with the nearest known
-        one), unknown symbol, number that is not finite, box with other variables.
+    A ValueError says in one line what is wrong: unreadable file, unknown key (with the nearest known one),
+    unknown symbol, number that is not finite, box with other variables.
     """
     return parse_problem(read_text(path))
 
 
 def parse_problem(text: str) -> Problem:
-    """Check a configuration given as TOML text; see :func:`load_problem`.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    Problem
-
-    Raises
-    ------
-    ValueError
-    """
+    """Check a configuration given as TOML text; see :func:`load_problem`."""
     table = problem_table(text)
     process = Langevin(chosen_landscape(table), _noise(table.get("noise")))
     if process.free_parameters:

@@ -50,14 +50,7 @@ Outcome: TypeAlias = tuple[int, Parameters, dict[str, Entry] | Failure]
 
 
 class SweepError(RuntimeError):
-    """Some points failed; all others are kept. ``failures`` says which and why.
-
-    Parameters
-    ----------
-    failures : sequence of Failure
-    total : int
-        Points of the grid.
-    """
+    """Some points of a grid of ``total`` failed; all others are kept. ``failures`` says which and why."""
 
     def __init__(self, failures: Sequence[Failure], total: int) -> None:
         self.failures, self.total = tuple(failures), total
@@ -81,10 +74,10 @@ def sweep(
 ) -> xr.Dataset:
     """What ``run`` returns at every point of a grid, as one Dataset over its axes.
 
-    With a ``store``, every finished point goes to disk before the next is looked at, into the journal
-    ``store + ".journal"``: one line with a checksum, in one write. A line cut short by a kill is
-    dropped, and its point is run again; no other is. When the last point is in, the store itself
-    appears in one move, its bytes independent of executor, order and restarts, and the journal goes.
+    With a ``store``, every finished point goes to the journal ``store + ".journal"`` before the next point is
+    looked at: one line with a checksum, in one write. After a kill an incomplete last line is dropped and its
+    point is run again; no other point is. When the last point is in, the store appears in one move and the
+    journal goes. The store's bytes depend neither on the executor nor on the order nor on restarts.
     ``open_sweep`` reads either.
 
     Parameters
@@ -218,8 +211,8 @@ def _serial(run: Callable, tasks: Iterator[tuple[int, dict]], seed: int) -> Iter
 def _parallel(
     run: Callable, tasks: Iterator[tuple[int, dict]], seed: int, executor: Executor
 ) -> Iterator[Outcome]:
-    """Outcomes in the order in which they come."""
-    # Callbacks instead of as_completed: points are stored while others are still being handed out.
+    """Outcomes in the order in which the points finish."""
+    # Callbacks, not as_completed: points are stored while others are still being handed out.
     done: queue.SimpleQueue = queue.SimpleQueue()
     flying: dict = {}
     try:
@@ -245,7 +238,7 @@ def _parallel(
 
 
 def _point(run: Callable, parameters: Parameters, seed: int, i: int) -> dict[str, Entry] | Failure:
-    """One point, wherever it runs; what it raises comes back as text, since not every error can travel."""
+    """One point, here or in a worker; an error comes back as text, since not every one can be pickled."""
     try:
         result = run(**parameters, rng=np.random.SeedSequence(seed, spawn_key=(i,)))
         if not isinstance(result, Mapping) or not result:

@@ -1,7 +1,7 @@
-"""Everything kept on disk: one result and the question it answers; a sweep's points and its finished Dataset.
+"""What is kept on disk: a result with the question it answers; a sweep's points and its Dataset.
 
 A sweep's journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
-which sweep it is; each other one holds a point, numbers as base64 of their bytes, so that none changes.
+which sweep it is; each other one holds a point, numbers as base64 of their bytes, which keeps every bit.
 Lines are appended in one write each. After a kill, at most the last line is incomplete, and is dropped.
 """
 
