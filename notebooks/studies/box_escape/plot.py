@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,6 @@ import xarray as xr
 
 from fpsolve import style
 from notebooks.studies.box_escape.laws import LAWS
-from notebooks.studies.box_escape.summary import Scan, scan_fits, scan_rates, scan_readings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,25 +28,21 @@ LINES = {
 }
 
 
-def exits(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
+def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
     """Axes with mean steps to the exit along a scan, double logarithmic, and all readings; no fits.
 
-    ``study`` and ``scan`` are as in :func:`notebooks.studies.box_escape.summary.scan_rates`; ``points`` go
-    to ``errorbar``.
+    ``rates`` comes from :func:`notebooks.studies.box_escape.summary.dynamics_rates`, ``readings`` from
+    :func:`notebooks.studies.box_escape.summary.scan_readings`; ``points`` go to ``errorbar``.
     """
     ax = style.axes(ax)
-    rates = scan_rates(study, scan)
-    readings = scan_readings(study, scan)
+    scan = str(readings.attrs["scan"])
     for name in ("diffusion", "level"):
         color, dashes, label = LINES[name]
         predicted = readings.predicted.sel(reading=name).values
         if np.isfinite(predicted).sum() > 1 and not (name == "level" and scan in _LANGEVIN):
-            ax.plot(rates.x, predicted, dashes, color=color, label=label)
-    for name, (color, marker, label) in STYLES.items():
-        try:
-            own = scan_rates(study, scan, dynamics=name)
-        except ValueError:
-            continue
+            ax.plot(readings.x, predicted, dashes, color=color, label=label)
+    for name, own in rates.items():
+        color, marker, label = STYLES[name]
         options: dict = {
             "ls": "",
             "ms": 4,
@@ -67,10 +63,13 @@ def exits(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) ->
     return ax
 
 
-def as_in_the_paper(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
-    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential."""
+def as_in_the_paper(rates: xr.Dataset, fits: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
+    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential.
+
+    ``rates`` and ``fits`` come from ``scan_rates`` and ``scan_fits`` of one scan.
+    """
     ax = style.axes(ax)
-    rates, fits = scan_rates(study, scan), scan_fits(study, scan)
+    scan = str(rates.attrs["scan"])
     inverse = scan != "batch_size"
     u = 1 / rates.x if inverse else rates.x
     y = -np.log(rates.rate)
@@ -92,22 +91,26 @@ def as_in_the_paper(study: xr.Dataset, scan: Scan, *, ax: Axes | None = None, **
     return ax
 
 
-def spread_of_times(studies: dict[str, xr.Dataset], scan: Scan, *, ax: Axes | None = None, **points) -> Axes:
+def spread_of_times(each: Mapping[str, xr.Dataset], *, ax: Axes | None = None, **points) -> Axes:
     """Axes with coefficients of variation of exit times along a scan; an exponential law has 1.
 
-    ``studies`` maps labels to one start each.
+    ``each`` maps labels to ``scan_rates`` of one start, all along the same scan.
     """
     ax = style.axes(ax)
     colours = [style.palette[c] for c in ("black", "vermilion", "green", "blue", "pink", "orange")]
-    for i, (label, study) in enumerate(studies.items()):
-        rates = scan_rates(study, scan)
+    for i, (label, rates) in enumerate(each.items()):
         value = rates.variation.values
         bars = np.stack([value - rates.variation_low.values, rates.variation_high.values - value])
         options: dict = {"fmt": "osD^v<"[i % 6], "ls": "-", "lw": 0.7, "ms": 4, "capsize": 2} | points
         ax.errorbar(rates.x, value, bars, color=colours[i % 6], label=label, **options)
     ax.axhline(1, color="0.4", lw=0.8, ls="--")
     ax.text(0.02, 0.98, "1: exponential law", transform=ax.transAxes, va="top", fontsize="small", color="0.3")
-    ax.set(xscale="log", xlabel=_axis(scan), ylabel="coefficient of variation", ylim=(0, 1.4))
+    ax.set(
+        xscale="log",
+        xlabel=_axis(str(next(iter(each.values())).attrs["scan"])),
+        ylabel="coefficient of variation",
+        ylim=(0, 1.4),
+    )
     _sparse(ax)
     return ax
 

@@ -77,6 +77,14 @@ def scan_rates(
     )
 
 
+def dynamics_rates(study: xr.Dataset, scan: Scan) -> dict[str, xr.Dataset]:
+    """:func:`scan_rates` of each of the dynamics that was run in a scan."""
+    ran = _of(study.steps, scan).notnull().any(["point", "replica"]).values
+    return {
+        name: scan_rates(study, scan, dynamics=name) for name, one in zip(DYNAMICS, ran, strict=True) if one
+    }
+
+
 def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.Dataset:
     """The two laws fitted to the points of a scan with escapes, see ``fit_laws``."""
     rates = scan_rates(study, scan, confidence=confidence)

@@ -11,7 +11,13 @@ from nets.escape.dynamics import net_dynamics
 from notebooks.studies.box_escape.laws import fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS, escape_study
 from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
-from notebooks.studies.box_escape.summary import compare_laws, scan_fits, scan_rates, scan_readings
+from notebooks.studies.box_escape.summary import (
+    compare_laws,
+    dynamics_rates,
+    scan_fits,
+    scan_rates,
+    scan_readings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +193,16 @@ def test_figures_draw_what_they_are_given(studies):
 
     study = studies.isel(training_seed=0, problem=0)
     figure, axes = plt.subplots(1, 3)
-    assert plot.exits(study, "learning_rate", ax=axes[0]) is axes[0]
+    assert (
+        plot.exits(dynamics_rates(study, "learning_rate"), scan_readings(study, "learning_rate"), ax=axes[0])
+        is axes[0]
+    )
     assert axes[0].get_xscale() == axes[0].get_yscale() == "log"
-    labels = plot.as_in_the_paper(study, "sharpness", ax=axes[1]).get_legend_handles_labels()[1]
+    labels = plot.as_in_the_paper(
+        scan_rates(study, "sharpness"), scan_fits(study, "sharpness"), ax=axes[1]
+    ).get_legend_handles_labels()[1]
     assert sum("R^2" in label for label in labels) == 2
     assert axes[1].get_xlabel() == "$1/k$"
-    plot.spread_of_times({"one": study}, "learning_rate", ax=axes[2])
+    plot.spread_of_times({"one": scan_rates(study, "learning_rate")}, ax=axes[2])
     assert "variation" in axes[2].get_ylabel()
     plt.close(figure)
