@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
+from fpsolve.style import axes, palette
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LINES = (("#D55E00", "-"), ("#0072B2", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#000000", (0, (5, 1))))
+_DASHES = {"vermilion": "-", "blue": "--", "green": "-.", "pink": ":", "black": (0, (5, 1))}
+_LINES = tuple((palette[colour], dashes) for colour, dashes in _DASHES.items())
 _RATES = {
-    "measured": ("#000000", "o", "simulated, 95 %"),
-    "averaged": ("#0072B2", "-", r"averaged: $\lambda_i(x)$, finite $\eta$"),
-    "with_floor": ("#009E73", "--", r"$\lambda_i(0)$, with $\varepsilon$"),
-    "published": ("#D55E00", ":", r"$(\sum\Delta_i)\,|\nabla\ln\hat F|^2$"),
+    "measured": (palette["black"], "o", "simulated, 95 %"),
+    "averaged": (palette["blue"], "-", r"averaged: $\lambda_i(x)$, finite $\eta$"),
+    "with_floor": (palette["green"], "--", r"$\lambda_i(0)$, with $\varepsilon$"),
+    "published": (palette["vermilion"], ":", r"$(\sum\Delta_i)\,|\nabla\ln\hat F|^2$"),
 }
 
 
@@ -24,21 +27,10 @@ def flatness_dynamics(
 ) -> Axes:
     """Axes with the flatness of ensembles against time; bands are 95 % of the mean.
 
-    Parameters
-    ----------
-    runs : mapping of label to Dataset
-        From :func:`fpsolve.simulate_valley` with ``record_every``.
-    quantity : str
-        ``"flatness"``, ``"weighted_flatness"`` or ``"loss"``.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``runs`` are results of :func:`fpsolve.simulate_valley` with ``record_every``, by label; ``quantity`` is
+    ``"flatness"``, ``"weighted_flatness"`` or ``"loss"``.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     for k, (label, run) in enumerate(runs.items()):
         colour, dashes = _LINES[k % len(_LINES)]
         mean, error = run[quantity], 1.96 * run[f"{quantity}_stderr"].fillna(0.0)
@@ -54,19 +46,9 @@ def flatness_dynamics(
 def growth(rates: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with d ln F̂/dt as simulated and as three forms of the averaged dynamics predict it.
 
-    Parameters
-    ----------
-    rates : Dataset
-        From :func:`fpsolve.flatness_growth`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``rates`` are those of :func:`fpsolve.flatness_growth`.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     for name, (colour, style, label) in _RATES.items():
         if style == "o":
             ax.errorbar(

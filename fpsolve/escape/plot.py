@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve.style import axes, palette
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 
 #: Method's first word → colour and marker (Okabe, Ito 2008); others are formulas.
 STYLES = {
-    "exact": ("#000000", "o"),
-    "backward": ("#0072B2", "s"),
-    "splitting": ("#009E73", "D"),
-    "simulation": ("#E69F00", "^"),
-    "map": ("#CC79A7", "v"),
+    "exact": (palette["black"], "o"),
+    "backward": (palette["blue"], "s"),
+    "splitting": (palette["green"], "D"),
+    "simulation": (palette["orange"], "^"),
+    "map": (palette["pink"], "v"),
 }
-FORMULA = ("#D55E00", "P")
+FORMULA = (palette["vermilion"], "P")
 
 
 def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
@@ -38,9 +40,7 @@ def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     rows = _times(table)
     for height, row in enumerate(reversed(rows)):
         colour, marker = _style(row.method)
@@ -117,11 +117,9 @@ def crossing_bias(bias: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     steps = bias["time_step"].to_numpy()
-    styles = {"none": ("#E69F00", "^"), "bridge": ("#009E73", "D"), "shift": ("#0072B2", "s")}
+    styles = {"none": STYLES["simulation"], "bridge": STYLES["splitting"], "shift": STYLES["backward"]}
     for name in map(str, bias["boundary"].to_numpy()):
         one = bias.sel(boundary=name)
         colour, marker = styles[name]

@@ -139,12 +139,7 @@ def split_escape(
     )
     point = from_lanes(state.positions, 1)
     boundary = chosen_boundary(process, time_step, boundary)
-    barrier = noise_barrier(process, target, time_step, low=float(point.min()), high=float(point.max()))
-    if barrier is not None:
-        raise ValueError(
-            f"D vanishes at {process.names[0]} = {barrier[0]:.6g} on the way to the target: "
-            f"{verdict(barrier[1])}; for the SGD map, whose steps are finite, give time_step=learning_rate"
-        )
+    _refuse_barrier(process, target, time_step, point)
     walk = Walk(
         escape_kernel(process, target, boundary, coordinate), signed_members(process, target), boundary,
         state.key, float(time_step), state.divergence, available_threads(threads),
@@ -175,6 +170,16 @@ def split_escape(
     )
     _warn(counts, walk, walkers, float(result.log_mean_time_stderr))
     return result
+
+
+def _refuse_barrier(process: Process, target: sp.Basic, time_step: float, point: np.ndarray) -> None:
+    """Raise ValueError if D vanishes on every way of a Langevin walker from the point to the target."""
+    barrier = noise_barrier(process, target, time_step, low=float(point.min()), high=float(point.max()))
+    if barrier is not None:
+        raise ValueError(
+            f"D vanishes at {process.names[0]} = {barrier[0]:.6g} on the way to the target: "
+            f"{verdict(barrier[1])}; for the SGD map, whose steps are finite, give time_step=learning_rate"
+        )
 
 
 def _started(

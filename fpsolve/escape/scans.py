@@ -173,17 +173,8 @@ def styblinski_tang_point(
     ``sweep(functools.partial(styblinski_tang_point, reading="data", batch_size=1), {"learning_rate": […],
     "sharpness": […]}, executor=…, store=…)`` gives the rates on a grid.
 
-    Parameters
-    ----------
-    reading, dimensions, noise, learning_rate, batch_size, D, time_step
-        As in :func:`fpsolve.styblinski_tang_setting`.
-    sharpness, walkers, max_steps, rng
-        As in :func:`scan_escape`.
-
-    Returns
-    -------
-    dict
-        ``rate``, ``low``, ``high``, ``n_escaped``, ``n_diverged``, ``total_time`` and ``exact_log_time``.
+    Arguments are as in :func:`fpsolve.styblinski_tang_setting` and :func:`scan_escape`. The answer holds
+    ``rate``, ``low``, ``high``, ``n_escaped``, ``n_diverged``, ``total_time`` and ``exact_log_time``.
     """
     whole = batch_size is not None and batch_size == int(batch_size)
     setting = styblinski_tang_setting(
