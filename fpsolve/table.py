@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from fpsolve.results import with_interval
 
@@ -51,22 +49,18 @@ class Table:
         lines = [head]
         previous = ""
         for row in self.rows:
+            own = row.method == self.reference
             deviation = f"{row.deviation:+.2e}" if math.isfinite(row.deviation) else ""
-            deviation = "reference" if row.method == self.reference else deviation
-            sigmas = (
-                "" if row.method == self.reference or not np.isfinite(row.sigmas) else f"{row.sigmas:.1f}"
-            )
+            sigmas = f"{row.sigmas:.1f}" if math.isfinite(row.sigmas) and not own else ""
             shown = "" if row.quantity == previous else row.quantity
             previous = row.quantity
             if intervals:
                 error = f"[{row.low:.5g}, {row.high:.5g}]" if math.isfinite(row.low) else ""
             else:
                 error = f"{row.error:.1e}"
-            lines.append((shown, row.method, f"{row.value:.8g}", error, deviation, sigmas, row.error_kind))
-        widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-        text = [
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
+            said = "reference" if own else deviation
+            lines.append((shown, row.method, f"{row.value:.8g}", error, said, sigmas, row.error_kind))
+        text = columns(lines)
         rule = "-" * max(map(len, text))
         notes = [f"note: {remark}" for remark in self.remarks]
         return "\n".join([self.title, rule, text[0], rule, *text[1:], rule, *notes])
@@ -112,6 +106,12 @@ class Table:
                 return row
         known = sorted({(row.quantity, row.method) for row in self.rows})
         raise KeyError(f"no {quantity!r} by {method!r}; there are {known}")
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of text, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def interval_table(

@@ -21,6 +21,7 @@ from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski
 from fpsolve.progress import shown
 from fpsolve.results import provenance, quantity
 from fpsolve.statistics import poisson_line
+from fpsolve.table import columns
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
 
@@ -320,5 +321,4 @@ def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:
                 f"{v['exact_slope']:.4g}",
             )
         )  # fmt: skip
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(columns(rows))

@@ -391,7 +391,18 @@ def _refuse_other_question(path: Path, there: object, question: str) -> None:
 
 
 def digest(*arrays: ArrayLike) -> str:
-    """The sha256 of arrays' bytes, shapes and types, in hexadecimal: weights or data in a question."""
+    """The sha256 of arrays' bytes, shapes and types: weights or data in a question of :func:`kept`.
+
+    Parameters
+    ----------
+    *arrays : array_like
+        On the processor; their order counts.
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
     found = hashlib.sha256()
     for values in map(np.asarray, arrays):
         found.update(f"{values.dtype.str}{values.shape}".encode())
