@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fpsolve.symbols.counter_rng import box_muller, threefry2x64
+from fpsolve.symbols.counter_rng import box_muller, rotated, threefry2x64
 
 LANES = 32
 
@@ -32,7 +32,11 @@ def header(constants: Mapping[str, object]) -> str:
     """Start of a kernel's file: imports, named constants, and the generator of normals."""
     named = "".join(f"{name} = {value}\n" for name, value in constants.items())
     compiled = '\n\n@njit(fastmath=FAST, error_model="numpy")\n'
-    return _HEADER + named + "".join(compiled + inspect.getsource(f) for f in (threefry2x64, box_muller))
+    return (
+        _HEADER
+        + named
+        + "".join(compiled + inspect.getsource(f) for f in (rotated, threefry2x64, box_muller))
+    )
 
 
 def rows(counts: Mapping[str, int]) -> dict[str, int]:

@@ -12,6 +12,12 @@ import numpy as np
 Seed = int | np.random.SeedSequence | np.random.Generator | str | None
 
 
+def rotated(a, b, left):
+    """One round of threefry: add, rotate ``left``, exclusive or."""
+    a = a + b
+    return a, ((b << np.uint64(left)) | (b >> np.uint64(64 - left))) ^ a
+
+
 def threefry2x64(k0, k1, c0, c1):
     """Two random 64-bit words from a 128-bit key and a 128-bit counter, in 13 rounds; numbers or arrays.
 
@@ -21,38 +27,25 @@ def threefry2x64(k0, k1, c0, c1):
     k2 = k0 ^ k1 ^ np.uint64(0x1BD11BDAA9FC1A22)
     a = c0 + k0
     b = c1 + k1
-    a = a + b
-    b = ((b << np.uint64(16)) | (b >> np.uint64(48))) ^ a
-    a = a + b
-    b = ((b << np.uint64(42)) | (b >> np.uint64(22))) ^ a
-    a = a + b
-    b = ((b << np.uint64(12)) | (b >> np.uint64(52))) ^ a
-    a = a + b
-    b = ((b << np.uint64(31)) | (b >> np.uint64(33))) ^ a
+    a, b = rotated(a, b, 16)
+    a, b = rotated(a, b, 42)
+    a, b = rotated(a, b, 12)
+    a, b = rotated(a, b, 31)
     a = a + k1
     b = b + (k2 + np.uint64(1))
-    a = a + b
-    b = ((b << np.uint64(16)) | (b >> np.uint64(48))) ^ a
-    a = a + b
-    b = ((b << np.uint64(32)) | (b >> np.uint64(32))) ^ a
-    a = a + b
-    b = ((b << np.uint64(24)) | (b >> np.uint64(40))) ^ a
-    a = a + b
-    b = ((b << np.uint64(21)) | (b >> np.uint64(43))) ^ a
+    a, b = rotated(a, b, 16)
+    a, b = rotated(a, b, 32)
+    a, b = rotated(a, b, 24)
+    a, b = rotated(a, b, 21)
     a = a + k2
     b = b + (k0 + np.uint64(2))
-    a = a + b
-    b = ((b << np.uint64(16)) | (b >> np.uint64(48))) ^ a
-    a = a + b
-    b = ((b << np.uint64(42)) | (b >> np.uint64(22))) ^ a
-    a = a + b
-    b = ((b << np.uint64(12)) | (b >> np.uint64(52))) ^ a
-    a = a + b
-    b = ((b << np.uint64(31)) | (b >> np.uint64(33))) ^ a
+    a, b = rotated(a, b, 16)
+    a, b = rotated(a, b, 42)
+    a, b = rotated(a, b, 12)
+    a, b = rotated(a, b, 31)
     a = a + k0
     b = b + (k1 + np.uint64(3))
-    a = a + b
-    b = ((b << np.uint64(16)) | (b >> np.uint64(48))) ^ a
+    a, b = rotated(a, b, 16)
     return a, b
 
 
