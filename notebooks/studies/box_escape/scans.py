@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from fpsolve.results import quantity
 from nets.data.datasets import Data
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
@@ -75,7 +76,8 @@ def escape_study(
             dynamics, drift="quadratic", curvature=torch.from_numpy(report.H.values)
         )
     measured = _exits(kinds, settings, rng, scans=scans, half_width=r, replicas=replicas, max_steps=max_steps)
-    return measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
+    found = measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
+    return {name: (v.dims, v.to_numpy(), v.attrs) for name, v in found.items()}
 
 
 def _exits(
@@ -87,7 +89,7 @@ def _exits(
     half_width: float,
     replicas: int,
     max_steps: int,
-) -> dict[str, tuple]:
+) -> dict[str, xr.Variable]:
     """Signed steps to the exit, and how many exits go uphill, at every point of every scan."""
     points = settings["x"].shape[1]
     steps = np.full((len(SCANS), len(DYNAMICS), points, replicas), np.nan)
@@ -121,16 +123,17 @@ def _exits(
         steps[i, d, j, :many] = np.where(runs.outcome == 1, runs.steps, -runs.steps)
         if kind == "network" and j % 3 == 1:
             uphill[i, j] = _uphill(kinds[kind], runs)
-    attrs = {"long_name": "steps to the exit, −steps without one", "units": "1"}
     return {
-        "steps": (("scan", "dynamics", "point", "replica"), steps, attrs),
-        "uphill": (_PLANE, uphill, {"long_name": "share of exits where the loss still rises", "units": "1"}),
+        "steps": quantity(
+            steps, ("scan", "dynamics", "point", "replica"), "steps to the exit, −steps without one"
+        ),
+        "uphill": quantity(uphill, _PLANE, "share of exits where the loss still rises"),
     }
 
 
 def _readings(
     report: xr.Dataset, settings: Mapping[str, np.ndarray], scans: tuple[str, ...], r: float
-) -> dict[str, tuple]:
+) -> dict[str, xr.Variable]:
     """Free diffusion and level crossing at every point, from C and H at the start."""
     C, positive = report.C.values, positive_part(report.H.values)
     free = free_exit_time(C, half_width=r, rng=np.random.SeedSequence(1))
@@ -148,9 +151,9 @@ def _readings(
         )
         rate[i, j] = k * per_own_time
     return {
-        "diffusion_steps": (_PLANE, diffusion, {"long_name": "mean steps by free diffusion", "units": "1"}),
-        "level_rate": (_PLANE, rate, {"long_name": "level crossing rate of the basin", "units": "1/time"}),
-        "level_exponent": (_PLANE, exponent, {"long_name": "ΔL/D of the basin", "units": "1"}),
+        "diffusion_steps": quantity(diffusion, _PLANE, "mean steps by free diffusion"),
+        "level_rate": quantity(rate, _PLANE, "level crossing rate of the basin", "1/time"),
+        "level_exponent": quantity(exponent, _PLANE, "ΔL/D of the basin"),
         **{
             f"free_{name}": _scalar(free[name], f"free exit in s: {name}")
             for name in ("mean", "low", "high", "variation")
@@ -160,7 +163,7 @@ def _readings(
 
 def _described(
     dynamics: NetDynamics, report: xr.Dataset, settings: Mapping[str, np.ndarray], r: float
-) -> dict[str, tuple]:
+) -> dict[str, xr.Variable]:
     """The start in numbers, and the settings of the scans."""
     values, ratio = report.eigenvalue.values, report.noise_curvature.values
     lowest = np.full(EIGENVALUES, np.nan)
@@ -175,16 +178,16 @@ def _described(
         "loss": _scalar(loss, "loss at the start"),
         "parameters": _scalar(len(values), "parameters"),
         "box": _scalar(r, "half width of the box"),
-        "lowest_eigenvalues": ("low", lowest, {"long_name": "lowest eigenvalues", "units": "1"}),
+        "lowest_eigenvalues": quantity(lowest, "low", "lowest eigenvalues"),
         "largest_eigenvalue": _scalar(values[-1], "largest eigenvalue of the Hessian"),
         "median_noise_curvature": _scalar(np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
         **{name: _scalar(report[name], str(report[name].attrs["long_name"])) for name in measured},
-        **{key: (_PLANE, plane, {"long_name": key, "units": "1"}) for key, plane in settings.items()},
+        **{key: quantity(plane, _PLANE, key) for key, plane in settings.items()},
     }
 
 
-def _scalar(value, long_name: str) -> tuple:
-    return ((), float(value), {"long_name": long_name, "units": "1"})
+def _scalar(value, long_name: str) -> xr.Variable:
+    return quantity(float(value), (), long_name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import xarray as xr
 from scipy import stats
 
 import fpsolve
+from fpsolve.results import quantity
 from notebooks.studies.box_escape.laws import Scanned, fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS
 
@@ -69,10 +70,10 @@ def scan_rates(
     units = {"rate": "1/time", "low": "1/time", "high": "1/time", "total_time": "time"}
     return xr.Dataset(
         {
-            name: ("point", column, {"long_name": name.replace("_", " "), "units": units.get(name, "1")})
+            name: quantity(column, "point", name.replace("_", " "), units.get(name, "1"))
             for name, column in columns
         },
-        {"x": ("point", x[kept], {"long_name": _SCANNED[scan].replace("_", " "), "units": "1"})},
+        {"x": quantity(x[kept], "point", _SCANNED[scan].replace("_", " "))},
         {"title": f"escape rates, {dynamics}", "scan": scan, "confidence": float(confidence)},
     )
 
@@ -134,15 +135,13 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     plane = ("reading", "point")
     return xr.Dataset(
         {
-            "predicted": (plane, predicted, {"long_name": "predicted mean steps", "units": "1"}),
-            "ratio": (plane, ratio, {"long_name": "measured over predicted mean steps", "units": "1"}),
-            "ratio_error": (
-                plane,
-                ratio * np.hypot(error / measured, relative),
-                {"long_name": "its standard error", "units": "1"},
+            "predicted": quantity(predicted, plane, "predicted mean steps"),
+            "ratio": quantity(ratio, plane, "measured over predicted mean steps"),
+            "ratio_error": quantity(
+                ratio * np.hypot(error / measured, relative), plane, "its standard error"
             ),
-            "off": ("reading", off, {"long_name": "root mean square of ln ratio", "units": "1"}),
-            "points": ("reading", many, {"long_name": "points used", "units": "1"}),
+            "off": quantity(off, "reading", "root mean square of ln ratio"),
+            "points": quantity(many, "reading", "points used"),
         },
         {"reading": list(READINGS), "x": ("point", x, rates.x.attrs)},
         {"title": "readings of escape", "scan": scan},
@@ -196,7 +195,7 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
         for name, value in values.items():
             columns[name][place] = float(value)
     return xr.Dataset(
-        {n: (dims, v, {"long_name": n.replace("_", " "), "units": "1"}) for n, v in columns.items()},
+        {n: quantity(v, dims, n.replace("_", " ")) for n, v in columns.items()},
         {d: studies[d] for d in dims},
         {"title": "laws of escape over starts", "scan": scan},
     )

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from fpsolve.results import quantity
 from fpsolve.statistics import Estimate, mean_interval
 from notebooks.studies.forgetting.penalties import METHODS
 
@@ -118,7 +119,7 @@ def at_best(
         "total": (first + second, "ε₁ + ε₂"),
     }
     return xr.Dataset(
-        {k: ("training", v, {"long_name": text, "units": "1"}) for k, (v, text) in columns.items()},
+        {k: quantity(v, "training", text) for k, (v, text) in columns.items()},
         attrs={
             "title": f"{method}, at the setting that is best for the pilots", "penalty": method,
             "strength": float(strength[best]), "count": int(counts[best]), "stop": at, "at_edge": int(edge),
@@ -185,7 +186,7 @@ def over_counts(
         rows.append(_with_ends(best, ("total",), confidence) | chosen)
     every = [c or study.everything(method) for c in counts]
     return _table(
-        rows, "count", {"count": ("count", every, {"long_name": "constraints N_c", "units": "1"})},
+        rows, "count", {"count": quantity(every, "count", "constraints N_c")},
         {"title": f"{method} over N_c", "penalty": method, "confidence": confidence},
     )  # fmt: skip
 
@@ -254,7 +255,7 @@ def _table(rows, dim: str, coords: dict, attrs: dict) -> xr.Dataset:
     """Rows of numbers as variables along one dimension."""
     rows = list(rows)
     return xr.Dataset(
-        {k: (dim, np.array([row[k] for row in rows]), {"long_name": k, "units": "1"}) for k in rows[0]},
+        {k: quantity(np.array([row[k] for row in rows]), dim, k) for k in rows[0]},
         coords,
         attrs=dict(attrs),
     )

@@ -13,7 +13,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Verdict
-from fpsolve.results import interval_text, with_interval
+from fpsolve.results import interval_text, quantity, with_interval
 from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap, interval, with_ends
 from notebooks.studies.forgetting.penalties import (
     METHODS,
@@ -148,10 +148,7 @@ def bound(
         for name, value in found.items():
             values.setdefault(name, []).append(float(value))
     return xr.Dataset(
-        {
-            name: ((), value, {"long_name": name, "units": "1"})
-            for name, value in with_ends(values, confidence).items()
-        },
+        {name: quantity(value, (), name) for name, value in with_ends(values, confidence).items()},
         attrs={"title": "displacements against F", "count": count, "strength": strength},
     )
 

@@ -162,8 +162,8 @@ def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constrai
     took = time.process_time() - began[0], time.perf_counter() - began[1]
     return entries | {
         "step": ("checkpoint", result["step"].to_numpy()),
-        "cpu_seconds": quantity(took[0], (), "processor time", "s"),
-        "wall_seconds": quantity(took[1], (), "time by the clock", "s"),
+        "cpu_seconds": ((), took[0], {"long_name": "processor time", "units": "s"}),
+        "wall_seconds": ((), took[1], {"long_name": "time by the clock", "units": "s"}),
     }
 
 
