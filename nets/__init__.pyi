@@ -1,5 +1,11 @@
 from nets.data.datasets import Data as Data
 from nets.data.datasets import load as load
+from nets.measure.components import analyse as analyse
+from nets.measure.curvature import hessian as hessian
+from nets.measure.curvature import top_eigenpairs as top_eigenpairs
+from nets.measure.loss_widths import widths as widths
+from nets.measure.noise import noise_covariance as noise_covariance
+from nets.measure.subject import Subject as Subject
 from nets.models import fully_connected as fully_connected
 from nets.models import lenet_cifar10 as lenet_cifar10
 from nets.models import lenet_mnist as lenet_mnist

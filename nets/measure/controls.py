@@ -1,41 +1,30 @@
-"""What an exponent is held against: motion without correlations, directions that the motion did not choose.
+"""Null models for exponents: shuffled increments, an isotropic random walk, eigenvectors of the Hessian.
 
 A principal component is the direction in which *its* window moved most, so σ_i² of that window is large
-along it whatever the landscape; PCA of a pure random walk has the spectrum of a power law. Beside
-:func:`nets.measure.components.project` (another window), these controls say what is left.
+along it whatever the landscape; PCA of a pure random walk has the spectrum of a power law. These controls,
+beside :func:`nets.measure.components.project` (another window), show what remains.
 """
 
 from __future__ import annotations
-
-import copy
 
 import numpy as np
 import torch
 import xarray as xr
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, random_key
 from nets.measure import curvature
-from nets.measure.batched_loss import ShiftedLoss, shifted_loss
-from nets.measure.loss_widths import starting_loss
+from nets.measure.loss_widths import layer_subject, starting_loss
+from nets.measure.subject import Subject
 from nets.training.run import Run, run_attributes
 
 __all__ = ["hessian_basis", "random_walk", "shuffled"]
 
 
 def shuffled(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
-    """The same increments in a random order: same start and end, same D, no correlation in time.
+    """The increments of a window in a random order: same start and end, same D, no correlation in time.
 
-    Parameters
-    ----------
-    window : Dataset
-        From :func:`nets.training.train.record`.
-    rng : int, SeedSequence, Generator or str
-
-    Returns
-    -------
-    Dataset
-        ``weights`` (step, weight), float64; ``attrs["control"]`` says what was done.
+    ``weights`` (step, weight) in float64; ``attrs["control"]`` says what was done.
     """
     weights = _recorded(window)
     steps = np.random.default_rng(random_key(rng)).permutation(np.diff(weights, axis=0))
@@ -43,18 +32,7 @@ def shuffled(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
 
 
 def random_walk(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
-    """An isotropic random walk of the same length, start and mean square step.
-
-    Parameters
-    ----------
-    window : Dataset
-    rng : int, SeedSequence, Generator or str
-
-    Returns
-    -------
-    Dataset
-        As :func:`shuffled`.
-    """
+    """An isotropic random walk with length, start and mean square step of a window; as :func:`shuffled`."""
     weights = _recorded(window)
     scale = np.sqrt(np.square(np.diff(weights, axis=0)).mean())
     steps = np.random.default_rng(random_key(rng)).normal(0.0, scale, (len(weights) - 1, weights.shape[1]))
@@ -62,80 +40,59 @@ def random_walk(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
 
 
 def hessian_basis(
-    run: Run,
+    measured: Subject | Run,
     *,
-    layer: int,
+    layer: int | None = None,
     count: int,
     share: float = 0.999,
     rng: Seed = 0,
 ) -> xr.Dataset:
-    """Leading eigenvectors of the Hessian of the loss by one layer's weights.
+    """Leading ``count`` eigenvectors of the Hessian, by a subject's weights or by one layer's of a run.
 
-    From :func:`nets.measure.curvature.top_eigenpairs`, in float64. Samples are gone through from the
-    largest loss
-    down until they hold ``share`` of it: the curvature of a sample's cross-entropy in its logits is at most
-    twice its loss, so the rest can hardly matter.
+    From :func:`nets.measure.curvature.top_eigenpairs`, in float64. The layer's biases stay as they are: its
+    weights are numbered as in windows, for :func:`nets.measure.loss_widths.widths` and
+    :func:`nets.measure.components.project`. Samples are taken from the largest loss down until they hold
+    ``share`` (in (0, 1]) of it: the curvature of a sample's cross-entropy in its logits is at most twice its
+    loss, so the rest can hardly matter. ``rng`` draws the starting vector.
 
-    Parameters
-    ----------
-    run : Run
-    layer : int
-        Counts the layers that hold weights, from 0.
-    count : int
-        How many eigenvectors.
-    share : float
-        In (0, 1]; 1 takes all samples.
-    rng : int, SeedSequence, Generator or str
-        Of the starting vector.
-
-    Returns
-    -------
-    Dataset
-        ``direction`` (mode, weight) and ``curvature`` (mode), largest first, for ``flatness.widths`` and
-        ``principal_components.project``; ``attrs["samples_used"]``.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not below the number of weights, or the loss is zero to rounding.
+    The result has ``direction`` (mode, weight) and ``curvature`` (mode), largest first, and
+    ``attrs["samples_used"]``. A ``count`` not below the number of weights, and a loss that is zero to
+    rounding, are a ValueError.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share:g} must lie in (0, 1]")
-    whole = shifted_loss(run.net, layer, run.data.train_inputs, run.data.train_labels)
-    starting_loss(whole)
-    if not 1 <= count < whole.size:
-        raise ValueError(f"count={count} must lie between 1 and {whole.size - 1}, below the layer's weights")
-    kept = _heaviest(whole, share)
-    net = copy.deepcopy(run.net).double()
-    inputs, labels = run.data.train_inputs[kept].double(), run.data.train_labels[kept]
+    if isinstance(measured, Subject) == (layer is not None):
+        raise ValueError("give a run and layer=, or a Subject, whose weights are chosen already")
+    subject = measured if isinstance(measured, Subject) else layer_subject(measured, int(layer or 0))
+    subject = subject.to(torch.float64)
+    starting_loss(subject)
+    if not 1 <= count < subject.size:
+        raise ValueError(
+            f"count={count} must lie between 1 and {subject.size - 1}, below the layer's weights"
+        )
+    kept = _heaviest(subject, share)
     found = curvature.top_eigenpairs(
-        net, inputs, labels, count=count, layer=layer, rng=np.random.default_rng(random_key(rng))
+        subject.rows(kept), count=count, rng=np.random.default_rng(random_key(rng))
     )
-    values = found["eigenvalue"].to_numpy() * (len(kept) / run.data.samples)
-    attributes = run_attributes(run) | {
-        "title": "eigenvectors of the Hessian by one layer's weights",
-        "basis": "eigenvectors of the Hessian",
-        "layer": layer,
-        "samples_used": len(kept),
-        "fpsolve_version": fpsolve.__version__,
-    }
-    return xr.Dataset(
+    values = found["eigenvalue"].to_numpy() * (len(kept) / subject.samples)
+    own = {} if isinstance(measured, Subject) else run_attributes(measured) | {"layer": layer}
+    own.pop("fpsolve_version", None)
+    return dataset(
         {
-            "curvature": ("mode", values, {"long_name": "eigenvalue of the Hessian", "units": "1"}),
-            "direction": (
-                ("mode", "weight"),
-                found["eigenvector"].to_numpy().T,
-                {"long_name": "eigenvector", "units": "1"},
-            ),
+            "curvature": quantity(values, "mode", "eigenvalue of the Hessian"),
+            "direction": quantity(found["eigenvector"].to_numpy().T, ("mode", "weight"), "eigenvector"),
         },
-        coords={"mode": ("mode", np.arange(1, count + 1), {"long_name": "mode i", "units": "1"})},
-        attrs=attributes,
+        title="eigenvectors of the Hessian by one layer's weights",
+        coords={"mode": quantity(np.arange(1, count + 1), "mode", "mode i")},
+        **own,
+        basis="eigenvectors of the Hessian",
+        samples_used=len(kept),
     )
 
 
-def _heaviest(loss: ShiftedLoss, share: float) -> torch.Tensor:
+def _heaviest(subject: Subject, share: float) -> torch.Tensor:
     """Numbers of the samples with the largest losses that together hold a share of it."""
-    each = loss(torch.zeros(1, loss.size), reduction="none")[0]
+    each = subject.losses(reduction="none")[0]
     order = torch.argsort(each, descending=True)
     if share == 1:
         return order

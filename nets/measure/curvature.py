@@ -1,33 +1,41 @@
-"""Curvature of the loss: Hessian, Fisher matrices, top eigenpairs and spectral density.
+"""Curvature of the loss: Hessian, Fisher matrices, top eigenpairs and spectral density, by Lanczos.
 
 The Hessian of the mean cross-entropy is H = F + R. F = (1/M) Σ_s J_sᵀ(diag p_s − p_s p_sᵀ)J_s is the true
 Fisher matrix, which is the Gauss–Newton matrix too; R = (1/M) Σ_s Σ_c (p_sc − [c = label]) ∇∇logit_c.
 Where logits are piecewise linear in the weights, R = 0 almost everywhere: so in a net of ReLU layers the
 Hessian *of one layer* is its true Fisher matrix, and Tr H = Tr F for all layers together. The empirical
 Fisher matrix has the data's labels in place of the net's: it is C·B plus the outer product of the gradient.
+
+Every function takes a :class:`nets.measure.subject.Subject`, a run, or a model with its data, as
+:func:`nets.measure.subject.as_subject` reads them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import scipy.sparse.linalg as sparse_linalg
 import torch
 import xarray as xr
+from scipy import linalg
 from torch import nn
 
-from nets.measure.layer_loss import MEMORY, LayerLoss
+from fpsolve.results import quantity
+from nets.measure.fast import MEMORY
 from nets.measure.moments import check_dense, gradient_moments, logit_moment
-from nets.measure.noise import Rng, attributes
+from nets.measure.noise import Rng
+from nets.measure.subject import Subject, as_subject, numpy
+from nets.training.run import Run
 
 Method = Literal["auto", "products", "gauss-newton"]
 
 
 def hessian(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     layer: int | None = None,
     method: Method = "auto",
@@ -38,11 +46,8 @@ def hessian(
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
-        By this layer's weights; default by all.
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     method : {"auto", "products", "gauss-newton"}
         "products": N Hessian–vector products. "gauss-newton": the true Fisher matrix, which is H for one
         layer of a piecewise linear net and refused otherwise. "auto" takes it where it holds.
@@ -64,29 +69,28 @@ def hessian(
     """
     if method not in ("auto", "products", "gauss-newton"):
         raise ValueError(f"method={method!r} must be 'auto', 'products' or 'gauss-newton'")
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    check_dense(loss)
-    if method == "gauss-newton" and not loss.piecewise_linear:
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    check_dense(subject)
+    if method == "gauss-newton" and not subject.piecewise_linear:
         raise ValueError(
             "the Gauss–Newton matrix is the Hessian for one layer of a ReLU net only; use 'products'"
         )
-    attrs = attributes("Hessian", net, loss)
-    if method != "products" and loss.piecewise_linear:
-        matrix = logit_moment(loss, memory=memory)
-        return _matrix(matrix, "Hessian", attrs | {"method": "gauss-newton"})
-    operator = _operator(loss)
-    matrix = np.empty((loss.size, loss.size))
-    for start in range(0, loss.size, columns):
-        some = np.eye(loss.size, min(columns, loss.size - start), -start, dtype=operator.dtype)
-        matrix[:, start : start + some.shape[1]] = operator @ some
+    if method != "products" and subject.piecewise_linear:
+        matrix = logit_moment(subject, memory=memory)
+        return _matrix(subject, matrix, "Hessian", method="gauss-newton")
+    H = hessian_operator(subject)
+    matrix = np.empty((subject.size, subject.size))
+    for start in range(0, subject.size, columns):
+        some = np.eye(subject.size, min(columns, subject.size - start), -start, dtype=H.dtype)
+        matrix[:, start : start + some.shape[1]] = H @ some
     asymmetry = float(np.abs(matrix - matrix.T).max() / max(np.abs(matrix).max(), 1e-300))
-    return _matrix((matrix + matrix.T) / 2, "Hessian", attrs | {"method": "products", "asymmetry": asymmetry})
+    return _matrix(subject, (matrix + matrix.T) / 2, "Hessian", method="products", asymmetry=asymmetry)
 
 
 def fisher(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     kind: Literal["true", "empirical"],
     layer: int | None = None,
@@ -98,13 +102,12 @@ def fisher(
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     kind : {"true", "empirical"}
         There is no default: the two differ by a factor of a hundred once the training error is zero.
-    layer : int, optional
     memory : int
+        Bytes of gradients held at once.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def fisher(
     Raises
     ------
     ValueError
-        If the kind is unknown, or there are too many weights.
+        If the kind is unknown, the loss is not the cross-entropy of labels, or there are too many weights.
 
     References
     ----------
@@ -122,58 +125,56 @@ def fisher(
     """
     if kind not in ("true", "empirical"):
         raise ValueError(f"kind={kind!r} must be 'true' or 'empirical'")
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    matrix = logit_moment(loss, memory=memory) if kind == "true" else gradient_moments(loss, memory=memory)[0]
-    return _matrix(
-        matrix, f"{kind} Fisher matrix", attributes(f"{kind} Fisher matrix", net, loss) | {"kind": kind}
-    )
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject.labels(f"the {kind} Fisher matrix")
+    if kind == "true":
+        matrix = logit_moment(subject, memory=memory)
+    else:
+        matrix = gradient_moments(subject, memory=memory)[0]
+    return _matrix(subject, matrix, f"{kind} Fisher matrix", kind=kind)
 
 
 def hessian_operator(
-    net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, *, layer: int | None = None
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    *,
+    layer: int | None = None,
 ) -> sparse_linalg.LinearOperator:
-    """The Hessian as an operator: products H v, for any number of weights.
+    """The Hessian as an operator for scipy, (N, N), in the precision of the model, for any number of weights.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
-
-    Returns
-    -------
-    scipy LinearOperator, shape (N, N), in the precision of the net
-        Products by ``curvlinops``, forward over reverse mode.
-
-    Raises
-    ------
-    ValueError
-        If inputs and labels do not match, or the layer does not exist.
+    Products are those of :meth:`nets.measure.subject.Subject.hessian_product`.
     """
-    return _operator(LayerLoss.of(net, inputs, labels, layer))
+    subject = as_subject(measured, inputs, labels, layer=layer)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return numpy(subject.hessian_product(v))
+
+    kind = numpy(subject.vector).dtype
+    shape = subject.size, subject.size
+    return sparse_linalg.LinearOperator(
+        shape, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=kind
+    )
 
 
 def top_eigenpairs(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     count: int = 10,
     layer: int | None = None,
     tolerance: float = 1e-3,
     rng: Rng = None,
 ) -> xr.Dataset:
-    """The largest eigenvalues of the Hessian and their directions, H v = λ v.
+    """The largest eigenvalues of the Hessian and their directions, H v = λ v, by Lanczos.
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     count : int
         How many; algebraically largest.
-    layer : int, optional
     tolerance : float
         Of ARPACK, relative to each eigenvalue. The error of an eigenvalue goes with its square: 10⁻³ left
         errors below 4·10⁻⁶ on MNIST, the rounding of float32.
@@ -193,10 +194,12 @@ def top_eigenpairs(
     ArpackNoConvergence
         If ARPACK gives up.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    if not 1 <= count < loss.size:
-        raise ValueError(f"count={count} must lie between 1 and {loss.size - 1}, one less than the weights")
-    H = _operator(loss)
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    if not 1 <= count < subject.size:
+        raise ValueError(
+            f"count={count} must lie between 1 and {subject.size - 1}, one less than the weights"
+        )
+    H = hessian_operator(subject)
     done = 0
 
     def product(v: np.ndarray) -> np.ndarray:
@@ -205,28 +208,44 @@ def top_eigenpairs(
         return H @ v.ravel()
 
     counted = sparse_linalg.LinearOperator(H.shape, matvec=product, dtype=H.dtype)
-    start = np.random.default_rng(rng).normal(size=loss.size).astype(H.dtype)
-    room = min(loss.size, max(5 * count // 2, 20))
-    values, vectors = sparse_linalg.eigsh(counted, k=count, which="LA", tol=tolerance, v0=start, ncv=room)
-    order = np.argsort(values)[::-1]
-    values, vectors = values[order].astype(float), vectors[:, order]
+    start = np.random.default_rng(rng).normal(size=subject.size).astype(H.dtype)
+    room = min(subject.size, max(5 * count // 2, 20))
+    values, vectors = _lanczos(counted, count, start, tol=tolerance, ncv=room)
+    values, vectors = values[::-1].astype(float), vectors[:, ::-1]
     residual = np.linalg.norm(H @ vectors - vectors * values, axis=0)
-    result = xr.Dataset(
+    return xr.Dataset(
         {
-            "eigenvalue": ("mode", values, {"long_name": "eigenvalue of the Hessian", "units": "1"}),
-            "eigenvector": (("weight", "mode"), vectors, {"long_name": "direction", "units": "1"}),
-            "residual": ("mode", residual.astype(float), {"long_name": "‖Hv − λv‖", "units": "1"}),
+            "eigenvalue": quantity(values, "mode", "eigenvalue of the Hessian"),
+            "eigenvector": quantity(vectors, ("weight", "mode"), "direction"),
+            "residual": quantity(residual.astype(float), "mode", "‖Hv − λv‖"),
         },
         coords={"mode": np.arange(1, count + 1)},
+        attrs=subject.attributes("top eigenpairs of the Hessian", products=done),
     )
-    result.attrs = attributes("top eigenpairs of the Hessian", net, loss) | {"products": done}
-    return result
+
+
+def leading_eigenpairs(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of a symmetric matrix, ascending, and their vectors as columns.
+
+    By Lanczos from a fixed start where that is faster than a dense solution.
+    """
+    N = len(matrix)
+    if N < 500 or 5 * count > N:
+        return linalg.eigh(matrix, subset_by_index=(N - count, N - 1))
+    return _lanczos(matrix, count, np.random.default_rng(0).normal(size=N), ncv=5 * count)
+
+
+def _lanczos(matrix, count: int, start: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
+    """The algebraically largest eigenvalues, ascending, and their vectors as columns, by ARPACK."""
+    values, vectors = sparse_linalg.eigsh(matrix, k=count, which="LA", v0=start, **options)
+    order = np.argsort(values)
+    return values[order], vectors[:, order]
 
 
 def spectral_density(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     layer: int | None = None,
     nodes: int = 64,
@@ -239,10 +258,8 @@ def spectral_density(
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     nodes : int
         Lanczos vectors of one quadrature, each one product with H.
     repeats : int
@@ -272,62 +289,72 @@ def spectral_density(
         raise ValueError(f"scale={scale!r} must be 'linear' or 'log'")
     import curvlinops
 
+    linear = scale == "linear"
     estimate = (
-        curvlinops.lanczos_approximate_spectrum
-        if scale == "linear"
-        else curvlinops.lanczos_approximate_log_spectrum
+        curvlinops.lanczos_approximate_spectrum if linear else curvlinops.lanczos_approximate_log_spectrum
     )
-    loss = LayerLoss.of(net, inputs, labels, layer)
+    subject = as_subject(measured, inputs, labels, layer=layer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng(rng).integers(2**62)))
         # The library's own search for the ends would start from numpy's global generator: give them.
         grid, density = estimate(
-            _curvlinops(loss), min(nodes, loss.size), points, repeats, boundaries=_ends(loss, scale, rng)
+            _Operator(subject),
+            min(nodes, subject.size),
+            points,
+            repeats,
+            boundaries=_ends(subject, scale, rng),
         )
-    result = xr.DataArray(
-        density.double().numpy(),
+    eigenvalue = quantity(numpy(grid.double()), "eigenvalue", "eigenvalue")
+    attrs = subject.attributes("spectral density of the Hessian", scale=scale, nodes=nodes, repeats=repeats)
+    return xr.DataArray(
+        numpy(density.double()),
         dims=("eigenvalue",),
-        coords={
-            "eigenvalue": ("eigenvalue", grid.double().numpy(), {"long_name": "eigenvalue", "units": "1"})
-        },
+        coords={"eigenvalue": eigenvalue},
         name="spectral_density",
+        attrs=attrs | {"long_name": f"density of {'λ' if linear else '|λ|'}", "units": "1"},
     )
-    word = "λ" if scale == "linear" else "|λ|"
-    result.attrs = attributes("spectral density of the Hessian", net, loss) | {
-        "long_name": f"density of {word}", "units": "1", "scale": scale, "nodes": nodes, "repeats": repeats,
-    }  # fmt: skip
-    return result
 
 
-def _ends(loss: LayerLoss, scale: str, rng: Rng) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Operator:
+    """The Hessian in the form in which ``curvlinops`` multiplies: ``H @ v`` of tensors."""
+
+    subject: Subject
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.subject.size, self.subject.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.subject.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.subject.device
+
+    def __matmul__(self, v: torch.Tensor) -> torch.Tensor:
+        return self.subject.hessian_product(v)
+
+    def to_scipy(self) -> sparse_linalg.LinearOperator:
+        return hessian_operator(self.subject)
+
+
+def _ends(subject: Subject, scale: str, rng: Rng) -> tuple[float, float]:
     """Smallest and largest eigenvalue to a per cent; for the logarithm 0 and the largest size."""
-    H = _operator(loss)
-    start = np.random.default_rng(rng).normal(size=loss.size).astype(H.dtype)
+    H = hessian_operator(subject)
+    start = np.random.default_rng(rng).normal(size=subject.size).astype(H.dtype)
     low, high = np.sort(
         sparse_linalg.eigsh(H, k=2, which="BE", tol=1e-2, v0=start, return_eigenvectors=False)
     )
     return (float(low), float(high)) if scale == "linear" else (0.0, float(max(abs(low), abs(high))))
 
 
-def _curvlinops(loss: LayerLoss):
-    """The library's operator on blocks of data."""
-    import curvlinops
-
-    data = list(loss.split(10_000))
-    mean = nn.CrossEntropyLoss(reduction="mean")
-    return curvlinops.HessianLinearOperator(
-        loss.net, mean, list(loss.parameters), data, check_deterministic=False
-    )
-
-
-def _operator(loss: LayerLoss) -> sparse_linalg.LinearOperator:
-    """The same for scipy, in the precision of the weights."""
-    kind = np.dtype(str(loss.parameters[0].dtype).removeprefix("torch."))
-    return _curvlinops(loss).to_scipy(dtype=kind)
-
-
-def _matrix(values: np.ndarray, name: str, attrs: dict) -> xr.DataArray:
-    labels = {"long_name": name, "units": "1"}
+def _matrix(subject: Subject, values: np.ndarray, name: str, **more: object) -> xr.DataArray:
+    """A matrix over pairs of weights, labelled."""
     return xr.DataArray(
-        values, dims=("weight", "weight_2"), name=name.replace(" ", "_"), attrs=attrs | labels
+        values,
+        dims=("weight", "weight_2"),
+        name=name.replace(" ", "_"),
+        attrs=subject.attributes(name, **more) | {"long_name": name, "units": "1"},
     )

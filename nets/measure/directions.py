@@ -1,7 +1,7 @@
 """The loss along a few directions in weight space: first and second derivatives, sample by sample.
 
-With logits z(w + Σ_k t_k v_k) of a sample, J = ∂z/∂t and K = ∂²z/∂t∂t at t = 0, p = softmax z and r = p
-minus the label's unit vector, its gradient is g_k = r·J_k and its Hessian
+For the cross-entropy, with logits z(w + Σ_k t_k v_k) of a sample, J = ∂z/∂t and K = ∂²z/∂t∂t at t = 0,
+p = softmax z and r = p minus the label's unit vector, the gradient is g_k = r·J_k and the Hessian
 h_jk = r·K_jk + Σ_c p_c J_cj J_ck − (p·J_j)(p·J_k). All come from one pass forwards, with no gradient of N
 numbers: on MNIST (784-50-50-10, six directions) 13 times as fast as gradients of samples and products with
 the Hessian, projected. Single samples' Hessians, whose scatter is a noise of its own, come with it.
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from nets.measure.layer_loss import residuals
+from nets.measure.fast import residuals
+from nets.measure.subject import Subject, as_subject, numpy
 from nets.training.networks import dense_biases
+from nets.training.run import Run
 
 #: Numbers held at once for second derivatives.
 ROOM = 4_000_000
@@ -26,20 +27,12 @@ ROOM = 4_000_000
 
 @dataclass(frozen=True, eq=False)
 class AlongDirections:
-    """The loss of a data set along K directions; from :func:`along_directions`.
+    """The loss of a data set along K directions, from :func:`along_directions`.
 
-    Attributes
-    ----------
-    loss : float
-    gradient : ndarray, shape (K,)
-        Of the mean loss.
-    covariance : ndarray, shape (K, K)
-        Of single samples' gradients: B times C of minibatches drawn with replacement.
-    hessian : ndarray, shape (K, K)
-        v_jᵀ H v_k of the mean loss.
-    hessian_covariance : ndarray, shape (K, K, K)
-        For each i the covariance of h_ij and h_ik over single samples: at a displacement y the fluctuation
-        of Hessians adds y_j y_k times it to the noise along v_i.
+    ``loss``; ``gradient`` (K,) and ``hessian`` (K, K), v_jᵀ H v_k, of the mean loss; ``covariance`` (K, K) of
+    single samples' gradients, which is B times C of minibatches drawn with replacement;
+    ``hessian_covariance`` (K, K, K), for each i the covariance of h_ij and h_ik over single samples: at a
+    displacement y the fluctuation of Hessians adds y_j y_k times it to the noise along v_i.
     """
 
     loss: float
@@ -50,55 +43,50 @@ class AlongDirections:
 
 
 def along_directions(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     directions: np.ndarray,
     second: bool = True,
 ) -> AlongDirections:
-    """Loss, gradient, Hessian and their scatter over samples along some directions.
+    """Loss, gradient, Hessian and their scatter over samples along directions, the columns of (N, K).
 
-    Parameters
-    ----------
-    net : nn.Sequential
-        Fully connected nets with ReLU have a form of their own; others go through ``torch.func``.
-    inputs : Tensor, shape (M, …)
-        In the precision of the net.
-    labels : Tensor, int64, shape (M,)
-    directions : ndarray, shape (N, K)
-        One direction per column, numbered as ``net.parameters()`` gives the weights.
-    second : bool
-        False leaves the Hessians out, as NaN, for half the work.
-
-    Returns
-    -------
-    AlongDirections
-
-    Raises
-    ------
-    ValueError
-        If shapes do not match.
+    What is measured: see :func:`nets.measure.subject.as_subject`. All weights of a fully connected ReLU net
+    with cross-entropy have a form of their own; anything else goes through ``torch.func``. ``second=False``
+    leaves the Hessians out, as NaN, for half the work. Shapes that do not match are a ValueError.
     """
-    size = sum(p.numel() for p in net.parameters())
-    if directions.ndim != 2 or len(directions) != size:
-        raise ValueError(f"directions of shape {directions.shape} must have {size} rows, one per weight")
-    if labels.ndim != 1 or len(inputs) != len(labels) or not len(labels):
-        raise ValueError(
-            f"inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} must be M each, M > 0"
-        )
+    subject = as_subject(measured, inputs, labels)
+    columns = subject.columns(directions)
     kinds: tuple[list[torch.Tensor], ...] = ([], [], [])
     with torch.no_grad():
-        for block in _blocks(net, inputs, labels, directions, second):
-            for kind, values in zip(kinds, _of_samples(*block), strict=True):
+        for block in _derivatives(subject, columns.T, second):
+            for kind, values in zip(kinds, block, strict=True):
                 kind.append(values)
-    loss, g, h = (torch.cat(kind).double().numpy() for kind in kinds)
+    loss, g, h = (numpy(torch.cat(kind).double()) for kind in kinds)
     mean = h.mean(0)
     off = h - mean
     scatter = np.einsum("sij,sik->ijk", off, off, optimize=True) / len(h)
     return AlongDirections(
         float(loss.mean()), g.mean(0), np.cov(g.T, bias=True).reshape(mean.shape), mean, scatter
     )
+
+
+def _derivatives(
+    subject: Subject, rows: torch.Tensor, second: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Losses (m,), their first (m, K) and second (m, K, K) derivatives along the rows (K, N), by blocks."""
+    tangents, k = subject.split(rows), len(rows)
+    weights = list(subject.parameters.values())
+    widest = max(len(p) for p in weights)
+    whole = len(weights) == sum(1 for _ in subject.model.parameters())
+    biases = dense_biases(subject.tail.net) if whole and subject.tail is not None else None
+    if biases is None:
+        for x, y in subject.blocks(max(1, ROOM // (k * k * max(widest, subject.inputs[0].numel())))):
+            yield _by_torch(subject, tangents, second, x, y)
+        return
+    for x, y in subject.blocks(max(1, ROOM // (k * k * widest))):
+        yield _of_samples(*_dense(weights, list(tangents.values()), biases, second, x), y)
 
 
 def _of_samples(
@@ -113,26 +101,6 @@ def _of_samples(
     pJ = torch.einsum("mc,mkc->mk", p, J)
     h = torch.einsum("mc,mjkc->mjk", r, K) + (J * p[:, None]) @ J.mT - pJ[:, :, None] * pJ[:, None, :]
     return losses, g, h
-
-
-def _blocks(
-    net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, directions: np.ndarray, second: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
-    """Logits (m, c), their first (m, K, c) and second (m, K, K, c) derivatives and the labels, by blocks."""
-    weights = [p.detach() for p in net.parameters()]
-    columns = torch.from_numpy(np.ascontiguousarray(directions.T)).to(weights[0])
-    parts = columns.split([p.numel() for p in weights], dim=1)
-    tangents = [t.reshape(-1, *p.shape) for t, p in zip(parts, weights, strict=True)]
-    biases, k = dense_biases(net), len(columns)
-    widest = max(len(p) for p in weights)
-    if biases is None:
-        derivatives = partial(_by_torch, net, weights, tangents, second)
-        block = max(1, ROOM // (k * k * max(widest, inputs[0].numel())))
-    else:
-        derivatives = partial(_dense, weights, tangents, biases, second)
-        block = max(1, ROOM // (k * k * widest))
-    for x, y in zip(inputs.split(block), labels.split(block), strict=True):
-        yield *derivatives(x), y
 
 
 def _dense(
@@ -170,20 +138,17 @@ def _dense(
 
 
 def _by_torch(
-    net: nn.Sequential,
-    weights: list[torch.Tensor],
-    tangents: list[torch.Tensor],
-    second: bool,
-    x: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The same for any net, by forward mode over forward mode."""
-    names = [name for name, _ in net.named_parameters()]
+    subject: Subject, tangents: dict[str, torch.Tensor], second: bool, x: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same for any model and loss, by forward mode over forward mode."""
+    start = subject.parameters
 
-    def logits(t: torch.Tensor) -> torch.Tensor:
-        moved = (w + torch.tensordot(t, v, 1) for w, v in zip(weights, tangents, strict=True))
-        return torch.func.functional_call(net, dict(zip(names, moved, strict=True)), (x,))
+    def losses(t: torch.Tensor) -> torch.Tensor:
+        moved = {name: w + torch.tensordot(t, tangents[name], 1) for name, w in start.items()}
+        return subject.sample_losses(moved, x, y)
 
-    origin = weights[0].new_zeros(len(tangents[0]))
-    first = torch.func.jacfwd(logits)
-    twice = torch.func.jacfwd(first)(origin).movedim((-2, -1), (1, 2)) if second else None
-    return logits(origin), first(origin).movedim(-1, 1), twice
+    k = len(next(iter(tangents.values())))
+    origin = x.new_zeros(k, dtype=subject.dtype)
+    first = torch.func.jacfwd(losses)
+    twice = torch.func.jacfwd(first)(origin) if second else origin.new_full((1, k, k), torch.nan)
+    return losses(origin), first(origin), twice

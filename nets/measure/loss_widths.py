@@ -1,6 +1,6 @@
-"""Flatness of the loss along directions in one layer: the width of {L ≤ e L₀}, and profiles of ln L.
+"""Widths of the loss along directions, {L ≤ e L₀}, by a search for both crossings; profiles of ln L.
 
-Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021). "Flatness" F_i is there the width along p_i.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-import fpsolve
 from fpsolve.progress import shown
-from nets.measure.batched_loss import ShiftedLoss, shifted_loss
+from fpsolve.results import dataset, quantity
+from nets.measure.subject import Subject, layer_names, numpy
 from nets.training.run import Run
 from theory import random_landscape
 
@@ -35,11 +35,20 @@ REACH = 20.0
 #: Losses below this have lost their digits to underflow.
 SMALLEST_LOSS = 1e-30
 
-__all__ = ["chosen_rows", "loss_along", "profile_fits", "profiles", "starting_loss", "widths"]
+__all__ = [
+    "CrossingSearch",
+    "chosen_rows",
+    "crossings",
+    "loss_along",
+    "profile_fits",
+    "profiles",
+    "starting_loss",
+    "widths",
+]
 
 
 def widths(
-    run: Run,
+    measured: Subject | Run,
     modes: xr.Dataset,
     *,
     directions: Sequence[int] | None = None,
@@ -51,22 +60,23 @@ def widths(
     """Flatness F_i = θ_i^r − θ_i^l between the closest points on each side with L_i = e L₀ (PNAS 7).
 
     One loss on each side gives the slope and curvature of ln L along a direction, and with them both
-    crossings; they are then closed in on by cubic interpolation, inside a bracket or within a few per cent
-    of a loss that is as near to the level: 4 to 5 losses a direction, crossings right to 0.2 % (mostly
-    2·10⁻⁵). The loss is that of all training samples, at the weights the run ended with.
+    crossings. Each crossing is refined by cubic interpolation, inside a bracket or within a few per cent of a
+    loss that is as near to the level: four to five losses a direction, crossings accurate to 0.2 % (mostly
+    2·10⁻⁵). The loss is that of all samples.
 
     Parameters
     ----------
-    run : Run
-        From :func:`nets.training.train.sgd`.
+    measured : Subject or Run
+        Its weights are w₀. Of a run, the weights of the layer that ``modes`` name, without biases, and the
+        training samples.
     modes : Dataset
-        With ``direction`` (mode, weight) of one layer.
+        With ``direction`` (mode, weight).
     directions : sequence of int, optional
         Rows of ``direction``, from 0; default all.
     factor : float
         The level, in units of L₀.
     reach : float
-        How far to look, in units of the layer's norm ‖w₀‖₂.
+        How far to look, in units of ‖w₀‖₂.
     double : bool
         Work in float64. The loss keeps its relative accuracy in float32 however small it is (see
         :func:`nets.training.networks.sample_losses`); on MNIST at L₀ = 7·10⁻⁵ the widths agree to 10⁻⁶.
@@ -78,67 +88,79 @@ def widths(
     Dataset, dim mode
         ``width``, ``left`` < 0 and ``right`` > 0. A side on which the loss stays below the level is
         infinite and marked in ``open_left``/``open_right``; the width is then infinite, never the reach.
-        ``attrs``: ``loss`` L₀, ``norm`` ‖w₀‖₂, ``evaluations_per_direction``, ``open_directions``.
+        ``attrs`` hold the loss L₀, the norm ‖w₀‖ and ``open_directions``.
 
     Raises
     ------
     ValueError
-        If a direction does not exist, the layer does not fit, or L₀ is zero to rounding.
+        If numbers make no sense, the directions do not fit the weights, or the loss is zero to rounding.
     """
     if not factor > 1:
         raise ValueError(f"factor={factor:g} must be larger than 1")
     if not reach > 0:
         raise ValueError(f"reach={reach:g} must be positive")
     chosen = chosen_rows(modes, directions)
-    loss = loss_along(run, modes, double=double)
+    loss = loss_along(measured, modes, double=double)
     start = starting_loss(loss)
-    norm = float(loss.weights.double().norm())
+    norm = float(loss.vector.double().norm())
     if not norm > 0:
         raise ValueError("the layer's weights are all zero: there is no scale to look for crossings on")
-    search = CrossingSearch(loss, level=math.log(factor), start=start, farthest=reach * norm)
-    table = modes["direction"].to_numpy()
-    ends = np.empty((len(chosen), 2))
-    guess = np.full(2, 0.05 * norm)
-    for first in shown(range(0, len(chosen), BATCH), unit="batch of directions", progress=progress):
-        part = chosen[first : first + BATCH]
-        found = search.crossings(table[part], guess)
-        ends[first : first + len(part)] = found
-        for side in (0, 1):  # the neighbours in rank are the best guess there is
-            finite = found[np.isfinite(found[:, side]), side]
-            guess[side] = np.median(finite) if finite.size else guess[side]
+    ends, evaluations = crossings(
+        loss, modes["direction"].to_numpy()[chosen], factor=factor, start=start, norm=norm, reach=reach,
+        progress=progress,
+    )  # fmt: skip
     left, right = -ends[:, 0], ends[:, 1]
     opened = ~np.isfinite(ends)
-    columns = {
-        "width": (right - left, "flatness F_i", "1"),
-        "left": (left, "crossing on the left", "1"),
-        "right": (right, "crossing on the right", "1"),
-        "open_left": (opened[:, 0].astype(np.int64), "1 where the left side never reaches the level", "1"),
-        "open_right": (opened[:, 1].astype(np.int64), "1 where the right side never reaches the level", "1"),
-    }
-    return xr.Dataset(
+    sides = [opened[:, k].astype(np.int64) for k in (0, 1)]
+    return dataset(
         {
-            name: ("mode", value, {"long_name": text, "units": u})
-            for name, (value, text, u) in columns.items()
+            "width": quantity(right - left, "mode", "flatness F_i"),
+            "left": quantity(left, "mode", "crossing on the left"),
+            "right": quantity(right, "mode", "crossing on the right"),
+            "open_left": quantity(sides[0], "mode", "1 where the left side never reaches the level"),
+            "open_right": quantity(sides[1], "mode", "1 where the right side never reaches the level"),
         },
+        title=f"width of L <= {factor:.6g} L0 along directions of one layer",
         coords={"mode": modes["mode"][chosen]},
-        attrs={key: modes.attrs[key] for key in ("basis", "layer", "data", "seed") if key in modes.attrs}
-        | {
-            "title": f"width of L <= {factor:.6g} L0 along directions of one layer",
-            "loss": start,
-            "norm": norm,
-            "factor": float(factor),
-            "reach": reach * norm,
-            "open_directions": int(opened.any(1).sum()),
-            "evaluations_per_direction": search.evaluations / max(len(chosen), 1),
-            "samples": run.data.samples,
-            "precision": "float64" if double else "float32",
-            "fpsolve_version": fpsolve.__version__,
-        },
+        **{key: modes.attrs[key] for key in ("basis", "layer", "data", "seed") if key in modes.attrs},
+        loss=start,
+        norm=norm,
+        factor=float(factor),
+        reach=reach * norm,
+        open_directions=int(opened.any(1).sum()),
+        evaluations_per_direction=evaluations,
+        samples=loss.samples,
+        precision="float64" if double else "float32",
     )
 
 
+def crossings(
+    loss: LossAlong,
+    directions: np.ndarray,
+    *,
+    factor: float = math.e,
+    start: float,
+    norm: float,
+    reach: float = REACH,
+    progress: bool = False,
+) -> tuple[np.ndarray, float]:
+    """Distances at which L = factor·L₀ along directions (K, N), left and right, (K, 2); losses a direction.
+
+    L₀ is ``start``; the search begins at 0.05 ``norm`` and ends, with infinity, at ``reach`` times it.
+    """
+    search = CrossingSearch(loss, level=math.log(factor), start=start, farthest=reach * norm)
+    ends, guess = np.empty((len(directions), 2)), np.full(2, 0.05 * norm)
+    for first in shown(range(0, len(directions), BATCH), unit="batch of directions", progress=progress):
+        found = search.crossings(directions[first : first + BATCH], guess)
+        ends[first : first + BATCH] = found
+        for side in (0, 1):  # the neighbours in rank are the best guess there is
+            finite = found[np.isfinite(found[:, side]), side]
+            guess[side] = np.median(finite) if finite.size else guess[side]
+    return ends, search.evaluations / max(len(directions), 1)
+
+
 def profiles(
-    run: Run,
+    measured: Subject | Run,
     modes: xr.Dataset,
     widths: xr.Dataset,
     *,
@@ -147,146 +169,108 @@ def profiles(
 ) -> xr.Dataset:
     """L_i(x) = L(w₀ + x p_i) across the width of each direction (PNAS 6, Fig. 2A, B).
 
-    Parameters
-    ----------
-    run : Run
-        Its weights are w₀.
-    modes : Dataset
-        With ``direction`` (mode, weight).
-    widths : Dataset
-        From :func:`widths`, of the modes wanted; those with an open side are left out.
-    points : int
-    span : float
-        Profiles reach from span·θ^l to span·θ^r.
-
-    Returns
-    -------
-    Dataset, dims mode, point
-        ``loss`` and the coordinate ``distance`` x.
-
-    Raises
-    ------
-    ValueError
-        If numbers make no sense or no width is finite.
+    ``loss`` (mode, point) with the coordinate ``distance`` x, from span·θ^l to span·θ^r, at the weights of a
+    subject or a run; ``widths`` is that of the modes wanted, from :func:`widths`. Modes with an open side are
+    left out; where none is left, or numbers make no sense, that is a ValueError.
     """
     if points < 5:
         raise ValueError(f"points={points} must be at least 5")
+    kept = finite_modes(widths, span)
+    loss = loss_along(measured, modes, double=True)
+    start = starting_loss(loss)
+    ends = [span * widths[side].sel(mode=kept).to_numpy()[:, None] for side in ("left", "right")]
+    x = ends[0] + (ends[1] - ends[0]) * np.linspace(0.0, 1.0, points)
+    values = numpy(loss.along(np.ascontiguousarray(modes["direction"].sel(mode=kept)), x))
+    return dataset(
+        {"loss": quantity(values, ("mode", "point"), "loss L_i")},
+        title="loss along directions",
+        coords={
+            "mode": modes["mode"].sel(mode=kept),
+            "distance": quantity(x, ("mode", "point"), "displacement along p_i"),
+        },
+        loss=start,
+    )
+
+
+def finite_modes(widths: xr.Dataset, span: float) -> np.ndarray:
+    """Modes with a finite width, a ValueError where there is none or ``span`` is not positive."""
     if not span > 0:
         raise ValueError(f"span={span:g} must be positive")
     kept = widths["mode"][np.isfinite(widths["width"])].to_numpy()
     if kept.size == 0:
         raise ValueError("no mode has a finite width: there is no scale for the profiles")
-    loss = loss_along(run, modes, double=True)
-    start = starting_loss(loss)
-    ends = [span * widths[side].sel(mode=kept).to_numpy()[:, None] for side in ("left", "right")]
-    x = ends[0] + (ends[1] - ends[0]) * np.linspace(0.0, 1.0, points)
-    values = loss.along(np.ascontiguousarray(modes["direction"].sel(mode=kept)), x).cpu().numpy()
-    return xr.Dataset(
-        {"loss": (("mode", "point"), values, {"long_name": "loss L_i", "units": "1"})},
-        coords={
-            "mode": modes["mode"].sel(mode=kept),
-            "distance": (("mode", "point"), x, {"long_name": "displacement along p_i", "units": "1"}),
-        },
-        attrs={"title": "loss along directions", "loss": start, "fpsolve_version": fpsolve.__version__},
-    )
+    return kept
+
+
+def parabolas(values: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least-squares parabolas a + b x + ½M x² of values (mode, point, …) at x (mode, point).
+
+    Slope b and curvature M (mode, …), and the fitted values (mode, point, …).
+    """
+    scale = np.abs(x).max(1).reshape(-1, *[1] * (values.ndim - 2))
+    u = x / np.abs(x).max(1)[:, None]
+    basis = np.stack([np.ones_like(u), u, 0.5 * u**2], axis=-1)  # (mode, point, 3)
+    fit = np.einsum("mcp,mp...->mc...", np.linalg.pinv(basis), values)
+    return fit[:, 1] / scale, fit[:, 2] / scale**2, np.einsum("mpc,mc...->mp...", basis, fit)
 
 
 def profile_fits(profiles: xr.Dataset) -> xr.Dataset:
     """A parabola through L and an inverse Gaussian, a parabola through ln L, fitted to each profile.
 
-    Parameters
-    ----------
-    profiles : Dataset
-        From :func:`profiles`.
-
-    Returns
-    -------
-    Dataset, dim mode
-        ``quadratic_misfit`` and ``inverse_gaussian_misfit``: root mean square deviation of the fit from L
-        over the standard deviation of L; ``slope`` and ``curvature`` M of ln L at x = 0;
-        ``width`` √(8/M) of the inverse Gaussian, NaN where M ≤ 0.
+    Of ``profiles`` from :func:`profiles`, per mode: ``quadratic_misfit`` and ``inverse_gaussian_misfit``, the
+    root mean square deviation of the fit from L over the standard deviation of L; ``slope`` and ``curvature``
+    M of ln L at x = 0; ``width`` √(8/M) of the inverse Gaussian, NaN where M ≤ 0.
     """
     x, loss = profiles["distance"].to_numpy(), profiles["loss"].to_numpy()
-    scale = np.abs(x).max(1)
-    u = x / scale[:, None]
-    basis = np.stack([np.ones_like(u), u, 0.5 * u**2], axis=-1)
-    inverse = np.linalg.pinv(basis)
-
-    def fitted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        coefficients = np.einsum("mcp,mp->mc", inverse, values)
-        return coefficients, np.einsum("mpc,mc->mp", basis, coefficients)
-
-    spread = loss.std(1)
-    parabola = fitted(loss)[1]
-    coefficients, logarithm = fitted(np.log(loss))
-    curvature = coefficients[:, 2] / scale**2
-    columns = {
-        "quadratic_misfit": (np.sqrt(np.square(parabola - loss).mean(1)) / spread, "misfit of a parabola"),
-        "inverse_gaussian_misfit": (
-            np.sqrt(np.square(np.exp(logarithm) - loss).mean(1)) / spread,
-            "misfit of an inverse Gaussian",
-        ),
-        "slope": (coefficients[:, 1] / scale, "slope of ln L"),
-        "curvature": (curvature, "curvature of ln L"),
-        "width": (random_landscape.flatness(curvature), "flatness of the inverse Gaussian"),
-    }
+    slope, curvature, logarithm = parabolas(np.log(loss), x)
+    misfits = [
+        np.sqrt(np.square(fitted - loss).mean(1)) / loss.std(1)
+        for fitted in (parabolas(loss, x)[2], np.exp(logarithm))
+    ]
     return xr.Dataset(
-        {k: ("mode", v, {"long_name": text, "units": "1"}) for k, (v, text) in columns.items()},
+        {
+            "quadratic_misfit": quantity(misfits[0], "mode", "misfit of a parabola"),
+            "inverse_gaussian_misfit": quantity(misfits[1], "mode", "misfit of an inverse Gaussian"),
+            "slope": quantity(slope, "mode", "slope of ln L"),
+            "curvature": quantity(curvature, "mode", "curvature of ln L"),
+            "width": quantity(
+                random_landscape.flatness(curvature), "mode", "flatness of the inverse Gaussian"
+            ),
+        },
         coords={"mode": profiles["mode"]},
         attrs=dict(profiles.attrs) | {"title": "fits of the loss along directions"},
     )
 
 
-def loss_along(run: Run, modes: xr.Dataset, *, double: bool) -> ShiftedLoss:
-    """The training loss as a function of the weights that directions belong to.
+def loss_along(measured: Subject | Run, modes: xr.Dataset, *, double: bool) -> Subject:
+    """The loss as a function of the weights that directions (mode, weight) belong to, in float64 or float32.
 
-    Parameters
-    ----------
-    run : Run
-        Its weights are w₀.
-    modes : Dataset
-        With ``attrs["layer"]`` and ``direction`` (mode, weight).
-    double : bool
-        Work in float64, else in float32.
-
-    Returns
-    -------
-    ShiftedLoss
-
-    Raises
-    ------
-    ValueError
-        If the directions do not say their layer, or do not fit it.
+    Of a run it is the training loss by the weights, without biases, of the layer ``modes.attrs["layer"]``. A
+    ValueError where the directions do not say their layer, or do not fit the weights.
     """
-    if "layer" not in modes.attrs:
-        raise ValueError("modes.attrs['layer'] is missing: say whose weights the directions belong to")
-    layer = int(modes.attrs["layer"])
-    dtype = torch.float64 if double else torch.float32
-    loss = shifted_loss(run.net, layer, run.data.train_inputs, run.data.train_labels, dtype=dtype)
-    if modes.sizes["weight"] != loss.size:
+    if isinstance(measured, Subject):
+        subject, weights = measured, "the subject"
+    else:
+        if "layer" not in modes.attrs:
+            raise ValueError("modes.attrs['layer'] is missing: say whose weights the directions belong to")
+        subject = layer_subject(measured, int(modes.attrs["layer"]))
+        weights = f"layer {modes.attrs['layer']}"
+    if modes.sizes["weight"] != subject.size:
         raise ValueError(
-            f"the directions have {modes.sizes['weight']} weights and layer {layer} has {loss.size}"
+            f"the directions have {modes.sizes['weight']} weights and {weights} has {subject.size}"
         )
-    return loss
+    return subject.to(torch.float64 if double else torch.float32)
 
 
-def starting_loss(loss: ShiftedLoss) -> float:
-    """L₀ = L(w₀), refused where its logarithm means nothing.
+def layer_subject(run: Run, layer: int) -> Subject:
+    """The training loss of a run by the weights of one layer, without biases: those that windows record."""
+    names = layer_names(run.net, layer, bias=False)
+    return Subject(run.net, run.data.train_inputs, run.data.train_labels, weights=names)
 
-    Parameters
-    ----------
-    loss : ShiftedLoss
 
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If it is zero to rounding, or not finite.
-    """
-    value = float(loss(torch.zeros(1, loss.size))[0])
+def starting_loss(loss: Subject) -> float:
+    """L₀ = L(w₀); a ValueError where it is not finite, or zero to rounding, without a logarithm."""
+    value = float(loss.losses()[0])
     if not math.isfinite(value):
         raise ValueError(f"the loss at these weights is {value}: training diverged")
     if value < SMALLEST_LOSS:
@@ -297,7 +281,7 @@ def starting_loss(loss: ShiftedLoss) -> float:
 
 
 def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarray:
-    """Checked row numbers."""
+    """Row numbers of directions, default all, checked against the modes there are."""
     there = modes.sizes["mode"]
     chosen = np.arange(there) if directions is None else np.asarray(list(directions), int)
     if chosen.size == 0:
@@ -311,7 +295,7 @@ def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarr
 
 
 class LossAlong(Protocol):
-    """A loss that can be had along directions, such as :class:`nets.measure.batched_loss.ShiftedLoss`."""
+    """A loss along directions, such as :class:`nets.measure.subject.Subject`."""
 
     def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
         """Loss at w₀ + t p, shape (K, T), for directions p, (K, N), and distances t, (K, T)."""
@@ -376,7 +360,7 @@ class CrossingSearch:
             sides = np.flatnonzero((left, right))
             if rows.size:
                 signed = s[np.ix_(rows, sides)] * np.array([-1.0, 1.0])[sides]
-                values = self.loss.along(directions[rows], signed).cpu().numpy()
+                values = numpy(self.loss.along(directions[rows], signed))
                 self.evaluations += values.size
                 # An overflow on the way out means far above the level.
                 losses[np.ix_(rows, sides)] = np.where(np.isfinite(values), values, np.inf)

@@ -8,101 +8,70 @@ over K classes).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
-from nets.measure.layer_loss import MEMORY, LayerLoss, residuals
+from nets.measure.fast import MEMORY, Tail, residuals
+from nets.measure.subject import Subject, numpy
 
 #: Most weights of a dense matrix: 2 GB of float64.
 DENSE_WEIGHTS = 16_000
 
 
-def gradient_moments(loss: LayerLoss, *, memory: int = MEMORY) -> tuple[np.ndarray, np.ndarray]:
-    """(1/M) Σ_s g_s g_sᵀ and (1/M) Σ_s g_s with g_s the gradient of the loss of sample s.
+def gradient_moments(subject: Subject, *, memory: int = MEMORY) -> tuple[np.ndarray, np.ndarray]:
+    """(1/M) Σ_s g_s g_sᵀ, shape (N, N), and (1/M) Σ_s g_s, with g_s the gradient of the loss of sample s.
 
-    The first is the empirical Fisher matrix.
-
-    Parameters
-    ----------
-    loss : LayerLoss
-    memory : int
-        Bytes of gradients held at once.
-
-    Returns
-    -------
-    tuple of ndarray, shapes (N, N) and (N,), float64
-
-    Raises
-    ------
-    ValueError
-        If there are more than ``DENSE_WEIGHTS`` weights.
+    Both in float64; ``memory`` bounds the bytes of gradients held at once. The first is the empirical Fisher
+    matrix. More than ``DENSE_WEIGHTS`` weights are a ValueError.
     """
-    check_dense(loss)
-    mean = torch.zeros(loss.size, dtype=torch.float64)
-    if loss.one_linear_layer:
-        total = _Packed(loss)
+    check_dense(subject)
+    mean = torch.zeros(subject.size, dtype=torch.float64, device=subject.device)
+    tail = subject.tail
+    if tail is not None and tail.one_matrix:
+        total = _Packed(tail)
         for h, logits, slopes, labels in total.blocks(memory):
             delta = torch.einsum("mk,mko->mo", residuals(logits, labels), slopes)
             total.add(delta[:, :, None] * delta[:, None, :], h)
             mean += (delta.T @ h).flatten().double()
-        return total.dense() / loss.samples, (mean / loss.samples).numpy()
-    second = torch.zeros((loss.size, loss.size), dtype=torch.float64)
-    for gradients in loss.gradients(memory=memory):
+        return total.dense() / subject.samples, numpy(mean / subject.samples)
+    second = torch.zeros((subject.size, subject.size), dtype=torch.float64, device=subject.device)
+    for gradients in subject.gradients(memory=memory):
         second += (gradients.T @ gradients).double()
         mean += gradients.sum(0).double()
-    return (second / loss.samples).numpy(), (mean / loss.samples).numpy()
+    return numpy(second / subject.samples), numpy(mean / subject.samples)
 
 
-def logit_moment(loss: LayerLoss, *, memory: int = MEMORY) -> np.ndarray:
+def logit_moment(subject: Subject, *, memory: int = MEMORY) -> np.ndarray:
     """(1/M) Σ_s J_sᵀ (diag p_s − p_s p_sᵀ) J_s, J_s the gradients of the logits, p_s the probabilities.
 
-    The true Fisher matrix: the second moment of g when labels are drawn from the net's own probabilities.
-    For the cross-entropy it is also the Gauss–Newton matrix.
-
-    Parameters
-    ----------
-    loss : LayerLoss
-    memory : int
-
-    Returns
-    -------
-    ndarray, shape (N, N), float64
-
-    Raises
-    ------
-    ValueError
-        If there are more than ``DENSE_WEIGHTS`` weights.
+    The true Fisher matrix, shape (N, N), float64: the second moment of g when labels are drawn from the net's
+    own probabilities. For the cross-entropy it is also the Gauss–Newton matrix; another loss is a ValueError,
+    and so are more than ``DENSE_WEIGHTS`` weights.
     """
-    check_dense(loss)
-    if loss.one_linear_layer:
-        total = _Packed(loss)
+    subject.labels("the true Fisher matrix")
+    check_dense(subject)
+    tail = subject.tail
+    if tail is not None and tail.one_matrix:
+        total = _Packed(tail)
         for h, logits, slopes, _ in total.blocks(memory):
             rows = _centred(torch.softmax(logits, dim=1), slopes)
             total.add(torch.einsum("mko,mkp->mop", rows, rows), h)
-        return total.dense() / loss.samples
-    second = torch.zeros((loss.size, loss.size), dtype=torch.float64)
-    for probabilities, gradients in loss.logit_gradients(memory=memory):
-        rows = _centred(probabilities, gradients).flatten(0, 1)
+        return total.dense() / subject.samples
+    second = torch.zeros((subject.size, subject.size), dtype=torch.float64, device=subject.device)
+    for logits, gradients in subject.output_gradients(memory=memory):
+        rows = _centred(torch.softmax(logits, dim=1), gradients).flatten(0, 1)
         second += (rows.T @ rows).double()
-    return (second / loss.samples).numpy()
+    return numpy(second / subject.samples)
 
 
-def check_dense(loss: LayerLoss) -> None:
-    """Refuse matrices that do not fit.
-
-    Parameters
-    ----------
-    loss : LayerLoss
-
-    Raises
-    ------
-    ValueError
-        If there are more than ``DENSE_WEIGHTS`` weights.
-    """
-    if loss.size > DENSE_WEIGHTS:
+def check_dense(subject: Subject) -> None:
+    """ValueError where there are more than ``DENSE_WEIGHTS`` weights, with a way out."""
+    if subject.size > DENSE_WEIGHTS:
         raise ValueError(
-            f"{loss.size} weights make a dense matrix of {8e-9 * loss.size**2:.0f} GB; choose one layer "
-            f"(layer=), or top_eigenpairs and spectral_density, which need products only"
+            f"{subject.size} weights make a dense matrix of {8e-9 * subject.size**2:.0f} GB; choose one "
+            f"layer (layer=), or top_eigenpairs and spectral_density, which need products only"
         )
 
 
@@ -115,21 +84,18 @@ def _centred(probabilities: torch.Tensor, gradients: torch.Tensor) -> torch.Tens
 class _Packed:
     """Σ_s K_s ⊗ h_s h_sᵀ, kept as one matrix over pairs of outputs and pairs of inputs."""
 
-    def __init__(self, loss: LayerLoss) -> None:
-        self.loss = loss
-        self.outputs, self.inputs = loss.parameters[0].shape
-        self.rows = torch.triu_indices(self.outputs, self.outputs)
-        self.columns = torch.triu_indices(self.inputs, self.inputs)
-        self.total = torch.zeros((self.rows.shape[1], self.columns.shape[1]), dtype=torch.float64)
+    def __init__(self, tail: Tail) -> None:
+        self.tail, device = tail, tail.inputs.device
+        self.outputs, self.inputs = tail.parameters[0].shape
+        self.rows = torch.triu_indices(self.outputs, self.outputs, device=device)
+        self.columns = torch.triu_indices(self.inputs, self.inputs, device=device)
+        shape = self.rows.shape[1], self.columns.shape[1]
+        self.total = torch.zeros(shape, dtype=torch.float64, device=device)
 
-    def blocks(self, memory: int):
+    def blocks(self, memory: int) -> Iterator[tuple[torch.Tensor, ...]]:
         """Blocks of h, logits, ∂ logits / ∂ z and labels."""
         numbers = self.inputs**2 + 2 * self.outputs**2 + self.columns.shape[1]
-        size = max(1, memory // (numbers * self.loss.inputs.element_size()))
-        for block, labels in zip(
-            self.loss.output_blocks(samples=size), self.loss.labels.split(size), strict=True
-        ):
-            yield *block, labels
+        return self.tail.factors(samples=max(1, memory // (numbers * self.tail.inputs.element_size())))
 
     def add(self, left: torch.Tensor, h: torch.Tensor) -> None:
         pairs = h[:, self.columns[0]] * h[:, self.columns[1]]
@@ -141,11 +107,11 @@ class _Packed:
         pair_of_inputs = _pair_numbers(self.inputs, self.columns)
         full = self.total[pair_of_outputs[:, None, :, None], pair_of_inputs[None, :, None, :]]
         size = self.outputs * self.inputs
-        return full.reshape(size, size).numpy()
+        return numpy(full.reshape(size, size))
 
 
 def _pair_numbers(count: int, pairs: torch.Tensor) -> torch.Tensor:
     """Which pair (i, j) belongs to: shape (count, count), symmetric."""
-    number = torch.zeros((count, count), dtype=torch.int64)
-    number[pairs[0], pairs[1]] = torch.arange(pairs.shape[1])
+    number = torch.zeros((count, count), dtype=torch.int64, device=pairs.device)
+    number[pairs[0], pairs[1]] = torch.arange(pairs.shape[1], device=pairs.device)
     return torch.maximum(number, number.T)

@@ -1,7 +1,8 @@
-"""The noise of minibatch gradients: its covariance C, exactly, and samples of it.
+"""The noise of minibatch gradients from per-sample gradients: its covariance C, exactly, and samples of it.
 
 C = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ over minibatches μ (PRL 4). It follows from the gradients of single samples,
-without drawing any minibatch. See :mod:`nets.measure.layer_loss` for the loss and the numbering of weights.
+without drawing any minibatch. Every function takes a :class:`nets.measure.subject.Subject`, a run, or a model
+with its data, as :func:`nets.measure.subject.as_subject` reads them.
 """
 
 from __future__ import annotations
@@ -13,48 +14,46 @@ import torch
 import xarray as xr
 from torch import nn
 
-import fpsolve
-from nets.measure.layer_loss import MEMORY, LayerLoss
+from fpsolve.results import quantity
+from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments
-from nets.models import description
+from nets.measure.subject import Subject, as_subject, numpy
+from nets.training.run import Run
 
 Rng: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
 
 def per_sample_gradients(
-    net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, *, layer: int | None = None
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
+    *,
+    layer: int | None = None,
 ) -> torch.Tensor:
     """Gradients ∇l(s; θ) of the loss of each sample.
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
-        Gradients by this layer's weights; default all.
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
 
     Returns
     -------
     Tensor, shape (M, N)
-        All at once; :meth:`nets.measure.layer_loss.LayerLoss.gradients` gives them in blocks.
+        All at once; :meth:`nets.measure.subject.Subject.gradients` gives them in blocks.
 
     Raises
     ------
     ValueError
         If inputs and labels do not match, or the layer does not exist.
-
-    Notes
-    -----
-    One backward pass for all samples, by the outer products δ hᵀ that make each of them.
     """
-    return torch.cat(list(LayerLoss.of(net, inputs, labels, layer).gradients()))
+    return torch.cat(list(as_subject(measured, inputs, labels, layer=layer).gradients()))
 
 
 def noise_covariance(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     layer: int | None = None,
     batch_size: int = 1,
@@ -70,11 +69,8 @@ def noise_covariance(
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
-        This layer's weights; default all.
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     batch_size : int
         B.
     replacement : bool
@@ -96,29 +92,25 @@ def noise_covariance(
     ----------
     PRL Eq. 4; ICLR Eq. 5. The finite-population factor: Cochran, *Sampling Techniques* (1977), sec. 2.6.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    factor = batch_factor(loss.samples, batch_size=batch_size, replacement=replacement)
-    covariance, mean = gradient_moments(loss, memory=memory)
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    factor = batch_factor(subject.samples, batch_size=batch_size, replacement=replacement)
+    covariance, mean = gradient_moments(subject, memory=memory)
     covariance -= np.outer(mean, mean)
     covariance *= factor
-    words = {"long_name": "gradient-noise covariance C", "units": "1"}
-    result = xr.Dataset(
+    sampling = "with replacement" if replacement else "without replacement"
+    return xr.Dataset(
         {
-            "covariance": (("weight", "weight_2"), covariance, words),
-            "mean_gradient": ("weight", mean, {"long_name": "gradient of the loss", "units": "1"}),
-        }
+            "covariance": quantity(covariance, ("weight", "weight_2"), "gradient-noise covariance C"),
+            "mean_gradient": quantity(mean, "weight", "gradient of the loss"),
+        },
+        attrs=subject.attributes("gradient-noise covariance", batch_size=int(batch_size), sampling=sampling),
     )
-    result.attrs = attributes("gradient-noise covariance", net, loss) | {
-        "batch_size": int(batch_size),
-        "sampling": "with replacement" if replacement else "without replacement",
-    }
-    return result
 
 
 def noise_trace(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     layer: int | None = None,
     memory: int = MEMORY,
@@ -127,44 +119,29 @@ def noise_trace(
 
     Parameters
     ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
+    measured, inputs, labels, layer
+        What is measured, see :func:`nets.measure.subject.as_subject`.
     memory : int
+        Bytes of gradients held at once.
 
     Returns
     -------
     float
         Times :func:`batch_factor` it is Tr C.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    squares, mean = 0.0, torch.zeros(loss.size, dtype=torch.float64)
-    for gradients in loss.gradients(memory=memory):
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    squares = 0.0
+    mean = torch.zeros(subject.size, dtype=torch.float64, device=subject.device)
+    for gradients in subject.gradients(memory=memory):
         squares += float(gradients.square().sum(dtype=torch.float64))
         mean += gradients.sum(0).double()
-    return squares / loss.samples - float((mean / loss.samples).square().sum())
+    return squares / subject.samples - float((mean / subject.samples).square().sum())
 
 
 def batch_factor(samples: int, *, batch_size: int, replacement: bool = True) -> float:
-    """Variance of a minibatch mean over that of one sample: 1/B, or (M − B)/((M − 1)B) without replacement.
+    """Variance of a minibatch mean over that of one of M samples.
 
-    Parameters
-    ----------
-    samples : int
-        M.
-    batch_size : int
-        B, at least 1, and at most M without replacement.
-    replacement : bool
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If B is out of range.
+    1/B with replacement; (M − B)/((M − 1)B) without, where B > M is a ValueError, as B < 1 is in both.
     """
     if batch_size < 1 or (not replacement and batch_size > samples):
         raise ValueError(f"batch_size={batch_size} must lie between 1 and the {samples} samples")
@@ -174,9 +151,9 @@ def batch_factor(samples: int, *, batch_size: int, replacement: bool = True) -> 
 
 
 def minibatch_gradients(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     batch_size: int,
     draws: int,
@@ -184,99 +161,36 @@ def minibatch_gradients(
     replacement: bool = True,
     rng: Rng = None,
 ) -> np.ndarray:
-    """Gradients ∇L^μ of independent random minibatches.
+    """Gradients ∇L^μ of ``draws`` independent random minibatches, shape (draws, N).
 
-    Parameters
-    ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    batch_size : int
-    draws : int
-        How many minibatches.
-    layer : int, optional
-    replacement : bool
-        Whether a sample may come twice in one minibatch.
-    rng : int, SeedSequence or Generator, optional
-
-    Returns
-    -------
-    ndarray, shape (draws, N)
-
-    Raises
-    ------
-    ValueError
-        If B is out of range.
+    ``replacement`` says whether a sample may come twice in one. A B out of range is a ValueError.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    batch_factor(loss.samples, batch_size=batch_size, replacement=replacement)
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    batch_factor(subject.samples, batch_size=batch_size, replacement=replacement)
     generator = np.random.default_rng(rng)
-    gradients = np.empty((draws, loss.size), dtype=loss.parameters[0].detach().numpy().dtype)
+    gradients = np.empty((draws, subject.size), dtype=numpy(subject.vector).dtype)
     for i in range(draws):
         if replacement:
-            rows = generator.integers(loss.samples, size=batch_size)
+            rows = generator.integers(subject.samples, size=batch_size)
         else:
-            rows = generator.choice(loss.samples, size=batch_size, replace=False)
-        chosen = torch.from_numpy(rows)
-        gradients[i] = loss.gradient(loss.inputs[chosen], loss.labels[chosen]).numpy()
+            rows = generator.choice(subject.samples, size=batch_size, replace=False)
+        gradients[i] = numpy(subject.gradient(torch.from_numpy(rows)))
     return gradients
 
 
 def projected_gradients(
-    net: nn.Sequential,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
+    measured: Subject | Run | nn.Module,
+    inputs: torch.Tensor | None = None,
+    labels: torch.Tensor | None = None,
     *,
     directions: np.ndarray,
     layer: int | None = None,
     memory: int = MEMORY,
 ) -> np.ndarray:
-    """Components g_s · v of the single samples' gradients along some directions v.
+    """Components g_s · v of single samples' gradients along the columns v of (N, K): (M, K), float64.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    directions : ndarray, shape (N, K)
-        One direction per column.
-    layer : int, optional
-    memory : int
-
-    Returns
-    -------
-    ndarray, shape (M, K), float64
-        Their mean over any rows is that minibatch's gradient along v.
-
-    Raises
-    ------
-    ValueError
-        If the directions do not have N rows.
+    Their mean over any rows is that minibatch's gradient along v. Directions without N rows are a ValueError.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    if directions.ndim != 2 or len(directions) != loss.size:
-        raise ValueError(f"directions of shape {directions.shape} must have {loss.size} rows, one per weight")
-    columns = torch.from_numpy(np.ascontiguousarray(directions)).to(loss.parameters[0].dtype)
-    return torch.cat([(g @ columns).double() for g in loss.gradients(memory=memory)]).numpy()
-
-
-def attributes(title: str, net: nn.Sequential, loss: LayerLoss) -> dict[str, str | int]:
-    """What every result of this kind records.
-
-    Parameters
-    ----------
-    title : str
-    net : nn.Sequential
-    loss : LayerLoss
-
-    Returns
-    -------
-    dict
-    """
-    return {
-        "title": f"{title}: {description(net)}",
-        "net": description(net),
-        "layer": "all" if loss.layer is None else str(loss.layer),
-        "samples": loss.samples,
-        "fpsolve_version": fpsolve.__version__,
-    }
+    subject = as_subject(measured, inputs, labels, layer=layer)
+    columns = subject.columns(directions)
+    return numpy(torch.cat([(g @ columns).double() for g in subject.gradients(memory=memory)]))

@@ -10,21 +10,25 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-import fpsolve
 from fpsolve.progress import shown
+from fpsolve.results import dataset, quantity
 from nets.measure.loss_widths import chosen_rows, loss_along
+from nets.measure.noise import batch_factor
+from nets.measure.subject import Subject, numpy, step_settings
 from nets.training.run import Run
 
 __all__ = ["active_temperature"]
 
 
 def active_temperature(
-    run: Run,
+    measured: Subject | Run,
     modes: xr.Dataset,
     *,
     directions: Sequence[int] | None = None,
     distances: Sequence[float] | np.ndarray = (0.0,),
     batch_size: int | None = None,
+    learning_rate: float | None = None,
+    replacement: bool | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """T_i(x) from the scatter of the samples' own derivatives, without drawing minibatches.
@@ -34,7 +38,7 @@ def active_temperature(
 
     Parameters
     ----------
-    run : Run
+    measured : Subject or Run
         Its weights are w₀.
     modes : Dataset
         With ``direction`` (mode, weight).
@@ -42,9 +46,12 @@ def active_temperature(
         Rows of ``direction``, from 0; default all.
     distances : sequence of float, or array of shape (directions, points)
         x, the same for all directions or for each its own.
-    batch_size : int, optional
-        B; default the run's.
+    batch_size, learning_rate : optional
+        B and α; default the run's. A Subject needs them.
+    replacement : bool, optional
+        Whether a sample may come twice in a minibatch; default as in the run, or False.
     progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -57,7 +64,9 @@ def active_temperature(
         If directions, distances or the batch size make no sense.
     """
     rows = chosen_rows(modes, directions)
-    B, M = (run.settings.batch_size if batch_size is None else batch_size), run.data.samples
+    B, rate = step_settings(measured, batch_size, learning_rate)
+    function = loss_along(measured, modes, double=True)
+    M = function.samples
     if not 1 <= B <= M:
         raise ValueError(f"batch_size={B} must lie between 1 and the {M} training samples")
     x = np.asarray(distances, float)
@@ -66,43 +75,30 @@ def active_temperature(
             f"distances of shape {x.shape} must be a list, or one row for each of {len(rows)} directions"
         )
     x = np.broadcast_to(x, (len(rows), x.shape[-1])).copy()
-    function = loss_along(run, modes, double=True)
-    replaced = run.settings.sampling == "with_replacement"
-    finite = 1.0 if replaced or M == 1 else (M - B) / (M - 1)
-    factor = 0.5 * run.settings.learning_rate / B * finite
+    run = measured if isinstance(measured, Run) else None
+    if replacement is None:
+        replacement = run is not None and run.settings.sampling == "with_replacement"
+    factor = 0.5 * rate * batch_factor(M, batch_size=B, replacement=replacement or M == 1)
     table = modes["direction"].to_numpy()
     temperature, error, loss = (np.empty(x.shape) for _ in range(3))
     for j, row in enumerate(shown(rows.tolist(), unit="mode", progress=progress)):
         place = table[row][None], x[j][None]
-        slopes = function.slopes(*place, reduction="none")[0].cpu().numpy()  # (point, sample)
+        slopes = numpy(function.slopes(*place, reduction="none")[0])  # (point, sample)
         square = (slopes - slopes.mean(1, keepdims=True)) ** 2
         temperature[j] = factor * square.mean(1)
         error[j] = factor * square.std(1) / np.sqrt(M)
-        loss[j] = function.along(*place)[0].cpu().numpy()
-    return xr.Dataset(
+        loss[j] = numpy(function.along(*place)[0])
+    both = ("mode", "point")
+    return dataset(
         {
-            "temperature": (
-                ("mode", "point"),
-                temperature,
-                {"long_name": "active temperature T_i", "units": "1"},
-            ),
-            "temperature_stderr": (
-                ("mode", "point"),
-                error,
-                {"long_name": "its standard error", "units": "1"},
-            ),
-            "loss": (("mode", "point"), loss, {"long_name": "loss L_i", "units": "1"}),
+            "temperature": quantity(temperature, both, "active temperature T_i"),
+            "temperature_stderr": quantity(error, both, "its standard error"),
+            "loss": quantity(loss, both, "loss L_i"),
         },
-        coords={
-            "mode": modes["mode"][rows],
-            "distance": (("mode", "point"), x, {"long_name": "displacement along p_i", "units": "1"}),
-        },
-        attrs={
-            "title": "active temperature along directions",
-            "batch_size": int(B),
-            "learning_rate": float(run.settings.learning_rate),
-            "epoch": int(run.epoch),
-            "basis": str(modes.attrs.get("basis", "given")),
-            "fpsolve_version": fpsolve.__version__,
-        },
+        title="active temperature along directions",
+        coords={"mode": modes["mode"][rows], "distance": quantity(x, both, "displacement along p_i")},
+        batch_size=B,
+        learning_rate=rate,
+        epoch=None if run is None else int(run.epoch),
+        basis=str(modes.attrs.get("basis", "given")),
     )

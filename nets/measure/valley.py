@@ -25,7 +25,7 @@ import sympy as sp
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 import fpsolve
 import theory
@@ -33,9 +33,9 @@ from fpsolve.progress import shown
 from fpsolve.sweeps.store import kept
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
-from nets.measure.layer_loss import LayerLoss
 from nets.measure.noise import batch_factor
-from nets.models import weights_digest, with_parameters
+from nets.measure.subject import Subject, numpy
+from nets.models import weights_digest
 from nets.training.run import Run, check_trained
 from nets.training.train import replicas
 
@@ -309,8 +309,7 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
     moved = np.mean([weights_at(r) - w0 for r in later], axis=0)
     towards = moved
     if asked["flat"] == "gradient":
-        net = with_parameters(run.net, (p.detach().double() for p in run.net.parameters()))
-        towards = -LayerLoss.of(net, inputs, labels).gradient(inputs, labels).numpy()
+        towards = -numpy(Subject(run.net, inputs, labels).to(torch.float64).gradient())
     towards = towards - E @ (E.T @ towards)
     u = towards / max(float(np.linalg.norm(towards)), 1e-300)
     scale = float(moved @ u)
@@ -382,9 +381,8 @@ def at_weights(
     *, second: bool = True,
 ) -> AlongDirections:  # fmt: skip
     """The loss along directions from any weights, in float64; of single samples, see :func:`noise_factor`."""
-    net = with_parameters(run.net, (p.detach().double() for p in run.net.parameters()))
-    vector_to_parameters(torch.from_numpy(w), net.parameters())
-    return along_directions(net, inputs, labels, directions=directions, second=second)
+    subject = Subject(run.net, inputs, labels).to(torch.float64).at(w)
+    return along_directions(subject, directions=directions, second=second)
 
 
 def noise_factor(run: Run) -> float:

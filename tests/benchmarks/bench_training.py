@@ -26,8 +26,9 @@ from torch import nn
 
 from nets import models
 from nets.data import datasets
-from nets.measure import batched_loss
+from nets.measure.subject import Subject, layer_names
 from nets.training import train
+from nets.training.threads import torch_threads
 
 SIZES, BATCH, RATE, REPEATS, REPLICAS = (784, 50, 50, 10), 50, 0.1, 7, 16
 
@@ -137,10 +138,10 @@ def _landscape(run: train.Run) -> None:
     points = torch.tensor([-4.0, -2.0, 2.0, 4.0, 8.0])
     samples = min(5000, run.data.samples)
     before = time.process_time()
-    loss = batched_loss.shifted_loss(
-        run.net, 1, run.data.train_inputs[:samples], run.data.train_labels[:samples], threads=1
-    )
-    loss.along(directions, points)
+    rows = run.data.train_inputs[:samples], run.data.train_labels[:samples]
+    with torch_threads(1):
+        loss = Subject(run.net, *rows, weights=layer_names(run.net, 1, bias=False))
+        loss.to(torch.float64).along(directions, points)
     seconds = time.process_time() - before
     print(
         f"{len(directions)} directions × {len(points)} losses on {samples} samples: {seconds:.1f} s (target 60)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +13,10 @@ import xarray as xr
 from torch import nn
 
 from nets.data.datasets import Data
-from nets.measure import batched_loss, loss_widths
 from nets.measure import components as principal_components
-from nets.measure.layer_loss import LayerLoss, residuals
+from nets.measure import loss_widths
+from nets.measure.fast import residuals
+from nets.measure.subject import Subject, layer_names
 from nets.models import checked_layer, fully_connected, weight_layers
 from nets.training import train
 from nets.training.batches import seed_text
@@ -112,16 +113,14 @@ def first_task(
     components = principal_components.analyse(recorded, count=min(tasks.modes, len(window) - 1))
     modes = _completed(components[["variance", "direction"]], recorded.to_numpy(), tasks.modes)
     inputs, labels = (t[: tasks.samples] for t in (parts[0].inputs, parts[0].labels))
-    width, loss = _widths(
-        rest, inputs, labels, modes["direction"].to_numpy(), one_layer=tasks.layer is not None
-    )
+    one_layer = tasks.layer is not None
+    local = Subject(rest, inputs, labels, weights=layer_names(rest, 0) if one_layer else "all")
+    width, loss = _widths(local, modes["direction"].to_numpy(), threads=1 if one_layer else None)
     modes = modes.assign(
         width=("mode", width, {"long_name": "flatness F_i: width of L ≤ e L₀ along p_i", "units": "1"})
     )
-    if tasks.layer is None:
-        local = LayerLoss.of(rest, inputs, labels)
-    else:
-        local = LayerLoss.of(rest, parts[0].inputs, parts[0].labels, 0)
+    if one_layer:
+        local = replace(local, inputs=parts[0].inputs, targets=parts[0].labels)
     true, empirical = _fisher_diagonals(local)
     error = float(errors(views(rest, start), parts[0].test_inputs, parts[0].test_labels)[0])
     return FirstTask(tasks, rest, parts[0], parts[1], modes, true, empirical, error, loss)
@@ -148,24 +147,6 @@ def _net(
     return nn.Sequential(*layers[:place]), nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
 
 
-@dataclass(frozen=True, eq=False)
-class _AllLayers:
-    """The loss along directions in all weights, in the form the search for widths asks for."""
-
-    net: nn.Sequential
-    inputs: torch.Tensor
-    labels: torch.Tensor
-
-    def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
-        p, t = (torch.as_tensor(v, dtype=torch.float32) for v in (directions, distances))
-        start = nn.utils.parameters_to_vector(self.net.parameters()).detach()
-        rows = start + t[:, :, None] * p[:, None]
-        values = batched_loss.losses(
-            self.net, rows.flatten(0, 1), self.inputs, self.labels, dtype=torch.float32
-        )
-        return values.view(t.shape)
-
-
 def _completed(modes: xr.Dataset, window: np.ndarray, count: int) -> xr.Dataset:
     """As many directions as asked for: those in which rounding is all the motion, in any order, come last.
 
@@ -188,47 +169,33 @@ def _completed(modes: xr.Dataset, window: np.ndarray, count: int) -> xr.Dataset:
     )
 
 
-def _widths(
-    net: nn.Sequential, inputs: torch.Tensor, labels: torch.Tensor, directions: np.ndarray, *, one_layer: bool
-) -> tuple[np.ndarray, float]:
+def _widths(subject: Subject, directions: np.ndarray, *, threads: int | None) -> tuple[np.ndarray, float]:
     """F_i of each direction, and L₀."""
-    loss: batched_loss.ShiftedLoss | _AllLayers
-    if one_layer:
-        loss = batched_loss.shifted_loss(net, 0, inputs, labels, dtype=torch.float32, threads=1)
-        norm = float(loss.weights.norm())
-    else:
-        loss = _AllLayers(net, inputs, labels)
-        norm = float(nn.utils.parameters_to_vector(net.parameters()).norm())
-    start = float(loss.along(directions[:1], np.zeros((1, 1)))[0, 0])
-    if not (math.isfinite(start) and start > loss_widths.SMALLEST_LOSS):
-        raise ValueError(f"the loss of task 1 is {start:.1e}: no scale for F; train for fewer epochs")
-    search = loss_widths.CrossingSearch(loss, level=1.0, start=start, farthest=loss_widths.REACH * norm)
-    ends, guess = np.empty((len(directions), 2)), np.full(2, 0.05 * norm)
-    for first in range(0, len(directions), loss_widths.BATCH):
-        ends[first : first + loss_widths.BATCH] = found = search.crossings(
-            directions[first : first + loss_widths.BATCH], guess
-        )
-        for side in (0, 1):  # the neighbours in rank are the best guess there is
-            finite = found[np.isfinite(found[:, side]), side]
-            guess[side] = np.median(finite) if finite.size else guess[side]
+    with torch_threads(threads):
+        start = float(subject.along(directions[:1], np.zeros((1, 1)))[0, 0])
+        if not (math.isfinite(start) and start > loss_widths.SMALLEST_LOSS):
+            raise ValueError(f"the loss of task 1 is {start:.1e}: no scale for F; train for fewer epochs")
+        norm = float(subject.vector.norm())
+        ends, _ = loss_widths.crossings(subject, directions, start=start, norm=norm)
     return ends.sum(1), start
 
 
-def _fisher_diagonals(loss: LayerLoss) -> tuple[torch.Tensor, torch.Tensor]:
+def _fisher_diagonals(subject: Subject) -> tuple[torch.Tensor, torch.Tensor]:
     """Diagonals of the true and of the empirical Fisher matrix."""
-    true, empirical = torch.zeros(loss.size), torch.zeros(loss.size)
-    if loss.one_linear_layer:  # gradients are outer products, and so are their squares
-        labels = iter(loss.labels.split(BLOCK))
-        for h, logits, slopes in loss.output_blocks(samples=BLOCK):
+    true, empirical = torch.zeros(subject.size), torch.zeros(subject.size)
+    tail = subject.tail
+    if tail is not None and tail.one_matrix:  # gradients are outer products, and so are their squares
+        for h, logits, slopes, labels in tail.factors(samples=BLOCK):
             p, square = torch.softmax(logits, 1), h.square()
-            delta = torch.einsum("mk,mko->mo", residuals(logits, next(labels)), slopes)
+            delta = torch.einsum("mk,mko->mo", residuals(logits, labels), slopes)
             slopes = slopes - torch.einsum("mk,mko->mo", p, slopes)[:, None]
             true += (torch.einsum("mk,mko->mo", p, slopes.square()).T @ square).flatten()
             empirical += (delta.square().T @ square).flatten()
-        return true / loss.samples, empirical / loss.samples
-    for p, gradients in loss.logit_gradients():
+        return true / subject.samples, empirical / subject.samples
+    for logits, gradients in subject.output_gradients():
+        p = torch.softmax(logits, 1)
         centred = gradients - torch.einsum("mk,mkn->mn", p, gradients)[:, None]
         true += torch.einsum("mk,mkn->n", p, centred.square_())
-    for gradients in loss.gradients():
+    for gradients in subject.gradients():
         empirical += gradients.square().sum(0)
-    return true / loss.samples, empirical / loss.samples
+    return true / subject.samples, empirical / subject.samples

@@ -12,13 +12,14 @@ import xarray as xr
 from scipy import stats
 from torch import nn
 
-from nets.measure.overlaps import noise_alignment, over_seeds
-from nets.data.datasets import Data
-from nets.measure.layer_loss import residuals
-from nets.models import description, weights_digest
 from fpsolve.progress import shown
-from nets.training.along import net_at
+from fpsolve.statistics import over_trainings
 from fpsolve.sweeps.store import kept
+from nets.data.datasets import Data
+from nets.measure.fast import residuals
+from nets.measure.overlaps import noise_alignment
+from nets.models import description, weights_digest
+from nets.training.along import net_at
 
 #: Directions in ``size_ratio_top``, as in PRL's flatness.
 SHARPEST = 10
@@ -56,7 +57,7 @@ def alignment_along(
     Returns
     -------
     Dataset, dims (training, epoch, matrix, mode)
-        As :func:`nets.measure.overlaps.noise_alignment`, and ``size_ratio_top``: the geometric mean of A_ii / H_ii
+        As :func:`nets.measure.overlaps.noise_alignment`; ``size_ratio_top``: the geometric mean of A_ii/H_ii
         over the ten sharpest directions. ``attrs["cpu_seconds"]`` adds up the processor time.
 
     Raises
@@ -112,7 +113,7 @@ def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Data
         If there are fewer than two trainings.
     """
     names = [n for n in (*_GEOMETRIC, *_CORRELATIONS, *_PLAIN) if n in every]
-    summary = over_seeds(
+    summary = over_trainings(
         [every[names].isel(training=k) for k in range(every.sizes["training"])],
         confidence=confidence,
         geometric=[n for n in _GEOMETRIC if n in every],
@@ -153,7 +154,7 @@ def slopes_above(every: xr.Dataset, floors: Sequence[float], *, matrix: str = "n
     coords = {"epoch": every["epoch"], "floor": np.array(floors, dtype=float)}
     dims = ("epoch", "floor")
     words = {"long_name": "log-log slope of C_ii by H_ii", "units": "1"}
-    result = over_seeds([xr.Dataset({"slope": (dims, v, words)}, coords) for v in values])
+    result = over_trainings([xr.Dataset({"slope": (dims, v, words)}, coords) for v in values])
     return result.assign(directions=(dims, counts.mean(0), {"long_name": "directions", "units": "1"}))
 
 

@@ -15,12 +15,11 @@ import torch
 import xarray as xr
 from torch import nn
 
-from nets.measure.overlaps import leading
-from nets.measure.curvature import hessian, top_eigenpairs
-from nets.data.datasets import Data
-from nets.measure.layer_loss import LayerLoss
-from nets.models import weight_layers
 from fpsolve.progress import shown
+from nets.data.datasets import Data
+from nets.measure.curvature import hessian, leading_eigenpairs, top_eigenpairs
+from nets.measure.subject import as_subject
+from nets.models import weight_layers
 from nets.training.run import Run, run_attributes
 from nets.training.train import continued
 
@@ -71,11 +70,10 @@ def top_curvatures(
     ndarray, shape (count,)
         From the dense matrix for one layer of up to ``DENSE`` weights, else by Lanczos.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    if loss.piecewise_linear and loss.size <= DENSE:
-        H = hessian(net, inputs, labels, layer=layer).to_numpy()
-        return leading(H, count)[0][::-1]
-    return top_eigenpairs(net, inputs, labels, count=count, layer=layer, rng=0).eigenvalue.to_numpy()
+    subject = as_subject(net, inputs, labels, layer=layer)
+    if subject.piecewise_linear and subject.size <= DENSE:
+        return leading_eigenpairs(hessian(subject).to_numpy(), count)[0][::-1]
+    return top_eigenpairs(subject, count=count, rng=0).eigenvalue.to_numpy()
 
 
 def rescaled(net: nn.Sequential, norms: Sequence[float]) -> nn.Sequential:

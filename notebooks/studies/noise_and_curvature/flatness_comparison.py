@@ -13,12 +13,12 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
-from nets.measure.overlaps import over_seeds
+from fpsolve.statistics import over_trainings
 from nets.data.datasets import Data
-from notebooks.studies.noise_and_curvature.flatness import flatness_dynamics, layer_norms
 from nets.measure.noise import noise_trace
 from nets.training.optimizers import Optimizer
 from nets.training.train import continued, sgd
+from notebooks.studies.noise_and_curvature.flatness import flatness_dynamics, layer_norms
 
 At = Literal["step", "epoch", "time", "loss"]
 Flatness = Literal["flatness", "flatness_rescaled"]
@@ -187,7 +187,7 @@ def flatness_gain(
         there = value if value is not None else min(ends) if at == "step" else max(ends)
         a, b = (log_flatness(r, at=at, value=there, name=name) for r in (one, other))
         differences.append(xr.Dataset({"gain": ((), a - b, {"long_name": "gain in ln F", "units": "1"})}))
-    return over_seeds(differences)
+    return over_trainings(differences)
 
 
 def flatness_slope(
@@ -234,7 +234,7 @@ def flatness_slope(
                 {"slope": ((), np.polyfit(x, y, 1)[0], {"long_name": "d ln F / d ln(η/B)", "units": "1"})}
             )
         )
-    return over_seeds(slopes)
+    return over_trainings(slopes)
 
 
 def flatness_summary(results: Sequence[xr.Dataset], *, over: Literal["step", "epoch", "time"]) -> xr.Dataset:
@@ -261,7 +261,7 @@ def flatness_summary(results: Sequence[xr.Dataset], *, over: Literal["step", "ep
     """
     unused = {"epoch", "step", "time"} - {over}
     parts = [r.swap_dims(epoch=over)[list(_COURSE)].drop_vars(unused) for r in results]
-    found = over_seeds([part[list(_COURSE[:3])] for part in parts], geometric=_COURSE[:3])
+    found = over_trainings([part[list(_COURSE[:3])] for part in parts], geometric=_COURSE[:3])
     others = [part[list(_COURSE[3:])] for part in parts]
     found = found.merge(xr.concat(others, dim="training").mean("training", keep_attrs=True))
     return found.assign(
@@ -294,4 +294,4 @@ def flatness_growth(
     """
     words = {"long_name": "growth of ln F", "units": "1"}
     logs = [[log_flatness(r, at="step", value=s, name=name) for s in steps] for r in results]
-    return over_seeds([xr.Dataset({"growth": ((), later - earlier, words)}) for earlier, later in logs])
+    return over_trainings([xr.Dataset({"growth": ((), later - earlier, words)}) for earlier, later in logs])

@@ -15,19 +15,18 @@ import xarray as xr
 from scipy import stats
 from torch import nn
 
-from nets.measure.overlaps import over_seeds
+from fpsolve.statistics import over_trainings
+from fpsolve.table import interval_table
 from nets.measure.curvature import hessian
+from nets.measure.laws import gaussian_noise, gaussianity, law_fits
 from nets.measure.noise import (
     Rng,
-    attributes,
     batch_factor,
     minibatch_gradients,
     noise_covariance,
     projected_gradients,
 )
-from nets.measure.layer_loss import LayerLoss
-from nets.measure.laws import gaussian_noise, gaussianity, law_fits
-from fpsolve.table import interval_table
+from nets.measure.subject import as_subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,9 +101,9 @@ def noise_study(
     ----------
     ICLR Figs. 1 and 7 and Appendix C.
     """
-    loss = LayerLoss.of(net, inputs, labels, layer)
-    large = loss.samples // 3 if large_batch is None else large_batch
-    batch_factor(loss.samples, batch_size=large, replacement=False)
+    subject = as_subject(net, inputs, labels, layer=layer)
+    large = subject.samples // 3 if large_batch is None else large_batch
+    batch_factor(subject.samples, batch_size=large, replacement=False)
     streams = np.random.default_rng(rng).spawn(6)
     exact = noise_covariance(net, inputs, labels, layer=layer)
     covariance, mean = exact["covariance"].to_numpy(), exact["mean_gradient"].to_numpy()
@@ -127,7 +126,7 @@ def noise_study(
         pooled=list(POOLED), law=["gaussian", "stable"], source=["minibatches", "N(0, C)"],
     )  # fmt: skip
     result = result.merge(normality, combine_attrs="drop")
-    result.attrs = attributes("gradient noise", net, loss) | {
+    result.attrs = subject.attributes("gradient noise") | {
         "batch_size": int(batch_size), "draws": int(draws), "repeats": int(repeats),
     }  # fmt: skip
     return result
@@ -161,7 +160,7 @@ def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
         part["excess_kurtosis"] = groups.median()["excess_kurtosis"].transpose("group", "batch_size")
         part["rejected"] = groups.mean()["rejected"].transpose("group", "batch_size")
         parts.append(part)
-    summary = over_seeds(parts, geometric=["excess_kurtosis"])
+    summary = over_trainings(parts, geometric=["excess_kurtosis"])
     alphas = xr.concat([study["alpha"] for study in studies], dim="training")
     return summary.assign(
         alpha_least=alphas.min(["training", "repeat"]), alpha_most=alphas.max(["training", "repeat"])

@@ -90,7 +90,7 @@ def along_training(
     Parameters
     ----------
     summary : Dataset
-        From :func:`nets.measure.overlaps.over_seeds`, with dim ``over``.
+        From :func:`fpsolve.statistics.over_trainings`, with dim ``over``.
     name : str
         Variable; ``name_low`` and ``name_high`` are drawn as a band.
     over : str

@@ -8,9 +8,11 @@ from scipy import stats
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
+from fpsolve.statistics import over_trainings
 from nets import models
 from nets.data import datasets
-from nets.measure.overlaps import alignment, label_ratio, leading, noise_alignment, over_seeds
+from nets.measure.curvature import leading_eigenpairs
+from nets.measure.overlaps import alignment, label_ratio, noise_alignment
 from nets.training import train
 
 
@@ -48,7 +50,7 @@ def test_unrelated_matrices_overlap_by_chance_only():
 
 def test_leading_eigenvectors_by_lanczos_are_the_dense_ones():
     H = _random_hessian(600)
-    values, vectors = leading(H, 10)
+    values, vectors = leading_eigenpairs(H, 10)
     assert values == pytest.approx(np.linalg.eigvalsh(H)[-10:], rel=1e-10)
     assert H @ vectors == pytest.approx(vectors * values, abs=1e-10)
 
@@ -119,15 +121,15 @@ def test_the_label_ratio_of_a_sure_net_keeps_its_digits():
 
 def test_intervals_over_trainings_are_students():
     values = [1.0, 2.0, 4.0]
-    found = over_seeds([xr.Dataset({"a": ((), v)}) for v in values])
+    found = over_trainings([xr.Dataset({"a": ((), v)}) for v in values])
     half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
     assert float(found.a_low) == pytest.approx(np.mean(values) - half)
     assert float(found.a_high) == pytest.approx(np.mean(values) + half)
-    logs = over_seeds([xr.Dataset({"a": ((), v)}) for v in values], geometric=["a"])
+    logs = over_trainings([xr.Dataset({"a": ((), v)}) for v in values], geometric=["a"])
     assert float(logs.a) == pytest.approx(2.0)
     assert float(logs.a_low) * float(logs.a_high) == pytest.approx(4.0) and float(logs.a_low) > 0
     with pytest.raises(ValueError, match="at least 2"):
-        over_seeds([xr.Dataset({"a": ((), 1.0)})])
+        over_trainings([xr.Dataset({"a": ((), 1.0)})])
 
 
 def test_matrices_that_do_not_fit_are_refused():

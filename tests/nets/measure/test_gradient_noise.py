@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 from torch import nn
 
 from nets import models
+from nets.measure.fast import residuals
 from nets.measure.laws import gaussian_noise, gaussianity, law_fits, stable_fit
-from nets.measure.layer_loss import residuals
 from nets.measure.noise import (
     batch_factor,
     minibatch_gradients,
@@ -80,10 +80,14 @@ def test_a_net_that_training_left_without_gradients_works_as_well():
     assert minibatch_gradients(net, inputs, labels, batch_size=3, draws=2, rng=0).shape == (2, 97)
 
 
-def test_what_a_convolution_pads_with_must_be_zeros():
-    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(32, 2))
-    with pytest.raises(ValueError, match="zeros"):
-        per_sample_gradients(net, torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"groups": 2}, {"padding": "same"}])
+def test_convolutions_that_the_fast_form_does_not_know_take_the_general_one(options):
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(2, 2, 3, **({"padding": 1} | options))
+    net = nn.Sequential(convolution, nn.Flatten(), nn.Linear(32, 2)).double()
+    inputs, labels = torch.randn(5, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
+    exact = _one_by_one(net, inputs, labels, list(net.parameters()))
+    assert per_sample_gradients(net, inputs, labels).numpy() == pytest.approx(exact, abs=1e-14)
 
 
 @pytest.mark.parametrize(("replacement", "batches"), [(True, lambda n, b: itertools.product(range(n), repeat=b)), (False, lambda n, b: itertools.permutations(range(n), b))])  # fmt: skip

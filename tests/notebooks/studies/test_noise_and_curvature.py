@@ -8,10 +8,16 @@ from scipy import stats
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
+from fpsolve.results import side_of_zero, with_interval
+from fpsolve.statistics import over_trainings
+from fpsolve.table import interval_table
 from nets import models
 from nets.data import datasets
+from nets.measure.laws import law_density, law_fits
+from nets.measure.noise import noise_trace
+from nets.measure.overlaps import noise_alignment
 from nets.training import train
-from nets.measure.overlaps import noise_alignment, over_seeds
+from nets.training.along import net_at, weights_along
 from notebooks.studies.noise_and_curvature.alignment import (
     alignment_along,
     alignment_summary,
@@ -27,8 +33,6 @@ from notebooks.studies.noise_and_curvature.flatness_comparison import (
     log_flatness,
     mean_white_noise,
 )
-from nets.measure.noise import noise_trace
-from nets.measure.laws import law_density, law_fits
 from notebooks.studies.noise_and_curvature.noise import (
     DIRECTIONS,
     POOLED,
@@ -38,9 +42,6 @@ from notebooks.studies.noise_and_curvature.noise import (
     normality_table,
 )
 from notebooks.studies.noise_and_curvature.plot import component_laws, with_intervals
-from nets.training.along import net_at, weights_along
-from fpsolve.results import side_of_zero, with_interval
-from fpsolve.table import interval_table
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,10 @@ def test_weights_along_training_are_those_of_training_alone(few, nets, weights):
 
 def test_correlations_are_averaged_where_their_interval_stays_below_one():
     several = [xr.Dataset({"r": ((), v)}) for v in (0.99, 0.7, 0.9)]
-    plain, found = over_seeds(several), over_seeds(several, correlations=["r"])
+    plain, found = over_trainings(several), over_trainings(several, correlations=["r"])
     assert float(plain.r_high) > 1 > float(found.r_high) > float(found.r) > float(found.r_low)
     assert float(found.r) == pytest.approx(np.tanh(np.arctanh([0.99, 0.7, 0.9]).mean()))
-    same = over_seeds([xr.Dataset({"r": ((), 1.0)})] * 2, correlations=["r"])
+    same = over_trainings([xr.Dataset({"r": ((), 1.0)})] * 2, correlations=["r"])
     assert float(same.r) == pytest.approx(1)
 
 
@@ -162,7 +163,6 @@ def test_a_store_of_another_net_seed_layer_or_data_is_refused(few, nets, weights
     for key, (course, data, layer) in others.items():
         with pytest.raises(ValueError, match=f"was made with {key}="):
             alignment_along(nets[0], course, data, layer=layer, store=store)
-
 
 
 def test_slopes_over_a_range_find_the_power():
@@ -282,7 +282,7 @@ def test_the_figure_of_components_shows_their_density_and_both_fits():
 )
 def test_intervals_say_on_which_side_of_zero_they_lie_and_are_drawn(values, side):
     plt = pytest.importorskip("matplotlib.pyplot")
-    found = over_seeds([xr.Dataset({"a": ((), v)}) for v in values])
+    found = over_trainings([xr.Dataset({"a": ((), v)}) for v in values])
     found = found.assign(a_low=found.a - 0.5, a_high=found.a + 0.5)
     assert side_of_zero(found, "a") == side
     figure, ax = plt.subplots()

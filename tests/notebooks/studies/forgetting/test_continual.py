@@ -127,10 +127,11 @@ def test_penalties_are_those_of_their_formulas(solution):
 
 def test_widths_are_where_the_loss_is_e_times_its_value(solution):
     inputs, labels = (t[: TASKS.samples] for t in (solution.first.inputs, solution.first.labels))
-    from nets.measure import batched_loss
+    from nets.measure.subject import Subject, layer_names
 
-    loss = batched_loss.shifted_loss(solution.net, 0, inputs, labels)
-    L0 = float(loss(torch.zeros(1, loss.size))[0])
+    names = layer_names(solution.net, 0)
+    loss = Subject(solution.net, inputs, labels, weights=names).to(torch.float64)
+    L0 = float(loss.losses()[0])
     assert solution.loss == pytest.approx(L0, rel=1e-4)
     F, p = solution.modes["width"].to_numpy(), solution.modes["direction"].to_numpy()
     for i in (1, 40, 120):

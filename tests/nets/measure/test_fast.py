@@ -1,4 +1,4 @@
-"""Losses at many weight vectors, against one net at a time."""
+"""Losses of flat nets at many weight vectors, against one net at a time."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from torch import nn
 
 from nets import models
 from nets.data import datasets
-from nets.measure import batched_loss
+from nets.measure import fast
+from nets.measure.subject import Subject, layer_names
 from nets.training.networks import sample_losses
 
 functional = nn.functional
@@ -43,6 +44,12 @@ def _moved(net, layer, change):
     return own
 
 
+def _of_layer(net, layer, digits):
+    """The loss by one layer's weights, float64."""
+    names = layer_names(net, layer, bias=False)
+    return Subject(net, digits.train_inputs, digits.train_labels, weights=names).to(torch.float64)
+
+
 def _directions(size, count=3):
     return torch.from_numpy(np.random.default_rng(1).normal(size=(count, size)) / np.sqrt(size))
 
@@ -52,9 +59,9 @@ def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, na
     net, x, y = NETS[name](), digits.train_inputs, digits.train_labels
     p, t = _directions(models.checked_layer(net, layer).weight.numel()), torch.tensor([-2.0, 0.0, 0.5, 30.0])
     for block in (1 << 18, 3000):  # in one piece, and in many
-        monkeypatch.setattr(batched_loss, "BLOCK", block)
-        monkeypatch.setattr(batched_loss, "CONVOLUTIONAL_BLOCK", block)
-        loss = batched_loss.shifted_loss(net, layer, x, y)
+        monkeypatch.setattr(fast, "BLOCK", block)
+        monkeypatch.setattr(fast, "CONVOLUTIONAL_BLOCK", block)
+        loss = _of_layer(net, layer, digits)
         values = loss.along(p, t)
         samples = loss.along(p, t, reduction="none")
         slopes = loss.slopes(p, t)
@@ -72,18 +79,18 @@ def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, na
 
 def test_each_direction_can_have_distances_of_its_own_and_changes_are_distance_one(digits):
     net = NETS["dense"]()
-    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
+    loss = _of_layer(net, 1, digits)
     p, t = _directions(loss.size), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     own = loss.along(p, t)
     for k in range(3):
         assert own[k].numpy() == pytest.approx(loss.along(p[k : k + 1], t[k])[0].numpy(), rel=1e-13)
-    assert loss(t[:, :1] * p).numpy() == pytest.approx(own[:, 0].numpy(), rel=1e-12)
-    assert loss(p.numpy(), reduction="none").shape == (3, 300)
+    assert loss.losses(loss.vector + t[:, :1] * p).numpy() == pytest.approx(own[:, 0].numpy(), rel=1e-12)
+    assert loss.losses(p.numpy(), reduction="none").shape == (3, 300)
 
 
 def test_slopes_of_samples_average_to_the_slope_and_scatter_as_their_gradients_do(digits):
     net = NETS["dense"]()
-    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
+    loss = _of_layer(net, 1, digits)
     p = _directions(loss.size)
     each = loss.slopes(p, torch.zeros(1), reduction="none")[:, 0]
     assert each.mean(1).numpy() == pytest.approx(loss.slopes(p, torch.zeros(1))[:, 0].numpy(), rel=1e-10)
@@ -117,10 +124,10 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
     vectors = torch.stack([nn.utils.parameters_to_vector(net.parameters()).detach() for net in nets])
     x, y = digits.train_inputs, digits.train_labels
     for block in (1 << 18, 3000):
-        monkeypatch.setattr(batched_loss, "BLOCK", block)
-        monkeypatch.setattr(batched_loss, "CONVOLUTIONAL_BLOCK", block)
-        values = batched_loss.losses(nets[0], vectors, x, y)
-        samples = batched_loss.losses(nets[0], vectors, x, y, reduction="none")
+        monkeypatch.setattr(fast, "BLOCK", block)
+        monkeypatch.setattr(fast, "CONVOLUTIONAL_BLOCK", block)
+        loss = Subject(nets[0], x, y).to(torch.float64)
+        values, samples = loss.losses(vectors), loss.losses(vectors, reduction="none")
         for k, net in enumerate(nets):
             each = functional.cross_entropy(net.double()(x.double()), y, reduction="none").detach()
             assert samples[k].numpy() == pytest.approx(each.numpy(), rel=1e-10)
@@ -129,25 +136,25 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
 
 def test_the_net_given_is_not_changed_nor_followed(digits):
     net = NETS["dense"]()
-    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
-    before, digest = loss(torch.zeros(1, loss.size)), models.weights_digest(net)
+    loss = _of_layer(net, 1, digits)
+    before, digest = loss.losses(), models.weights_digest(net)
     loss.along(_directions(loss.size), torch.ones(2))
     assert models.weights_digest(net) == digest
     with torch.no_grad():
         next(net.parameters()).zero_()
-    assert torch.equal(loss(torch.zeros(1, loss.size)), before)
+    assert torch.equal(loss.losses(), before)
 
 
 def test_shapes_that_do_not_fit_are_refused(digits):
     net = NETS["dense"]()
     with pytest.raises(ValueError, match="layers are 0"):
-        batched_loss.shifted_loss(net, 5, digits.train_inputs, digits.train_labels)
-    loss = batched_loss.shifted_loss(net, 1, digits.train_inputs, digits.train_labels)
+        _of_layer(net, 5, digits)
+    loss = _of_layer(net, 1, digits)
     with pytest.raises(ValueError, match=r"must be \(K, 400\)"):
-        loss(torch.zeros(2, 399))
+        loss.losses(torch.zeros(2, 399))
     with pytest.raises(ValueError, match=r"\(T,\) or \(2, T\)"):
         loss.along(torch.zeros(2, 400), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="reduction='sum'"):
-        loss(torch.zeros(2, 400), reduction="sum")
+        loss.losses(torch.zeros(2, 400), reduction="sum")
     with pytest.raises(ValueError, match=r"must be \(K, 1880\)"):
-        batched_loss.losses(net, torch.zeros(2, 400), digits.train_inputs, digits.train_labels)
+        Subject(net, digits.train_inputs, digits.train_labels).losses(torch.zeros(2, 400))

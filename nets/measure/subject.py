@@ -1,0 +1,532 @@
+"""What is measured: the mean loss of any torch model as a function of chosen weights, and its derivatives.
+
+Per-sample gradients, losses along directions and Hessian–vector products come from ``torch.func``, in blocks
+of bounded memory. Where the model is a flat ``nn.Sequential`` with cross-entropy, the same numbers come
+faster from :mod:`nets.measure.fast`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.nn import functional
+
+from fpsolve.results import provenance
+from nets.measure.fast import MEMORY, Reduction, Tail, flat
+from nets.models import checked_layer, description, weight_layers
+from nets.training.run import Run
+
+Loss: TypeAlias = Callable[..., Tensor]
+Values: TypeAlias = Tensor | np.ndarray
+#: Samples of one Hessian product or one forward pass.
+SAMPLES = 10_000
+#: Numbers in the largest intermediate result of losses at many weight vectors.
+NUMBERS = 1 << 22
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sample, ln(1 + Σ exp(z_c − z_label)), the sum over c ≠ label.
+
+    Logits have shape (M, K), labels (M,). A tiny loss keeps its relative precision, as in
+    :func:`nets.training.networks.sample_losses`; ``torch.func`` can differentiate and vectorise this form.
+    """
+    chosen = labels.unsqueeze(-1)
+    margins = (logits - logits.gather(-1, chosen)).scatter(-1, chosen, -torch.inf)
+    top = margins.detach().amax(-1).clamp_min(0.0)
+    return top + torch.log1p(torch.expm1(-top) + (margins - top.unsqueeze(-1)).exp().sum(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """L(w) = (1/M) Σ_s loss(model(x_s), y_s), w the weights chosen; the others stay as they are.
+
+    The model is copied and put in evaluation mode: no dropout, and batch norms with their running statistics.
+    The model given is never changed, and later changes of it are not followed. Weights form one vector of N
+    numbers, in the order of ``model.named_parameters()``, each row by row.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any; its first dimension is that of samples, which do not influence each other.
+    inputs, targets : Tensor, shapes (M, …)
+        Floating-point inputs are cast to the precision of the model, block by block.
+    loss : callable
+        Of (outputs, targets): one number per sample; or, as torch's losses, a function with the argument
+        ``reduction`` or a module. Where "none" leaves several numbers per sample, their mean counts.
+    weights : str or sequence of str
+        "all", names as in ``model.named_parameters()``, or patterns such as ``"encoder.*"``.
+    fast : bool
+        False takes the general form everywhere, to check the fast one.
+
+    Raises
+    ------
+    ValueError
+        If inputs and targets do not match, a pattern fits no weights, or the loss is not a mean over samples.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+    loss: Loss = cross_entropy
+    weights: str | Sequence[str] = "all"
+    fast: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets) or not len(self.targets):
+            raise ValueError(
+                f"inputs {tuple(self.inputs.shape)} and labels {tuple(self.targets.shape)} "
+                "must be M each, M > 0"
+            )
+        set_once = partial(object.__setattr__, self)
+        set_once("model", copy.deepcopy(self.model).eval().requires_grad_(False))
+        every = [name for name, _ in self.model.named_parameters()]
+        asked = [self.weights] if isinstance(self.weights, str) else list(self.weights)
+        asked = ["*"] if asked == ["all"] else asked
+        for pattern in asked or ["(nothing)"]:
+            if not any(fnmatchcase(name, pattern) for name in every):
+                raise ValueError(f"weights={pattern!r} fits none of the model's: {', '.join(every)}")
+        set_once("weights", tuple(n for n in every if any(fnmatchcase(n, pattern) for pattern in asked)))
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        """ValueError where the loss gives no number per sample whose mean it is."""
+        y = self.targets[:64]
+        with torch.no_grad():
+            outputs = self.model(self._cast(self.inputs[:64]))
+            each = self.each(outputs, y)
+            if each.shape != y.shape[:1]:
+                raise ValueError(
+                    f"the loss gives shape {tuple(each.shape)} for {len(y)} samples; give a loss of each "
+                    "sample, or one with an argument reduction= that knows 'none'"
+                )
+            mean = self.loss(outputs, y).mean()
+        if not torch.isclose(mean, each.mean(), rtol=1e-3, atol=1e-6, equal_nan=True):
+            raise ValueError(
+                "the loss of several samples is not the mean of their losses (class weights, ignored labels "
+                "or reduction='sum'?): measurements need a mean over samples"
+            )
+
+    # What is there
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weights that vary, as ``model.named_parameters()`` names them."""
+        return cast(tuple[str, ...], self.weights)
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """Their values w₀ by name."""
+        named = dict(self.model.named_parameters())
+        return {name: named[name].detach() for name in self.names}
+
+    @property
+    def vector(self) -> Tensor:
+        """w₀ as one vector, shape (N,)."""
+        return _joined(self.parameters.values(), 0)
+
+    @property
+    def size(self) -> int:
+        """Number of weights N."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    @property
+    def samples(self) -> int:
+        """Number of samples M."""
+        return len(self.targets)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next(iter(self.parameters.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.parameters.values())).device
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all of the model's parameters and buffers, the data, and the names of what varies."""
+        found = hashlib.sha256(" ".join(self.names).encode())
+        for tensor in (*self.model.state_dict().values(), self.inputs, self.targets):
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    @property
+    def layer(self) -> int | None:
+        """Of a flat net the layer whose weights vary, with or without its bias, counted from 0; else None."""
+        if not flat(self.model):
+            return None
+        places = {name.split(".")[0] for name in self.names}
+        found = [i for i, (place, _) in enumerate(weight_layers(self.model)) if {str(place)} == places]
+        return found[0] if found else None
+
+    @property
+    def description(self) -> str:
+        """The model in a few words."""
+        return description(self.model) if flat(self.model) else type(self.model).__name__
+
+    def attributes(self, title: str, **more: object) -> dict[str, str | int | float]:
+        """What every result of a measurement records."""
+        every = len(self.names) == sum(1 for _ in self.model.parameters())
+        named = ", ".join(self.names) if self.layer is None else str(self.layer)
+        return provenance(
+            f"{title}: {self.description}", net=self.description, layer="all" if every else named,
+            samples=self.samples, **more,
+        )  # fmt: skip
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the loss is the cross-entropy of labels: integers (M,) for outputs (M, K)."""
+        plain = isinstance(self.loss, nn.CrossEntropyLoss) and (
+            (self.loss.weight, self.loss.ignore_index, self.loss.label_smoothing) == (None, -100, 0.0)
+        )
+        if not plain and self.loss not in (cross_entropy, functional.cross_entropy):
+            return False
+        whole = not (self.targets.is_floating_point() or self.targets.ndim != 1)
+        return whole and self.model(self._cast(self.inputs[:1])).ndim == 2
+
+    def labels(self, purpose: str) -> Tensor:
+        """The targets where the loss is the cross-entropy of labels, else a ValueError with the purpose."""
+        if not self.labelled:
+            raise ValueError(f"{purpose} is defined for the cross-entropy of labels; this loss is another")
+        return self.targets
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether the outputs are known to be piecewise linear in the weights: one layer of a ReLU net."""
+        return self.tail is not None and self.tail.piecewise_linear
+
+    @cached_property
+    def each(self) -> Loss:
+        """The loss of each sample, (M,), from outputs and targets."""
+        if self.labelled:
+            return cross_entropy
+        if self.loss is cross_entropy:
+            return partial(_sample_means, partial(functional.cross_entropy, reduction="none"))
+        if isinstance(self.loss, nn.Module) and hasattr(self.loss, "reduction"):
+            own: Any = copy.copy(self.loss)
+            own.reduction = "none"
+            return partial(_sample_means, own)
+        try:
+            reducible = "reduction" in inspect.signature(self.loss).parameters
+        except (TypeError, ValueError):
+            reducible = False
+        return partial(_sample_means, partial(self.loss, reduction="none")) if reducible else self.loss
+
+    # Other subjects
+
+    def to(self, dtype: torch.dtype) -> Subject:
+        """The same in another precision; itself where that is the one it has."""
+        if dtype == self.dtype:
+            return self
+        return replace(self, model=copy.deepcopy(self.model).to(dtype))
+
+    def at(self, vector: Values) -> Subject:
+        """The same at other weights, shape (N,)."""
+        model = copy.deepcopy(self.model)
+        named = dict(model.named_parameters())
+        for name, values in self.split(self._vectors(vector, 1)).items():
+            named[name].copy_(values)
+        return replace(self, model=model)
+
+    def rows(self, chosen: Tensor | slice) -> Subject:
+        """The same on some of the samples."""
+        return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
+
+    # The general form
+
+    @cached_property
+    def tail(self) -> Tail | None:
+        """The fast form, where there is one."""
+        if not (self.fast and self.labelled and flat(self.model)):
+            return None
+        net = self.model
+        place = min(int(name.split(".")[0]) for name in self.names)
+        with torch.no_grad():
+            z = self._cast(self.inputs[:1])
+            for module in net:
+                if isinstance(module, nn.Linear) and z.ndim != 2:
+                    return None
+                z = module(z)
+            before, after = nn.Sequential(*list(net)[:place]), nn.Sequential(*list(net)[place:])
+            features = [before(x) for x, _ in self.blocks(SAMPLES)]
+        shifted = tuple(f"{int(n.split('.')[0]) - place}.{n.split('.')[1]}" for n in self.names)
+        return Tail(after, torch.cat(features), self.targets, shifted)
+
+    def blocks(self, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs, in the precision of the model, and targets in blocks of so many samples."""
+        for x, y in zip(self.inputs.split(samples), self.targets.split(samples), strict=True):
+            yield self._cast(x), y
+
+    def split(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Vectors (…, N) as one tensor (…, *shape) for each name."""
+        parts = vectors.split([p.numel() for p in self.parameters.values()], -1)
+        return {
+            name: part.reshape(*vectors.shape[:-1], *p.shape)
+            for (name, p), part in zip(self.parameters.items(), parts, strict=True)
+        }
+
+    def sample_losses(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """The loss of each sample at other values of the weights, by name; for ``torch.func``."""
+        return self.each(functional_call(self.model, parameters, (x,)), y)
+
+    def _cast(self, x: Tensor) -> Tensor:
+        some = next(self.model.parameters())
+        return x.to(some.device, some.dtype if x.is_floating_point() else x.dtype)
+
+    def _tensor(self, values: Values) -> Tensor:
+        """In the precision of the model; torch knows no arrays with negative strides."""
+        values = values if isinstance(values, Tensor) else np.array(values, order="C")
+        return torch.as_tensor(values).to(self.device, self.dtype)
+
+    def _vectors(self, values: Values, ndim: int, what: str = "weights") -> Tensor:
+        """Vectors of weights in the precision of the model, checked."""
+        found = self._tensor(values)
+        if found.ndim != ndim or found.shape[-1] != self.size:
+            shape = f"(K, {self.size})" if ndim == 2 else f"({self.size},)"
+            raise ValueError(f"{what} of shape {tuple(found.shape)} must be {shape}, the weights that vary")
+        return found
+
+    def columns(self, directions: Values) -> Tensor:
+        """Directions as columns (N, K), in the precision of the model, checked."""
+        found = self._tensor(directions)
+        if found.ndim != 2 or len(found) != self.size:
+            raise ValueError(
+                f"directions of shape {tuple(found.shape)} must have {self.size} rows, one per weight"
+            )
+        return found
+
+    @cached_property
+    def _widest(self) -> int:
+        """Numbers in the largest result of any module for one sample."""
+        sizes = [self.inputs[0].numel()]
+
+        def note(module: nn.Module, arguments: object, result: object) -> None:
+            if isinstance(result, Tensor):
+                sizes.append(result.numel())
+
+        hooks = [module.register_forward_hook(note) for module in self.model.modules()]
+        try:
+            with torch.no_grad():
+                self.model(self._cast(self.inputs[:1]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return max(sizes)
+
+    # Measurements that all others are made of
+
+    def outputs(self) -> Tensor:
+        """The model's outputs for all samples, (M, …)."""
+        with torch.no_grad():
+            if self.tail is not None:
+                return torch.cat([self.tail.net(h) for h in self.tail.inputs.split(SAMPLES)])
+            return torch.cat([self.model(x) for x, _ in self.blocks(SAMPLES)])
+
+    def losses(self, vectors: Values | None = None, *, reduction: Reduction = "mean") -> Tensor:
+        """L at many vectors of weights (K, N), default w₀ alone.
+
+        Shape (K,), float64; with ``reduction="none"`` the loss of each sample, (K, M).
+        """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction={reduction!r} must be 'mean' or 'none'")
+        w = self._vectors(self.vector[None] if vectors is None else vectors, 2)
+        if self.tail is not None and self.tail.shiftable:
+            return self.along(w - self.vector, torch.ones(1), reduction=reduction)[:, 0]
+        if self.tail is None or len(self.names) < sum(1 for _ in self.model.parameters()):
+            return self._swept(w, None, reduction)
+        each = self.tail.losses(w)
+        return each if reduction == "none" else each.mean(1, dtype=torch.float64)
+
+    def along(self, directions: Values, distances: Values, *, reduction: Reduction = "mean") -> Tensor:
+        """L(w₀ + t p) for directions p (K, N) and distances t, (K, T) or (T,) for all the same.
+
+        Shape (K, T), summed over samples in float64; with ``reduction="none"`` (K, T, M).
+        """
+        return self._profile(directions, distances, slopes=False, reduction=reduction)
+
+    def slopes(self, directions: Values, distances: Values, *, reduction: Reduction = "mean") -> Tensor:
+        """dL/dt at w₀ + t p, by forward differentiation; shapes as in :meth:`along`."""
+        return self._profile(directions, distances, slopes=True, reduction=reduction)
+
+    def _profile(
+        self, directions: Values, distances: Values, *, slopes: bool, reduction: Reduction
+    ) -> Tensor:
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction={reduction!r} must be 'mean' or 'none'")
+        p = self._vectors(directions, 2, "directions")
+        t = self._tensor(distances)
+        t = t.expand(len(p), -1) if t.ndim == 1 else t
+        if t.ndim != 2 or len(t) != len(p) or t.shape[1] == 0:
+            raise ValueError(f"distances of shape {tuple(t.shape)} must be (T,) or ({len(p)}, T)")
+        if self.tail is not None and self.tail.shiftable:
+            return self.tail.along(p, t, slopes=slopes, reduction=reduction)
+        places = (self.vector + t[:, :, None] * p[:, None]).flatten(0, 1)
+        if slopes:
+            found = self._swept(places, p.repeat_interleave(t.shape[1], 0), reduction)
+        else:
+            found = self.losses(places, reduction=reduction)
+        return found.view(*t.shape, *found.shape[1:])
+
+    def _swept(self, places: Tensor, tangents: Tensor | None, reduction: Reduction) -> Tensor:
+        """Losses at many places (K, N), or their derivatives along one tangent each, in blocks."""
+
+        def each(w: dict[str, Tensor], v: dict[str, Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
+            at = partial(self.sample_losses, x=x, y=y)
+            return at(w) if v is None else cast(Tensor, jvp(at, (w,), (v,))[1])
+
+        moved = None if tangents is None else 0
+        every = vmap(each, (0, moved, None, None))
+        together = max(1, min(len(places), NUMBERS // max(self.size, self._widest)))
+        samples = max(1, NUMBERS // (together * self._widest))
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(places), together):
+                w = self.split(places[first : first + together])
+                v = None if tangents is None else self.split(tangents[first : first + together])
+                found = [every(w, v, x, y) for x, y in self.blocks(samples)]
+                if reduction == "mean":
+                    parts.append(
+                        torch.stack([f.sum(1, dtype=torch.float64) for f in found]).sum(0) / self.samples
+                    )
+                else:
+                    parts.append(torch.cat(found, 1))
+        return torch.cat(parts)
+
+    def gradients(self, *, memory: int = MEMORY) -> Iterator[Tensor]:
+        """Gradients of single samples' losses in blocks (m, N) that take about ``memory`` bytes each."""
+        if self.tail is not None:
+            yield from self.tail.gradients(memory=memory)
+            return
+        one = vmap(grad(lambda w, x, y: self.sample_losses(w, x[None], y[None])[0]), (None, 0, 0))
+        for x, y in self.blocks(self._fitting(memory, 1)):
+            yield _joined(one(self.parameters, x, y).values(), 1)
+
+    def output_gradients(self, *, memory: int = MEMORY) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of outputs (m, K) and of their gradients by the weights, (m, K, N)."""
+        if self.tail is not None:
+            yield from self.tail.logit_gradients(memory=memory)
+            return
+        one = vmap(jacrev(lambda w, x: functional_call(self.model, w, (x[None],))[0]), (None, 0))
+        with torch.no_grad():
+            for x, _ in self.blocks(self._fitting(memory, self.model(self._cast(self.inputs[:1])).shape[1])):
+                yield self.model(x), _joined(one(self.parameters, x).values(), 2)
+
+    def _fitting(self, memory: int, rows: int) -> int:
+        """How many samples of so many gradients each fit into memory."""
+        numbers = rows * (self.size + self._widest) * torch.finfo(self.dtype).bits // 8
+        return max(1, memory // numbers)
+
+    def gradient(self, rows: Tensor | slice | None = None) -> Tensor:
+        """∇L of all samples, or of some, shape (N,)."""
+        return self._mean(grad(self._block_loss), rows=slice(None) if rows is None else rows)
+
+    def hessian_product(self, vectors: Values) -> Tensor:
+        """H v for a vector (N,), or for each column of (N, K), forward over reverse mode."""
+        V = self._tensor(vectors)
+        if V.ndim not in (1, 2) or len(V) != self.size:
+            raise ValueError(f"vectors of shape {tuple(V.shape)} must be ({self.size},) or ({self.size}, K)")
+
+        def product(w: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            gradient = partial(grad(self._block_loss), x=x, y=y)
+            return vmap(lambda v: jvp(gradient, (w,), (v,))[1])(self.split(V.reshape(self.size, -1).T))
+
+        return self._mean(product, 1).T.reshape(V.shape)
+
+    def _block_loss(self, w: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of a block, of the part of the model that varies."""
+        if self.tail is None:
+            return self.sample_losses(w, x, y).mean()
+        own = dict(zip(self.tail.names, w.values(), strict=True))
+        return functional.cross_entropy(functional_call(self.tail.net, own, (x,)), y)
+
+    def _mean(
+        self, derivative: Callable[..., dict[str, Tensor]], lead: int = 0, rows: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """Mean over samples of a derivative of a block's loss, ``lead`` dimensions before the weights'."""
+        x, y = (self.inputs if self.tail is None else self.tail.inputs)[rows], self.targets[rows]
+        block = SAMPLES if self.tail is not None else max(1, min(SAMPLES, 8 * NUMBERS // self._widest))
+        total = None
+        with torch.no_grad():
+            for some, of in zip(x.split(block), y.split(block), strict=True):
+                found = derivative(self.parameters, self._cast(some), of)
+                part = _joined(found.values(), lead) * (len(of) / len(y))
+                total = part if total is None else total + part
+        return cast(Tensor, total)
+
+
+def as_subject(
+    measured: Subject | Run | nn.Module,
+    inputs: Tensor | None = None,
+    targets: Tensor | None = None,
+    *,
+    layer: int | None = None,
+) -> Subject:
+    """What a measurement was given, as a :class:`Subject`: the one rule for all of them.
+
+    ``measured`` is a Subject by itself; a run, at its weights and on its training data; or a model with its
+    data, on the cross-entropy. For a net of layers ``layer`` chooses the weights (and biases) of one of them,
+    counted from 0. A ValueError where something is missing or given twice, or there is no such layer.
+    """
+    if isinstance(measured, Subject):
+        if inputs is not None or targets is not None or layer is not None:
+            raise ValueError("a Subject has its data and weights: give no inputs, targets or layer beside it")
+        return measured
+    if isinstance(measured, Run):
+        if inputs is not None or targets is not None:
+            raise ValueError("a run is measured on its training data; for others give run.net and the data")
+        data, measured = measured.data, measured.net
+        inputs, targets = data.train_inputs, data.train_labels
+    if inputs is None or targets is None:
+        raise ValueError("a model is measured on data: give inputs and targets too")
+    weights = "all" if layer is None else layer_names(measured, layer)
+    return Subject(measured, inputs, targets, weights=weights)
+
+
+def layer_names(net: nn.Module, layer: int, *, bias: bool = True) -> list[str]:
+    """Names of the weights of one layer of a net of layers, counted from 0, with or without its bias."""
+    module = checked_layer(cast(nn.Sequential, net), layer)
+    place = weight_layers(cast(nn.Sequential, net))[layer][0]
+    return [f"{place}.{name}" for name, _ in module.named_parameters() if bias or name == "weight"]
+
+
+def step_settings(
+    measured: Subject | Run, batch_size: int | None, learning_rate: float | None
+) -> tuple[int, float]:
+    """B and η: what is given, else those of the run; a ValueError where a Subject leaves them open."""
+    if isinstance(measured, Run):
+        own = measured.settings
+        batch_size = own.batch_size if batch_size is None else batch_size
+        learning_rate = own.learning_rate if learning_rate is None else learning_rate
+    if batch_size is None or learning_rate is None:
+        raise ValueError("a Subject knows no training: give batch_size and learning_rate")
+    return int(batch_size), float(learning_rate)
+
+
+def numpy(values: Tensor) -> np.ndarray:
+    """A tensor, from whichever device, as an array."""
+    return values.detach().cpu().numpy()
+
+
+def _joined(parts, lead: int) -> Tensor:
+    """Tensors (…, *shape) as one, flattened and joined behind ``lead`` dimensions."""
+    flattened = [p.flatten(lead) for p in parts]
+    return flattened[0] if len(flattened) == 1 else torch.cat(flattened, lead)
+
+
+def _sample_means(each: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """One number per sample, the mean of those that a loss leaves for it."""
+    values = each(outputs, targets)
+    return values.flatten(1).mean(1) if values.ndim > 1 else values

@@ -1,0 +1,309 @@
+"""Measurements of any model: against autograd by hand, and the general form against the fast one."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+from torch.nn import functional
+
+from nets import models
+from nets.data import datasets
+from nets.measure import components, controls, loss_widths, minibatch_losses
+from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
+from nets.measure.directions import along_directions
+from nets.measure.noise import (
+    minibatch_gradients,
+    noise_covariance,
+    noise_trace,
+    per_sample_gradients,
+    projected_gradients,
+)
+from nets.measure.overlaps import noise_alignment
+from nets.measure.subject import Subject, as_subject, cross_entropy, layer_names, numpy
+from nets.measure.temperature import active_temperature
+from nets.training import train
+from nets.training.networks import sample_losses
+
+
+class Residual(nn.Module):
+    """x + W₂ tanh(W₁ x + b), normalised by its batch's statistics in training, then to two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 4, bias=False))
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.norm(x + self.inner(x)))
+
+
+def _residual(samples=12):
+    torch.manual_seed(0)
+    model = Residual().double()
+    return model, torch.randn(samples, 4).double(), torch.randn(samples, 2).double()
+
+
+CHOICES = {"all": "all", "one": "inner.0.weight", "pattern": ["inner.*", "head.bias"]}
+
+
+def _by_hand(model, x, y, names):
+    """Losses of samples, their gradients and the mean's Hessian, as functions of one vector of the weights."""
+    model = copy.deepcopy(model).eval().requires_grad_(True)
+    chosen = [dict(model.named_parameters())[n] for n in names]
+    losses = [((model(x[s : s + 1]) - y[s : s + 1]) ** 2).mean() for s in range(len(x))]
+    flat = lambda parts: torch.cat([p.flatten() for p in parts])  # noqa: E731
+    gradients = torch.stack([flat(torch.autograd.grad(l, chosen, retain_graph=True)) for l in losses])
+    mean = flat(torch.autograd.grad(sum(losses) / len(losses), chosen, create_graph=True))
+    rows = [flat(torch.autograd.grad(g, chosen, retain_graph=True, materialize_grads=True)) for g in mean]
+    return torch.stack(losses).detach().numpy(), gradients.numpy(), torch.stack(rows).numpy()
+
+
+@pytest.mark.parametrize("weights", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("loss", [functional.mse_loss, nn.MSELoss(), lambda o, t: ((o - t) ** 2).mean(1)])
+def test_a_residual_block_with_squared_errors_is_measured_as_autograd_says(weights, loss):
+    model, x, y = _residual()
+    subject = Subject(model, x, y, loss, weights)
+    losses, gradients, H = _by_hand(model, x, y, subject.names)
+    close = lambda values: pytest.approx(values, abs=1e-12)  # noqa: E731
+    assert subject.losses(reduction="none")[0].numpy() == close(losses)
+    assert float(subject.losses()[0]) == close(losses.mean())
+    assert per_sample_gradients(subject).numpy() == close(gradients)
+    assert torch.cat(list(subject.gradients(memory=3000))).numpy() == close(gradients)
+    assert subject.gradient().numpy() == close(gradients.mean(0))
+    assert noise_covariance(subject).covariance.to_numpy() == close(np.cov(gradients.T, bias=True))
+    assert noise_trace(subject) == close(np.trace(np.cov(gradients.T, bias=True)))
+    assert hessian(subject).to_numpy() == close(H)
+    v = np.random.default_rng(0).normal(size=(subject.size, 3))
+    assert hessian_operator(subject) @ v == close(H @ v)
+    assert subject.hessian_product(v[:, 0]).numpy() == close(H @ v[:, 0])
+    assert projected_gradients(subject, directions=v) == close(gradients @ v)
+    assert minibatch_gradients(subject, batch_size=12, draws=1, replacement=False, rng=0)[0] == close(
+        gradients.mean(0)
+    )
+    assert top_eigenpairs(subject, count=2, tolerance=0).eigenvalue.to_numpy() == close(
+        np.linalg.eigvalsh(H)[::-1][:2]
+    )
+    assert noise_alignment(subject, top=2).size_ratio.to_numpy() == pytest.approx(
+        [np.trace(np.cov(gradients.T, bias=True)) / np.trace(H)], rel=1e-9
+    )
+    for kind in ("true", "empirical"):
+        with pytest.raises(ValueError, match="cross-entropy of labels"):
+            fisher(subject, kind=kind)
+    near = along_directions(subject, directions=v)
+    assert near.loss == close(losses.mean()) and near.gradient == close(gradients.mean(0) @ v)
+    assert near.hessian == close(v.T @ H @ v)
+    assert near.covariance == close(np.cov((gradients @ v).T, bias=True))
+    assert noise_covariance(subject).attrs["net"] == "Residual"
+
+
+def test_losses_along_directions_are_those_of_moved_models():
+    model, x, y = _residual()
+    subject = Subject(model, x, y, functional.mse_loss, "inner.*")
+    p, t = torch.randn(2, subject.size).double(), torch.tensor([[0.0, 0.5], [-1.0, 2.0]])
+    values, slopes = subject.along(p, t), subject.slopes(p, t)
+    each = subject.along(p, t, reduction="none")
+    assert values.shape == slopes.shape == (2, 2) and each.shape == (2, 2, 12)
+    for k in range(2):
+        for j in range(2):
+            moved = subject.at(subject.vector + t[k, j] * p[k])
+            losses, gradients, _ = _by_hand(moved.model, x, y, subject.names)
+            assert each[k, j].numpy() == pytest.approx(losses, abs=1e-12)
+            assert float(values[k, j]) == pytest.approx(losses.mean(), abs=1e-12)
+            assert float(slopes[k, j]) == pytest.approx(gradients.mean(0) @ p[k].numpy(), abs=1e-12)
+    assert float(subject.at(subject.vector + p[1] * 2).losses()[0]) == pytest.approx(float(values[1, 1]))
+
+
+def test_widths_of_any_loss_end_where_it_is_e_times_its_start():
+    model, x, y = _residual()
+    subject = Subject(model, x, y, functional.mse_loss, "head.weight")
+    modes = xr.Dataset({"direction": (("mode", "weight"), np.eye(8)[:3])}, {"mode": [1, 2, 3]})
+    found = loss_widths.widths(subject, modes, double=True)
+    ends = np.stack([found.left, found.right], 1)
+    reached = subject.along(np.eye(8)[:3], ends).numpy() / float(subject.losses()[0])
+    assert reached == pytest.approx(np.e, rel=3e-3)
+    hot = active_temperature(subject, modes, batch_size=3, learning_rate=0.2)
+    slopes = per_sample_gradients(subject).numpy()[:, :3]
+    assert hot.temperature[:, 0].to_numpy() == pytest.approx(0.1 * slopes.var(0) / 3 * 9 / 11, rel=1e-10)
+    curves = minibatch_losses.profiles(subject, modes, found, batch_size=4, learning_rate=0.2, points=5)
+    assert curves.loss[:, 2].to_numpy() == pytest.approx(float(subject.losses()[0]), rel=1e-10)
+    basis = controls.hessian_basis(subject, count=3, share=1)
+    assert basis.curvature.to_numpy() == pytest.approx(
+        np.linalg.eigvalsh(hessian(subject))[::-1][:3], rel=1e-5
+    )
+    with pytest.raises(ValueError, match="learning_rate"):
+        active_temperature(subject, modes)
+
+
+def test_the_model_is_as_it_was_after_everything():
+    model, x, y = _residual()
+    model.head.requires_grad_(False)
+    before, digest = copy.deepcopy(model.state_dict()), Subject(model, x, y, nn.MSELoss()).digest
+    subject = Subject(model, x, y, functional.mse_loss)
+    subject.losses(), subject.gradient(), hessian(subject), list(subject.gradients())
+    assert model.training and model.norm.training and subject.digest == digest
+    assert [p.requires_grad for p in model.parameters()] == [True] * 5 + [False] * 2
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        model.head.weight.zero_()
+    assert subject.digest == digest != Subject(model, x, y, functional.mse_loss).digest
+
+
+NETS = {
+    "dense": lambda: models.fully_connected((64, 5, 6, 10), rng=0),
+    "biased": lambda: models.fully_connected((64, 5, 6, 10), rng=0, bias=True),
+    "convolutional": lambda: models.initialised(
+        nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 3, bias=False),
+            nn.ReLU(), nn.Flatten(), nn.Linear(12, 10),
+        ),
+        rng=0,
+    ),
+}  # fmt: skip
+
+
+def _same(one, other, abs=1e-12):
+    """All numbers of two results agree."""
+    if isinstance(one, xr.Dataset):
+        for name in one.data_vars:
+            _same(one[name].to_numpy(), other[name].to_numpy(), abs)
+        return
+    assert np.asarray(one) == pytest.approx(np.asarray(other), abs=abs, rel=1e-10, nan_ok=True)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("layer", [None, 1, 2])
+def test_the_general_form_has_the_numbers_of_the_fast_one(name, layer):
+    data = datasets.load("digits").subset(60)
+    net, x, y = NETS[name]().double(), data.train_inputs, data.train_labels
+    weights = "all" if layer is None else layer_names(net, layer, bias=layer != 2)
+    fast = Subject(net, x, y, weights=weights)
+    slow = Subject(net, x, y, functional.cross_entropy, weights, fast=False)
+    assert fast.tail is not None and slow.tail is None and fast.size == slow.size
+    v = np.linalg.qr(np.random.default_rng(1).normal(size=(fast.size, 2)))[0]
+    _same(per_sample_gradients(fast), per_sample_gradients(slow))
+    _same(noise_trace(fast), noise_trace(slow))
+    _same(projected_gradients(fast, directions=v), projected_gradients(slow, directions=v))
+    _same(minibatch_gradients(fast, batch_size=9, draws=2, rng=0), minibatch_gradients(slow, batch_size=9, draws=2, rng=0))  # fmt: skip
+    for f in ("losses", "outputs"):
+        _same(getattr(fast, f)(), getattr(slow, f)())
+    _same(*(s.losses(numpy(s.vector) + v.T, reduction="none") for s in (fast, slow)))
+    for reduction in ("mean", "none"):
+        for kind in ("along", "slopes"):
+            one, other = (
+                getattr(s, kind)(v.T, torch.tensor([-3.0, 0.0, 0.5]), reduction=reduction)
+                for s in (fast, slow)
+            )
+            _same(one, other)
+    _same(fast.hessian_product(v), slow.hessian_product(v))
+    for one, other in zip(
+        vars(along_directions(fast, directions=v)).values(),
+        vars(along_directions(slow, directions=v)).values(),
+        strict=True,
+    ):
+        _same(one, other)
+    tops = [top_eigenpairs(s, count=3, tolerance=1e-10, rng=0) for s in (fast, slow)]
+    _same(tops[0].eigenvalue, tops[1].eigenvalue)
+    _same(abs(tops[0].eigenvector), abs(tops[1].eigenvector), 1e-6)
+    if (name, layer) == ("biased", 1):
+        densities = [spectral_density(s, nodes=6, repeats=1, rng=0, points=32) for s in (fast, slow)]
+        # The ends of the spectrum are found to a per cent: there rounding grows.
+        _same(*densities, abs=1e-6 * float(densities[0].max()))
+    if fast.size < 600:
+        _same(noise_covariance(fast), noise_covariance(slow))
+        _same(hessian(fast), hessian(slow))
+        for kind in ("true", "empirical"):
+            _same(fisher(fast, kind=kind), fisher(slow, kind=kind))
+        found = [noise_alignment(s) for s in (fast, slow)]
+        for quantity in ("pearson_elements", "coefficient", "size_ratio", "loss", "error", "label_ratio"):
+            _same(found[0][quantity], found[1][quantity], 1e-9)
+
+
+@pytest.fixture(scope="module")
+def biased():
+    data = datasets.load("digits").subset(300)
+    net = models.fully_connected((64, 12, 12, 10), rng=1, bias=True)
+    start = train.sgd(net, data, learning_rate=0.1, batch_size=20, epochs=30, rng=0)
+    window, run = train.record(start, layer=1, epochs=5, return_run=True)
+    return run, window
+
+
+def test_widths_profiles_and_temperatures_have_the_same_numbers_in_both_forms(biased):
+    run, window = biased
+    modes = components.analyse(window, count=6)
+    fast, slow = (
+        Subject(run.net, run.data.train_inputs, run.data.train_labels, weights="3.weight", fast=f).to(
+            torch.float64
+        )
+        for f in (True, False)
+    )
+    found = [loss_widths.widths(s, modes, double=True) for s in (run, fast, slow)]
+    for other in found[1:]:
+        _same(found[0], other)
+    _same(loss_widths.profiles(run, modes, found[0]), loss_widths.profiles(slow, modes, found[0]))
+    numbers = {"batch_size": 20, "learning_rate": 0.1}
+    _same(active_temperature(run, modes), active_temperature(slow, modes, **numbers))
+    one, other = (
+        minibatch_losses.profiles(run, modes, found[0], points=5),
+        minibatch_losses.profiles(slow, modes, found[0], points=5, **numbers),
+    )
+    _same(one, other)
+    _same(
+        noise_trace(run, layer=1), noise_trace(run.net, run.data.train_inputs, run.data.train_labels, layer=1)
+    )
+
+
+def test_eigenvectors_of_a_layer_with_bias_are_numbered_as_its_windows(biased):
+    run, window = biased
+    basis = controls.hessian_basis(run, layer=1, count=4, share=1)
+    assert basis.sizes["weight"] == window.sizes["weight"] == 144
+    assert np.isfinite(loss_widths.widths(run, basis).width).all()
+    assert components.project(window, basis).sizes["mode"] == 4
+    own = Subject(run.net, run.data.train_inputs, run.data.train_labels, weights="3.weight").to(torch.float64)
+    H = hessian(own).to_numpy()
+    for value, direction in zip(basis.curvature, basis.direction.to_numpy(), strict=True):
+        assert direction @ H @ direction == pytest.approx(float(value), rel=1e-4)
+    # The Hessian by weights and biases has more rows.
+    assert hessian(run, layer=1).sizes["weight"] == 156
+
+
+def test_the_cross_entropy_keeps_the_digits_of_tiny_losses_and_does_not_overflow():
+    margins = torch.tensor([-2000.0, -800.0, -1.0, 0.0, 3.0, 40.0, 300.0, 700.0], dtype=torch.float64)
+    logits = torch.stack([margins, torch.zeros(8), torch.full((8,), -1.0)], 1).double()
+    labels = torch.zeros(8, dtype=torch.int64)
+    assert cross_entropy(logits, labels).numpy() == pytest.approx(
+        sample_losses(logits, labels).numpy(), rel=1e-14
+    )
+    (gradient,) = torch.autograd.grad(cross_entropy(logits.requires_grad_(), labels).sum(), logits)
+    exact = torch.softmax(logits.detach(), 1) - functional.one_hot(labels, 3)
+    assert gradient.numpy() == pytest.approx(exact.numpy(), abs=1e-15)
+
+
+def test_what_cannot_be_measured_is_refused_with_the_reason():
+    model, x, y = _residual()
+    with pytest.raises(ValueError, match="must be M each"):
+        Subject(model, x, y[:3], functional.mse_loss)
+    with pytest.raises(ValueError, match=r"weights='outer.\*' fits none of the model's: inner.0.weight"):
+        Subject(model, x, y, functional.mse_loss, "outer.*")
+    with pytest.raises(ValueError, match="give a loss of each sample"):
+        Subject(model, x, y, lambda o, t: ((o - t) ** 2).mean())
+    with pytest.raises(ValueError, match="not the mean"):
+        Subject(model, x, y, nn.MSELoss(reduction="sum"))
+    labels = torch.arange(12) % 2
+    with pytest.raises(ValueError, match="class weights"):
+        Subject(model, x, labels, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]).double()))
+    smooth = Subject(model, x, labels, nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert Subject(model, x, labels).labelled and not smooth.labelled
+    subject = Subject(model, x, labels)
+    with pytest.raises(ValueError, match="no inputs, targets or layer"):
+        as_subject(subject, layer=1)
+    with pytest.raises(ValueError, match="give inputs and targets"):
+        as_subject(model)
+    with pytest.raises(TypeError, match="Sequential"):
+        as_subject(model, x, labels, layer=0)
+    with pytest.raises(ValueError, match="rows, one per weight"):
+        projected_gradients(subject, directions=np.ones((3, 1)))
