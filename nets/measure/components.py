@@ -17,7 +17,8 @@ import scipy.linalg
 import scipy.sparse.linalg
 import xarray as xr
 
-import fpsolve
+from fpsolve.results import provenance, quantity
+from theory.random_landscape import correlation_time_from_velocities
 
 Origin: TypeAlias = Literal["mean", "start"]
 #: Estimates of drift and of D_i get their errors from this many blocks where the window names no epochs.
@@ -73,7 +74,6 @@ def analyse(
         If the window has fewer than 3 steps, holds values that are not finite, or does not move.
     """
     weights = _weights(window)
-    steps, _size = weights.shape
     if origin not in ("mean", "start"):
         raise ValueError(f"origin={origin!r} must be 'mean' or 'start'")
     if count is not None and count < 1:
@@ -82,7 +82,7 @@ def analyse(
     centred = weights - centre
     if detrend:
         centred = _detrended(centred) if origin == "mean" else centred - _line(centred)
-    total = float(np.square(centred).sum()) / steps
+    total = float(np.square(centred).sum()) / len(weights)
     if not total > 0:
         raise ValueError("the weights do not move in this window: nothing to analyse")
     variance, direction = _eigen(centred, count)
@@ -92,12 +92,8 @@ def analyse(
     for name, other in (("correlation_time", "mean"), ("correlation_time_from_start", "start")):
         if origin == other:
             result[name].data[:] = variance / result.velocity_variance
-    result["direction"] = (
-        ("mode", "weight"),
-        direction,
-        {"long_name": "principal direction p_i", "units": "1"},
-    )
-    result["origin"] = ("weight", centre, {"long_name": f"{origin} of the weights", "units": "1"})
+    result["direction"] = quantity(direction, ("mode", "weight"), "principal direction p_i")
+    result["origin"] = quantity(centre, "weight", f"{origin} of the weights")
     result.attrs |= {
         "title": "principal components of SGD weights",
         "basis": "principal components of the same window",
@@ -152,7 +148,7 @@ def project(
     result = _statistics(weights, centre, direction, detrend=detrend, attrs=_attrs(window))
     result = result.assign_coords(mode=modes["mode"][: len(direction)])
     result["direction"] = modes["direction"][: len(direction)]
-    result["origin"] = ("weight", centre, {"long_name": "mean of the weights", "units": "1"})
+    result["origin"] = quantity(centre, "weight", "mean of the weights")
     basis = str(modes.attrs.get("basis", "directions given"))
     result.attrs |= {
         "title": "motion of SGD weights along given directions",
@@ -165,19 +161,10 @@ def project(
 
 
 def cumulative_variance(modes: xr.Dataset, *, first: int = 2) -> xr.DataArray:
-    """Share of the variance in modes ``first`` … i; the paper leaves out the drift mode 1.
+    """Share of the variance in modes ``first`` … i.
 
-    Parameters
-    ----------
-    modes : Dataset
-        From :func:`analyse`.
-    first : int
-        First mode that counts.
-
-    Returns
-    -------
-    DataArray, dim mode
-        Rising to 1 if all modes were kept; the modes left out by ``count`` are in the denominator.
+    ``modes`` are from :func:`analyse`; the paper leaves out the drift mode 1. It rises to 1 if all modes were
+    kept; the modes left out by ``count`` are in the denominator.
     """
     variance = modes["variance"].sel(mode=slice(first, None))
     if variance.size == 0:
@@ -190,24 +177,11 @@ def cumulative_variance(modes: xr.Dataset, *, first: int = 2) -> xr.DataArray:
 
 
 def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
-    """c_i(k) = ⟨v_i(t + k) v_i(t)⟩ / D_i for k = 0 … lags (PNAS above 12).
+    """c_i(k) = ⟨v_i(t + k) v_i(t)⟩ / D_i for k = 0 … lags steps, dims (lag, mode) (PNAS above 12).
 
-    Parameters
-    ----------
-    modes : Dataset
-        With ``projection``, from :func:`analyse` or :func:`project`.
-    lags : int
-        Largest lag, in steps.
-
-    Returns
-    -------
-    DataArray, dims lag, mode
-        Averages over all pairs of steps at that distance; no mean is subtracted, as in the paper.
-
-    Raises
-    ------
-    ValueError
-        If the window is not longer than the lags.
+    ``modes`` hold ``projection``, from :func:`analyse` or :func:`project`. Averages run over all pairs of
+    steps at that distance; no mean is subtracted, as in the paper. A window not longer than the lags is a
+    ValueError.
     """
     velocity = np.diff(modes["projection"].to_numpy().astype(float), axis=0)
     steps = len(velocity)
@@ -226,7 +200,7 @@ def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
         correlation,
         dims=("lag", "mode"),
         coords={
-            "lag": ("lag", np.arange(lags + 1), {"long_name": "lag", "units": "steps"}),
+            "lag": quantity(np.arange(lags + 1), "lag", "lag", "steps"),
             "mode": modes["mode"],
         },
         name="velocity_correlation",
@@ -235,24 +209,12 @@ def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
 
 
 def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
-    """τ_i from the velocities alone, by the double sum of PNAS 13 with c_i = 0 beyond ``lags``.
+    """τ_i in steps from the velocities alone, by the double sum of PNAS 13 with c_i = 0 beyond ``lags``.
 
-    Independent of σ_i², unlike ``modes.correlation_time``, so ψ = ψ_D + ψ_τ is no identity for it.
-
-    Parameters
-    ----------
-    modes : Dataset
-    lags : int
-        Where the correlation is cut; an epoch for sampling without replacement, whose c_i is about
-        −1/(m − 1) at every lag inside an epoch.
-
-    Returns
-    -------
-    DataArray, dim mode
-        In steps, origin at the window's start (null T/2).
+    The origin is the window's start (null T/2). Independent of σ_i², unlike ``modes.correlation_time``, so ψ
+    = ψ_D + ψ_τ is no identity for it. ``lags`` may be an epoch for sampling without replacement, whose c_i is
+    about −1/(m − 1) at every lag inside an epoch.
     """
-    from theory.random_landscape import correlation_time_from_velocities
-
     c = velocity_correlation(modes, lags=lags)
     tau = correlation_time_from_velocities(c.to_numpy(), steps=modes.sizes["step"])
     return xr.DataArray(
@@ -337,35 +299,20 @@ def _statistics(
     variance = theta.var(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         tau, tau_start = variance / D, np.square(theta - theta[0]).mean(0) / D
+    time = "correlation time σ_i²/D_i, about the"
     columns = {
         "variance": (variance, "variance σ_i²", "1"),
         "drift": (drift, "drift velocity ⟨v_i⟩", "1/step"),
         "drift_stderr": (drift_error, "standard error of the drift, over blocks", "1/step"),
         "velocity_variance": (D, "velocity variance D_i = ⟨v_i²⟩", "1/step^2"),
         "velocity_variance_stderr": (D_error, "standard error of D_i, over blocks", "1/step^2"),
-        "correlation_time": (tau, "correlation time σ_i²/D_i, about the mean", "steps"),
-        "correlation_time_from_start": (
-            tau_start,
-            "correlation time σ_i²/D_i, about the window's start",
-            "steps",
-        ),
+        "correlation_time": (tau, f"{time} mean", "steps"),
+        "correlation_time_from_start": (tau_start, f"{time} window's start", "steps"),
     }
-    result = xr.Dataset(
-        {
-            name: ("mode", value, {"long_name": text, "units": u})
-            for name, (value, text, u) in columns.items()
-        },
-        coords={
-            "mode": ("mode", np.arange(1, len(direction) + 1), {"long_name": "mode i", "units": "1"}),
-        },
-        attrs=attrs | {"steps": steps, "fpsolve_version": fpsolve.__version__},
-    )
-    result["projection"] = (
-        ("step", "mode"),
-        theta.astype(np.float32),
-        {"long_name": "projection θ_i", "units": "1"},
-    )
-    return result
+    variables = {name: quantity(value, "mode", *words) for name, (value, *words) in columns.items()}
+    variables["projection"] = quantity(theta.astype(np.float32), ("step", "mode"), "projection θ_i")
+    mode = quantity(np.arange(1, len(direction) + 1), "mode", "mode i")
+    return xr.Dataset(variables, {"mode": mode}, attrs | provenance("motion along directions", steps=steps))
 
 
 def _blocks(steps: int, attrs: dict) -> int:

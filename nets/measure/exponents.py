@@ -1,4 +1,4 @@
-"""Exponents of power laws between modes, each with its interval and with what it was measured from.
+"""Exponents of power laws between modes, such as variance against flatness, with intervals and provenance.
 
 σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13): slopes of straight lines
 through logarithms, by least squares. With τ_i = σ_i²/D_i on the same modes ψ = ψ_D + ψ_τ holds to rounding,
@@ -30,26 +30,12 @@ __all__ = ["Exponent", "over_seeds", "rank_exponent", "table", "variance_flatnes
 class Exponent:
     """An exponent, positive where the quantity falls, and everything needed to judge it.
 
-    Attributes
-    ----------
-    name : str
-        "psi", "psi_D", "psi_tau" or "gamma".
-    value, low, high : float
-        Estimate and 95 % interval.
-    interval : str
-        What the interval comes from: "blocks of modes" or "seeds".
-    correlation : float
-        Pearson's, of the logarithms: without it near −1 the slope says little. r² times the slope of the
-        regression the other way round is this slope.
-    points, left_out : int
-        Modes in the fit; modes of the range without a finite positive value, such as open-ended widths.
-    first, last : int
-        Range of modes.
-    basis, sampler : str
-        Where the directions and the minibatches come from.
-    loss : float
-        L₀ at the weights the flatness was measured at.
-    seeds : int
+    ``name`` is "psi", "psi_D", "psi_tau" or "gamma"; ``low`` and ``high`` end the 95 % interval, which comes
+    from "blocks of modes" or "seeds" (``interval``). ``correlation`` is Pearson's, of the logarithms: without
+    it near −1 the slope says little; r² times the slope of the regression the other way round is this slope.
+    ``points`` modes from ``first`` to ``last`` are in the fit; ``left_out`` of the range have no finite
+    positive value, such as open-ended widths. ``basis`` and ``sampler`` say where directions and minibatches
+    come from. ``loss`` is L₀ at the weights the flatness was measured at; ``seeds`` counts trainings.
     """
 
     name: str
@@ -76,20 +62,9 @@ class Exponent:
 
 
 def rank_exponent(modes: xr.Dataset, *, fit: tuple[int, int] = RANK_FIT, rng: Seed = 0) -> Exponent:
-    """γ of σ_i² ∝ i^{−γ} (PNAS Fig. 1A: between modes 20 and 200).
+    """γ of σ_i² ∝ i^{−γ} for modes from :func:`nets.measure.components.analyse` (PNAS Fig. 1A: 20 to 200).
 
-    Parameters
-    ----------
-    modes : Dataset
-        From :func:`nets.measure.components.analyse`.
-    fit : (int, int)
-        First and last mode.
-    rng : int, SeedSequence, Generator or str
-        Of the bootstrap.
-
-    Returns
-    -------
-    Exponent
+    ``fit`` holds the first and the last mode; ``rng`` draws the bootstrap.
     """
     variance = _range(modes["variance"], fit)
     return _fitted("gamma", variance["mode"].astype(float), variance, fit, modes.attrs, modes.attrs, rng)
@@ -103,31 +78,14 @@ def variance_flatness(
     correlation_time: xr.DataArray | None = None,
     rng: Seed = 0,
 ) -> dict[str, Exponent]:
-    """ψ, ψ_D and ψ_τ of variance, velocity variance and correlation time against flatness.
+    """ψ, ψ_D and ψ_τ ("psi", "psi_D", "psi_tau") of variance, velocity variance and time against flatness.
 
-    Parameters
-    ----------
-    modes : Dataset
-        The motion: from ``principal_components.analyse``, or ``project`` for another window.
-    widths : Dataset
-        From :func:`nets.measure.loss_widths.widths`, along the same directions.
-    fit : (int, int)
-        First and last mode.
-    correlation_time : DataArray, dim mode, optional
-        τ_i measured without σ_i², such as ``principal_components.correlation_times``; default σ_i²/D_i, with
-        which ψ = ψ_D + ψ_τ to rounding where no mode is left out.
-    rng : int, SeedSequence, Generator or str
-        Of the bootstraps.
-
-    Returns
-    -------
-    dict of str to Exponent
-        "psi", "psi_D", "psi_tau".
-
-    Raises
-    ------
-    ValueError
-        If the two share fewer than 5 modes of the range.
+    ``modes`` hold the motion, from :func:`nets.measure.components.analyse`, or ``project`` for another
+    window; ``widths``, from :func:`nets.measure.loss_widths.widths`, lie along the same directions. ``fit``
+    holds the first and the last mode. ``correlation_time`` (mode) is τ_i measured without σ_i², such as
+    :func:`nets.measure.components.correlation_times`; the default is σ_i²/D_i, with which ψ = ψ_D + ψ_τ to
+    rounding where no mode is left out. ``rng`` draws the bootstraps. Fewer than 5 common modes are a
+    ValueError.
     """
     width = _range(widths["width"], fit)
     tau = modes["correlation_time"] if correlation_time is None else correlation_time
@@ -196,22 +154,10 @@ def _sampler(attrs: Mapping) -> str:
 
 
 def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
-    """Mean over independent runs with the 95 % interval of Student's t from their scatter.
+    """Mean over independent trainings with the 95 % interval of Student's t from their scatter.
 
-    Parameters
-    ----------
-    exponents : sequence of Exponent
-        The same quantity from at least two seeds.
-
-    Returns
-    -------
-    Exponent
-        Correlation and loss are means (of the logarithm for the loss); ``points`` the smallest.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two, or they differ in quantity or basis.
+    Correlation and loss are means (of the logarithm for the loss), ``points`` is the smallest. Fewer than two
+    exponents, or some of another quantity, basis or sampler, are a ValueError.
     """
     items = list(exponents)
     if len(items) < 2:
@@ -234,16 +180,7 @@ def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
 
 
 def table(exponents: Iterable[Exponent]) -> str:
-    """The exponents as lines of text, one each.
-
-    Parameters
-    ----------
-    exponents : iterable of Exponent
-
-    Returns
-    -------
-    str
-    """
+    """The exponents as lines of text, one each, under a head."""
     head = (
         f"{'exponent':8} {'value':>6} {'95 % interval':>16} {'from':15} {'r':>6} {'modes':>9} {'points':>6} "
         f"{'L0':>8} {'seeds':>5}  basis; sampler"

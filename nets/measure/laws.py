@@ -1,4 +1,4 @@
-"""Is gradient noise Gaussian? Fits across minibatches and across parameters, and tests per direction.
+"""Gaussian or heavy-tailed noise: stable and Gaussian fits to gradient noise, and tests of Gaussianity.
 
 Two questions that are easily mixed (ICLR Fig. 1). *Across minibatches*: the law of one component, or of the
 norm, over random minibatches at fixed weights. *Across parameters*: the components of one gradient vector
@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 from nets.measure.noise import Rng
 
 #: Where the empirical characteristic function is read, in units of 1/scale.
@@ -30,34 +30,15 @@ def stable_fit(
 ) -> xr.Dataset:
     """Tail index α and scale γ of a symmetric stable law, φ(t) = exp(iμt − |γt|^α), by regression.
 
-    With φ̂ the real part of the empirical characteristic function about the median, ln(−ln φ̂(t)) is fitted by
-    α ln γ + α ln t, by least squares over ten t in [0.1, 1]/γ, and again until γ stands still. α = 2 is the
-    Gaussian of variance 2γ².
+    With φ̂ the real part of the empirical characteristic function about the median, ln(−ln φ̂(t)) is fitted
+    by α ln γ + α ln t, by least squares over ten t in [0.1, 1]/γ, and again until γ stands still. α = 2 is
+    the Gaussian of variance 2γ², and the largest returned. The result has ``alpha``, the ends ``alpha_low``
+    and ``alpha_high`` of a bootstrap interval of that ``confidence``, ``scale``, and ``location`` (the
+    median). Fewer than 20 samples, samples that are not finite or half of them equal, and samples that no
+    stable law fits are a ValueError.
 
-    Parameters
-    ----------
-    samples : ndarray, shape (n,)
-    confidence : float
-        Of the bootstrap interval.
-    resamples : int
-        Bootstrap resamples.
-    rng : int, SeedSequence or Generator, optional
-
-    Returns
-    -------
-    Dataset
-        ``alpha``, ``alpha_low``, ``alpha_high``, ``scale``, ``location`` (the median). α is at most 2.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 20 samples, they are not finite, half of them are equal, or no stable law
-        fits.
-
-    References
-    ----------
     Koutrouvelis, J. Am. Stat. Assoc. 75, 918 (1980), for symmetric laws and with equal weights. Errors as
-    measured: tests/test_gradient_noise.py.
+    measured: tests/nets/measure/test_gradient_noise.py.
     """
     values = np.asarray(samples, dtype=float).ravel()
     if len(values) < 20 or not np.isfinite(values).all():
@@ -77,15 +58,16 @@ def stable_fit(
         np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (np.nan, np.nan)
     )
     percent = f"{100 * confidence:g} %"
-    return xr.Dataset(
+    return dataset(
         {
-            "alpha": ((), alpha, {"long_name": "tail index α", "units": "1"}),
-            "alpha_low": ((), low, {"long_name": f"α, lower end, {percent} bootstrap", "units": "1"}),
-            "alpha_high": ((), high, {"long_name": f"α, upper end, {percent} bootstrap", "units": "1"}),
-            "scale": ((), scale, {"long_name": "scale γ", "units": "1"}),
-            "location": ((), location, {"long_name": "median", "units": "1"}),
+            "alpha": quantity(alpha, (), "tail index α"),
+            "alpha_low": quantity(low, (), f"α, lower end, {percent} bootstrap"),
+            "alpha_high": quantity(high, (), f"α, upper end, {percent} bootstrap"),
+            "scale": quantity(scale, (), "scale γ"),
+            "location": quantity(location, (), "median"),
         },
-        attrs={"title": "symmetric stable law", "n": len(values), "fpsolve_version": fpsolve.__version__},
+        title="symmetric stable law",
+        n=len(values),
     )
 
 
@@ -120,29 +102,11 @@ def _cosine_means(angles: np.ndarray) -> np.ndarray:
 def law_fits(samples: np.ndarray, *, rng: Rng = None, resamples: int = 200) -> xr.Dataset:
     """A Gaussian and a symmetric stable law fitted to the same samples, and how far each is from them.
 
-    Parameters
-    ----------
-    samples : ndarray, shape (n,)
-    rng : int, SeedSequence or Generator, optional
-    resamples : int
-        Of the bootstrap interval of α.
-
-    Returns
-    -------
-    Dataset, dim law = ("gaussian", "stable")
-        ``distance`` (law): Kolmogorov's, max|F̂ − F|; ``log_likelihood`` (law): mean per sample;
-        ``preference``: Vuong's z for the stable law, the summed difference of log-likelihoods over its
-        standard deviation (above 2: the stable law is better; below −2: the Gaussian). And α as in
-        :func:`stable_fit`.
-
-    Raises
-    ------
-    ValueError
-        As in :func:`stable_fit`.
-
-    References
-    ----------
-    Vuong, Econometrica 57, 307 (1989). ICLR Fig. 1 compares histograms by eye.
+    Over dim law = ("gaussian", "stable"): ``distance``, Kolmogorov's max|F̂ − F|, and ``log_likelihood``, the
+    mean per sample. ``preference`` is Vuong's z for the stable law, the summed difference of log-likelihoods
+    over its standard deviation (above 2: the stable law is better; below −2: the Gaussian); α is as in
+    :func:`stable_fit`, which also says what is a ValueError. Vuong, Econometrica 57, 307 (1989). ICLR Fig. 1
+    compares histograms by eye.
     """
     fit = stable_fit(samples, rng=rng, resamples=resamples)
     values = np.sort(np.asarray(samples, dtype=float).ravel())
@@ -159,9 +123,9 @@ def law_fits(samples: np.ndarray, *, rng: Rng = None, resamples: int = 200) -> x
     preference = np.sqrt(n) * difference.mean() / spread if spread > 0 else 0.0
     means = [log.mean() for _, log in laws.values()]
     result = fit.assign(
-        distance=("law", distance, {"long_name": "Kolmogorov distance", "units": "1"}),
-        log_likelihood=("law", means, {"long_name": "mean log-likelihood", "units": "1"}),
-        preference=((), preference, {"long_name": "Vuong's z for the stable law", "units": "1"}),
+        distance=quantity(distance, "law", "Kolmogorov distance"),
+        log_likelihood=quantity(means, "law", "mean log-likelihood"),
+        preference=quantity(preference, (), "Vuong's z for the stable law"),
     )
     return result.assign_coords(law=list(laws)).assign_attrs(title="Gaussian and stable fits")
 
@@ -180,18 +144,9 @@ def _stable_law(z: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gaussian_noise(covariance: np.ndarray, *, draws: int, rng: Rng = None) -> np.ndarray:
-    """Draws from N(0, C): what the noise would be if only its covariance mattered.
+    """Draws (draws, N) from N(0, C), C symmetric (N, N): what the noise would be if only C mattered.
 
-    Parameters
-    ----------
-    covariance : ndarray, shape (N, N)
-        Symmetric; eigenvalues below 0 by rounding count as 0.
-    draws : int
-    rng : int, SeedSequence or Generator, optional
-
-    Returns
-    -------
-    ndarray, shape (draws, N)
+    Eigenvalues below 0 by rounding count as 0.
     """
     values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=float))
     normal = np.random.default_rng(rng).normal(size=(draws, len(values)))
@@ -208,34 +163,17 @@ def gaussianity(
 ) -> xr.Dataset:
     """How Gaussian minibatch noise is along each direction, and how that depends on B.
 
-    Exact for sampling with replacement: the mean of B samples has the single samples' skewness over √B and
-    their excess kurtosis over B. Tested: D'Agostino and Pearson's K² on ``draws`` minibatch means per
-    direction, with the share of false rejections among all held to ``level`` (Benjamini, Hochberg).
+    ``components`` (M, K) are those of the single samples' gradients along K directions, from
+    :func:`nets.measure.noise.projected_gradients`. Exact for sampling with replacement: the mean of B samples
+    has the single samples' skewness over √B and their excess kurtosis over B. Tested: D'Agostino and
+    Pearson's K² on ``draws`` (at least 20) minibatch means per direction, with the share of false rejections
+    among all held to ``level`` (Benjamini, Hochberg).
 
-    Parameters
-    ----------
-    components : ndarray, shape (M, K)
-        Of the single samples' gradients along K directions: :func:`nets.measure.noise.projected_gradients`.
-    batch_sizes : sequence of int
-    draws : int
-        Minibatches per direction and B; at least 20.
-    level : float
-    rng : int, SeedSequence or Generator, optional
+    Over (batch_size, direction): ``skewness``, ``excess_kurtosis``, ``p_value``, ``rejected`` (0 or 1); over
+    batch_size ``rejected_share`` with ``_low`` and ``_high`` (95 %, Clopper–Pearson, as if directions were
+    independent). Directions without any variance are left out; ``attrs["constant_directions"]`` counts them.
+    Where nothing varies, or a number makes no sense, that is a ValueError.
 
-    Returns
-    -------
-    Dataset, dims (batch_size, direction)
-        ``skewness``, ``excess_kurtosis``, ``p_value``, ``rejected`` (0 or 1); and ``rejected_share``
-        (batch_size) with ``_low`` and ``_high`` (95 %, Clopper–Pearson, as if directions were independent).
-        Directions without any variance are left out; ``attrs["constant_directions"]`` counts them.
-
-    Raises
-    ------
-    ValueError
-        If nothing varies, or a number makes no sense.
-
-    References
-    ----------
     D'Agostino, Pearson, Biometrika 60, 613 (1973); Benjamini, Hochberg, J. R. Stat. Soc. B 57, 289 (1995).
     """
     P = np.asarray(components, dtype=float)
@@ -263,37 +201,23 @@ def gaussianity(
     interval = [stats.binomtest(int(r.sum()), K).proportion_ci() for r in rejected]
     roots = np.sqrt(sizes)[:, None]
     both, one = ("batch_size", "direction"), "batch_size"
-    found = {
-        "skewness": (both, skewness / roots, "skewness, exact"),
-        "excess_kurtosis": (both, kurtosis / roots**2, "excess kurtosis, exact"),
-        "p_value": (both, p, "p of K²"),
-        "rejected": (both, rejected, "Gaussian law rejected"),
-        "rejected_share": (one, rejected.mean(axis=1), "share of directions rejected"),
-        "rejected_share_low": (one, [i.low for i in interval], "lower end, 95 %"),
-        "rejected_share_high": (one, [i.high for i in interval], "upper end, 95 %"),
-    }
-    return xr.Dataset(
-        {n: (dims, values, {"long_name": word, "units": "1"}) for n, (dims, values, word) in found.items()},
-        coords={"batch_size": sizes, "direction": np.flatnonzero(varies)},
-        attrs={
-            "title": "Gaussianity of minibatch noise", "draws": draws, "level": level, "samples": len(P),
-            "constant_directions": int((~varies).sum()), "fpsolve_version": fpsolve.__version__,
+    return dataset(
+        {
+            "skewness": quantity(skewness / roots, both, "skewness, exact"),
+            "excess_kurtosis": quantity(kurtosis / roots**2, both, "excess kurtosis, exact"),
+            "p_value": quantity(p, both, "p of K²"),
+            "rejected": quantity(rejected, both, "Gaussian law rejected"),
+            "rejected_share": quantity(rejected.mean(axis=1), one, "share of directions rejected"),
+            "rejected_share_low": quantity([i.low for i in interval], one, "lower end, 95 %"),
+            "rejected_share_high": quantity([i.high for i in interval], one, "upper end, 95 %"),
         },
+        title="Gaussianity of minibatch noise",
+        coords={"batch_size": sizes, "direction": np.flatnonzero(varies)},
+        draws=draws, level=level, samples=len(P), constant_directions=int((~varies).sum()),
     )  # fmt: skip
 
 
 def law_density(x: np.ndarray, *, alpha: float, scale: float, location: float = 0.0) -> np.ndarray:
-    """Density of the symmetric stable law of :func:`stable_fit`, for figures.
-
-    Parameters
-    ----------
-    x : ndarray
-    alpha, scale, location : float
-        α of 2 is the Gaussian of variance 2 scale².
-
-    Returns
-    -------
-    ndarray, shape of x
-    """
+    """Density at x of the law of :func:`stable_fit`; α = 2 is the Gaussian of variance 2 scale²."""
     z = (np.asarray(x, dtype=float) - location) / scale
     return np.exp(_stable_law(z, alpha)[1]) / scale

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density.plot import CURVES
+from fpsolve.style import axes
 from nets.measure.exponents import Exponent
 
 if TYPE_CHECKING:
@@ -28,17 +29,11 @@ __all__ = [
 ]
 
 
-def _axes(ax: Axes | None) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.gca() if ax is None else ax
-
-
-def few_ticks(*axes) -> None:
+def few_ticks(*several) -> None:
     """Ticks at 1, 2, 5 on logarithmic axes that hold about a decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    for axis in axes:
+    for axis in several:
         low, high = axis.get_view_interval()
         if high < 30 * low:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -49,19 +44,9 @@ def few_ticks(*axes) -> None:
 def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **line) -> Axes:
     """Axes with variances σ_i² against rank i, on logarithmic scales (PNAS Fig. 1A).
 
-    Parameters
-    ----------
-    modes : mapping of str to DataArray
-        Label → variances, dim ``mode``.
-    ax : Axes, optional
-    **line
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``modes`` maps labels to variances, dim ``mode``; ``line`` goes to ``plot``.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for k, (label, variance) in enumerate(modes.items()):
         colour, dash = CURVES[k % len(CURVES)]
         ax.plot(variance["mode"], variance, **{"color": colour, "ls": dash, "label": label, **line})
@@ -74,19 +59,9 @@ def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **lin
 def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | None = None, **line) -> Axes:
     """Axes with the share of the variance in the first modes, and where it reaches a level (PNAS Fig. 1B).
 
-    Parameters
-    ----------
-    share : DataArray
-        From :func:`nets.measure.components.cumulative_variance`.
-    level : float
-    ax : Axes, optional
-    **line
-
-    Returns
-    -------
-    Axes
+    ``share`` is from :func:`nets.measure.components.cumulative_variance`.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     ax.plot(share["mode"], share, **{"color": CURVES[0][0], **line})
     if float(share[-1]) >= level:
         mode = int(share["mode"][int(np.argmax(share.to_numpy() >= level))])
@@ -101,22 +76,8 @@ def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | N
 
 
 def trajectory(modes: xr.Dataset, first: int, second: int, *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with the motion in the plane of two modes (PNAS Fig. 1C, D).
-
-    Parameters
-    ----------
-    modes : Dataset
-        With ``projection``.
-    first, second : int
-        Modes, counted from 1.
-    ax : Axes, optional
-    **line
-
-    Returns
-    -------
-    Axes
-    """
-    ax = _axes(ax)
+    """Axes with the ``projection`` of modes in the plane of two of them, counted from 1 (PNAS Fig. 1C, D)."""
+    ax = axes(ax)
     x, y = (modes["projection"].sel(mode=m) for m in (first, second))
     ax.plot(x, y, **{"color": CURVES[0][0], "lw": 0.4, "rasterized": True, **line})
     ax.plot(x[0], y[0], "o", color=CURVES[1][0], ms=4)
@@ -135,23 +96,11 @@ def against_flatness(
 ) -> Axes:
     """Axes with quantities of the modes against their flatness, and their power laws (PNAS Fig. 2D, 3B).
 
-    Parameters
-    ----------
-    width : DataArray, dim mode
-        F_i; modes that are open-ended or were not measured are left out.
-    quantities : mapping of str to DataArray
-        Label → values, dim ``mode``.
-    fits : mapping of str to Exponent, optional
-        By the same labels: drawn through the geometric mean of the fitted modes.
-    ax : Axes, optional
-    **points
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``width`` is F_i and ``quantities`` maps labels to values, both over ``mode``; open-ended modes are left
+    out. ``fits`` maps labels to exponents, each drawn as a line through the middle of the modes it was fitted
+    to. ``points`` goes to ``plot``.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for k, (label, values) in enumerate(quantities.items()):
         colour, dash = CURVES[k % len(CURVES)]
         F, y = (a.to_numpy() for a in xr.align(width, values, join="inner"))
@@ -187,20 +136,10 @@ def correlation_times(
 ) -> Axes:
     """Axes with τ_i = σ_i²/D_i against rank, and what uncorrelated steps would give.
 
-    Parameters
-    ----------
-    motions : mapping of str to DataArray
-        Label → correlation times, dim ``mode``.
-    nulls : mapping of str to float, optional
-        Label → value, such as :func:`theory.random_landscape.null_correlation_time`.
-    ax : Axes, optional
-    **line
-
-    Returns
-    -------
-    Axes
+    ``motions`` maps labels to correlation times over ``mode``, ``nulls`` labels to numbers, such as
+    :func:`theory.random_landscape.null_correlation_time`.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for k, (label, tau) in enumerate(motions.items()):
         colour, dash = CURVES[k % len(CURVES)]
         ax.plot(tau["mode"], tau, **{"color": colour, "ls": dash, "lw": 1, "label": label, **line})
@@ -214,19 +153,10 @@ def correlation_times(
 def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes | None = None) -> Axes:
     """Axes with ln(L/L₀) along modes, the level that defines flatness, and inverse Gaussians (PNAS Fig. 2B).
 
-    Parameters
-    ----------
-    profiles : Dataset
-        From :func:`nets.measure.loss_widths.profiles`.
-    fits : Dataset, optional
-        From :func:`nets.measure.loss_widths.profile_fits`: dotted.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``profiles`` are from :func:`nets.measure.loss_widths.profiles`; ``fits``, dotted, from
+    :func:`nets.measure.loss_widths.profile_fits`.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     start = float(profiles.attrs["loss"])
     for k, mode in enumerate(profiles["mode"].to_numpy()):
         colour = CURVES[k % len(CURVES)][0]

@@ -27,14 +27,14 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch.nn.utils import parameters_to_vector
 
-import fpsolve
 import theory
 from fpsolve.progress import shown
+from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import kept
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
 from nets.measure.noise import batch_factor
-from nets.measure.subject import Subject, numpy
+from nets.measure.subject import Subject, as_subject, numpy
 from nets.models import weights_digest
 from nets.training.run import Run, check_trained
 from nets.training.train import replicas
@@ -51,19 +51,14 @@ __all__ = ["MeasuredValley", "measure_valley", "weights_at"]
 
 @dataclass(frozen=True, eq=False)
 class MeasuredValley:
-    """A valley with n sharp variables y_i and one flat x, measured from a net; from :func:`measure_valley`.
+    """A valley with n sharp variables y_i and one flat x, measured from a net by :func:`measure_valley`.
 
-    Attributes
-    ----------
-    run : Run
-        Its weights are w₀: x = 0.
-    profile : Dataset, dims x, mode, direction
-        ``loss``, ``gradient`` and ``hessian`` along all directions, ``curvature`` λ_i, ``floor`` −g_i/λ_i,
-        ``rotation`` (the norm of the off-diagonal part of the sharp block of H over that of the diagonal),
-        ``covariance`` C of the minibatch gradient and ``hessian_covariance``, that of minibatch Hessians
-        (see :class:`nets.measure.directions.AlongDirections`); ``directions`` (weight, direction),
-        orthonormal:
-        e_1 … e_n, u.
+    The weights of ``run`` are w₀: x = 0. ``profile`` has dims x, mode and direction: ``loss``, ``gradient``
+    and ``hessian`` along all directions, ``curvature`` λ_i, ``floor`` −g_i/λ_i, ``rotation`` (the norm of the
+    off-diagonal part of the sharp block of H over that of the diagonal), ``covariance`` C of the minibatch
+    gradient and ``hessian_covariance``, that of minibatch Hessians (see
+    :class:`nets.measure.directions.AlongDirections`); ``directions`` (weight, direction), orthonormal: e_1 …
+    e_n, u.
     """
 
     run: Run
@@ -158,20 +153,8 @@ class MeasuredValley:
     def langevin(self, *, noise: Literal["measured", "random_shift"] = "measured") -> theory.Langevin:
         """dθ = −∇L dt + √(2D) dW with the measured noise.
 
-        Parameters
-        ----------
-        noise : {"measured", "random_shift"}
-            D = ηC/2 with C of x = 0; or D = ησH² with σ fitted (:attr:`shift_strength`), which has to
-            answer for the flat direction as well.
-
-        Returns
-        -------
-        theory.Langevin
-
-        Raises
-        ------
-        ValueError
-            If the reading is unknown.
+        "measured": D = ηC/2 with C of x = 0. "random_shift": D = ησH² with σ fitted (:attr:`shift_strength`),
+        also for the flat direction. Another reading is a ValueError.
         """
         rate = self.learning_rate
         if noise == "measured":
@@ -185,7 +168,7 @@ class MeasuredValley:
         raise ValueError(f"noise={noise!r} must be 'measured' or 'random_shift'")
 
     def local_diffusion(self) -> theory.Diffusion:
-        """The same drift with D_ii(x) = ηC_ii(x)/2 as measured along the walk, and no D_ij.
+        """The same drift with D_ii(x) = ηC_ii(x)/2 as measured along x, and no D_ij.
 
         The noise of a net that still learns fades along x; :meth:`langevin` keeps that of x = 0.
         """
@@ -296,13 +279,12 @@ def measure_valley(
     return valley
 
 
-def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
-    """Everything measured: directions first, then the points along the flat one."""
-    n, rng, s = asked["n_sharp"], asked["rng"], run.settings
-    rows = slice(asked["samples"])
-    inputs, labels = run.data.train_inputs[rows].double(), run.data.train_labels[rows]
-    w0 = weights_at(run)
-    E = _sharp_directions(run, rows, count=n, tolerance=asked["tolerance"], rng=rng)
+def _directions(
+    run: Run, asked: dict, inputs: torch.Tensor, labels: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The orthonormal e_1 … e_n, u as columns (N, n + 1), and the pilots' mean displacement (N,)."""
+    rng, w0 = asked["rng"], weights_at(run)
+    E = _sharp_directions(run, asked, rng=rng)
     inside = at_weights(run, w0, inputs, labels, E).hessian
     E = E @ np.linalg.eigh(inside)[1][:, ::-1]
     later = from_here(run, asked["epochs"], [walk_seed(rng, 0, i) for i in range(asked["pilots"])])
@@ -312,12 +294,21 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
         towards = -numpy(Subject(run.net, inputs, labels).to(torch.float64).gradient())
     towards = towards - E @ (E.T @ towards)
     u = towards / max(float(np.linalg.norm(towards)), 1e-300)
-    scale = float(moved @ u)
-    if not scale > 0:
+    if not moved @ u > 0:
         raise ValueError(
             "the pilots did not move that way: train with a larger learning rate or for more epochs"
         )
-    directions = np.column_stack([E, u])
+    return np.column_stack([E, u]), moved
+
+
+def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
+    """Everything measured: directions first, then the points along the flat one."""
+    n, s = asked["n_sharp"], run.settings
+    rows = slice(asked["samples"])
+    inputs, labels = run.data.train_inputs[rows].double(), run.data.train_labels[rows]
+    directions, moved = _directions(run, asked, inputs, labels)
+    u, w0 = directions[:, -1], weights_at(run)
+    scale = float(moved @ u)
     x = np.linspace(*RANGE, asked["points"])
     x[np.abs(x).argmin()] = 0.0
     there = [
@@ -333,42 +324,40 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
     both, three = ("direction", "direction_2"), ("mode", "mode_2", "mode_3")
     C = np.array([a.covariance for a in there]) * factor
     C_H = np.array([a.hessian_covariance for a in there])[:, :n, :n, :n] * factor
-    return xr.Dataset(
+    return dataset(
         {
-            "loss": ("x", [a.loss for a in there], says("loss")),
-            "gradient": (("x", "direction"), g, says("gradient of the loss")),
-            "hessian": (("x", *both), H, says("Hessian of the loss")),
-            "curvature": (("x", "mode"), lam, says("curvature λ_i")),
-            "floor": (("x", "mode"), -g[:, :n] / lam, says("floor of the valley along e_i")),
-            "rotation": ("x", off, says("off-diagonal over diagonal of the sharp block of H")),
-            "covariance": (("x", *both), C, says("gradient-noise covariance C")),
-            "hessian_covariance": (("x", *three), C_H, says("covariance of minibatch Hessians")),
-            "directions": (("weight", "direction"), directions, says("e_1 … e_n, u")),
+            "loss": quantity([a.loss for a in there], "x", "loss"),
+            "gradient": quantity(g, ("x", "direction"), "gradient of the loss"),
+            "hessian": quantity(H, ("x", *both), "Hessian of the loss"),
+            "curvature": quantity(lam, ("x", "mode"), "curvature λ_i"),
+            "floor": quantity(-g[:, :n] / lam, ("x", "mode"), "floor of the valley along e_i"),
+            "rotation": quantity(off, "x", "off-diagonal over diagonal of the sharp block of H"),
+            "covariance": quantity(C, ("x", *both), "gradient-noise covariance C"),
+            "hessian_covariance": quantity(C_H, ("x", *three), "covariance of minibatch Hessians"),
+            "directions": quantity(directions, ("weight", "direction"), "e_1 … e_n, u"),
         },
-        coords={"x": ("x", x * scale, says("distance along the flat direction"))},
-        attrs={
-            "title": "valley measured along a flat direction", "scale": scale,
-            "explained": scale**2 / float(moved @ moved), "data": run.data.name, "flat": asked["flat"],
-            "learning_rate": s.learning_rate, "batch_size": int(s.batch_size), "loss_at_start": run.loss,
-            "epochs": int(asked["epochs"]), "degree": int(asked["degree"]), "seed": int(rng),
-            "samples": int(asked["samples"]), "fpsolve_version": fpsolve.__version__,
-        },
+        title="valley measured along a flat direction",
+        coords={"x": quantity(x * scale, "x", "distance along the flat direction")},
+        scale=scale, explained=scale**2 / float(moved @ moved), data=run.data.name, flat=asked["flat"],
+        learning_rate=s.learning_rate, batch_size=int(s.batch_size), loss_at_start=run.loss,
+        epochs=int(asked["epochs"]), degree=int(asked["degree"]), seed=int(asked["rng"]),
+        samples=int(asked["samples"]),
     )  # fmt: skip
 
 
-def _sharp_directions(run: Run, rows: slice, *, count: int, tolerance: float, rng: int) -> np.ndarray:
+def _sharp_directions(run: Run, asked: dict, *, rng: int) -> np.ndarray:
     """Top eigenvectors of the Hessian, in the precision of training, orthonormal in float64, (weights, n).
 
     Of many rows a part comes first, whose eigenvectors are where the iteration with all rows begins: five
     or ten products with the whole Hessian a direction instead of dozens.
     """
-    dtype = run.settings.torch_dtype
-    inputs, labels = run.data.train_inputs[rows].to(dtype), run.data.train_labels[rows]
-    part = slice(None, None, max(1, len(labels) // ROWS_FIRST))
-    first = top_eigenpairs(run.net, inputs[part], labels[part], count=count, tolerance=tolerance, rng=rng)
+    whole = as_subject(run).rows(slice(asked["samples"]))
+    part = slice(None, None, max(1, whole.samples // ROWS_FIRST))
+    tolerance = asked["tolerance"]
+    first = top_eigenpairs(whole.rows(part), count=asked["n_sharp"], tolerance=tolerance, rng=rng)
     E = first["eigenvector"].to_numpy()
     if part.step > 1:
-        H = hessian_operator(run.net, inputs, labels)
+        H = hessian_operator(whole)
         limit = tolerance * float(first["eigenvalue"][-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it does not reach shows in ``rotation`` and ``residual``
@@ -396,7 +385,7 @@ def noise_factor(run: Run) -> float:
 
 def weights_at(run: Run) -> np.ndarray:
     """All weights of a run, float64, shape (N,)."""
-    return parameters_to_vector(run.net.parameters()).detach().double().cpu().numpy()
+    return numpy(parameters_to_vector(run.net.parameters()).double())
 
 
 def from_here(run: Run, epochs: int, seeds: Sequence[np.random.SeedSequence], **options) -> list[Run]:
@@ -432,8 +421,3 @@ def log_weighted_flatness(lam: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """ln F̂ = −½ Σ γ_i ln λ_i with γ_i from the curvatures at the origin, shape (...)."""
     weights = origin**2 / (origin**2).sum()
     return -0.5 * (np.log(lam) * weights).sum(-1)
-
-
-def says(text: str) -> dict[str, str]:
-    """Attributes of a number without units."""
-    return {"long_name": text, "units": "1"}

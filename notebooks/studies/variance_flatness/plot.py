@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density.plot import CURVES
+from fpsolve.style import axes
 from nets.measure.plot import MARKERS, few_ticks
 from notebooks.studies.variance_flatness.claims import Row
 
@@ -28,12 +29,6 @@ __all__ = [
 ]
 
 
-def _axes(ax: Axes | None) -> Axes:
-    import matplotlib.pyplot as plt
-
-    return plt.gca() if ax is None else ax
-
-
 def loss_history(
     history: xr.DataArray, *, windows: Sequence[tuple[float, float]] = (), ax: Axes | None = None
 ) -> Axes:
@@ -50,7 +45,7 @@ def loss_history(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     ax.plot(history["epoch"], history, color=CURVES[0][0])
     for k, (start, end) in enumerate(windows):
         ax.axvspan(start, end, color=CURVES[1 + k % 2][0], alpha=0.2, lw=0, label=f"window {k + 1}")
@@ -76,7 +71,7 @@ def minibatch_profiles(profiles: xr.Dataset, mode: int, *, shown: int = 12, ax: 
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     part = profiles.sel(mode=mode)
     count = min(shown, part.sizes["batch"])
     ax.plot(
@@ -107,7 +102,7 @@ def agreement(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for k, (label, values) in enumerate(predicted.items()):
         x, y = xr.align(measured, values, join="inner")
         style: dict = {
@@ -142,7 +137,7 @@ def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for k, mode in enumerate(result["mode"].to_numpy()):
         colour, dash = CURVES[k % len(CURVES)]
         part = result.sel(mode=mode)
@@ -166,7 +161,7 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     cases = list(row.measured)
     for k, case in enumerate(cases):
         e = row.measured[case]
@@ -212,7 +207,7 @@ def experiments(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
     place = np.arange(run.sizes["experiment"])
     for k, case in enumerate(case for case in cases if case in run["case"]):
@@ -262,7 +257,7 @@ def against_setting(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     for g, (label, names) in enumerate(groups.items()):
         for k, case in enumerate(case for case in cases if case in table["case"]):
             part = table.sel(case=case, experiment=list(names)).sortby(setting)
@@ -299,7 +294,7 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     rank = np.arange(1, result.sizes["rank"] + 1)
     for k, H in enumerate(result["hidden_width"].to_numpy()):
         widths = result["width"].sel(hidden_width=H).transpose("seed", "rank").to_numpy()
@@ -325,7 +320,7 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
     labels = {
         "sharp": "$D_s$", "sharp_common": "$D_s$, one threshold", "learning_99": "$D_l$, 99 %",
