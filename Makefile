@@ -8,11 +8,12 @@ export MPLBACKEND ?= Agg
 # Test processes side by side
 WORKERS ?= 2
 
-.PHONY: help env demo test lint benchmark notebooks verdicts clean
+.PHONY: help env demo test test-all lint benchmark notebooks verdicts clean
 
 help:
 	@echo "make demo       install the core and run the main job: out/stationary.png and a table"
-	@echo "make test       install everything; check style and types; run every test and notebook"
+	@echo "make test       install everything; check style and types; run the tests that take seconds"
+	@echo "make test-all   the same with the slow tests and the notebooks: before a release"
 	@echo "make env        install everything into .venv"
 	@echo "make benchmark  ratios against peers and the C reference, in one run"
 	@echo "make notebooks  execute the notebooks in out/notebooks; FPSOLVE_NOTEBOOKS=full for the papers' data"
@@ -42,6 +43,9 @@ lint: .venv/all
 	$(BIN)/mypy
 
 test: .venv/all lint
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 12 -m "not slow"
+
+test-all: .venv/all lint
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 12
 
 benchmark: .venv/all

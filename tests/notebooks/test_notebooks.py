@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.slow
@@ -14,6 +15,7 @@ def test_notebook_runs_and_its_assertions_hold(path, tmp_path, monkeypatch):
     client = pytest.importorskip("nbclient", reason="needs the extra [notebooks]")
     notebook = nbformat.read(path, as_version=4)
     committed = _figures(notebook)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # where notebooks/studies is found from the folder of the run
     monkeypatch.setenv("MPLBACKEND", "Agg")  # as in `make notebooks`, which must not lose the figures
     for name in ("FPSOLVE_NOTEBOOKS", "FPSOLVE_RESULTS"):  # the small setting, computed here
         monkeypatch.delenv(name, raising=False)

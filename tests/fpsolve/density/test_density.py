@@ -256,6 +256,7 @@ def test_three_variables_work_on_a_small_mesh():
     assert _l1(density, sp.exp(-5 * loss)) < 1e-9
 
 
+@pytest.mark.slow
 def test_three_variables_with_full_diffusion_have_the_lyapunov_covariance():
     from scipy.linalg import solve_continuous_lyapunov
 

@@ -154,6 +154,7 @@ def test_windows_up_to_three_times_as_wide_agree_on_other_valleys(curvature, eps
     assert max(d.attrs["convergence"] for d in densities) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("D", ["0.02", "0.012", "0.007", "0.005"])
 def test_weights_of_wells_that_are_lost_in_rounding_are_said_to_be(D):
     temperature = sp.Rational(D)

@@ -81,6 +81,7 @@ def test_anisotropy_at_the_origin_is_the_published_one():
     assert _vanishes(inverse - published)
 
 
+@pytest.mark.slow
 def test_effective_loss_of_constant_noise_is_equation_14_of_the_paper():
     process = Langevin(degenerate_valley(lambda_x, epsilon), anisotropic(delta=delta, kappa=kappa))
     floor = epsilon * lambda_0 * x**2 / 2
