@@ -31,9 +31,6 @@ CARRIED = (
 )  # fmt: skip
 
 
-__all__ = ["analyse", "correlation_times", "cumulative_variance", "project", "velocity_correlation"]
-
-
 def analyse(
     window: xr.Dataset | xr.DataArray,
     *,

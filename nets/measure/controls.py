@@ -18,8 +18,6 @@ from nets.measure.loss_widths import layer_subject, starting_loss
 from nets.measure.subject import Subject
 from nets.training.run import Run, run_attributes
 
-__all__ = ["hessian_basis", "random_walk", "shuffled"]
-
 
 def shuffled(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
     """The increments of a window in a random order: same start and end, same D, no correlation in time.

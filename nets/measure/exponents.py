@@ -23,8 +23,6 @@ FIT = (2, 200)
 RANK_FIT = (20, 200)
 CONFIDENCE = 0.95
 
-__all__ = ["Exponent", "over_seeds", "rank_exponent", "table", "variance_flatness"]
-
 
 @dataclass(frozen=True)
 class Exponent:

@@ -35,17 +35,6 @@ REACH = 20.0
 #: Losses below this have lost their digits to underflow.
 SMALLEST_LOSS = 1e-30
 
-__all__ = [
-    "CrossingSearch",
-    "chosen_rows",
-    "crossings",
-    "loss_along",
-    "profile_fits",
-    "profiles",
-    "starting_loss",
-    "widths",
-]
-
 
 def widths(
     measured: Subject | Run,

@@ -24,8 +24,6 @@ from theory import random_landscape
 #: Quantiles that stand for one standard deviation of a normal law, for numbers with heavy tails.
 QUARTILE = 1.3489795003921634
 
-__all__ = ["ensemble", "predictions", "profiles"]
-
 
 def profiles(
     measured: Subject | Run,

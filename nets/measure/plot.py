@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 
 MARKERS = "osD^vP"
 
-__all__ = [
-    "MARKERS",
-    "against_flatness",
-    "correlation_times",
-    "cumulative_variance",
-    "few_ticks",
-    "profiles",
-    "spectrum",
-    "trajectory",
-]
-
 
 def few_ticks(*several) -> None:
     """Ticks at 1, 2, 5 on logarithmic axes that hold about a decade."""

@@ -101,7 +101,7 @@ class Subject:
 
     def _check_loss(self) -> None:
         """ValueError where the loss gives no number per sample whose mean it is."""
-        y = self.targets[:64]
+        y = self.targets[:64].to(self.device)
         with torch.no_grad():
             outputs = self.model(self._cast(self.inputs[:64]))
             each = self.each(outputs, y)
@@ -160,7 +160,7 @@ class Subject:
         """sha256 of all of the model's parameters and buffers, the data, and the names of what varies."""
         found = hashlib.sha256(" ".join(self.names).encode())
         for tensor in (*self.model.state_dict().values(), self.inputs, self.targets):
-            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            found.update(numpy(tensor.contiguous().reshape(-1).view(torch.uint8)).tobytes())
         return found.hexdigest()
 
     @property
@@ -243,6 +243,7 @@ class Subject:
 
     def rows(self, chosen: Tensor | slice) -> Subject:
         """The same on some of the samples."""
+        chosen = chosen if isinstance(chosen, slice) else chosen.to(self.inputs.device)
         return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
 
     # The general form
@@ -263,12 +264,12 @@ class Subject:
             before, after = nn.Sequential(*list(net)[:place]), nn.Sequential(*list(net)[place:])
             features = [before(x) for x, _ in self.blocks(SAMPLES)]
         shifted = tuple(f"{int(n.split('.')[0]) - place}.{n.split('.')[1]}" for n in self.names)
-        return Tail(after, torch.cat(features), self.targets, shifted)
+        return Tail(after, torch.cat(features), self.targets.to(self.device), shifted)
 
     def blocks(self, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs, in the precision of the model, and targets in blocks of so many samples."""
         for x, y in zip(self.inputs.split(samples), self.targets.split(samples), strict=True):
-            yield self._cast(x), y
+            yield self._cast(x), y.to(self.device)
 
     def split(self, vectors: Tensor) -> dict[str, Tensor]:
         """Vectors (…, N) as one tensor (…, *shape) for each name."""
@@ -456,7 +457,8 @@ class Subject:
         self, derivative: Callable[..., dict[str, Tensor]], lead: int = 0, rows: Tensor | slice = slice(None)
     ) -> Tensor:
         """Mean over samples of a derivative of a block's loss, ``lead`` dimensions before the weights'."""
-        x, y = (self.inputs if self.tail is None else self.tail.inputs)[rows], self.targets[rows]
+        x = (self.inputs if self.tail is None else self.tail.inputs)[rows]
+        y = self.targets[rows].to(self.device)
         block = SAMPLES if self.tail is not None else max(1, min(SAMPLES, 8 * NUMBERS // self._widest))
         total = None
         with torch.no_grad():

@@ -17,8 +17,6 @@ from nets.measure.noise import batch_factor
 from nets.measure.subject import Subject, numpy, step_settings
 from nets.training.run import Run
 
-__all__ = ["active_temperature"]
-
 
 def active_temperature(
     measured: Subject | Run,

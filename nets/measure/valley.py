@@ -1,12 +1,9 @@
-"""The toolkit's Langevin system, measured from one trained net.
+"""A flat valley measured from one trained net: λ_i(x), V(x) and C(x) as a Langevin system of ``theory``.
 
 Sharp directions e_i are the top eigenvectors of the Hessian at w₀ (all weights); the flat one, u, is where
 pilot trainings from w₀ go, or downhill, with the sharp ones projected out. Along w₀ + x u curvatures
 λ_i(x) = e_iᵀ H e_i, the loss and the gradient noise C(x) are measured and become the landscape
 L(x, y) = V(x) + ½ Σ_i λ_i(x) y_i², with y from the valley's floor.
-What it predicts: :mod:`notebooks.studies.closed_loop.predictions`; what SGD does:
-:mod:`notebooks.studies.closed_loop.walks`; both together:
-:mod:`notebooks.studies.closed_loop.loop`.
 """
 
 from __future__ import annotations
@@ -45,8 +42,6 @@ Flat = Literal["pilots", "gradient"]
 ROWS_FIRST, ITERATIONS = 10_000, 4
 #: The range measured, in units of the pilots' mean displacement along u.
 RANGE = (-0.5, 1.75)
-
-__all__ = ["MeasuredValley", "measure_valley", "weights_at"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +216,8 @@ def measure_valley(
     n_sharp : int
         Top eigendirections of the Hessian of all weights.
     epochs, pilots : int
-        Pilot trainings from w₀; their mean displacement sets the range of x. Their seeds are not those of
-        :func:`notebooks.studies.closed_loop.walks.walk`.
+        Pilot trainings from w₀; their mean displacement sets the range of x. Their seeds are of kind
+        0 in :func:`walk_seed`, those of walks of kind 1.
     points : int
         Values of x; 0 is one of them.
     degree : int
