@@ -12,6 +12,8 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from theory.evaluate import lambdified, values_at
+
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter: TypeAlias = float | sp.Expr
 
@@ -225,25 +227,39 @@ class Landscape:
         if self.parameters:
             raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
         points = _start_points(self.names, box, starts)
-        gradient = sp.lambdify(self.variables, list(self.gradient), "numpy", cse=True)
-        hessian = sp.lambdify(self.variables, [list(row) for row in self.hessian.tolist()], "numpy", cse=True)
-        points = _newton(points, gradient, hessian)
+        points = self._converged(points)
         if box is not None:
             low, high = np.array([box[name] for name in self.names], float).T
             points = points[((points >= low) & (points <= high)).all(axis=1)]
-        found: list[CriticalPoint] = []
-        loss = sp.lambdify(self.variables, self.loss, "numpy")
-        for point in _distinct(points):
-            curvature = np.array(hessian(*point), float)
-            found.append(
-                CriticalPoint(
-                    dict(zip(self.names, map(float, point), strict=True)),
-                    float(loss(*point)),
-                    tuple(map(float, np.linalg.eigvalsh(curvature))),
-                )
-            )
+        places = _distinct(points)
+        losses = values_at(self.loss, self.variables, places)
+        spectra = np.linalg.eigvalsh(values_at(self.hessian, self.variables, places))
+        found = [
+            CriticalPoint(dict(zip(self.names, place, strict=True)), loss, tuple(spectrum))
+            for place, loss, spectrum in zip(places.tolist(), losses.tolist(), spectra.tolist(), strict=True)
+        ]
         # Equal losses (mirror images) are ordered by place, so that the answer is the same everywhere.
         return sorted(found, key=lambda c: (round(c.loss, 9), [round(v, 9) for v in c.point.values()]))
+
+    def _converged(self, points: np.ndarray, *, iterations: int = 200) -> np.ndarray:
+        """Newton's method on ∇L = 0 from every row of ``points`` (k, N); the rows that converged."""
+        gradient, hessian = list(self.gradient), self.hessian
+        with np.errstate(all="ignore"):
+            for _ in range(iterations):
+                g, h = (values_at(f, self.variables, points) for f in (gradient, hessian))
+                good = np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
+                points, g, h = points[good], g[good], h[good]
+                if not len(points):
+                    return points
+                # A tiny shift keeps exactly singular Hessians (flat directions) solvable.
+                shift = 1e-12 * (np.abs(h).max(axis=(1, 2)) + 1e-30)
+                step = np.linalg.solve(h + shift[:, None, None] * np.eye(len(self.variables)), g[..., None])
+                length = np.linalg.norm(step[..., 0], axis=1, keepdims=True)
+                limit = 0.5 * (1.0 + np.linalg.norm(points, axis=1, keepdims=True))
+                points = points - step[..., 0] * np.minimum(1.0, limit / np.maximum(length, 1e-300))
+            g, h = (values_at(f, self.variables, points) for f in (gradient, hessian))
+        scale = np.abs(h).max(axis=(1, 2)) * (1.0 + np.abs(points).max(axis=1))
+        return points[np.abs(g).max(axis=1) < 1e-9 * np.maximum(scale, 1e-9)]
 
     def minimum(self) -> dict[str, float]:
         """The lowest minimum found by :meth:`critical_points`, as a mapping of name to coordinate.
@@ -275,44 +291,13 @@ def _start_points(
     return low + (unit + 1.0) / 2.0 * (high - low)
 
 
-def _newton(points: np.ndarray, gradient, hessian, *, iterations: int = 200) -> np.ndarray:
-    """Newton's method on ∇L = 0 from every row of ``points``; returns the converged rows."""
-    count, dimension = points.shape
-    with np.errstate(all="ignore"):
-        for _ in range(iterations):
-            g = _stack(gradient(*points.T), count)
-            h = np.moveaxis(
-                np.array([_stack(row, count).T for row in hessian(*points.T)]), 2, 0
-            )  # (count, N, N)
-            good = np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
-            points, g, h = points[good], g[good], h[good]
-            count = len(points)
-            if count == 0:
-                return points
-            # A tiny shift keeps exactly singular Hessians (flat directions) solvable.
-            shift = 1e-12 * (np.abs(h).max(axis=(1, 2)) + 1e-30)
-            step = np.linalg.solve(h + shift[:, None, None] * np.eye(dimension), g[..., None])[..., 0]
-            length = np.linalg.norm(step, axis=1, keepdims=True)
-            limit = 0.5 * (1.0 + np.linalg.norm(points, axis=1, keepdims=True))
-            points = points - step * np.minimum(1.0, limit / np.maximum(length, 1e-300))
-        g = _stack(gradient(*points.T), count)
-        h = np.moveaxis(np.array([_stack(row, count).T for row in hessian(*points.T)]), 2, 0)
-    scale = np.abs(h).max(axis=(1, 2)) * (1.0 + np.abs(points).max(axis=1))
-    return points[np.abs(g).max(axis=1) < 1e-9 * np.maximum(scale, 1e-9)]
-
-
-def _stack(values, count: int) -> np.ndarray:
-    """Components of a vector-valued lambdified function, broadcast and stacked to (count, N)."""
-    return np.stack([np.broadcast_to(np.asarray(v, float), (count,)) for v in values], axis=1)
-
-
-def _distinct(points: np.ndarray) -> list[np.ndarray]:
+def _distinct(points: np.ndarray) -> np.ndarray:
     """Rows of ``points`` that differ by more than 1e-5 of their size."""
     kept: list[np.ndarray] = []
     for point in points:
         if all(np.linalg.norm(point - other) > 1e-5 * (1.0 + np.linalg.norm(other)) for other in kept):
             kept.append(np.where(np.abs(point) < 1e-12, 0.0, point))
-    return kept
+    return np.reshape(kept, (len(kept), points.shape[1]))
 
 
 def degenerate_valley(
@@ -387,15 +372,10 @@ def _curvature(row, x: sp.Symbol) -> sp.Expr:
     else:
         curvature = sum((exact(c, f"lambda_[{n}]") * x ** (2 * n) for n, c in enumerate(row)), sp.Integer(0))
     if curvature.free_symbols <= {x} and not curvature.atoms(AppliedUndef):
-        lowest = float(np.min(_values(curvature, x, np.linspace(-20.0, 20.0, 8001))))
+        lowest = float(lambdified(curvature, (x,))(np.linspace(-20.0, 20.0, 8001)).min())
         if not lowest > 0:
             raise ValueError(f"λ(x) = {curvature} must be positive everywhere; its minimum is {lowest:.3g}")
     return curvature
-
-
-def _values(expression: sp.Expr, symbol: sp.Symbol, points: np.ndarray) -> np.ndarray:
-    """Values of a one-variable expression, with constants broadcast."""
-    return np.broadcast_to(np.asarray(sp.lambdify(symbol, expression, "numpy")(points), float), points.shape)
 
 
 def double_well(barrier: Parameter = 0.25) -> Landscape:

@@ -7,14 +7,14 @@ for a landscape b = −∇L. Time is learning rate × iterations (Yang, Tang, Tu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy as sp
 
+from theory.evaluate import values_at
 from theory.landscape import Landscape, Parameter
 from theory.noise import HessianProportional, Noise, no_symbolic_root, square_root_2x2
 
@@ -73,7 +73,7 @@ class Process(ABC):
 
     def diffusion_values(self, points: np.ndarray) -> np.ndarray:
         """D at ``points`` of shape (k, N), as an array of shape (k, N, N)."""
-        return _matrix_values(self.diffusion, self.variables, points)
+        return values_at(self.diffusion, self.variables, points)
 
     def root_values(self, points: np.ndarray) -> np.ndarray:
         """G at ``points`` of shape (k, N), as an array of shape (k, N, m), from a numerical factor of 2D."""
@@ -159,7 +159,7 @@ class Langevin(Process):
         """D at ``points`` (k, N) as (k, N, N); by eigen-decomposition where no closed form exists."""
         if not isinstance(self.noise, HessianProportional):
             return super().diffusion_values(points)
-        H = _matrix_values(self.landscape.hessian, self.variables, points)
+        H = values_at(self.landscape.hessian, self.variables, points)
         values, vectors = np.linalg.eigh(H)
         D = float(self.noise.strength) * np.einsum("kia,ka,kja->kij", vectors, np.abs(values), vectors)
         return D if self.cross_diffusion else D * np.eye(len(self.variables))
@@ -215,17 +215,3 @@ class Diffusion(Process):
     def without_cross_diffusion(self) -> Diffusion:
         """The same drift with D_ij = 0 for i ≠ j."""
         return replace(self, diffusion=sp.diag(*sp.Matrix(self.diffusion).diagonal()))
-
-
-def _matrix_values(matrix: sp.Matrix, variables: Sequence[sp.Symbol], points: np.ndarray) -> np.ndarray:
-    """A symbolic matrix at ``points`` (k, N), as an array (k, rows, columns)."""
-    points = np.asarray(points, float)
-    values = _compiled(sp.ImmutableMatrix(matrix), tuple(variables))(*points.T)
-    flat = [np.broadcast_to(np.asarray(v, float), (len(points),)) for v in values]
-    return np.stack(flat, axis=1).reshape(len(points), *matrix.shape)
-
-
-@lru_cache(maxsize=64)
-def _compiled(matrix: sp.ImmutableMatrix, variables: tuple[sp.Symbol, ...]):
-    """The entries of a matrix as one NumPy function; solvers ask for the same one many times."""
-    return sp.lambdify(variables, list(matrix), "numpy", cse=True)

@@ -23,6 +23,7 @@ from fpsolve.command.reader import (
     whole,
 )
 from fpsolve.density.grid import Box, checked_box
+from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
 from theory.landscape import CATALOGUE, Landscape
 from theory.langevin import Langevin
@@ -129,7 +130,7 @@ def _refuse_unconfined(process: Langevin) -> None:
     """Without a box, exp(−L/D) needs a loss that grows along every axis (isotropic noise: exact law)."""
     if not isinstance(process.noise, Isotropic):
         return
-    loss = sp.lambdify(process.variables, process.landscape.loss, "numpy")
+    loss = lambdified(process.landscape.loss, process.variables)
     near, far = np.geomspace(1e2, 1e3, 200), np.geomspace(1e5, 1e6, 200)
     for axis, name in enumerate(process.names):
         for sign in (-1.0, 1.0):
@@ -142,10 +143,9 @@ def _refuse_unconfined(process: Langevin) -> None:
                 )
 
 
-def _along(loss: Callable[..., object], axis: int, distances: np.ndarray, dimension: int) -> np.ndarray:
+def _along(loss: Callable[..., np.ndarray], axis: int, distances: np.ndarray, dimension: int) -> np.ndarray:
     """The loss on one axis."""
-    places = [distances if i == axis else np.zeros_like(distances) for i in range(dimension)]
-    return np.broadcast_to(np.asarray(loss(*places), float), distances.shape)
+    return loss(*(distances if i == axis else 0.0 for i in range(dimension)))
 
 
 def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str, object]]:

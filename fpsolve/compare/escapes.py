@@ -21,6 +21,7 @@ from fpsolve.escape.ways_out import Exit, ways_out
 from fpsolve.symbols.counter_rng import Seed
 from fpsolve.table import Row, Table
 from theory import escape as formulas
+from theory.evaluate import values_at
 from theory.langevin import Langevin, Process
 from theory.noise import HessianProportional, Isotropic
 
@@ -324,8 +325,8 @@ class _Work:
         if not math.isfinite(curvature):
             point = np.array([[self.start[n] for n in self.process.names]])
             gradient = sp.Matrix(self.process.drift).jacobian(list(self.process.variables))
-            values = sp.lambdify(list(self.process.variables), gradient, "numpy")(*point[0])
-            curvature = float(np.abs(np.linalg.eigvals(np.asarray(values, float))).max())
+            values = values_at(gradient, self.process.variables, point)
+            curvature = float(np.abs(np.linalg.eigvals(values)).max())
         step = 0.02 / curvature if curvature > 0 else 0.01
         rate = self.process.learning_rate
         # A step near the learning rate would be taken for the map; continuous time needs one well below

@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function, target_function
+from theory.evaluate import lambdified
 from theory.landscape import CriticalPoint, Landscape
 from theory.langevin import Process
 
@@ -97,8 +98,8 @@ class _Flow:
     @classmethod
     def of(cls, landscape: Landscape, target: sp.Basic) -> _Flow:
         variables = landscape.variables
-        gradient = sp.lambdify(variables, list(landscape.gradient), "numpy", cse=True)
-        hessian = sp.lambdify(variables, landscape.hessian, "numpy", cse=True)
+        gradient = lambdified(list(landscape.gradient), variables)
+        hessian = lambdified(landscape.hessian, variables)
         return cls(landscape, gradient, hessian, target_function(target, variables))
 
     def signed(self, point: np.ndarray) -> float:
@@ -110,10 +111,10 @@ class _Flow:
         scale = max(1.0, float(np.abs(places).max()))
 
         def slope(_t: float, theta: np.ndarray) -> np.ndarray:
-            return -np.asarray(self.gradient(*theta), float)
+            return -self.gradient(*theta)
 
         def jacobian(_t: float, theta: np.ndarray) -> np.ndarray:
-            return -np.asarray(self.hessian(*theta), float)
+            return -self.hessian(*theta)
 
         def arrived(_t: float, theta: np.ndarray) -> float:
             return float(np.linalg.norm(places - theta, axis=1).min()) - 1e-3 * scale
@@ -135,7 +136,7 @@ class _Flow:
     ) -> tuple[Exit | None, str]:
         """The way out over a saddle, or why there is none."""
         a, b = _array(self.landscape, home), _array(self.landscape, saddle)
-        values, vectors = np.linalg.eigh(np.asarray(self.hessian(*b), float))
+        values, vectors = np.linalg.eigh(self.hessian(*b))
         direction = vectors[:, 0]
         reach = 1e-3 * max(1.0, float(np.linalg.norm(b - a)))
         sides = [self.down(b + sign * reach * direction, minima) for sign in (1.0, -1.0)]

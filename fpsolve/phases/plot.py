@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sympy as sp
 import xarray as xr
 
 from fpsolve.statistics import PowerLaw
+from theory.evaluate import lambdified
 from theory.landscape import Landscape
 from theory.valley.borders import flattest_point
 
@@ -190,7 +190,7 @@ def trajectories(
     slow, fast = map(str, (*landscape.slow, *landscape.fast))
     reach = 1.15 * max(float(np.abs(p.path.isel(walker=0)).max()) for p in paths.values())
     grid = np.linspace(-reach, reach, 201)
-    loss = sp.lambdify((*landscape.slow, *landscape.fast), landscape.loss, "numpy")(*np.meshgrid(grid, grid))
+    loss = lambdified(landscape.loss, (*landscape.slow, *landscape.fast))(*np.meshgrid(grid, grid))
     image = axes[0].contourf(
         grid, grid, np.log10(np.maximum(loss, 1e-6)), levels=15, cmap="Greys_r", alpha=0.6
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
-from numpy.typing import ArrayLike
+
+from theory.evaluate import Expressions, lambdified
 
 _ALLOWED_FUNCTIONS: tuple[type, ...] = (
     sp.exp,
@@ -43,8 +43,6 @@ _ALLOWED_FUNCTIONS: tuple[type, ...] = (
     sp.logic.boolalg.BooleanFalse,
 )
 
-Expressions: TypeAlias = sp.Expr | sp.MatrixBase | Sequence[sp.Expr]
-
 
 def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> Callable[..., np.ndarray]:
     """Vectorised function of the variables, for one expression or an array of them.
@@ -70,28 +68,9 @@ def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> 
     ValueError
         If an expression has other free symbols, or a function outside the known ones.
     """
-    if isinstance(expressions, sp.MatrixBase):
-        shape: tuple[int, ...] = expressions.shape
-        entries = [sp.sympify(entry, strict=True) for entry in expressions]
-    elif isinstance(expressions, sp.Basic):
-        shape, entries = (), [expressions]
-    else:
-        entries = [sp.sympify(entry, strict=True) for entry in expressions]
-        shape = (len(entries),)
-    check_expressions(entries, variables)
-    entries = [entry.replace(_overflows, sp.Expr.evalf) for entry in entries]
-    function = sp.lambdify(list(variables), entries, modules=["scipy", "numpy"], cse=True)
-
-    def evaluate(*values: ArrayLike) -> np.ndarray:
-        arrays = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in values))
-        points = np.broadcast_shapes(*(array.shape for array in arrays))
-        result = np.empty((len(entries), *points))
-        with np.errstate(all="ignore"):  # branches that are not taken may be undefined
-            for index, value in enumerate(function(*arrays)):
-                result[index] = _real(np.asarray(value))
-        return result.reshape(shape + points)
-
-    return evaluate
+    entries = [expressions] if isinstance(expressions, sp.Basic) else list(expressions)
+    check_expressions([sp.sympify(entry, strict=True) for entry in entries], variables)
+    return lambdified(expressions, variables)
 
 
 def check_expressions(entries: Iterable[sp.Basic], variables: Sequence[sp.Symbol]) -> None:
@@ -110,18 +89,3 @@ def check_expressions(entries: Iterable[sp.Basic], variables: Sequence[sp.Symbol
                     "write it with exp, log, sqrt, powers, trigonometric or hyperbolic functions, "
                     "Abs, Min, Max, Piecewise"
                 )
-
-
-def _overflows(node: sp.Basic) -> bool:
-    """A root of an integer above 2⁶³, such as of an exact decimal fraction: NumPy has no such integers."""
-    if not (node.is_Pow and node.is_number):
-        return False
-    base = node.args[0]
-    return bool(base.is_Rational) and max(abs(base.p), base.q) >= 2**63
-
-
-def _real(value: np.ndarray) -> np.ndarray:
-    """The real part where a value is real, NaN elsewhere."""
-    if not np.iscomplexobj(value):
-        return value
-    return np.where(np.abs(value.imag) <= 1e-12 * np.abs(value.real), value.real, np.nan)

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.polynomial import legendre
 
-from theory.escape.vanishing_noise import dimension_at, vectorised, verdict, zeros_of_noise
+from theory.escape.vanishing_noise import dimension_at, verdict, zeros_of_noise
+from theory.evaluate import lambdified
 from theory.langevin import Process
 
 Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -111,11 +112,10 @@ class Coefficients:
 
     @classmethod
     def of(cls, process: Process, sign: float) -> Coefficients:
-        (x,) = process.variables
         b, D = process.drift[0], process.diffusion[0, 0]
 
         def along(expression) -> Function:
-            function = vectorised(x, expression)
+            function = lambdified(expression, process.variables)
             return lambda u: function(sign * u)
 
         potential = None

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import sympy as sp
 
+from theory.evaluate import lambdified
 from theory.langevin import Process
 
 #: D at a zero, relative to D one sample away: golden-section search reaches 1e-8 of a sample for D ∝ r².
@@ -68,16 +68,9 @@ def inflection_dimension(process: Process, *, start: float, target: float) -> li
     start, target = float(start), float(target)
     if start == target or not np.isfinite([start, target]).all():
         raise ValueError(f"start={start:g} and target={target:g} must be finite and differ")
-    (x,) = process.variables
-    b, D = (vectorised(x, f) for f in (process.drift[0], process.diffusion[0, 0]))
+    b, D = (lambdified(f, process.variables) for f in (process.drift[0], process.diffusion[0, 0]))
     places = zeros_of_noise(D, np.linspace(start, target, _SAMPLES))
     return [(place, dimension_at(place, b, D, step=1e-4 * (target - start))) for place in places]
-
-
-def vectorised(x: sp.Symbol, expression: sp.Expr) -> Callable[[np.ndarray], np.ndarray]:
-    """A one-variable expression as a NumPy function; constants take the shape of the argument."""
-    function = sp.lambdify(x, expression, "numpy")
-    return lambda u: np.broadcast_to(np.asarray(function(u), float), np.shape(u))
 
 
 def zeros_of_noise(D: Callable[[np.ndarray], np.ndarray], line: np.ndarray) -> list[float]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import sympy as sp
 
+from theory.evaluate import lambdified
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
 from theory.noise import random_shift
@@ -194,12 +195,11 @@ def flattest_point(landscape: Landscape, *, reach: float = 10.0) -> float:
     -------
     float
     """
-    (x,) = landscape.slow
-    curvature = sp.lambdify(x, floor_curvature(landscape) + 0 * x, "numpy")
+    curvature = lambdified(floor_curvature(landscape), landscape.slow)
     low, high = 0.0, reach
     for _ in range(40):  # a grid within a cell of the last grid's minimum
         grid = np.linspace(low, high, 201)
-        k = int(np.argmin(np.broadcast_to(curvature(grid), grid.shape)))
+        k = int(np.argmin(curvature(grid)))
         low, high = grid[max(k - 1, 0)], grid[min(k + 1, 200)]
         if high - low < 1e-9 * reach:
             break
@@ -255,13 +255,13 @@ def second_moment_limit(landscape: Landscape, *, sigma: float, learning_rate: fl
     (x,) = landscape.slow
     curvature = floor_curvature(landscape)
     growth = (1 - learning_rate * curvature) ** 2 + 2 * sigma * (learning_rate * sp.diff(curvature, x)) ** 2
-    g = sp.lambdify(x, growth + 0 * x, "numpy")
+    g = lambdified(growth, landscape.slow)
     low = flattest_point(landscape)
     if g(low) >= 1:
         return low
     # Steps of 2 % are finer than any wiggle of a polynomial λ of low degree; then bisection.
     places = low + np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 700)])
-    beyond = np.flatnonzero(np.broadcast_to(g(places), places.shape) >= 1)
+    beyond = np.flatnonzero(g(places) >= 1)
     if not beyond.size:
         return math.inf
     low, high = places[beyond[0] - 1], places[beyond[0]]

@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 import sympy as sp
 
+from theory.evaluate import lambdified
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Diffusion, Langevin
 from theory.noise import HessianProportional
@@ -225,8 +226,7 @@ class Reduced:
             raise ValueError(f"give values to the parameters {sorted(map(str, symbols))} first")
 
     def _numeric(self, expression: sp.Expr):
-        function = sp.lambdify(self.slow_variable, expression, "numpy", cse=True)
-        return lambda x: np.broadcast_to(np.asarray(function(x), float), np.shape(x))
+        return lambdified(expression, self.slow)
 
     @cached_property
     def _tabulated(self) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import sympy as sp
 
+from theory.evaluate import lambdified
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift
@@ -204,7 +205,7 @@ def divergence_learning_rate(landscape: Landscape, *, delta_s: float, order: Lit
     log_p = np.concatenate([[0.0], np.cumsum(b(middle, delta_s) / d(middle, delta_s) * np.diff(x))])
     log_p -= np.log(d(x, delta_s))
     p = np.exp(log_p - log_p.max())
-    curvature = sp.lambdify(landscape.slow[0], floor_curvature(landscape), "numpy")(x)
+    curvature = lambdified(floor_curvature(landscape), landscape.slow)(x)
     return float(2 * np.trapezoid(p, x) / np.trapezoid(p * curvature, x))
 
 
@@ -264,8 +265,7 @@ def _coefficients(
     reduced, delta_s = _reduction(landscape, order, learning_rate)
     x = reduced.slow_variable
     expressions = (reduced.drift, reduced.diffusion, sp.diff(reduced.diffusion, x))
-    made = [sp.lambdify((x, delta_s), expression, "numpy", cse=True) for expression in expressions]
-    return tuple(lambda place, noise, f=f: f(place, noise) + 0.0 * place for f in made)  # type: ignore[return-value]
+    return tuple(lambdified(expression, (x, delta_s)) for expression in expressions)  # type: ignore[return-value]
 
 
 __all__ = ["divergence_learning_rate", "divergence_sigma", "log_lifetime", "search_time", "steady_state"]

@@ -22,6 +22,7 @@ import theory
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from nets.measure.valley import MeasuredValley, Reading
+from theory.evaluate import lambdified
 from theory.finite_step import at_finite_step
 from theory.valley.elimination import eliminate
 
@@ -58,7 +59,7 @@ def flat_drift(valley: MeasuredValley, *, noise: Reading) -> Callable[[float], f
     if noise != "local":
         system = valley.langevin(noise=noise)
         reduced = eliminate(system.without_cross_diffusion(), order=1)
-        compiled = sp.lambdify(system.landscape.slow, reduced.drift, "numpy")
+        compiled = lambdified(reduced.drift, system.landscape.slow)
         return lambda x: float(compiled(x))
     slope, bend = polynomial.polyder(valley.potential), polynomial.polyder(valley.curvature.T).T
 
