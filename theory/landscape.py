@@ -1,8 +1,8 @@
-"""Loss landscapes: one symbolic loss, its derivatives, its critical points, and a small catalogue."""
+"""Loss landscapes: one symbolic loss, its derivatives and its critical points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
@@ -10,9 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
-from sympy.core.function import AppliedUndef
 
-from theory.evaluate import lambdified, values_at
+from theory.evaluate import values_at
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter: TypeAlias = float | sp.Expr
@@ -298,165 +297,3 @@ def _distinct(points: np.ndarray) -> np.ndarray:
         if all(np.linalg.norm(point - other) > 1e-5 * (1.0 + np.linalg.norm(other)) for other in kept):
             kept.append(np.where(np.abs(point) < 1e-12, 0.0, point))
     return np.reshape(kept, (len(kept), points.shape[1]))
-
-
-def degenerate_valley(
-    lambda_: Sequence[Parameter] | sp.Expr | Sequence[Sequence[Parameter] | sp.Expr] = (8, -2, 1),
-    epsilon: Parameter = 1e-3,
-    *,
-    n_sharp: int | None = None,
-    n_flat: int | None = None,
-    depth: float = 0.5,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = 0,
-) -> Landscape:
-    """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ Σ_j x_j², λ̄₀ = mean_i λ_i(0).
-
-    With numbers of variables instead of ``lambda_``, the λ_i have random coefficients.
-
-    Parameters
-    ----------
-    lambda_ : sequence of numbers, or sympy expression in x, or a sequence of those
-        Coefficients (λ₀, λ₁, λ₂, …) of λ(x) = Σ_n λ_n x^{2n}; or λ(x) itself as an expression in
-        ``sp.Symbol("x", real=True)``; or one of these per sharp variable y1, y2, ….
-    epsilon : number or sympy expression
-        How much the valley floor is lifted, 0 ≤ ε ≪ 1.
-    n_sharp, n_flat : int, optional
-        Numbers of sharp and flat variables of a random valley; the other one is then 1 by default.
-    depth, rng
-        See :func:`theory.valley.wide.random_valley`, which says how coefficients are drawn.
-
-    Returns
-    -------
-    Landscape
-        Variables x, y (or x, y1, y2, …) with the sharp ones in ``fast``.
-
-    Raises
-    ------
-    ValueError
-        If a numeric λ(x) is not positive everywhere, or ε < 0: the valley would not confine. If both
-        ``lambda_`` and numbers of variables are given.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5 and 8; the reference parameters
-    ε = 10⁻³, λ = (8, −2, 1) are those of its Fig. 5.
-    """
-    if n_sharp is not None or n_flat is not None:
-        from theory.valley.wide import random_valley  # it builds on this module
-
-        if lambda_ != (8, -2, 1):
-            raise ValueError("give either lambda_, or n_sharp and n_flat for random coefficients, not both")
-        return random_valley(n_sharp or 1, n_flat or 1, epsilon=epsilon, depth=depth, rng=rng)
-    x = sp.Symbol("x", real=True)
-    several = not isinstance(lambda_, sp.Expr) and any(
-        isinstance(item, (list, tuple)) or (isinstance(item, sp.Expr) and item.has(x)) for item in lambda_
-    )
-    rows = list(lambda_) if several else [lambda_]
-    curvatures = [_curvature(row, x) for row in rows]
-    lift = exact(epsilon, "epsilon")
-    if lift.is_negative:
-        raise ValueError(f"epsilon={epsilon} must not be negative")
-    names = ["y"] if len(rows) == 1 else [f"y{i + 1}" for i in range(len(rows))]
-    sharp = tuple(sp.Symbol(name, real=True) for name in names)
-    mean_curvature = sum(c.subs(x, 0) for c in curvatures) / sp.Integer(len(rows))
-    loss = (
-        sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True)) / 2 + lift * mean_curvature * x**2 / 2
-    )
-    return Landscape(loss, (x, *sharp), fast=sharp, name="degenerate valley")
-
-
-def _curvature(row, x: sp.Symbol) -> sp.Expr:
-    """λ(x) from coefficients or from an expression; refuses one that is not positive."""
-    if isinstance(row, sp.Expr):
-        curvature = row
-    else:
-        curvature = sum((exact(c, f"lambda_[{n}]") * x ** (2 * n) for n, c in enumerate(row)), sp.Integer(0))
-    if curvature.free_symbols <= {x} and not curvature.atoms(AppliedUndef):
-        lowest = float(lambdified(curvature, (x,))(np.linspace(-20.0, 20.0, 8001)).min())
-        if not lowest > 0:
-            raise ValueError(f"λ(x) = {curvature} must be positive everywhere; its minimum is {lowest:.3g}")
-    return curvature
-
-
-def double_well(barrier: Parameter = 0.25) -> Landscape:
-    """The quartic double well L = 4ΔL (x⁴/4 − x²/2): minima ±1, saddle 0, barrier height ΔL.
-
-    Parameters
-    ----------
-    barrier : number or sympy expression
-        ΔL; the default ¼ gives L = x⁴/4 − x²/2.
-
-    Returns
-    -------
-    Landscape
-
-    Raises
-    ------
-    ValueError
-        If a numeric barrier is not positive.
-    """
-    x = sp.Symbol("x", real=True)
-    height = exact(barrier, "barrier")
-    if height.is_nonpositive:
-        raise ValueError(f"barrier={barrier} must be positive")
-    return Landscape(4 * height * (x**4 / 4 - x**2 / 2), (x,), name="double well")
-
-
-def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> Landscape:
-    """The Styblinski–Tang function L = ½ Σ_i (θ_i⁴ − 16θ_i² + 5θ_i), or its mean over shifted data.
-
-    With data x ~ N(0, vI), v = ``shift_variance``, the mean of f(θ − x) is
-    L = ½ Σ_i (θ_i⁴ − (16 − 6v)θ_i² + 5θ_i + 3v² − 16v). Per coordinate:
-
-    =====  ==========  =========  =========  =======  ========  =======
-    v      minimum a   other      saddle b   H(a)     H(b)      L(b)−L(a)
-    =====  ==========  =========  =========  =======  ========  =======
-    0      −2.903534   2.746803   0.156731   34.5831  −15.8526  39.3618
-    1      −2.351910   2.098662   0.253248   23.1889  −9.6152   18.5530
-    =====  ==========  =========  =========  =======  ========  =======
-
-    Parameters
-    ----------
-    dimensions : int
-        1 gives the variable x; more give x1, x2, ….
-    shift_variance : number or sympy expression
-        v, with 0 ≤ v < 1.9357, above which one well is left. Xie, Sato and Sugiyama draw data from
-        N(0, I), so v = 1 is what their SGD descends, and v = 0 is where they take start and boundary.
-
-    Returns
-    -------
-    Landscape
-
-    Raises
-    ------
-    ValueError
-        If there is no dimension, or v is negative or leaves one well.
-
-    References
-    ----------
-    Styblinski, Tang, Neural Networks 3, 467 (1990); Xie, Sato, Sugiyama, ICLR 2021, appendix E.1.
-    """
-    v = exact(shift_variance, "shift_variance")
-    if dimensions != int(dimensions) or dimensions < 1:
-        raise ValueError(f"dimensions={dimensions} must be a whole number, at least 1")
-    if v.is_negative or (v.is_number and not _has_two_wells(16 - 6 * v, 5)):
-        raise ValueError(
-            f"shift_variance={shift_variance} must lie in [0, 1.9357): beyond it one well is left"
-        )
-    names = ["x"] if dimensions == 1 else [f"x{i + 1}" for i in range(int(dimensions))]
-    variables = tuple(sp.Symbol(name, real=True) for name in names)
-    wells = (t**4 - (16 - 6 * v) * t**2 + 5 * t + 3 * v**2 - 16 * v for t in variables)
-    return Landscape(sp.expand(sum(wells, sp.Integer(0)) / 2), variables, name="Styblinski-Tang function")
-
-
-def _has_two_wells(c: sp.Expr, tilt: int) -> bool:
-    """Whether t⁴ − ct² + tilt·t has two minima: 4t³ − 2ct + tilt has three real roots."""
-    return bool(c > 0 and 8 * c**3 > 27 * tilt**2)
-
-
-#: Landscapes known by name to configuration files and the command line.
-CATALOGUE: dict[str, Callable[..., Landscape]] = {
-    "valley": degenerate_valley,
-    "double_well": double_well,
-    "styblinski_tang": styblinski_tang,
-}

@@ -23,9 +23,10 @@ from fpsolve.command.reader import (
     whole,
 )
 from fpsolve.density.grid import Box, checked_box
+from theory.catalogue import CATALOGUE
 from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
-from theory.landscape import CATALOGUE, Landscape
+from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import NOISE_KINDS, Isotropic
 

@@ -15,7 +15,7 @@ from fpsolve.density.grid import mirror_symmetries
 from fpsolve.table import Row, Table
 from theory.langevin import Process
 from theory.valley import elimination
-from theory.valley.elimination import Reduced
+from theory.valley.reduced import Reduced
 
 __all__ = ["Row", "Table", "averages", "escape", "stationary"]
 

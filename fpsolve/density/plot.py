@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.escape.plot import crossing_bias, escape_barriers, escape_times  # noqa: F401
-from theory.valley.elimination import Reduced
+from theory.valley.reduced import Reduced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,10 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.grid import Box, Grid, drift_values, loss_values
 from fpsolve.density.operator import null_vector, operator
-from theory.finite_step import FiniteStep
 from theory.landscape import exact
-from theory.langevin import Langevin, Process
+from theory.langevin import FiniteStep, Langevin, Process
 from theory.valley import elimination
+from theory.valley.reduced import Reduced
 
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
 SLOW_CELLS_PER_WIDTH = 16
@@ -95,7 +95,7 @@ def _finite_step_window(process: FiniteStep, mirrored: tuple[str, ...]) -> Windo
     )
 
 
-def _inner_edge(reduced: elimination.Reduced, high: float) -> float:
+def _inner_edge(reduced: Reduced, high: float) -> float:
     """0, or the point below which the density of |x| is negligible (two wells far apart)."""
     line = np.linspace(0.0, high, 2001)
     with warnings.catch_warnings():

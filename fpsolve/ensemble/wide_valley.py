@@ -27,7 +27,7 @@ from fpsolve.symbols.counter_rng import Seed, key_text, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import Isotropic, RandomShift
-from theory.valley.wide import WideValley, coefficients, flatness
+from theory.valley.flatness import WideValley, coefficients, flatness_from
 
 _CHUNK = 4e5  # walker-steps between looks at Ctrl-C: a fraction of a second
 
@@ -57,7 +57,7 @@ def simulate_valley(
     Parameters
     ----------
     process : Langevin or Landscape
-        A valley that :func:`theory.valley.wide.coefficients` can read, under random shifts or isotropic
+        A valley that :func:`theory.valley.flatness.coefficients` can read, under random shifts or isotropic
         noise; a landscape alone is descended without noise.
     walkers : int
     time : float
@@ -267,7 +267,7 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
     if alive.sizes["time"] < 2:
         raise ValueError(f"fewer than two records after={after:g}; record more often (record_every=)")
     times = alive.time.to_numpy()
-    logarithm = np.log(flatness(alive.walker_curvature.to_numpy(), _weights(run)))
+    logarithm = np.log(flatness_from(alive.walker_curvature.to_numpy(), _weights(run)))
     rates = {"measured": np.diff(logarithm, axis=1) / np.diff(times)}
     floor = -float(run.attrs["lift"]) * alive.walker_floor_product.to_numpy()
     published = delta_s * strength * alive.walker_squared_slope.to_numpy()
@@ -415,9 +415,9 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
             stacklevel=3,
         )
     curvatures = run.walker_curvature.to_numpy()[alive]
-    weighted = flatness(curvatures, _weights(run))
+    weighted = flatness_from(curvatures, _weights(run))
     for name, values, words in (
-        ("flatness", flatness(curvatures), "flatness F"),
+        ("flatness", flatness_from(curvatures), "flatness F"),
         ("weighted_flatness", weighted, "weighted flatness"),
         ("log_weighted_flatness", np.log(weighted), "logarithm of the weighted flatness"),
         ("loss", run.walker_loss.to_numpy()[alive], "loss"),

@@ -27,6 +27,7 @@ from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley import borders, elimination
 from theory.valley import times as slow_passage
+from theory.valley.reduced import Reduced
 
 #: ⟨|x|⟩²/⟨x²⟩ of exp(−x⁴), the density whose peak is about to split; 2/π for a Gaussian, 1 for two points.
 _SPLIT = math.gamma(0.5) ** 2 / (math.gamma(0.25) * math.gamma(0.75))
@@ -394,11 +395,11 @@ def _root(places: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[f
     return at - level / slope, math.sqrt(variance)
 
 
-def _reduced(landscape: Landscape, delta_s: float) -> elimination.Reduced:
+def _reduced(landscape: Landscape, delta_s: float) -> Reduced:
     return elimination.eliminate(Langevin(landscape, random_shift(delta_s=delta_s)), order=2)
 
 
-def _draws(reduced: elimination.Reduced, count: int, rng: np.random.SeedSequence) -> np.ndarray:
+def _draws(reduced: Reduced, count: int, rng: np.random.SeedSequence) -> np.ndarray:
     """Samples of a reduced density."""
     points = np.linspace(*reduced.support, 20001)
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from fpsolve.sweeps.runner import sweep
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift
-from theory.valley.wide import coefficients, flatness
+from theory.valley.flatness import coefficients, flatness_from
 
 #: Relative change of the mean flatness between the halves of the measured time that counts as settled.
 SETTLED = 0.01
@@ -76,7 +76,7 @@ def flatness_point(
         ("weighted_flatness", run.weight.to_numpy(), r"weighted flatness $\langle\hat F\rangle$"),
         ("flatness", None, r"flatness $\langle F\rangle$"),
     ):
-        values = flatness(curvatures, weights)
+        values = flatness_from(curvatures, weights)
         each = values.mean(axis=1) if values.size else np.array([])
         error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
         gone = 2 * lost >= walkers

@@ -23,7 +23,7 @@ import numpy as np
 
 from fpsolve.ensemble.wide_valley import simulate_valley
 from theory import Langevin, degenerate_valley, random_shift
-from theory.valley.wide import WideValley, coefficients
+from theory.valley.flatness import WideValley, coefficients
 
 WALKERS, REPEATS, LANES = 512, 7, 32
 ETA, SIGMA = 0.01, 0.1

@@ -7,9 +7,9 @@ from theory.valley.borders import floor_curvature as floor_curvature
 from theory.valley.borders import second_moment_limit as second_moment_limit
 from theory.valley.borders import sgd_fast_variance as sgd_fast_variance
 from theory.valley.borders import transition_condition as transition_condition
-from theory.valley.elimination import Reduced as Reduced
 from theory.valley.elimination import effective_loss_constant_noise as effective_loss_constant_noise
 from theory.valley.elimination import eliminate as eliminate
+from theory.valley.reduced import Reduced as Reduced
 from theory.valley.step_map import eliminate_map as eliminate_map
 from theory.valley.times import log_lifetime as log_lifetime
 from theory.valley.times import search_time as search_time

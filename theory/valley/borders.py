@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import sympy as sp
@@ -19,9 +19,9 @@ from theory.evaluate import lambdified
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
 from theory.noise import random_shift
-
-if TYPE_CHECKING:
-    from theory.valley.elimination import Reduced
+from theory.valley.elimination import eliminate
+from theory.valley.flatness import curvatures
+from theory.valley.reduced import Reduced
 
 
 def transition_condition(reduced: Reduced) -> sp.Expr:
@@ -68,8 +68,6 @@ def critical_noise(
     ValueError
         If there is none: the flattest point is at x = 0 already.
     """
-    from theory.valley.elimination import eliminate  # there, because adiabatic offers these names as its own
-
     delta_s = sp.Symbol("Delta_S", positive=True)
     process = Langevin(landscape, random_shift(delta_s=delta_s), cross_diffusion)
     condition = transition_condition(eliminate(process, order=order))
@@ -104,14 +102,14 @@ def critical_sigma(landscape: Landscape, *, learning_rate: Parameter) -> sp.Expr
     ValueError
         If λ''(0) ≥ 0, so that x = 0 is the flattest point.
     """
+    curvature = floor_curvature(landscape)
     (x,), (y,) = landscape.slow, landscape.fast
-    curvature = sp.diff(landscape.loss, y, 2).subs(y, 0)
-    floor_curvature = sp.diff(landscape.loss.subs(y, 0), x, 2).subs(x, 0)
+    lift = sp.diff(landscape.loss.subs(y, 0), x, 2).subs(x, 0)
     bend = sp.diff(curvature, x, 2).subs(x, 0) / 2
     if bend.is_nonnegative:
         raise ValueError(f"no transition: λ''(0)/2 = {bend} is not negative")
     rate, stiffness = exact(learning_rate, "learning_rate"), curvature.subs(x, 0)
-    return -floor_curvature / stiffness * (1 - rate * stiffness / 2) / (bend * rate)
+    return -lift / stiffness * (1 - rate * stiffness / 2) / (bend * rate)
 
 
 def sgd_fast_variance(landscape: Landscape, *, delta_s: Parameter, learning_rate: Parameter) -> sp.Expr:
@@ -129,10 +127,9 @@ def sgd_fast_variance(landscape: Landscape, *, delta_s: Parameter, learning_rate
     sympy.Expr
         In x. Diverges where the map's second moment does (S9).
     """
-    (x,), (y,) = landscape.slow, landscape.fast
-    curvature = sp.diff(landscape.loss, y, 2).subs(y, 0)
+    curvature = floor_curvature(landscape)
     noise, rate = exact(delta_s, "delta_s"), exact(learning_rate, "learning_rate")
-    slope = sp.diff(curvature, x)
+    slope = sp.diff(curvature, landscape.slow[0])
     return noise * curvature / (1 - rate * curvature / 2 - noise * slope**2 / curvature)
 
 
@@ -176,8 +173,7 @@ def floor_curvature(landscape: Landscape) -> sp.Expr:
     """
     if len(landscape.slow) != 1 or len(landscape.fast) != 1:
         raise ValueError(f"phase boundaries need one slow and one fast variable, not {landscape.variables}")
-    (y,) = landscape.fast
-    return sp.diff(landscape.loss, y, 2).subs(y, 0)
+    return curvatures(landscape)[0]
 
 
 @lru_cache(maxsize=64)
@@ -269,16 +265,3 @@ def second_moment_limit(landscape: Landscape, *, sigma: float, learning_rate: fl
         middle = (low + high) / 2
         low, high = (low, middle) if g(middle) >= 1 else (middle, high)
     return float(high)
-
-
-__all__ = [
-    "critical_noise",
-    "critical_sigma",
-    "divergence_noise",
-    "equivalent_noise",
-    "flattest_point",
-    "floor_curvature",
-    "second_moment_limit",
-    "sgd_fast_variance",
-    "transition_condition",
-]

@@ -1,11 +1,20 @@
-"""Flatness of a valley with several sharp variables, and the losses that SGD adds to it.
+"""Flatness of valleys with several sharp variables, and the losses that SGD adds to the floor.
 
-For L = ½ Σ_i λ_i(x) y_i² + V(x), in symbols; :mod:`theory.valley.wide` has the same for arrays of a hundred
-variables. Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 6, 15, 16.
+For L = ½ Σ_i λ_i(x) y_i² + V(x) with N_S sharp variables y and N_F flat ones x: F_i = λ_i^{−1/2},
+F = (Π F_i)^{1/N_S} and F̂ = Π F_i^{γ_i} with γ_i = Δ_i/ΣΔ_i, Δ_i = Δ_S λ_i(0)². Functions of a landscape give
+sympy expressions. A hundred symbols are slow to differentiate and to compile; :class:`WideValley` has the
+same for arrays of coefficients, λ_i(x) = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴) and V = ½ ε λ̄₀ Σ_j x_j².
+
+Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5, 6, 15, 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact
@@ -131,3 +140,192 @@ def averaged_loss(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
         return floor + noise * sum(c**2 for c in curvatures(landscape)) / 4
     terms = (-c / rate - 2 * sp.log(1 - rate * c / 2) / rate**2 for c in curvatures(landscape))
     return floor + noise * sum(terms, sp.Integer(0))
+
+
+@dataclass(frozen=True, eq=False)
+class WideValley:
+    """Coefficients of a degenerate valley, and what follows from them at points.
+
+    Made by :func:`coefficients`. Points are arrays of shape (..., N_F); results have shape (..., N_S),
+    (..., N_F) or (...).
+
+    Parameters
+    ----------
+    constant : ndarray, shape (N_S,)
+        λ_i0.
+    quadratic, quartic : ndarray, shape (N_S, N_F)
+        a_ij and b_ij.
+    lift : float
+        ε λ̄₀, the curvature along the valley's floor.
+    """
+
+    constant: np.ndarray
+    quadratic: np.ndarray
+    quartic: np.ndarray
+    lift: float
+
+    @property
+    def n_sharp(self) -> int:
+        """N_S."""
+        return self.quadratic.shape[0]
+
+    @property
+    def n_flat(self) -> int:
+        """N_F."""
+        return self.quadratic.shape[1]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """γ_i ∝ λ_i(0)², summing to one."""
+        return self.constant**2 / np.sum(self.constant**2)
+
+    def curvatures(self, x: np.ndarray) -> np.ndarray:
+        """λ_i(x), shape (..., N_S)."""
+        squares = np.asarray(x, float) ** 2
+        return self.constant + squares @ self.quadratic.T + squares**2 @ self.quartic.T
+
+    def slopes(self, x: np.ndarray) -> np.ndarray:
+        """∂_j λ_i(x), shape (..., N_S, N_F)."""
+        x = np.asarray(x, float)[..., None, :]
+        return x * (2 * self.quadratic + 4 * self.quartic * x**2)
+
+    def loss(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """L(x, y), shape (...)."""
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        return (self.curvatures(x) * y**2).sum(-1) / 2 + self.lift * (x**2).sum(-1) / 2
+
+    def flatness(self, x: np.ndarray) -> np.ndarray:
+        """F(x), shape (...) (PRL 6)."""
+        return flatness_from(self.curvatures(x))
+
+    def weighted_flatness(self, x: np.ndarray) -> np.ndarray:
+        """F̂(x), shape (...) (PRL 16)."""
+        return flatness_from(self.curvatures(x), self.weights)
+
+    def log_flatness_gradient(self, x: np.ndarray) -> np.ndarray:
+        """∇ ln F̂(x), shape (..., N_F)."""
+        inverse = self.weights / self.curvatures(x)
+        return -np.einsum("...i,...ij->...j", inverse, self.slopes(x)) / 2
+
+    def averaged_drift(
+        self, x: np.ndarray, *, delta_s: float, learning_rate: float = 0.0, frozen: bool = False
+    ) -> np.ndarray:
+        """Drift of x when y is averaged out under random shifts: −ε λ̄₀ x − ½ Σ_i s_i ∇λ_i.
+
+        Parameters
+        ----------
+        x : ndarray, shape (..., N_F)
+        delta_s : float
+            Δ_S.
+        learning_rate : float
+            η of the map, for which s_i = ⟨y_i²⟩ = Δ_S λ_i/(1 − ηλ_i/2); 0 is continuous time.
+        frozen : bool
+            s_i ∇λ_i with λ_i² taken at x = 0, which makes the sum −2 (ΣΔ_i) ∇ ln F̂ (behind PRL 16).
+
+        Returns
+        -------
+        ndarray, shape (..., N_F)
+            To leading order in Δ_S.
+        """
+        x = np.asarray(x, float)
+        if frozen:
+            strength = delta_s * np.sum(self.constant**2)
+            return -self.lift * x + strength * self.log_flatness_gradient(x)
+        curvatures = self.curvatures(x)
+        variances = delta_s * curvatures / (1 - learning_rate * curvatures / 2)
+        return -self.lift * x - np.einsum("...i,...ij->...j", variances, self.slopes(x)) / 2
+
+
+def flatness_from(curvatures: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Π λ_i^{−w_i/2}: F with equal weights, F̂ with γ.
+
+    Parameters
+    ----------
+    curvatures : ndarray, shape (..., N_S)
+    weights : ndarray, shape (N_S,), optional
+        Summing to one; default 1/N_S.
+
+    Returns
+    -------
+    ndarray, shape (...)
+    """
+    curvatures = np.asarray(curvatures, float)
+    if weights is None:
+        weights = np.full(curvatures.shape[-1], 1.0 / curvatures.shape[-1])
+    return np.exp(-(np.log(curvatures) @ weights) / 2)
+
+
+@lru_cache(maxsize=16)
+def coefficients(landscape: Landscape) -> WideValley:
+    """The coefficients of a valley, read from its loss.
+
+    Parameters
+    ----------
+    landscape : Landscape
+        L = ½ Σ_i λ_i(x) y_i² + ½ c Σ_j x_j² with λ_i = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴), variables in the
+        order x1, …, y1, …, the y in ``fast``; numbers only.
+
+    Returns
+    -------
+    WideValley
+
+    Raises
+    ------
+    ValueError
+        If the loss is not of this form, or some λ_i is not positive everywhere.
+    """
+    flat, sharp = landscape.slow, landscape.fast
+    if landscape.parameters:
+        raise ValueError(f"give values to the parameters {landscape.parameters} first (with_parameters)")
+    if not flat or not sharp or landscape.variables != (*flat, *sharp):
+        raise ValueError(
+            f"the variables {', '.join(landscape.names)} must be flat ones followed by sharp ones (fast=)"
+        )
+    place = {v: k for k, v in enumerate(flat)} | {v: k for k, v in enumerate(sharp)}
+    constant = np.zeros(len(sharp))
+    powers = {2: np.zeros((len(sharp), len(flat))), 4: np.zeros((len(sharp), len(flat)))}
+    floor = np.zeros(len(flat))
+    for term in _terms(landscape.loss):
+        number, rest = term.as_independent(*landscape.variables, as_Add=False)
+        exponents = {v: rest.as_powers_dict()[v] for v in rest.free_symbols}
+        y = [v for v in exponents if v in sharp]
+        x = [v for v in exponents if v in flat]
+        twice = 2 * float(number)
+        if len(y) == 1 and not x and exponents[y[0]] == 2:
+            constant[place[y[0]]] += twice
+        elif len(y) == 1 and len(x) == 1 and exponents[y[0]] == 2 and exponents[x[0]] in powers:
+            powers[int(exponents[x[0]])][place[y[0]], place[x[0]]] += twice
+        elif not y and len(x) == 1 and exponents[x[0]] == 2:
+            floor[place[x[0]]] += twice
+        else:
+            raise ValueError(
+                f"the term {term} does not fit ½ Σ_i λ_i(x) y_i² + ½ c Σ_j x_j² with "
+                "λ_i = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴)"
+            )
+    if not np.allclose(floor, floor[0], rtol=1e-12):
+        raise ValueError("the curvature of the floor must be the same along every flat variable")
+    _check_positive(constant, powers[2], powers[4], landscape)
+    return WideValley(constant, powers[2], powers[4], float(floor[0]))
+
+
+def _terms(expression: sp.Expr) -> Iterator[sp.Expr]:
+    """The summands of a sum of products of sums; expanding all at once is slow for thousands."""
+    for term in sp.Add.make_args(expression):
+        sums = [factor for factor in sp.Mul.make_args(term) if factor.is_Add]
+        if len(sums) == 1:
+            rest = term / sums[0]
+            yield from (rest * part for part in sums[0].args)
+        else:
+            yield from sp.Add.make_args(sp.expand(term))
+
+
+def _check_positive(constant: np.ndarray, a: np.ndarray, b: np.ndarray, landscape: Landscape) -> None:
+    """The lowest value of every λ_i is positive: each x_j contributes −a²/4b at best where a < 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lowest = constant - np.where(a < 0, a**2 / (4 * b), 0.0).sum(axis=1)
+    for i in range(len(constant)):
+        if (b[i] < 0).any() or not lowest[i] > 0:
+            raise ValueError(
+                f"the curvature along {landscape.fast[i]} must be positive everywhere; it falls to "
+                f"{lowest[i]:.3g}"
+            )

@@ -22,9 +22,8 @@ import sympy as sp
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
 from theory.noise import random_shift
-from theory.valley.elimination import Reduced, eliminate
-
-__all__ = ["eliminate_map"]
+from theory.valley.elimination import eliminate
+from theory.valley.reduced import Reduced
 
 
 def eliminate_map(landscape: Landscape, *, delta_s: Parameter, learning_rate: Parameter) -> Reduced:

@@ -25,7 +25,8 @@ from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley.borders import flattest_point, floor_curvature, second_moment_limit
-from theory.valley.elimination import Reduced, eliminate
+from theory.valley.elimination import eliminate
+from theory.valley.reduced import Reduced
 from theory.valley.step_map import eliminate_map
 
 Order: TypeAlias = Literal[0, 1, 2]
@@ -266,6 +267,3 @@ def _coefficients(
     x = reduced.slow_variable
     expressions = (reduced.drift, reduced.diffusion, sp.diff(reduced.diffusion, x))
     return tuple(lambdified(expression, (x, delta_s)) for expression in expressions)  # type: ignore[return-value]
-
-
-__all__ = ["divergence_learning_rate", "divergence_sigma", "log_lifetime", "search_time", "steady_state"]

@@ -23,7 +23,6 @@ from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from nets.measure.valley import MeasuredValley, Reading
 from theory.evaluate import lambdified
-from theory.finite_step import at_finite_step
 from theory.valley.elimination import eliminate
 
 #: Share of the walk after which the density in (x, y_i) starts, from theory's Gaussian.
@@ -141,7 +140,7 @@ def conditional_variances(
     """Variances of the stationary Fokker–Planck densities of y_i with x held, and their numerical errors.
 
     ``lam`` and ``D`` hold curvatures and diffusion there, shape (n,), as both results. A ``learning_rate``
-    corrects the process for steps of this length, :func:`theory.finite_step.at_finite_step`: to first order
+    corrects the process for steps of this length, :func:`theory.langevin.at_finite_step`: to first order
     in ηλ, where the map itself has D/(λ(1 − ηλ/2)).
     """
     y = sp.Symbol("y", real=True)
@@ -151,7 +150,7 @@ def conditional_variances(
             theory.Landscape(float(curvature) * y**2 / 2, (y,)), theory.isotropic(float(strength))
         )
         if learning_rate is not None:
-            process = at_finite_step(process, learning_rate=learning_rate)
+            process = process.at_finite_step(learning_rate=learning_rate)
         density = fpsolve.stationary_density(process)
         centres, p = density["y"].to_numpy(), density.to_numpy()
         value = float((centres**2 * p).sum() / p.sum())

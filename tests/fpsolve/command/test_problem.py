@@ -165,7 +165,7 @@ def test_a_loss_that_confines_needs_no_box(loss):
 def test_the_parameters_a_file_may_give_to_an_example_are_those_of_its_factory():
     import inspect
 
-    from theory.landscape import CATALOGUE
+    from theory.catalogue import CATALOGUE
 
     assert set(config.EXAMPLE_PARAMETERS) == set(CATALOGUE)
     many = {"n_sharp", "n_flat", "depth", "rng"}  # valleys of more variables than a density can have

@@ -11,7 +11,8 @@ from fpsolve import simulate
 from fpsolve.ensemble import wide_valley
 from fpsolve.ensemble.wide_valley import flatness_growth, joined, simulate_valley
 from theory import Landscape, Langevin, anisotropic, degenerate_valley, double_well, isotropic, random_shift
-from theory.valley.wide import coefficients, flatness, random_valley
+from theory.catalogue import random_valley
+from theory.valley.flatness import coefficients, flatness_from
 
 x, y = sp.symbols("x y", real=True)
 WIDE = degenerate_valley(n_sharp=5, n_flat=100, epsilon=1e-4)
@@ -216,8 +217,8 @@ def test_random_shifts_flatten_faster_than_gradient_descent_and_equal_isotropic_
 
 
 def test_flatness_is_a_geometric_mean():
-    assert flatness(np.array([4.0, 4.0])) == pytest.approx(0.5)
-    assert flatness(np.array([1.0, 16.0]), np.array([1.0, 0.0])) == pytest.approx(1.0)
+    assert flatness_from(np.array([4.0, 4.0])) == pytest.approx(0.5)
+    assert flatness_from(np.array([1.0, 16.0]), np.array([1.0, 0.0])) == pytest.approx(1.0)
 
 
 # What is refused

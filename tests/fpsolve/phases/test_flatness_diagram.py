@@ -6,7 +6,7 @@ import pytest
 from fpsolve import flatness_diagram, flatness_growth, plot_phases, simulate_valley
 from fpsolve.ensemble import plot
 from theory import Langevin, degenerate_valley, random_shift
-from theory.valley.wide import coefficients
+from theory.valley.flatness import coefficients
 
 VALLEY = degenerate_valley(n_sharp=2, n_flat=6, epsilon=1e-3)
 
