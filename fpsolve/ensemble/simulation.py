@@ -6,10 +6,10 @@ the learning rate, this is the law of one SGD iteration under random-shift noise
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from fpsolve.ensemble.kernel import ensemble_kernel
 from fpsolve.ensemble.lanes import LANES
 from fpsolve.ensemble.numpy_step import numpy_advance
+from fpsolve.ensemble.parts import cuts, finished, in_threads
 from fpsolve.ensemble.state import (
     Start,
     State,
@@ -29,7 +30,6 @@ from fpsolve.ensemble.state import (
     whole_steps,
 )
 from fpsolve.ensemble.summary import check_names, ensemble_dataset
-from fpsolve.progress import bar
 from fpsolve.symbols.counter_rng import Seed
 from theory.langevin import Process
 
@@ -168,23 +168,14 @@ def _run(
     if len(saved_steps) and saved_steps[0] == 0:
         paths[0] = state.positions
     # Parts are as many as threads, whatever their number: no sum crosses a part
-    cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
-    histograms = [np.zeros_like(state.histogram) for _ in cuts[1:]]
-    length = max(1, int(_CHUNK * len(histograms) / (groups * LANES)))
-    with (
-        ThreadPoolExecutor(len(histograms)) as pool,
-        bar(last_step - state.step, unit="step", progress=progress) as shown_bar,
-    ):
-        while state.step < last_step:
-            until = min(state.step + length, last_step)
-            jobs = [
-                pool.submit(advance, until, histogram, save_steps, paths, first_saved, low, high)
-                for histogram, low, high in zip(histograms, cuts[:-1], cuts[1:], strict=True)
-            ]
-            for job in jobs:
-                job.result()
-            shown_bar.update(until - state.step)
-            state.step = until
+    ends = cuts(groups, threads)
+    histograms = [np.zeros_like(state.histogram) for _ in ends[1:]]
+
+    def part(k: int, begin: int, end: int, low: int, high: int) -> None:
+        advance(begin, end, histograms[k], save_steps, paths, first_saved, low, high)
+
+    in_threads(part, ends, first=state.step, last=last_step, chunk=_CHUNK, progress=progress)
+    state.step = last_step
     for histogram in histograms:
         state.histogram += histogram
     return paths, saved_steps
@@ -201,29 +192,19 @@ def _run_apart(
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same as ``_run``, groups of walkers on an executor."""
-    groups = len(state.positions)
-    cuts = np.linspace(0, groups, min(parts, groups) + 1).astype(int)
-    slices = [slice(low, high) for low, high in itertools.pairwise(cuts.tolist())]
+    slices = [slice(*ends) for ends in pairwise(cuts(len(state.positions), parts))]
     jobs = {
         executor.submit(_part, process, _taken(state, groups), last_step, save_steps, threads): groups
         for groups in slices
     }
     paths, saved_steps = np.empty(0), np.empty(0, int)
-    with bar(len(jobs), unit="part", progress=progress) as shown_bar:
-        try:
-            for job in as_completed(jobs):
-                part, part_paths, saved_steps = job.result()
-                here = jobs[job]
-                for name in ("positions", "bounds", "exit_step", "sums"):
-                    getattr(state, name)[here] = getattr(part, name)
-                state.histogram += part.histogram
-                if not paths.size:
-                    paths = np.empty((len(saved_steps), *state.positions.shape))
-                paths[:, here] = part_paths
-                shown_bar.update(1)
-        finally:
-            for job in jobs:
-                job.cancel()
+    for groups, (part, part_paths, saved_steps) in finished(jobs, progress=progress):
+        for name in ("positions", "bounds", "exit_step", "sums"):
+            getattr(state, name)[groups] = getattr(part, name)
+        state.histogram += part.histogram
+        if not paths.size:
+            paths = np.empty((len(saved_steps), *state.positions.shape))
+        paths[:, groups] = part_paths
     state.step = last_step
     return paths, saved_steps
 
@@ -267,19 +248,14 @@ def _advance(process: Process, state: State) -> Callable[..., None]:
         kernel, constants = compiled.advance, compiled.constants
 
     def advance(
-        until: int,
-        histogram: np.ndarray,
-        save_steps: int,
-        paths: np.ndarray,
-        first_saved: int,
-        low: int,
-        high: int,
-    ) -> None:
+        begin: int, end: int, histogram: np.ndarray, save_steps: int, paths: np.ndarray, first_saved: int,
+        low: int, high: int,
+    ) -> None:  # fmt: skip
         kernel(
             state.positions, state.bounds, state.exit_step, state.sums, constants,
             np.uint64(state.key[0]), np.uint64(state.key[1]), np.uint64(state.first_walker),
-            state.step, until, state.burn_in, state.time_step, histogram, edges, edge_start,
-            edge_axis, save_steps, paths, first_saved, int(low), int(high),
+            begin, end, state.burn_in, state.time_step, histogram, edges, edge_start,
+            edge_axis, save_steps, paths, first_saved, low, high,
         )  # fmt: skip
 
     return advance

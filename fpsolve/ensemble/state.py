@@ -55,11 +55,10 @@ def fresh_state(
 ) -> State:
     """The checked state at time 0."""
     names = variable_names(process)
-    time_step = _checked_time_step(process, time_step)
+    time_step = checked_time_step(process, time_step)
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
-    if not (math.isfinite(divergence) and divergence > 0):
-        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
+    check_divergence(divergence)
     if first_walker < 0:
         raise ValueError(f"first_walker={first_walker} must be at least 0")
     points = _first_points(process, names, start, walkers)
@@ -207,7 +206,8 @@ def root_values(process: Process, points: np.ndarray) -> np.ndarray:
     return np.moveaxis(numpy_function(root, process.variables)(*points.T), -1, 0)
 
 
-def _checked_time_step(process: Process, time_step: float | None) -> float:
+def checked_time_step(process: object, time_step: float | None) -> float:
+    """The given step, or the learning rate of the process; fails without either."""
     if time_step is None:
         time_step = getattr(process, "learning_rate", None)
     if time_step is None:
@@ -215,6 +215,12 @@ def _checked_time_step(process: Process, time_step: float | None) -> float:
     if not (math.isfinite(time_step) and time_step > 0):
         raise ValueError(f"time_step={time_step:g} must be positive and finite")
     return float(time_step)
+
+
+def check_divergence(divergence: float) -> None:
+    """ValueError unless the size at which a walker has diverged is positive and finite."""
+    if not (math.isfinite(divergence) and divergence > 0):
+        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
 
 
 def _first_points(process: Process, names: tuple[str, ...], start: Start, walkers: int | None) -> np.ndarray:
@@ -266,9 +272,14 @@ def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, d
         ("root of the diffusion", root_values(process, distinct).reshape(len(distinct), -1)),
     ):
         bad = ~np.isfinite(values).all(axis=1)
-        if bad.any():
-            where = ", ".join(f"{n}={v:g}" for n, v in zip(names, distinct[bad][0], strict=True))
-            raise ValueError(f"the {word} is not finite at the start {where}; start elsewhere")
+        refuse_points(names, distinct, bad, f"the {word} is not finite at the start")
+
+
+def refuse_points(names: tuple[str, ...], points: np.ndarray, bad: np.ndarray, problem: str) -> None:
+    """ValueError with the problem and the first of the points (k, n) that are ``bad`` (k,), if any is."""
+    if bad.any():
+        where = ", ".join(f"{n}={v:g}" for n, v in zip(names, points[bad][0], strict=True))
+        raise ValueError(f"{problem} {where}; start elsewhere")
 
 
 def _culprits(points: np.ndarray, names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ import xarray as xr
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, process_hash, variable_names
 from fpsolve.results import provenance, quantity
-from fpsolve.symbols.counter_rng import key_text
+from fpsolve.symbols.counter_rng import GENERATOR, key_text
 from theory.langevin import Process
 
 _RESERVED = frozenset(
@@ -65,12 +65,7 @@ def ensemble_dataset(
         },
         attrs=_attributes(process, state, int(alive.sum())),
     )
-    if not alive.any():
-        warnings.warn(
-            f"all {state.walkers} walkers diverged, so there are no averages; a smaller time_step "
-            "or weaker noise may keep them",
-            stacklevel=3,
-        )
+    warn_if_none(alive, stacklevel=4)
     dataset.update(_averages(sums[alive] / (state.step - state.burn_in), names, pairs))
     if state.edges:
         _add_histogram(dataset, state)
@@ -96,40 +91,53 @@ def _averages(
     first, absolute, second = means[:, :n], means[:, n : 2 * n], np.empty((len(means), n, n))
     for k, (i, j) in enumerate(pairs):
         second[:, i, j] = second[:, j, i] = means[:, 2 * n + k]
-    m, m_abs, m2 = _mean(first), _mean(absolute), _mean(second)
-    m1, m_abs1 = m, m_abs
-    covariance = m2 - np.outer(m1, m1)
-    covariance_error = _stderr(
-        second - first[:, :, None] * m1[None, None, :] - first[:, None, :] * m1[None, :, None]
-    )
+    m, m_abs, m2 = mean(first), mean(absolute), mean(second)
+    covariance = m2 - np.outer(m, m)
+    covariance_error = stderr(second - first[:, :, None] * m[None, None, :] - first[:, None, :] * m[:, None])
     std = np.sqrt(np.clip(np.diagonal(covariance), 0, None))
     squares = np.diagonal(second, axis1=1, axis2=2)
-    abs_std = np.sqrt(np.clip(np.diagonal(m2) - m_abs1**2, 0, None))
-    abs_error = _stderr(squares - 2 * m_abs1 * absolute)
+    abs_std = np.sqrt(np.clip(np.diagonal(m2) - m_abs**2, 0, None))
+    abs_error = stderr(squares - 2 * m_abs * absolute)
     std_error = np.diagonal(covariance_error)
     one, two = "variable", ("variable", "variable_2")
     return {
         "mean": quantity(m, one, "average"),
-        "mean_stderr": quantity(_stderr(first), one, "standard error of mean"),
+        "mean_stderr": quantity(stderr(first), one, "standard error of mean"),
         "abs_mean": quantity(m_abs, one, "average absolute value"),
-        "abs_mean_stderr": quantity(_stderr(absolute), one, "standard error of abs_mean"),
+        "abs_mean_stderr": quantity(stderr(absolute), one, "standard error of abs_mean"),
         "std": quantity(std, one, "standard deviation"),
         "std_stderr": quantity(_half_over(std_error, std), one, "standard error of std"),
         "abs_std": quantity(abs_std, one, "standard deviation of the absolute value"),
         "abs_std_stderr": quantity(_half_over(abs_error, abs_std), one, "standard error of abs_std"),
         "second_moment": quantity(m2, two, "average product"),
-        "second_moment_stderr": quantity(_stderr(second), two, "standard error of second_moment"),
+        "second_moment_stderr": quantity(stderr(second), two, "standard error of second_moment"),
         "covariance": quantity(covariance, two, "covariance"),
         "covariance_stderr": quantity(covariance_error, two, "standard error of covariance"),
     }  # fmt: skip
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def warn_if_none(alive: np.ndarray, *, stacklevel: int) -> None:
+    """Warn if no walker is left to be averaged over."""
+    if not alive.any():
+        warnings.warn(
+            f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
+            "noise may keep them",
+            stacklevel=stacklevel,
+        )
+
+
+def error_note(used: int) -> str:
+    """Where standard errors of averages over so many walkers come from."""
+    note = "from the scatter between independent walkers"
+    return note if used >= 30 else f"{note}; only {used} walkers, so errors are themselves uncertain"
+
+
+def mean(values: np.ndarray) -> np.ndarray:
     """Average over walkers; NaN if there are none."""
     return values.mean(axis=0) if len(values) else np.full(values.shape[1:], np.nan)
 
 
-def _stderr(values: np.ndarray) -> np.ndarray:
+def stderr(values: np.ndarray) -> np.ndarray:
     """Standard error of the average over walkers; NaN below two."""
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
@@ -159,15 +167,12 @@ def _add_histogram(dataset: xr.Dataset, state: State) -> None:
 
 
 def _attributes(process: Process, state: State, used: int) -> dict[str, str | int | float]:
-    note = "from the scatter between independent walkers"
-    if used < 30:
-        note += f"; only {used} walkers, so errors are themselves uncertain"
     return provenance(
         "ensemble of walkers, Euler-Maruyama",
         landscape=str(getattr(process, "name", "")),
         process_hash=process_hash(process),
         seed=key_text(state.key),
-        generator="threefry2x64-13, counter (step, walker), Box-Muller",
+        generator=GENERATOR,
         walkers=state.walkers,
         first_walker=state.first_walker,
         diverged_walkers=state.walkers - used,
@@ -177,5 +182,5 @@ def _attributes(process: Process, state: State, used: int) -> dict[str, str | in
         steps=state.step,
         burn_in=state.burn_in * state.time_step,
         burn_in_steps=state.burn_in,
-        stderr=note,
+        stderr=error_note(used),
     )

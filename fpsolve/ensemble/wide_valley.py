@@ -8,9 +8,8 @@ the kernel are curvatures, flatness and what the averaged dynamics predicts, not
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor
 from functools import partial
 from itertools import pairwise
 
@@ -19,11 +18,18 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
-from fpsolve.ensemble.state import available_threads, saving_steps, whole_steps
+from fpsolve.ensemble.parts import cuts, finished, in_threads
+from fpsolve.ensemble.state import (
+    available_threads,
+    check_divergence,
+    checked_time_step,
+    saving_steps,
+    whole_steps,
+)
+from fpsolve.ensemble.summary import error_note, mean, stderr, warn_if_none
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
-from fpsolve.progress import bar
 from fpsolve.results import provenance, quantity
-from fpsolve.symbols.counter_rng import Seed, key_text, random_key
+from fpsolve.symbols.counter_rng import GENERATOR, Seed, key_text, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import Isotropic, RandomShift
@@ -143,7 +149,7 @@ def simulate_valley(
         lift=valley.lift,
         sum_of_squared_curvatures=float(np.sum(valley.constant**2)),
         seed=key_text(key),
-        generator="threefry2x64-13, counter (step, walker), Box-Muller",
+        generator=GENERATOR,
         divergence=float(divergence),
         time_step=float(time_step),
         steps=int(steps),
@@ -162,14 +168,8 @@ def _checked(
     landscape = process.landscape if isinstance(process, Langevin) else process
     if not isinstance(landscape, Landscape):
         raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")
-    if time_step is None:
-        time_step = process.learning_rate if isinstance(process, Langevin) else None
-    if time_step is None:
-        raise ValueError("time_step is needed: this process has no learning rate to take it from")
-    if not (math.isfinite(time_step) and time_step > 0):
-        raise ValueError(f"time_step={time_step:g} must be positive and finite")
-    if not (math.isfinite(divergence) and divergence > 0):
-        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
+    time_step = checked_time_step(process, time_step)
+    check_divergence(divergence)
     if first_walker < 0 or walkers < 1:
         raise ValueError(f"walkers={walkers} must be at least 1 and first_walker={first_walker} at least 0")
     return landscape, time_step
@@ -347,23 +347,15 @@ def _run(
     quadratic, quartic = (
         np.vstack([c.T, np.zeros(valley.n_sharp)]) for c in (valley.quadratic, valley.quartic)
     )
-    cuts = np.linspace(0, groups, min(threads, groups) + 1).astype(int)
-    length = max(1, int(_CHUNK * (len(cuts) - 1) / (groups * LANES)))
 
-    def part(first: int, last: int, low: int, high: int) -> None:
+    def part(_: int, begin: int, end: int, low: int, high: int) -> None:
         advance(
             positions, bounds, exit_step, valley.constant, quadratic, quartic, valley.lift,
             valley.weights, shift, uniform, np.uint64(key[0]), np.uint64(key[1]), np.uint64(first_walker),
-            first, last, time_step, every, records, int(low), int(high),
+            begin, end, time_step, every, records, low, high,
         )  # fmt: skip
 
-    with ThreadPoolExecutor(len(cuts) - 1) as pool, bar(steps, unit="step", progress=progress) as shown_bar:
-        for first in range(0, steps, length):
-            last = min(first + length, steps)
-            jobs = [pool.submit(part, first, last, low, high) for low, high in pairwise(cuts)]
-            for job in jobs:
-                job.result()
-            shown_bar.update(last - first)
+    in_threads(part, cuts(groups, threads), first=0, last=steps, chunk=_CHUNK, progress=progress)
     final = from_lanes(positions, walkers)
     left = from_lanes(exit_step[:, None], walkers)[:, 0]
     return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
@@ -374,27 +366,17 @@ def _run_apart(
     executor: Executor, parts: int, progress: bool,
 ) -> xr.Dataset:  # fmt: skip
     """The same, walkers from ``points`` in parts on an executor."""
-    groups = -(-len(points) // LANES)
-    cuts = np.minimum(np.linspace(0, groups, min(parts, groups) + 1).astype(int) * LANES, len(points))
-    jobs = [
+    ends = np.minimum(np.array(cuts(-(-len(points) // LANES), parts)) * LANES, len(points))
+    jobs = {
         executor.submit(
             run,
             walkers=high - low,
             first_walker=first_walker + low,
             start={"flat": points[low:high, :n_flat], "sharp": points[low:high, n_flat:]},
-        )
-        for low, high in pairwise(cuts.tolist())
-    ]
-    try:
-        with bar(len(jobs), unit="part", progress=progress) as shown_bar:
-            for job in as_completed(jobs):
-                job.result()
-                shown_bar.update(1)
-    except BaseException:
-        for job in jobs:
-            job.cancel()
-        raise
-    return joined([job.result() for job in jobs])
+        ): low
+        for low, high in pairwise(ends.tolist())
+    }
+    return joined([result for _, result in finished(jobs, progress=progress)])
 
 
 def _weights(run: xr.Dataset) -> np.ndarray:
@@ -408,12 +390,7 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
     gone = np.where(alive, np.nan, left * float(run.attrs["time_step"]))
     run["diverged"] = quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged")
     run["divergence_time"] = quantity(gone, "walker", "time of divergence", "time")
-    if not alive.any():
-        warnings.warn(
-            f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
-            "noise may keep them",
-            stacklevel=3,
-        )
+    warn_if_none(alive, stacklevel=4)
     curvatures = run.walker_curvature.to_numpy()[alive]
     weighted = flatness_from(curvatures, _weights(run))
     for name, values, words in (
@@ -425,20 +402,15 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
         run.update(_mean_with_error(name, ("time",), values, words, "1"))
     run.update(_mean_with_error("curvature", ("time", "sharp_variable"), curvatures, "curvature", "1"))
     used = int(alive.sum())
-    note = "from the scatter between independent walkers"
     return run.assign_attrs(
         walkers=len(alive), first_walker=int(run.walker[0]), diverged_walkers=len(alive) - used,
-        stderr=note if used >= 30 else f"{note}; only {used} walkers, so errors are themselves uncertain",
+        stderr=error_note(used),
     )  # fmt: skip
 
 
 def _mean_with_error(name: str, dims: tuple[str, ...], values: np.ndarray, words: str, units: str) -> dict:
     """An average over walkers (axis 0) and its standard error; NaN where there are too few."""
-    count = len(values)
-    shape = values.shape[1:]
-    mean = values.mean(axis=0) if count else np.full(shape, np.nan)
-    error = values.std(axis=0, ddof=1) / math.sqrt(count) if count > 1 else np.full(shape, np.nan)
     return {
-        name: quantity(mean, dims, f"average {words}", units),
-        f"{name}_stderr": quantity(error, dims, f"standard error of {name}", units),
+        name: quantity(mean(values), dims, f"average {words}", units),
+        f"{name}_stderr": quantity(stderr(values), dims, f"standard error of {name}", units),
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import sympy as sp
@@ -15,11 +15,13 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.lanes import LANES, from_lanes
+from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
     State,
     available_threads,
     fresh_state,
     process_hash,
+    refuse_points,
     variable_names,
     whole_steps,
 )
@@ -185,9 +187,7 @@ def start_state(
         (~np.isfinite(values), f"the target {target} has no finite value at the start"),
         (values > 0, f"the start is inside the target {target} at"),
     ):
-        if bad.any():
-            where = ", ".join(f"{n}={v:g}" for n, v in zip(names, points[bad][0], strict=True))
-            raise ValueError(f"{problem} {where}; start elsewhere")
+        refuse_points(names, points, bad, problem)
     return state
 
 
@@ -269,7 +269,7 @@ def passages(
     starts = np.ascontiguousarray(starts)
     end = Passages(np.zeros(count, np.int8), np.zeros(count, np.int64), starts.copy(), np.empty(count))
     members = signed(starts)
-    cuts = np.linspace(0, count, min(threads, -(-count // LANES)) + 1).astype(int)
+    ends = cuts(count, min(threads, -(-count // LANES)))
 
     def start_job(low: int, high: int) -> Callable[[], tuple[int, int]]:
         lane, walker = np.zeros(kernel.rows * LANES), np.full(LANES, -1, np.int64)
@@ -285,7 +285,7 @@ def passages(
 
         return job
 
-    _run([start_job(int(low), int(high)) for low, high in itertools.pairwise(cuts)], count, progress)
+    _run([start_job(low, high) for low, high in pairwise(ends)], count, progress)
     return end
 
 

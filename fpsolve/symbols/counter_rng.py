@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+#: The generator of normals, as results record it.
+GENERATOR = "threefry2x64-13, counter (step, walker), Box-Muller"
 Seed = int | np.random.SeedSequence | np.random.Generator | str | None
 
 
