@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpsolve.command.exits import exit_code
+
 if TYPE_CHECKING:
     from fpsolve.command.jobs import Solution
     from fpsolve.command.problem import Problem
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 #: Names after ``--example``; listed, not read, so that ``--help`` loads nothing.
 EXAMPLE_NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("examples/*.toml")))
 METHODS = ("all", "finite-volume", "spectral")
-#: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,21 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit code is 0; 2 for input that cannot be used, with one line on stderr; 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        print("fpsolve: interrupted", file=sys.stderr)
-        return 130
-    except MemoryError:
-        return _failed("not enough memory: use fewer cells (solver.shape) or walkers")
-    except USER_ERRORS as error:
-        return _failed(str(error))
-
-
-def _failed(message: str) -> int:
-    """One line on stderr, and the exit code."""
-    print(f"fpsolve: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return exit_code(
+        lambda: options.run(options),
+        name="fpsolve",
+        no_memory="not enough memory: use fewer cells (solver.shape) or walkers",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from fpsolve.statistics import student_factor
 from nets.measure import exponents
 from nets.measure.exponents import Exponent
-from fpsolve.statistics import student_factor
 from notebooks.studies.variance_flatness.experiment import MOTION, NEXT, SAME, Config
 from theory.random_landscape import null_correlation_time
 

@@ -1,4 +1,4 @@
-"""The command line: ``nets variance-flatness CONFIG.toml`` runs the experiment and prints the verdict."""
+"""The command line: ``python -m notebooks.studies.variance_flatness CONFIG.toml --out DIR``."""
 
 from __future__ import annotations
 
@@ -7,93 +7,68 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+
+from fpsolve.command.exits import exit_code
 
 #: Names after ``--example``; kept here so that ``--help`` loads nothing (tested against the configurations).
 EXAMPLE_NAMES = ("mnist", "digits", "across", "convolutional")
-#: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, OSError, RuntimeError)
+NAME = "variance_flatness"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line on ``arguments``, by default ``sys.argv[1:]``.
 
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Default ``sys.argv[1:]``.
-
-    Returns
-    -------
-    int
-        0; 2 for input that cannot be used (one line on stderr); 130 after Ctrl-C, after which the same
-        command goes on where it was.
+    The exit code is 0; 2 for input that cannot be used, with one line on stderr; 130 after Ctrl-C, after
+    which the same command goes on where it was.
     """
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        print("nets: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        print(f"nets: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return exit_code(
+        partial(_run, options), name=NAME, interrupted="interrupted; the same command goes on from here"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     from fpsolve import __version__
 
     parser = argparse.ArgumentParser(
-        prog="nets", description="Measure what theory predicts on trained networks."
+        prog=f"python -m notebooks.studies.{NAME}",
+        description="Variance against flatness with every control, over seeds; prints the verdict.",
     )
-    parser.add_argument("--version", action="version", version=f"nets {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "variance-flatness",
-        help="variance against flatness with every control, over seeds; prints the verdict",
-    )
-    source = command.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--version", action="version", version=f"fpsolve {__version__}")
+    source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "config", nargs="?", metavar="CONFIG.toml", help="the experiment, or several as [[variants]]"
     )
-    source.add_argument("--example", choices=EXAMPLE_NAMES, help="an experiment that ships with the package")
-    command.add_argument(
+    source.add_argument("--example", choices=EXAMPLE_NAMES, help="an experiment that ships with the study")
+    parser.add_argument(
         "--out", metavar="DIR", required=True, help="seeds are stored there; a stopped run resumes"
     )
-    command.add_argument("--json", action="store_true", help="print the exponents as JSON, and nothing else")
-    command.set_defaults(run=_variance_flatness)
+    parser.add_argument("--json", action="store_true", help="print the exponents as JSON, and nothing else")
     return parser
 
 
-def _variance_flatness(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Run every experiment of the file and print what it says."""
     from notebooks.studies.variance_flatness.files import EXAMPLES, load_experiments, parse_experiments
 
     configs = (
         parse_experiments(EXAMPLES[options.example]) if options.example else load_experiments(options.config)
     )
-    from notebooks.studies.variance_flatness import tables as comparison
-    from notebooks.studies.variance_flatness import experiment
-    from notebooks.studies.variance_flatness import claims
+    from notebooks.studies.variance_flatness import claims, experiment, tables
 
     def log(line: str) -> None:
-        print(f"nets: {line}", file=sys.stderr, flush=True)
+        print(f"{NAME}: {line}", file=sys.stderr, flush=True)
 
-    tables, times, every = {}, {}, {}
-    for config in configs:
-        results = experiment.run_seeds(config, Path(options.out), log=log)
-        every[config.name] = results
-        tables[config.name] = claims.verdict(results, config)
-        times[config.name] = claims.correlation_times_text(claims.correlation_times(results, config))
+    every = {c.name: experiment.run_seeds(c, Path(options.out), log=log) for c in configs}
+    verdicts = {config.name: claims.verdict(every[config.name], config) for config in configs}
     if options.json:
-        print(json.dumps({name: [asdict(row) for row in rows] for name, rows in tables.items()}, indent=1))
+        print(json.dumps({name: [asdict(row) for row in rows] for name, rows in verdicts.items()}, indent=1))
         return 0
-    for name, rows in tables.items():
-        print(f"{name}\n{'-' * len(name)}\n{claims.text(rows)}\n{times[name]}\n")
+    for config in configs:
+        times = claims.correlation_times_text(claims.correlation_times(every[config.name], config))
+        print(f"{config.name}\n{'-' * len(config.name)}\n{claims.text(verdicts[config.name])}\n{times}\n")
     if len(configs) > 1:
-        print(comparison.markdown(comparison.table(configs, every)))
+        print(tables.markdown(tables.table(configs, every)))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

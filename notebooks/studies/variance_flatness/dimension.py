@@ -18,12 +18,11 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve import sweep
-from nets import models
-from nets.measure import loss_widths
-from nets.measure import components
-from nets.training import train
-from nets.data.datasets import Data
 from fpsolve.statistics import student_factor
+from nets import models
+from nets.data.datasets import Data
+from nets.measure import components, loss_widths
+from nets.training import train
 from nets.training.run import Run
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.

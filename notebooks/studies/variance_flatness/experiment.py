@@ -21,14 +21,11 @@ from torch import nn
 
 from fpsolve.sweeps.store import kept, read_store
 from nets import models
-from nets.measure import controls
 from nets.data import datasets
-from nets.measure import exponents
-from nets.measure import loss_widths
-from nets.measure import temperature
-from nets.training import train as training
-from nets.measure import minibatch_losses as minibatch_ensemble
 from nets.measure import components as pca
+from nets.measure import controls, exponents, loss_widths, temperature
+from nets.measure import minibatch_losses as minibatch_ensemble
+from nets.training import train as training
 from nets.training.run import Run, run_attributes
 
 #: Cases: where the directions come from, and where the motion along them is measured.

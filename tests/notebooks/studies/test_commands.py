@@ -1,4 +1,4 @@
-"""Every study that can be run from a checkout says what it does."""
+"""Every study can be run from a checkout and says what it does."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-STUDIES = sorted(path.parent.name for path in (ROOT / "notebooks" / "studies").glob("*/__main__.py"))
+STUDIES = sorted(path.parent.name for path in (ROOT / "notebooks" / "studies").glob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -15,4 +15,4 @@ def test_a_study_answers_to_its_name(name):
     command = [sys.executable, "-m", f"notebooks.studies.{name}", "--help"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr
-    assert f"notebooks.studies.{name}" in said.stdout or "usage" in said.stdout
+    assert said.stdout.startswith(f"usage: python -m notebooks.studies.{name}")

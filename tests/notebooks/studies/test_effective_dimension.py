@@ -6,10 +6,9 @@ import xarray as xr
 
 from nets import models
 from nets.data import datasets
-from notebooks.studies.variance_flatness import dimension
-from nets.measure import loss_widths
-from nets.measure import components
+from nets.measure import components, loss_widths
 from nets.training import train
+from notebooks.studies.variance_flatness import dimension
 
 
 def test_the_learning_dimension_counts_the_modes_that_hold_the_share():

@@ -6,12 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from notebooks.studies.variance_flatness import command
-from notebooks.studies.variance_flatness import tables
-from notebooks.studies.variance_flatness import files
 from nets.training import train
+from notebooks.studies.variance_flatness import claims, command, files, tables
 from notebooks.studies.variance_flatness import experiment as variance_flatness
-from notebooks.studies.variance_flatness import claims
 
 SMALL = """
 name = "tiny"
@@ -127,9 +124,9 @@ def test_the_ensemble_and_the_temperature_are_stored_beside(finished):
 @pytest.mark.slow
 def test_the_command_prints_the_verdict_or_json(finished, capsys):
     out = finished[0]
-    assert command.main(["variance-flatness", str(out / "tiny.toml"), "--out", str(out)]) == 0
+    assert command.main([str(out / "tiny.toml"), "--out", str(out)]) == 0
     assert "psi: paper 4" in capsys.readouterr().out
-    assert command.main(["variance-flatness", str(out / "tiny.toml"), "--out", str(out), "--json"]) == 0
+    assert command.main([str(out / "tiny.toml"), "--out", str(out), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["tiny"]
     assert rows[0]["quantity"] == "psi" and rows[0]["measured"]["same window"]["seeds"] == 2
 
@@ -195,11 +192,20 @@ def test_the_examples_are_valid_and_named_on_the_command_line(capsys):
         5,
     )
     with pytest.raises(SystemExit):
-        command.main(["variance-flatness", "--example", "nothing", "--out", "."])
+        command.main(["--example", "nothing", "--out", "."])
     assert "invalid choice" in capsys.readouterr().err
 
 
 def test_errors_of_the_command_line_are_one_line(tmp_path, capsys):
-    assert command.main(["variance-flatness", str(tmp_path / "none.toml"), "--out", str(tmp_path)]) == 2
+    assert command.main([str(tmp_path / "none.toml"), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("nets: error: cannot read") and error.count("\n") == 1
+    assert error.startswith("variance_flatness: error: cannot read") and error.count("\n") == 1
+
+
+def test_after_ctrl_c_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(variance_flatness, "run_seeds", interrupted)
+    assert command.main(["--example", "digits", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on from here\n")
