@@ -296,12 +296,18 @@ def write_store(dataset: xr.Dataset, path: Path) -> None:
 
 
 def read_store(path: Path) -> xr.Dataset:
-    """A finished store, in memory."""
-    if path.suffix == ".nc":
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+    """A finished store, in memory; a ValueError in one line if it is damaged."""
+    try:
+        if path.suffix == ".nc":
+            with xr.open_dataset(path, engine="h5netcdf") as dataset:
+                return dataset.load()
+        with xr.open_zarr(path, chunks=None) as dataset:
             return dataset.load()
-    with xr.open_zarr(path, chunks=None) as dataset:
-        return dataset.load()
+    except (OSError, KeyError, ValueError, RuntimeError) as error:  # what h5py, zarr and the codecs raise
+        if isinstance(error, PermissionError | BlockingIOError) or not path.exists():
+            raise
+        reason = _short(" ".join(str(error).split())) or type(error).__name__
+        raise ValueError(f"store={str(path)!r} is damaged ({reason}); delete it to begin again") from error
 
 
 def _sync(path: Path) -> None:
@@ -343,8 +349,8 @@ def kept(
     TypeError
         If the question is not JSON.
     ValueError
-        If the question is empty, or the store cannot be written, holds the answer to another question, or
-        says no question; before any work.
+        If the question is empty, or the store cannot be written, is damaged, holds the answer to another
+        question, or says no question; before any work.
     """
     path, question = checked_store(store), _question(asked)
     if path is not None and path.exists():

@@ -19,7 +19,7 @@ import xarray as xr
 
 from fpsolve import open_sweep, sweep
 from fpsolve.sweeps.runner import SweepError
-from fpsolve.sweeps.store import digest, kept
+from fpsolve.sweeps.store import digest, kept, read_store
 
 GRID = {"sigma": [0.3, 0.1, 0.2], "learning_rate": [0.01, 0.02]}
 
@@ -404,3 +404,17 @@ def test_a_digest_tells_arrays_apart_by_values_shape_and_type():
     x = np.arange(6.0)
     assert digest(x, x) == digest(x.copy(), x)
     assert len({digest(x), digest(-x), digest(x.reshape(2, 3)), digest(x.astype("f4")), digest(x, x)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text"),
+    [("a.nc", "", b"\x89HDF"), ("b.zarr", "a/0", b"?"), ("c.zarr", ".zmetadata", b"{")],
+)
+def test_a_damaged_store_is_named_and_what_to_do_is_said(tmp_path, name, file, text):
+    store, asked = tmp_path / name, {"seed": 1}
+    kept(store, lambda: xr.Dataset({"a": ("x", [1.0, 2.0])}), asked=asked)
+    (store / file if file else store).write_bytes(text)
+    with pytest.raises(ValueError, match=rf"{name}' is damaged \(.+\); delete it to begin again$"):
+        kept(store, lambda: pytest.fail("computed"), asked=asked)
+    with pytest.raises(FileNotFoundError):
+        read_store(tmp_path / "none.nc")
