@@ -1,16 +1,36 @@
+from nets import models as models
+from nets import training as training
+from nets.data import datasets as datasets
 from nets.data.datasets import Data as Data
+from nets.data.datasets import from_npz as from_npz
 from nets.data.datasets import load as load
+from nets.escape.box import simulate_box_escape as simulate_box_escape
+from nets.measure import components as _components
+from nets.measure import controls as controls
+from nets.measure import loss_widths as loss_widths
 from nets.measure.components import analyse as analyse
+from nets.measure.curvature import fisher as fisher
 from nets.measure.curvature import hessian as hessian
+from nets.measure.curvature import spectral_density as spectral_density
 from nets.measure.curvature import top_eigenpairs as top_eigenpairs
 from nets.measure.loss_widths import widths as widths
 from nets.measure.noise import noise_covariance as noise_covariance
+from nets.measure.noise import noise_trace as noise_trace
+from nets.measure.noise import per_sample_gradients as per_sample_gradients
+from nets.measure.overlaps import noise_alignment as noise_alignment
 from nets.measure.subject import Subject as Subject
+from nets.measure.temperature import active_temperature as active_temperature
+from nets.measure.valley import measure_valley as measure_valley
 from nets.models import fully_connected as fully_connected
 from nets.models import lenet_cifar10 as lenet_cifar10
 from nets.models import lenet_mnist as lenet_mnist
 from nets.models import logistic as logistic
+from nets.training.along import net_at as net_at
+from nets.training.along import weights_along as weights_along
+from nets.training.run import Run as Run
 from nets.training.train import continued as continued
 from nets.training.train import replicas as replicas
 from nets.training.train import sgd as sgd
 from nets.training.window import record as record
+
+principal_components = _components
