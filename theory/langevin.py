@@ -17,7 +17,7 @@ import sympy as sp
 from theory.evaluate import values_at
 from theory.finite_step import Form, corrected_diffusion, corrected_drift, corrected_loss, corrected_root
 from theory.landscape import Landscape, Parameter, exact
-from theory.noise import HessianProportional, Noise, no_symbolic_root, square_root_2x2
+from theory.noise import Noise, square_root_or_factor
 
 
 class Process(ABC):
@@ -147,17 +147,19 @@ class Langevin(Process):
         return replace(self, cross_diffusion=False)
 
     def _diffusion_symbols(self) -> set[sp.Basic]:
-        if isinstance(self.noise, HessianProportional):
-            return self.noise.strength.free_symbols | self.landscape.hessian.free_symbols
-        return self.diffusion.free_symbols
+        factor = self.noise.hessian_factor
+        if factor is None:
+            return super()._diffusion_symbols()
+        return factor.free_symbols | self.landscape.hessian.free_symbols
 
     def diffusion_values(self, points: np.ndarray) -> np.ndarray:
         """D at ``points`` (k, N) as (k, N, N); by eigen-decomposition where no closed form exists."""
-        if not isinstance(self.noise, HessianProportional):
+        factor = self.noise.hessian_factor
+        if factor is None:
             return super().diffusion_values(points)
         H = values_at(self.landscape.hessian, self.variables, points)
         values, vectors = np.linalg.eigh(H)
-        D = float(self.noise.strength) * np.einsum("kia,ka,kja->kij", vectors, np.abs(values), vectors)
+        D = float(factor) * np.einsum("kia,ka,kja->kij", vectors, np.abs(values), vectors)
         return D if self.cross_diffusion else D * np.eye(len(self.variables))
 
 
@@ -200,13 +202,7 @@ class Diffusion(Process):
     @cached_property
     def root(self) -> sp.Matrix:
         """G with G Gᵀ = 2D (diagonal, constant or 2×2 D)."""
-        D = sp.Matrix(self.diffusion)
-        if D.is_diagonal():
-            return sp.diag(*(sp.sqrt(2 * entry) for entry in D.diagonal()))
-        if not D.free_symbols:
-            values, vectors = np.linalg.eigh(np.array(2 * D, float))
-            return sp.Matrix(vectors * np.sqrt(np.clip(values, 0.0, None)))
-        return square_root_2x2(2 * D) if D.shape == (2, 2) else no_symbolic_root()
+        return square_root_or_factor(2 * sp.Matrix(self.diffusion))
 
     def without_cross_diffusion(self) -> Diffusion:
         """The same drift with D_ij = 0 for i ≠ j."""

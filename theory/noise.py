@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 import sympy as sp
@@ -18,17 +19,37 @@ from theory.landscape import Landscape, Parameter, exact
 
 
 class Noise(ABC):
-    """A model of the gradient noise: a rule that gives D(θ) and its root for any landscape."""
+    """A model of the gradient noise: a rule that gives D(θ) and its root for any landscape.
+
+    D is proportional to the first field of every model.
+    """
 
     learning_rate: sp.Expr | None = None
+    #: D is a multiple of the unit matrix, so that exp(−L/D) is the stationary density.
+    is_isotropic: ClassVar[bool] = False
 
     @abstractmethod
     def diffusion(self, landscape: Landscape) -> sp.Matrix:
         """D(θ), shape (N, N)."""
 
-    @abstractmethod
     def root(self, landscape: Landscape) -> sp.Matrix:
         """A matrix G(θ), shape (N, m), with G Gᵀ = 2 D."""
+        return square_root(2 * self.diffusion(landscape))
+
+    @property
+    def hessian_factor(self) -> sp.Expr | None:
+        """c where D = c|H|; else None. |H| has no expansion where det H changes sign."""
+        return None
+
+    @property
+    def linear_strengths(self) -> tuple[sp.Expr, sp.Expr] | None:
+        """(a, b) where √(2a) H + √(2b) I is a root of 2D; else None."""
+        return None
+
+    def scaled(self, factor: sp.Expr) -> Noise:
+        """The same noise with D multiplied by ``factor`` (power counting in expansions)."""
+        strength = fields(self)[0].name  # type: ignore[arg-type]
+        return replace(self, **{strength: getattr(self, strength) * factor})  # type: ignore[type-var]
 
     def __str__(self) -> str:
         kind = "-".join(re.findall("[A-Z][a-z]*", type(self).__name__)).lower()
@@ -36,25 +57,20 @@ class Noise(ABC):
         shown = [f"{k} = {v if getattr(v, 'free_symbols', True) else _decimal(v)}" for k, v in named]
         return f"{kind} noise, {', '.join(shown)}"
 
-    @abstractmethod
-    def scaled(self, factor: sp.Expr) -> Noise:
-        """The same noise with D multiplied by ``factor`` (power counting in expansions)."""
-
 
 @dataclass(frozen=True)
 class Isotropic(Noise):
     """D(θ) = D·I."""
 
     D: sp.Expr
+    is_isotropic = True
 
     def diffusion(self, landscape: Landscape) -> sp.Matrix:
         return self.D * sp.eye(len(landscape.variables))
 
-    def root(self, landscape: Landscape) -> sp.Matrix:
-        return sp.sqrt(2 * self.D) * sp.eye(len(landscape.variables))
-
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, D=self.D * factor)
+    @property
+    def linear_strengths(self) -> tuple[sp.Expr, sp.Expr]:
+        return sp.Integer(0), self.D
 
 
 @dataclass(frozen=True)
@@ -74,12 +90,6 @@ class Anisotropic(Noise):
             *(self.delta if v in landscape.fast else self.delta / self.kappa for v in landscape.variables)
         )
 
-    def root(self, landscape: Landscape) -> sp.Matrix:
-        return sp.diag(*(sp.sqrt(2 * entry) for entry in self.diffusion(landscape).diagonal()))
-
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, delta=self.delta * factor)
-
 
 @dataclass(frozen=True)
 class ConstantMatrix(Noise):
@@ -95,16 +105,7 @@ class ConstantMatrix(Noise):
         return sp.Matrix(self.matrix)
 
     def root(self, landscape: Landscape) -> sp.Matrix:
-        D = self.diffusion(landscape)
-        if D.is_diagonal():
-            return sp.diag(*(sp.sqrt(2 * entry) for entry in D.diagonal()))
-        if D.free_symbols:
-            return square_root_2x2(2 * D) if D.shape == (2, 2) else no_symbolic_root()
-        values, vectors = np.linalg.eigh(np.array(2 * D, float))
-        return sp.Matrix(vectors * np.sqrt(np.clip(values, 0.0, None)))
-
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, matrix=self.matrix * factor)
+        return square_root_or_factor(2 * self.diffusion(landscape))
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class RandomShift(Noise):
     def root(self, landscape: Landscape) -> sp.Matrix:
         return sp.sqrt(2 * self.delta_s) * landscape.hessian
 
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, delta_s=self.delta_s * factor)
+    @property
+    def linear_strengths(self) -> tuple[sp.Expr, sp.Expr]:
+        return self.delta_s, sp.Integer(0)
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,9 @@ class HessianProportional(Noise):
     def diffusion(self, landscape: Landscape) -> sp.Matrix:
         return self.strength * _absolute_matrix(landscape.hessian)
 
-    def root(self, landscape: Landscape) -> sp.Matrix:
-        absolute = 2 * self.strength * _absolute_matrix(landscape.hessian)
-        if absolute.is_diagonal():
-            return sp.diag(*(sp.sqrt(entry) for entry in absolute.diagonal()))
-        return square_root_2x2(absolute)
-
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, strength=self.strength * factor)
+    @property
+    def hessian_factor(self) -> sp.Expr:
+        return self.strength
 
 
 @dataclass(frozen=True)
@@ -174,15 +171,6 @@ class DataShift(Noise):
             level = higher
         return (self.strength * total).applyfunc(sp.expand)
 
-    def root(self, landscape: Landscape) -> sp.Matrix:
-        D = self.diffusion(landscape)
-        if D.is_diagonal():
-            return sp.diag(*(sp.sqrt(2 * entry) for entry in D.diagonal()))
-        return square_root_2x2(2 * D) if D.shape == (2, 2) else no_symbolic_root()
-
-    def scaled(self, factor: sp.Expr) -> Noise:
-        return replace(self, strength=self.strength * factor)
-
 
 def _decimal(value: sp.Basic) -> str:
     """A number or matrix of numbers in few digits."""
@@ -191,34 +179,37 @@ def _decimal(value: sp.Basic) -> str:
     return f"{float(value):.6g}"
 
 
-def no_symbolic_root():
-    raise NotImplementedError(
-        "no closed form for the root of a non-diagonal matrix of this size; use root_values (numeric)"
-    )
-
-
 def _absolute_matrix(H: sp.Matrix) -> sp.Matrix:
     """|H| = √(H²) for diagonal or 2×2 H."""
     if H.is_diagonal():
         return sp.diag(*(sp.Abs(entry) for entry in H.diagonal()))
-    if H.shape != (2, 2):
-        no_symbolic_root()
-    # √(H²) by Cayley–Hamilton; det √(H²) = |det H|.
-    determinant = sp.Abs(H.det())
-    trace = sp.sqrt((H * H).trace() + 2 * determinant)
-    return (H * H + determinant * sp.eye(2)) / _nonzero(trace)
+    return _by_cayley_hamilton(H * H, sp.Abs(H.det()))
 
 
-def square_root_2x2(S: sp.Matrix) -> sp.Matrix:
-    """√S of a symmetric positive semidefinite 2×2 matrix, by Cayley–Hamilton."""
-    determinant = sp.sqrt(sp.Max(S.det(), 0))
+def square_root(S: sp.Matrix) -> sp.Matrix:
+    """√S of a symmetric positive semidefinite matrix that is diagonal or 2×2."""
+    if S.is_diagonal():
+        return sp.diag(*(sp.sqrt(entry) for entry in S.diagonal()))
+    return _by_cayley_hamilton(S, sp.sqrt(sp.Max(S.det(), 0)))
+
+
+def square_root_or_factor(S: sp.Matrix) -> sp.Matrix:
+    """√S; where S holds numbers only and is not diagonal, G with G Gᵀ = S from its eigenvectors."""
+    if S.is_diagonal() or S.free_symbols:
+        return square_root(S)
+    values, vectors = np.linalg.eigh(np.array(S, float))
+    return sp.Matrix(vectors * np.sqrt(np.clip(values, 0.0, None)))
+
+
+def _by_cayley_hamilton(S: sp.Matrix, determinant: sp.Expr) -> sp.Matrix:
+    """√S of a 2×2 matrix, with det √S given: (S + det √S)/tr √S."""
+    if S.shape != (2, 2):
+        raise NotImplementedError(
+            "no closed form for the root of a non-diagonal matrix of this size; use root_values (numeric)"
+        )
     trace = sp.sqrt(S.trace() + 2 * determinant)
-    return (S + determinant * sp.eye(2)) / _nonzero(trace)
-
-
-def _nonzero(positive: sp.Expr) -> sp.Expr:
-    """A denominator that vanishes only where its numerator does: 0/0 there must give 0."""
-    return sp.Max(positive, sp.Float("1e-150"))
+    # The denominator vanishes only where the numerator does: 0/0 there must give 0.
+    return (S + determinant * sp.eye(2)) / sp.Max(trace, sp.Float("1e-150"))
 
 
 def isotropic(D: Parameter) -> Noise:

@@ -28,7 +28,7 @@ from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
 from theory.landscape import Landscape
 from theory.langevin import Langevin
-from theory.noise import NOISE_KINDS, Isotropic
+from theory.noise import NOISE_KINDS
 
 #: The catalogue's own parameters, by their names in a file.
 EXAMPLE_PARAMETERS = {
@@ -129,7 +129,7 @@ def _refuse_silent(process: Langevin) -> None:
 
 def _refuse_unconfined(process: Langevin) -> None:
     """Without a box, exp(−L/D) needs a loss that grows along every axis (isotropic noise: exact law)."""
-    if not isinstance(process.noise, Isotropic):
+    if not process.noise.is_isotropic:
         return
     loss = lambdified(process.landscape.loss, process.variables)
     near, far = np.geomspace(1e2, 1e3, 200), np.geomspace(1e5, 1e6, 200)

@@ -23,7 +23,6 @@ from fpsolve.table import Row, Table
 from theory import escape as formulas
 from theory.evaluate import values_at
 from theory.langevin import Langevin, Process
-from theory.noise import HessianProportional, Isotropic
 
 Method: TypeAlias = Literal["exact", "backward", "theory", "splitting", "simulation"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -177,7 +176,8 @@ class _Work:
         if not exits:
             return math.nan, ""
         lowest = min(exits, key=lambda p: p.barrier)
-        words = "ΔL/D" if isinstance(getattr(self.process, "noise", None), Isotropic) else "ΔL/D at minimum"
+        exact = isinstance(self.process, Langevin) and self.process.noise.is_isotropic
+        words = "ΔL/D" if exact else "ΔL/D at minimum"
         T = lowest.temperature(self.process, lowest.minimum)
         return (lowest.barrier / T if T > 0 else math.nan), words
 
@@ -215,7 +215,7 @@ class _Work:
         if not isinstance(self.process, Langevin) or not exits:
             return
         noise, landscape = self.process.noise, self.process.landscape
-        if isinstance(noise, Isotropic):
+        if noise.is_isotropic:
             times = [
                 formulas.kramers_time(self.process, minimum=p.minimum, saddle=p.saddle, to=p.to)
                 for p in exits
@@ -227,8 +227,8 @@ class _Work:
                 name, value, value * (1 - min(1.0, next_term)), value * (1 + next_term), "next term, D/ΔL"
             )
             return
-        if isinstance(noise, HessianProportional):
-            strength = float(noise.strength)
+        if noise.hessian_factor is not None:
+            strength = float(noise.hessian_factor)
 
             def formula(p: Exit, s: float) -> float:
                 # Strength is η/2B: any pair with that ratio will do.

@@ -16,7 +16,7 @@ import fpsolve
 from fpsolve.density.grid import Box, Grid, checked_box, loss_values, mirror_symmetries
 from fpsolve.density.operator import NullVector, Scheme, coefficients, null_vector, operator
 from fpsolve.density.window import starting_window
-from theory.langevin import Process
+from theory.langevin import Langevin, Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
 MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
@@ -306,8 +306,8 @@ def fixed_schemes(
 
 def _is_isotropic(process: Process) -> bool:
     """True for a landscape with constant D·I, where exp(−L/D) is the exact answer."""
-    noise = getattr(process, "noise", None)
-    if process.landscape is None or type(noise).__name__ == "HessianProportional":
+    by_curvature = isinstance(process, Langevin) and process.noise.hessian_factor is not None
+    if process.landscape is None or by_curvature:
         return False
     D = process.diffusion
     return not D.free_symbols and D[0, 0] * sp.eye(D.rows) == D

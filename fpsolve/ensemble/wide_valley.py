@@ -32,7 +32,6 @@ from fpsolve.results import provenance, quantity
 from fpsolve.symbols.counter_rng import GENERATOR, Seed, key_text, random_key
 from theory.landscape import Landscape
 from theory.langevin import Langevin
-from theory.noise import Isotropic, RandomShift
 from theory.valley.flatness import WideValley, coefficients, flatness_from
 
 _CHUNK = 4e5  # walker-steps between looks at Ctrl-C: a fraction of a second
@@ -290,19 +289,15 @@ def _noise(process: Langevin | Landscape) -> tuple[float, float]:
     """The strengths √(2Δ_S) of H ξ and √(2D) of ξ."""
     if isinstance(process, Landscape):
         return 0.0, 0.0
-    if process.noise is not None and isinstance(process.noise, RandomShift) and process.cross_diffusion:
-        strength, name = process.noise.delta_s, "shift"
-    elif isinstance(process.noise, Isotropic):
-        strength, name = process.noise.D, "uniform"
-    else:
+    strengths = process.noise.linear_strengths
+    if strengths is None or not (process.cross_diffusion or process.noise.is_isotropic):
         raise NotImplementedError(
             "only random_shift (with its cross terms) and isotropic noise run in many dimensions; "
             "for other noise use simulate"
         )
-    if strength.free_symbols:
-        raise ValueError(f"give values to the parameters {', '.join(map(str, strength.free_symbols))} first")
-    root = math.sqrt(2 * float(strength))
-    return (root, 0.0) if name == "shift" else (0.0, root)
+    if symbols := strengths[0].free_symbols | strengths[1].free_symbols:
+        raise ValueError(f"give values to the parameters {', '.join(map(str, symbols))} first")
+    return math.sqrt(2 * float(strengths[0])), math.sqrt(2 * float(strengths[1]))
 
 
 def _first_points(

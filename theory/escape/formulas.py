@@ -15,39 +15,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import sympy as sp
 
-from theory.escape.exact import (
-    exact_exit_time,
-    exact_log_mean_time,
-    exact_mean_time,
-    exact_second_moment,
-    exact_splitting_probability,
-)
-from theory.escape.vanishing_noise import inflection_dimension
-from theory.escape.wells import occupation, rate_matrix, total_rate
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
-from theory.noise import HessianProportional
 
 Place: TypeAlias = float | Sequence[float] | Mapping[str, float]
 #: Below this barrier, in units of the noise, asymptotic formulas warn.
 SAFE_BARRIER = 3.0
-
-__all__ = [
-    "barrier_height",
-    "effective_barrier",
-    "exact_exit_time",
-    "exact_log_mean_time",
-    "exact_mean_time",
-    "exact_second_moment",
-    "exact_splitting_probability",
-    "inflection_dimension",
-    "kramers_time",
-    "occupation",
-    "rate_matrix",
-    "sgd_escape_time",
-    "total_rate",
-    "two_temperature_time",
-]
 
 
 @dataclass(frozen=True)
@@ -220,7 +193,7 @@ def _isotropic_strength(process: Langevin) -> float:
     """D of isotropic noise."""
     if not isinstance(process, Langevin):
         raise TypeError("escape formulas need a theory.Langevin system")
-    if isinstance(process.noise, HessianProportional):
+    if process.noise.hessian_factor is not None:
         raise ValueError("Kramers' formula needs isotropic noise; for noise ∝ Hessian use sgd_escape_time")
     D = process.diffusion
     if D.free_symbols or D[0, 0] * sp.eye(D.rows) != D:
@@ -291,8 +264,8 @@ def sgd_escape_time(
     """Escape time of SGD with noise ∝ Hessian: τ = (2π/|H_be|) exp[(2BΔL/η)(s/H_ae + (1−s)/|H_be|)].
 
     It rests on a temperature that is constant near each end. For the literal D(x) = (η/2B)|L''(x)| the noise
-    vanishes at the inflection point between them; :func:`inflection_dimension` tells whether the
-    continuous-time walker can pass it at all.
+    vanishes at the inflection point between them; :func:`theory.escape.inflection_dimension` tells
+    whether the continuous-time walker can pass it at all.
 
     Parameters
     ----------

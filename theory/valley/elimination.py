@@ -26,7 +26,6 @@ import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
-from theory.noise import HessianProportional
 from theory.valley.reduced import Reduced
 
 
@@ -131,7 +130,7 @@ class _Expansion:
     """The generator's coefficients as polynomials in z, order by order in t = τ²."""
 
     def __init__(self, process: Langevin, slow, fast) -> None:
-        if isinstance(process.noise, HessianProportional):
+        if process.noise.hessian_factor is not None:
             raise NotImplementedError(
                 "D = strength |H| is not smooth at y = 0, where det H changes sign: no expansion in y"
             )
