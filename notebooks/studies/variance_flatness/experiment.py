@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from fpsolve.command.reader import number, one_of, positive, whole
 from fpsolve.sweeps.store import kept, read_store
 from nets import models
 from nets.data import datasets
@@ -42,6 +43,12 @@ CASES = {
     "random walk": "an isotropic random walk of the same length",
     "Hessian": "eigenvectors of the Hessian between the windows, motion of the first",
     "Hessian, detrended": "the same, with each mode's straight line in time removed",
+}
+#: Nets by the name in a file, from the layer sizes (of a fully connected net) and the seed.
+MODELS: dict[str, Callable[[tuple[int, ...], np.random.SeedSequence], nn.Sequential]] = {
+    "fully_connected": lambda sizes, rng: models.fully_connected(sizes, rng=rng),
+    "lenet_mnist": lambda sizes, rng: models.lenet_mnist(rng=rng),
+    "lenet_cifar10": lambda sizes, rng: models.lenet_cifar10(rng=rng),
 }
 MOTION = ("variance", "velocity_variance", "correlation_time")
 
@@ -115,29 +122,17 @@ class Config:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        positive = (
-            "learning_rate",
-            "batch_size",
-            "epochs",
-            "window",
-            "seeds",
-            "directions",
-            "stride",
-            "threads",
-        )
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must be positive")
-        for name in ("samples", "layer", "first_seed", "ensemble", "momentum", "stop_at_loss"):
-            if getattr(self, name) < 0:
+        for name in ("batch_size", "epochs", "window", "seeds", "directions", "stride", "threads"):
+            positive(getattr(self, name), name)
+        positive(self.learning_rate, "learning_rate")
+        for name in ("samples", "layer", "first_seed", "ensemble"):
+            whole(getattr(self, name), name, at_least=0)
+        for name in ("momentum", "stop_at_loss"):
+            if number(getattr(self, name), name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must not be negative")
-        if self.model not in ("fully_connected", "lenet_mnist", "lenet_cifar10"):
-            raise ValueError(
-                f"model = {self.model!r} is not known; known: fully_connected, lenet_mnist, lenet_cifar10"
-            )
-        strangers = [case for case in self.cases if case not in CASES]
-        if strangers:
-            raise ValueError(f"case {strangers[0]!r} is not known; known: {', '.join(CASES)}")
+        one_of(self.model, tuple(MODELS), "model")
+        for case in self.cases:
+            one_of(case, tuple(CASES), "case")
         for name in ("fit", "rank_fit"):
             first, last = getattr(self, name)
             if not 1 <= first < last:
@@ -172,9 +167,7 @@ class Config:
     def new_net(self, seed: int) -> nn.Sequential:
         """A net with the initial weights of a seed."""
         rng = np.random.SeedSequence(seed, spawn_key=(0,))
-        if self.model == "fully_connected":
-            return models.fully_connected(self.sizes, rng=rng)
-        return models.lenet_mnist(rng=rng) if self.model == "lenet_mnist" else models.lenet_cifar10(rng=rng)
+        return MODELS[self.model](self.sizes, rng)
 
     def train(
         self,

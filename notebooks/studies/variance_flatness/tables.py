@@ -65,7 +65,7 @@ def table(configs: Sequence[Config], results: Mapping[str, Sequence[xr.Dataset]]
     configs : sequence of Config
         The rows, in their order.
     results : mapping of str to sequence of Dataset
-        The seeds of each, by the experiment's name, from :func:`notebooks.studies.variance_flatness.experiment.run_seeds` or
+        The seeds of each, by name, from ``experiment.run_seeds`` or
         :func:`stored`. An experiment without seeds was not run: its row is NaN, its number of seeds 0.
 
     Returns
