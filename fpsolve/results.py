@@ -53,6 +53,11 @@ def plain(attrs: Mapping[str, object]) -> dict[str, Attribute]:
     return found
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """At most so many characters of a text, the last three of them dots where some are left out."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def interval_text(value: float, low: float, high: float, digits: int = 2, *, form: str = "") -> str:
     """An estimate and its interval, "0.21 [0.19, 0.22]".
 

@@ -86,21 +86,11 @@ class Table:
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
         rows = [{key: plain(value) for key, value in asdict(row).items()} for row in self.rows]
-        return {
-            "title": self.title,
-            "reference": self.reference,
-            "rows": rows,
-            "remarks": list(self.remarks),
-        }
+        head = {"title": self.title, "reference": self.reference}
+        return head | {"rows": rows, "remarks": list(self.remarks)}
 
     def value(self, quantity: str, method: str) -> Row:
-        """The row of one quantity and method.
-
-        Raises
-        ------
-        KeyError
-            If there is none; names the ones there are.
-        """
+        """The row of one quantity and method; a KeyError where there is none names those there are."""
         for row in self.rows:
             if (row.quantity, row.method) == (quantity, method):
                 return row

@@ -144,7 +144,10 @@ def _escape(options: argparse.Namespace) -> int:
         import matplotlib
 
         matplotlib.use("Agg")
-        figure = plot.escape_times(table).figure
+        import matplotlib.pyplot as plt
+
+        figure, ax = plt.subplots()
+        plot.escape_times(table, ax=ax)
         _write(out, table, figure, {}, name="escape")
         if not options.json:
             print(f"wrote {', '.join(str(p) for p in sorted(out.glob('escape.*')))}")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from fpsolve.results import shortened
+
 #: A configuration is a page of text; anything larger is a mistake.
 MAX_BYTES = 64 * 1024
 
@@ -114,4 +116,4 @@ def short(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to print integers of thousands of digits
         text = "an integer of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(text)

@@ -47,8 +47,9 @@ def escape_kernel(
 ) -> EscapeKernel:
     """The compiled step X + b(X) dt + G(X) √dt ξ with its crossing test.
 
-    ``level`` is a reaction coordinate, watched after each step; an array is interpolated linearly. Fails
-    if an expression cannot be compiled, or the noise has no root in symbols.
+    ``level`` is a reaction coordinate, watched after each step; an array, its dims in the order of the
+    variables, is interpolated linearly. Fails if an expression cannot be compiled, or the noise has no root
+    in symbols.
     """
     variables = tuple(process.variables)
     signed_function(target, variables)  # refuses what is no target
@@ -194,9 +195,6 @@ def _extremes(part: sp.Basic, index: dict[sp.Basic, int], letter: str, name: str
 def _interpolation(level: xr.DataArray, variables: tuple[sp.Symbol, ...]) -> tuple[list[str], np.ndarray]:
     """Lines that interpolate a field on a uniform grid, constant beyond it; origin, spacing, values."""
     names = [str(variable) for variable in variables]
-    if set(map(str, level.dims)) != set(names):
-        raise ValueError(f"level has dims {', '.join(map(str, level.dims))}; give {', '.join(names)}")
-    level = level.transpose(*names)
     if min(level.shape) < 2 or not np.isfinite(level.values).all():
         raise ValueError("level must be finite, with at least two points on each axis")
     head: list[float] = []

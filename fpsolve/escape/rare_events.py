@@ -15,15 +15,10 @@ from scipy.interpolate import RegularGridInterpolator
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import Boundary, escape_kernel
-from fpsolve.escape.passages import (
-    chosen_boundary,
-    noise_barrier,
-    signed_members,
-    start_state,
-)
+from fpsolve.escape.passages import chosen_boundary, noise_barrier, signed_members, start_state
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
 from fpsolve.escape.ways_out import relaxation_rates_below
-from fpsolve.results import provenance, quantity
+from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import check_expressions, numpy_function
 from fpsolve.symbols.target import signed_function
@@ -152,9 +147,10 @@ def split_escape(
         walk, choice, point, plan, start_level=float(level_at(point)[0]), walkers=walkers,
         relaxation=relaxation, progress=progress,
     )  # fmt: skip
-    result = _dataset(walk, plan, counts, confidence)
-    result.attrs = provenance(
-        f"rare escape from {process.name} to {target}",
+    result = dataset(
+        _variables(walk, plan, counts, confidence),
+        coords={"level": np.arange(1, len(plan.levels) + 1), "group": np.arange(GROUPS)},
+        title=f"rare escape from {process.name} to {target}",
         landscape=str(process.name),
         target=str(target),
         level=f"grid of {coordinate.name}" if isinstance(coordinate, xr.DataArray) else str(coordinate),
@@ -212,7 +208,8 @@ def _estimate(counts: Counts) -> tuple[float, float]:
     return log_time, float(parts.std(ddof=1)) / math.sqrt(GROUPS)
 
 
-def _dataset(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> xr.Dataset:
+def _variables(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> dict[str, xr.Variable]:
+    """Rate, mean time and their intervals; what was found on each level and in each group."""
     log_time, error = _estimate(counts)
     half = error * float(stats.t.isf((1 - confidence) / 2, GROUPS - 1))
     log_rates = np.cumsum(counts.log_factors, axis=1)
@@ -236,22 +233,12 @@ def _dataset(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> xr.Da
         "walker_steps": ("steps made, pilot included", "1", walk.steps),
         "brute_force_steps": ("steps of as many simulated escapes as have this error", "1", brute),
     }
-    data = {name: quantity(v, (), words, units) for name, (words, units, v) in scalars.items()}
-    dataset = xr.Dataset(
-        data, coords={"level": np.arange(1, len(plan.levels) + 1), "group": np.arange(GROUPS)}
-    )
-    for name, dim, words, values in (
-        ("level_value", "level", "reaction coordinate", plan.levels),
-        (
-            "conditional_probability",
-            "level",
-            "share that goes on before it falls back",
-            np.exp(np.diff(reached)),
-        ),
-        ("log_rate", "group", "ln of the rate k of each group", log_rates[:, -1]),
-    ):
-        dataset[name] = quantity(values, dim, words)
-    return dataset
+    shares = np.exp(np.diff(reached))
+    return {name: quantity(v, (), words, units) for name, (words, units, v) in scalars.items()} | {
+        "level_value": quantity(plan.levels, "level", "reaction coordinate"),
+        "conditional_probability": quantity(shares, "level", "share that goes on before it falls back"),
+        "log_rate": quantity(log_rates[:, -1], "group", "ln of the rate k of each group"),
+    }
 
 
 def _warn(counts: Counts, walk: Walk, walkers: int, error: float) -> None:

@@ -19,7 +19,7 @@ from fpsolve.escape.passages import VanishingNoise
 from fpsolve.escape.rates import escape_rate
 from fpsolve.escape.setting import EscapeSetting, NoiseName, Reading, styblinski_tang_setting
 from fpsolve.progress import shown
-from fpsolve.results import provenance, quantity
+from fpsolve.results import dataset, provenance, quantity
 from fpsolve.statistics import poisson_line
 from fpsolve.table import columns
 
@@ -273,14 +273,10 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         "s_high": (shares[1], "upper end of s"),
         "exact_slope": (_exact_slope(scan, u, expected, known), "slope of the exact Langevin times"),
     }
-    return xr.Dataset(
+    own = {"confidence": float(confidence), "prefactor": "that of the theorem" if prefactor else "none"}
+    return dataset(
         {name: quantity(value, (), words) for name, (value, words) in values.items()},
-        attrs={
-            **scan.attrs,
-            "title": f"slope: {scan.attrs['title']}",
-            "confidence": float(confidence),
-            "prefactor": "that of the theorem" if prefactor else "none",
-        },
+        **scan.attrs | own | {"title": f"slope: {scan.attrs['title']}"},
     )
 
 

@@ -25,6 +25,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.progress import bar
+from fpsolve.results import quantity, shortened
 from fpsolve.sweeps.store import Entry, Journal, checked_store, finished_dataset, journal_path, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
@@ -138,11 +139,7 @@ def sweep(
         if failures:
             said = [str(failures[i]) if i in failures else "" for i in range(journal.total)]
             shape = [len(values) for values in axes.values()]
-            dataset["error"] = (
-                tuple(axes),
-                np.array(said).reshape(shape),
-                {"long_name": "why a point failed"},
-            )
+            dataset["error"] = quantity(np.array(said).reshape(shape), tuple(axes), "why a point failed")
         elif path is not None:
             write_store(dataset, path)
             journal.discard()
@@ -325,7 +322,8 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = ""  # typed at a prompt: known by its name alone
-    words = [f"{name}={_brief(value)}" for name, value in sorted(fixed.items())]
+    shown = {name: repr(value) if isinstance(value, str) else str(value) for name, value in fixed.items()}
+    words = [f"{name}={shortened(text)}" for name, text in sorted(shown.items())]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
     return {
@@ -336,11 +334,6 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         "seed": seed,
         "fpsolve_version": __version__,
     }
-
-
-def _brief(value: object) -> str:
-    text = str(value) if not isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _hash(text: str) -> str:

@@ -25,6 +25,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.results import quantity, shortened
+
 #: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
 _SYNC_SECONDS = 1.0
 
@@ -218,18 +220,12 @@ def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) 
     }
     for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
         if found.get(key) != wanted[key]:
-            said = (
-                "differs" if key == "run_hash" else f"is {_short(found.get(key))}, not {_short(wanted[key])}"
-            )
+            old, new = (shortened(str(value.get(key)), 80) for value in (found, wanted))
+            said = "differs" if key == "run_hash" else f"is {old}, not {new}"
             raise ValueError(
                 f"store={store} holds another sweep: its {words.get(key, key)} {said}; "
                 "choose another store, or delete that one"
             )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def journal_path(store: Path) -> Path:
@@ -278,7 +274,7 @@ def finished_dataset(
         dataset[name] = ((*axes, *first.dims), whole.reshape(*shape, *first.values.shape), attrs)
     if len(order) < total:
         finished = np.isin(np.arange(total), order).astype(np.int8).reshape(shape)
-        dataset["finished"] = (tuple(axes), finished, {"long_name": "1 if the point is finished"})
+        dataset["finished"] = quantity(finished, tuple(axes), "1 if the point is finished")
     return dataset
 
 
@@ -392,8 +388,8 @@ def _refuse_other_question(path: Path, there: object, question: str) -> None:
             where = "without" if key not in stored else "with"
             raise ValueError(f"store={str(path)!r} was made {where} {key} in its question; {advice}")
         if stored[key] != wanted[key]:
-            said = f"{key}={_short(stored[key])}, not {_short(wanted[key])}"
-            raise ValueError(f"store={str(path)!r} was made with {said}; {advice}")
+            old, new = (shortened(str(value[key]), 80) for value in (stored, wanted))
+            raise ValueError(f"store={str(path)!r} was made with {key}={old}, not {new}; {advice}")
 
 
 def digest(*arrays: ArrayLike) -> str:

@@ -10,38 +10,13 @@ import sympy as sp
 from theory.evaluate import Expressions, lambdified
 
 _ALLOWED_FUNCTIONS: tuple[type, ...] = (
-    sp.exp,
-    sp.log,
-    sp.sin,
-    sp.cos,
-    sp.tan,
-    sp.sinh,
-    sp.cosh,
-    sp.tanh,
-    sp.asin,
-    sp.acos,
-    sp.atan,
-    sp.erf,
-    sp.Abs,
-    sp.sign,
-    sp.Heaviside,
-    sp.Min,
-    sp.Max,
-    sp.Piecewise,
-    sp.functions.elementary.piecewise.ExprCondPair,
-    sp.Add,
-    sp.Mul,
-    sp.Pow,
-    sp.Symbol,
-    sp.Number,
-    sp.NumberSymbol,
-    sp.core.relational.Relational,
-    sp.And,
-    sp.Or,
-    sp.Not,
-    sp.logic.boolalg.BooleanTrue,
-    sp.logic.boolalg.BooleanFalse,
-)
+    sp.exp, sp.log, sp.sin, sp.cos, sp.tan, sp.sinh, sp.cosh, sp.tanh, sp.asin, sp.acos, sp.atan, sp.erf,
+    sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max,
+    sp.Piecewise, sp.functions.elementary.piecewise.ExprCondPair,
+    sp.Add, sp.Mul, sp.Pow, sp.Symbol, sp.Number, sp.NumberSymbol,
+    sp.core.relational.Relational, sp.And, sp.Or, sp.Not,
+    sp.logic.boolalg.BooleanTrue, sp.logic.boolalg.BooleanFalse,
+)  # fmt: skip
 
 
 def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> Callable[..., np.ndarray]:
