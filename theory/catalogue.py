@@ -97,8 +97,10 @@ def random_valley(
 ) -> Landscape:
     """A degenerate valley with random coefficients, sharp at the origin and flatter around it.
 
-    λ_i(x) = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴) with λ_i0 = 8 t, a_ij = −(2 λ̄₀/Σ_k λ_k0²) λ_i0 u and
-    b_ij = a_ij² N_F/(4 · depth · λ_i0) · v, where all t, u and 1/v are independent and uniform on [½, 3/2].
+    λ_i(x) = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴) with λ_i0 = 8 t, a_ij = −(2 λ̄₀/Σ_k λ_k0²) λ_i0 u and b_ij =
+    a_ij² N_F/(4 · depth · λ_i0) · v, where all t, u and 1/v are independent and uniform on [½, 3/2].
+    Coefficients have six decimals. The N_F variables are x1, x2, …, the N_S ``fast`` ones y1, y2, … (x and y
+    where there is one). The default seed is fixed: a landscape should be the same at every call.
 
     The published high-dimensional figures do not give their coefficients. These are chosen so that
     one flat and one sharp variable have the λ₀ = 8, λ₁ = −2 of the published two-dimensional
@@ -106,31 +108,8 @@ def random_valley(
     around ε/2 whatever the dimensions; and that λ_i falls to about (1 − depth) λ_i0 at its flattest point,
     where x_j² is about depth · Σ_k λ_k0²/(λ̄₀ N_F). Further out every λ_i grows like x⁴.
 
-    Parameters
-    ----------
-    n_sharp, n_flat : int
-        N_S and N_F.
-    epsilon : number or sympy expression
-        ε.
-    depth : float
-        Between 0 and 2/3, so that every λ_i stays positive.
-    rng : int, SeedSequence, Generator or None
-        The default is a fixed seed: a landscape should be the same at every call.
-
-    Returns
-    -------
-    Landscape
-        Variables x1 … x{N_F} and y1 … y{N_S} (x and y where there is one), the y in ``fast``. Coefficients
-        have six decimals.
-
-    Raises
-    ------
-    ValueError
-        If a size is below one, ε < 0 or ``depth`` is out of range.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 5 and Figs. 2a, 3 (N_S = 5, N_F = 100).
+    A size below one, ε < 0 and a ``depth`` outside (0, 2/3), where λ_i may vanish, are ValueErrors.
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 5 and Figs. 2a, 3 (N_S = 5, N_F = 100).
     """
     if n_sharp < 1 or n_flat < 1:
         raise ValueError(f"n_sharp={n_sharp} and n_flat={n_flat} must be at least 1")

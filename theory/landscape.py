@@ -18,14 +18,10 @@ Parameter: TypeAlias = float | sp.Expr
 
 
 def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
-    """Return ``value`` as a finite sympy expression; floats become the rational they print as.
+    """``value`` as a finite sympy expression; a float becomes the rational it prints as.
 
-    Raises
-    ------
-    ValueError
-        If a number is NaN or infinite.
-    TypeError
-        If ``value`` is text or another type; text goes through ``theory.parse_expression``.
+    A number that is not finite is a ValueError. Text or another type is a TypeError: text goes through
+    ``theory.parse_expression``.
     """
     if isinstance(value, sp.Expr):
         expression = value
@@ -69,7 +65,7 @@ class Landscape:
     Parameters
     ----------
     loss : sympy.Expr
-        The loss. Every free symbol that is not in ``variables`` is a parameter.
+        Every free symbol that is not in ``variables`` is a parameter.
     variables : tuple of sympy.Symbol
         The coordinates θ, in order. Declare them real: ``sp.symbols("x y", real=True)``.
     fast : tuple of sympy.Symbol, optional
@@ -143,27 +139,11 @@ class Landscape:
         return replace(self, loss=self.loss.subs(substitution))
 
     def scaled(self, k: Parameter) -> Landscape:
-        """L_k(θ) = L(√k θ): the same landscape k times as sharp, H → kH, every place at 1/√k of where it was.
+        """L_k(θ) = L(√k θ), k > 0: the same landscape k times as sharp, H → kH, every place divided by √k.
 
-        One step of gradient descent on L_k is one step on L at k times the learning rate, for φ = √k θ.
-
-        Parameters
-        ----------
-        k : number or sympy expression
-            Sharpness factor.
-
-        Returns
-        -------
-        Landscape
-
-        Raises
-        ------
-        ValueError
-            If a numeric k is not positive.
-
-        References
-        ----------
-        Xie, Sato, Sugiyama, ICLR 2021, section 4 (L(θ) = f(√k θ)).
+        One step of gradient descent on L_k is one step on L at k times the learning rate, for φ = √k θ. A
+        number k that is not positive is a ValueError. Source: Xie, Sato, Sugiyama, ICLR 2021, section 4
+        (L(θ) = f(√k θ)).
         """
         factor = exact(k, "k")
         if factor.is_nonpositive:
@@ -175,19 +155,7 @@ class Landscape:
     def smoothed(self, variance: Parameter) -> Landscape:
         """E L(θ − x) over x ~ N(0, vI): the mean loss of shifted data, Σ_n (v/2)ⁿ ∇²ⁿL / n!.
 
-        Parameters
-        ----------
-        variance : number or sympy expression
-            v.
-
-        Returns
-        -------
-        Landscape
-
-        Raises
-        ------
-        ValueError
-            If the loss is no polynomial, or a numeric v is negative.
+        A loss that is no polynomial and a negative number v are ValueErrors.
         """
         v = exact(variance, "variance")
         if v.is_negative or not self.loss.is_polynomial(*self.variables):
@@ -215,13 +183,8 @@ class Landscape:
         Returns
         -------
         list of CriticalPoint
-            Distinct points with max |∂_i L| below 1e-9 of its scale. A multi-start search proves
-            nothing about points it did not find.
-
-        Raises
-        ------
-        ValueError
-            If the loss has free parameters or ``box`` names the wrong variables.
+            Distinct points with max |∂_i L| below 1e-9 of its scale. A multi-start search proves nothing
+            about points it did not find. Free parameters and a box with the wrong variables are ValueErrors.
         """
         if self.parameters:
             raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
@@ -263,10 +226,7 @@ class Landscape:
     def minimum(self) -> dict[str, float]:
         """The lowest minimum found by :meth:`critical_points`, as a mapping of name to coordinate.
 
-        Raises
-        ------
-        ValueError
-            If no minimum is found; then give the start or the box yourself.
+        Without a minimum a ValueError asks for the start or the box.
         """
         minima = [c for c in self.critical_points() if c.kind == "minimum"]
         if not minima:

@@ -83,9 +83,8 @@ class Langevin(Process):
 
     Parameters
     ----------
-    landscape : Landscape
-    noise : Noise
-        From :func:`isotropic`, :func:`anisotropic`, :func:`random_shift`,
+    landscape, noise
+        Noise from :func:`isotropic`, :func:`anisotropic`, :func:`random_shift`,
         :func:`hessian_proportional` or :func:`measured`.
     cross_diffusion : bool
         False drops the off-diagonal D_ij, as the supplement of Yang, Tang, Tu (2023) does.
@@ -173,7 +172,6 @@ class Diffusion(Process):
         b(X).
     diffusion : sympy.Matrix, shape (N, N)
         D(X), symmetric, with dX = b dt + √(2D) dW.
-    variables : tuple of sympy.Symbol
 
     Raises
     ------
@@ -214,16 +212,7 @@ class FiniteStep(Process):
     """A process whose coefficients are corrected for the step of the map; see :mod:`theory.finite_step`.
 
     Made by :func:`at_finite_step`. It has no ``learning_rate``: its own paths need a time step well
-    below ``step``.
-
-    Parameters
-    ----------
-    process : Process
-        In continuous time.
-    step : sympy.Expr
-        η.
-    form : {"small-noise", "expanded", "stationary", "drift-only"}
-        Which corrections it has.
+    below ``step``, the η of the map.
     """
 
     process: Process

@@ -61,18 +61,10 @@ class Sample:
 class RandomLandscape:
     """Statistics of the ensemble of minibatch losses in N principal directions (PNAS 9–12).
 
-    Attributes
-    ----------
-    curvature, curvature_std : ndarray, shape (N,)
-        M⁰_i and σ_M,i of the diagonal curvatures of ln L^μ.
-    coupling_std : ndarray, shape (N, N)
-        σ_ij of the others, symmetric; its diagonal is not read.
-    position_std : ndarray, shape (N,)
-        σ_θ,i of the places of the minima.
-    drift_position : float
-        θ⁰_1, mean place of the minima along the first (drift) mode; zero along the others.
-    loss, loss_std : float
-        Mean and standard deviation of L^μ_0.
+    ``curvature`` and ``curvature_std`` (N,) are M⁰_i and σ_M,i of the diagonal curvatures of ln L^μ;
+    ``coupling_std`` (N, N) is σ_ij of the others, symmetric, its diagonal not read; ``position_std`` (N,) is
+    σ_θ,i of the places of the minima; ``drift_position`` is θ⁰_1, their mean along the first (drift) mode,
+    zero along the others; ``loss`` and ``loss_std`` are mean and standard deviation of L^μ_0.
     """
 
     curvature: np.ndarray
@@ -166,17 +158,7 @@ class RandomLandscape:
         )
 
     def sample(self, batches: int, *, rng: Seed = None) -> Sample:
-        """Draw minibatches, for checks of the formulas by sampling.
-
-        Parameters
-        ----------
-        batches : int
-        rng : int, SeedSequence, Generator or None
-
-        Returns
-        -------
-        Sample
-        """
+        """Minibatches drawn at random, for checks of the formulas by sampling."""
         if batches < 1:
             raise ValueError(f"batches={batches} must be at least 1")
         rng = np.random.default_rng(rng)
@@ -194,17 +176,7 @@ class RandomLandscape:
 
 
 def flatness(mean_curvature: ArrayLike) -> np.ndarray:
-    """F = √(8/M): width of {L ≤ e L₀} of L = L₀ exp(Mθ²/2) (PNAS 10).
-
-    Parameters
-    ----------
-    mean_curvature : array_like
-
-    Returns
-    -------
-    ndarray
-        NaN where the curvature is not positive.
-    """
+    """F = √(8/M): width of {L ≤ e L₀} of L = L₀ exp(Mθ²/2) (PNAS 10); NaN where M is not positive."""
     curvature = np.asarray(mean_curvature, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(curvature > 0, np.sqrt(8.0 / curvature), np.nan)
@@ -217,18 +189,7 @@ def velocity_variance(
     mean_square_curvature: ArrayLike,
     position_variance: ArrayLike,
 ) -> np.ndarray:
-    """D_i = α² ⟨(L^μ_0)²⟩ ⟨(M^μ_ii)²⟩ σ̃_θ,i², which takes the three factors as independent (PNAS 12).
-
-    Parameters
-    ----------
-    learning_rate : float
-    mean_square_loss, mean_square_curvature, position_variance : array_like
-
-    Returns
-    -------
-    ndarray
-        Per step Δt = 1.
-    """
+    """D_i = α² ⟨(L^μ_0)²⟩ ⟨(M^μ_ii)²⟩ σ̃_θ,i² per step Δt = 1, the three factors independent (PNAS 12)."""
     product = np.asarray(mean_square_curvature, float) * np.asarray(position_variance, float)
     return learning_rate**2 * np.asarray(mean_square_loss, float) * product
 
@@ -240,33 +201,17 @@ def null_correlation_time(
     steps_per_epoch: int | None = None,
     detrended: bool = False,
 ) -> float:
-    """τ = σ²/D that comes without any correlation between minibatches: what a measured τ is held against.
+    """τ = σ²/D in steps of motion without any correlation between minibatches: the null of a measured τ.
 
     - independent steps, θ about its mean over the window (as after PCA): (T² − 1)/(6T) ≈ T/6; with the
-      straight line removed as well, ≈ T/15; about the window's start: (T − 1)/2, the paper's T_w/2;
-    - every sample once an epoch (m steps, T = Km): each epoch is a bridge that returns to its start, so
-      (m + 1)/6 about the start and (m + 1)/6 · (1 − 1/2K) about the mean: ≈ m/6, whatever the window.
+      straight line in time removed as well (``detrended``), ≈ T/15; about the window's start
+      (``origin="start"``): (T − 1)/2, the paper's T_w/2;
+    - every sample once an epoch (m = ``steps_per_epoch``, T = Km): each epoch is a bridge that returns to
+      its start, so (m + 1)/6 about the start and (m + 1)/6 · (1 − 1/2K) about the mean: ≈ m/6, whatever the
+      window.
 
-    Parameters
-    ----------
-    steps : int
-        T, number of recorded steps in the window.
-    origin : {"mean", "start"}
-        What σ² is measured from.
-    steps_per_epoch : int, optional
-        m: sampling without replacement. Default: independent steps.
-    detrended : bool
-        A straight line in time was subtracted; only for independent steps about the mean.
-
-    Returns
-    -------
-    float
-        In minibatch steps.
-
-    Raises
-    ------
-    ValueError
-        If ``steps`` holds no whole number of epochs, or for a combination without a formula.
+    T is the number of recorded ``steps`` in the window. No whole number of epochs, and a combination without
+    a formula, are ValueErrors.
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2")
@@ -286,24 +231,11 @@ def null_correlation_time(
 
 
 def correlation_time_from_velocities(correlation: ArrayLike, *, steps: int) -> np.ndarray:
-    """τ = (1/T) Σ_t Σ_{t',t''≤t} c(t' − t''): the double sum of PNAS 13, origin at the window's start.
+    """τ = (1/T) Σ_t Σ_{t',t''≤t} c(t' − t'') in steps, origin at the window's start (PNAS 13).
 
-    Parameters
-    ----------
-    correlation : array_like, shape (lags, …)
-        Normalised velocity correlation c(0) = 1, c(1), …; zero beyond the lags given.
-    steps : int
-        T.
-
-    Returns
-    -------
-    ndarray, shape (…)
-        In minibatch steps. T/2 for c = δ (the paper's null; (T − 1)/2 with discrete steps).
-
-    Raises
-    ------
-    ValueError
-        If there are more lags than steps.
+    ``correlation`` (lags, …) is the normalised velocity correlation c(0) = 1, c(1), …, zero beyond the lags
+    given; the result has shape (…). T/2 for c = δ (the paper's null; (T − 1)/2 with discrete steps). More
+    lags than steps are a ValueError.
     """
     c = np.asarray(correlation, float)
     if len(c) > steps:

@@ -1,12 +1,12 @@
-"""Exact first-passage times in one dimension by quadrature in log space.
+"""Exact mean first-passage times in one dimension, by quadrature in log space.
 
 For dX = b dt + √(2D) dW (Itô) and Ψ = −∫ b/D, with an absorbing target and a natural or reflecting other
 end,
 
     T(x) = ∫_x^target dy e^{Ψ(y)} ∫_end^y dz e^{−Ψ(z)}/D(z).
 
-Everything is a logarithm, so mean times of e^{500} lose no digit; every value is computed again on halved
-panels until it stands still. A wiggle of the loss narrower than 1/500 of the path can be missed.
+Integrals are kept as logarithms, so mean times of e^{500} lose no digit. The panels are halved until the
+value no longer changes. A wiggle of the loss narrower than 1/500 of the path can be missed.
 Source: Gardiner, *Stochastic Methods* (2009), sec. 5.5.
 """
 
@@ -36,12 +36,12 @@ def exact_log_mean_time(
     other_end: float | None = None,
     wall: Wall = "reflecting",
 ) -> float:
-    """ln of the mean time to reach ``target`` from ``start``; see :func:`exact_mean_time`.
+    """ln of the mean time to reach ``target`` from ``start``.
 
     Parameters
     ----------
     process, start, target, other_end, wall
-        As there.
+        As in :func:`exact_mean_time`, with the same errors but OverflowError.
 
     Returns
     -------
@@ -119,17 +119,12 @@ def exact_second_moment(
     Parameters
     ----------
     process, start, target, other_end, wall
-        As in :func:`exact_mean_time`.
+        As in :func:`exact_mean_time`, with the same errors.
 
     Returns
     -------
     float
         In units of time², right to 1e-9. For a high barrier 2⟨T⟩²: the law is exponential.
-
-    Raises
-    ------
-    ValueError, OverflowError
-        As in :func:`exact_mean_time`.
     """
     return _exp(_settled(Line.log_second_moment, process, start, target, other_end, wall), "second moment")
 
@@ -140,21 +135,14 @@ def exact_splitting_probability(process: Process, start: float, *, target: float
     Parameters
     ----------
     process : Process
-        One variable, numeric.
-    start : float
-        Between the two.
-    target, other : float
-        The absorbing ends.
+        One variable, numeric, D > 0 between the ends; otherwise a ValueError.
+    start, target, other : float
+        The start, between the absorbing ends; otherwise a ValueError.
 
     Returns
     -------
     float
         In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If the start is not between the ends, or D is not positive there.
     """
     _check_between(start, target, other)
     return _exp(_settled(Line.log_splitting, process, start, target, other, "absorbing"), "probability")
@@ -166,21 +154,15 @@ def exact_exit_time(process: Process, start: float, *, ends: tuple[float, float]
     Parameters
     ----------
     process : Process
-        One variable, numeric.
+        One variable, numeric, D > 0 in the interval; otherwise a ValueError.
     start : float
-        Inside the interval.
+        Inside the interval; otherwise a ValueError.
     ends : pair of float
-        The absorbing ends.
 
     Returns
     -------
     float
         From the Green function, a sum of positive terms, right to 1e-9.
-
-    Raises
-    ------
-    ValueError
-        If the start is not inside, or D is not positive there.
     """
     other, target = sorted(map(float, ends))
     _check_between(start, target, other)

@@ -1,4 +1,4 @@
-"""Escape from a valley: exact times in one dimension, Kramers' and SGD's formulas, several valleys.
+"""Kramers' time with its prefactor, and SGD's escape formulas.
 
 Every formula gives a mean time in units of learning rate × iterations. ``to="well"`` is the time to reach
 the next well, ``to="saddle"`` half of it: from the top of the barrier the walker returns with probability ½.

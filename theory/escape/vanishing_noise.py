@@ -1,4 +1,4 @@
-"""Where the noise vanishes on a path, and whether a walker can pass such a point.
+"""Zeros of the noise on a path, and whether a walker can pass them.
 
 For dX = b dt + √(2D) dW with D ≈ D′r at distance r before a zero of D, R = 2r/D′ obeys
 dR = δ dt + 2√R dW: a squared-Bessel process of dimension δ = −2b/D′ (b counted towards the zero; for a

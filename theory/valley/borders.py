@@ -1,4 +1,4 @@
-"""Where the phases of SGD on a valley meet: I (sharp, x = 0) to II (flat), II to III (divergence).
+"""Critical noise Δ_S* and the other borders of phases: I (sharp, x = 0) to II (flat), II to III (divergence).
 
 The boundaries are named by the noise Δ_S = ησ at which they are crossed, or by σ at a given learning
 rate η. Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), appendix and supplement S7–S9,

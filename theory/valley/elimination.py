@@ -1,4 +1,4 @@
-"""Adiabatic elimination of fast variables: reduced drift and diffusion, effective loss, transition.
+"""Adiabatic elimination of fast variables, with the Itô prefactor and to second order.
 
 Near the floor y = 0 of a valley the fast variables relax at rates λ_i(x) while x drifts slowly.
 With formal parameter t counting one power for the noise, for the floor's own loss V(x) = L(x, 0)

@@ -23,19 +23,7 @@ from theory.landscape import Landscape, Parameter, exact
 def curvatures(landscape: Landscape) -> tuple[sp.Expr, ...]:
     """λ_i(x) = ∂²L/∂y_i² on the floor y = 0, one per sharp variable.
 
-    Parameters
-    ----------
-    landscape : Landscape
-        With ``fast`` variables.
-
-    Returns
-    -------
-    tuple of sympy.Expr
-
-    Raises
-    ------
-    ValueError
-        If the landscape has no fast or no slow variables.
+    A landscape without fast or without slow variables is a ValueError.
     """
     if not landscape.fast or not landscape.slow:
         raise ValueError("flatness needs a landscape with slow and fast variables: Landscape(..., fast=(y,))")
@@ -44,49 +32,19 @@ def curvatures(landscape: Landscape) -> tuple[sp.Expr, ...]:
 
 
 def log_flatness(landscape: Landscape) -> sp.Expr:
-    """ln F(x) = −(1/2N_S) Σ_i ln λ_i (PRL 6).
-
-    Parameters
-    ----------
-    landscape : Landscape
-
-    Returns
-    -------
-    sympy.Expr
-    """
+    """ln F(x) = −(1/2N_S) Σ_i ln λ_i (PRL 6)."""
     found = curvatures(landscape)
     return -sum(map(sp.log, found), sp.Integer(0)) / (2 * len(found))
 
 
 def noise_strengths(landscape: Landscape, *, delta_s: Parameter) -> tuple[sp.Expr, ...]:
-    """Δ_i = Δ_S λ_i(0)², the noise along each sharp variable at the origin.
-
-    Parameters
-    ----------
-    landscape : Landscape
-    delta_s : number or sympy expression
-        Δ_S.
-
-    Returns
-    -------
-    tuple of sympy.Expr
-    """
+    """Δ_i = Δ_S λ_i(0)², the noise along each sharp variable at the origin."""
     origin = dict.fromkeys(landscape.slow, 0)
     return tuple(exact(delta_s, "delta_s") * c.subs(origin) ** 2 for c in curvatures(landscape))
 
 
 def log_weighted_flatness(landscape: Landscape) -> sp.Expr:
-    """ln F̂(x) = Σ_i γ_i ln F_i with γ_i = Δ_i/ΣΔ_i (PRL 16).
-
-    Parameters
-    ----------
-    landscape : Landscape
-
-    Returns
-    -------
-    sympy.Expr
-        Independent of Δ_S.
-    """
+    """ln F̂(x) = Σ_i γ_i ln F_i with γ_i = Δ_i/ΣΔ_i (PRL 16), which does not depend on Δ_S."""
     strengths = noise_strengths(landscape, delta_s=1)
     pairs = zip(strengths, curvatures(landscape), strict=True)
     return -sum(d * sp.log(c) for d, c in pairs) / (2 * sp.Add(*strengths))
@@ -96,16 +54,6 @@ def flatness_loss(landscape: Landscape, *, delta_s: Parameter, kappa: Parameter)
     """L_SGD,F(x) = Σ_i (Δ̄ − κΔ_i) ln F_i(x), the flatness-dependent part of the effective loss (PRL 15).
 
     For constant noise, Δ_i along y_i and Δ̄/κ along every x_j, −Δ̄ ln P = L_SGD,F + κV on the floor y = 0.
-
-    Parameters
-    ----------
-    landscape : Landscape
-    delta_s, kappa : number or sympy expression
-        Δ_S and the anisotropy κ.
-
-    Returns
-    -------
-    sympy.Expr
     """
     strengths, ratio = noise_strengths(landscape, delta_s=delta_s), exact(kappa, "kappa")
     mean = sp.Add(*strengths) / len(strengths)
@@ -117,22 +65,10 @@ def flatness_loss(landscape: Landscape, *, delta_s: Parameter, kappa: Parameter)
 def averaged_loss(landscape: Landscape, *, delta_s: Parameter, learning_rate: Parameter = 0) -> sp.Expr:
     """U(x) = V + ¼ Δ_S Σ_i λ_i², whose gradient x descends on average under random shifts.
 
-    With ⟨y_i²⟩ = Δ_S λ_i the averaged force ½ Σ_i ⟨y_i²⟩ ∇λ_i is itself a gradient, so that flatness is
-    sought whatever the number of variables; near x = 0 it is −(ΣΔ_i) ∇ ln F̂. At a finite learning rate
-    ⟨y_i²⟩ is Δ_S λ_i/(1 − ηλ_i/2) and ¼ λ_i² becomes −λ_i/η − (2/η²) ln(1 − ηλ_i/2). Not in the paper.
-
-    Parameters
-    ----------
-    landscape : Landscape
-    delta_s : number or sympy expression
-        Δ_S.
-    learning_rate : number or sympy expression
-        η; 0 is continuous time.
-
-    Returns
-    -------
-    sympy.Expr
-        To leading order in Δ_S.
+    To leading order in Δ_S. With ⟨y_i²⟩ = Δ_S λ_i the averaged force ½ Σ_i ⟨y_i²⟩ ∇λ_i is itself a gradient,
+    so that flatness is sought whatever the number of variables; near x = 0 it is −(ΣΔ_i) ∇ ln F̂. At a
+    learning rate η > 0 ⟨y_i²⟩ is Δ_S λ_i/(1 − ηλ_i/2) and ¼ λ_i² becomes −λ_i/η − (2/η²) ln(1 − ηλ_i/2); η =
+    0 is continuous time. Not in the paper.
     """
     noise, rate = exact(delta_s, "delta_s"), exact(learning_rate, "learning_rate")
     floor = landscape.loss.subs(dict.fromkeys(landscape.fast, 0))
@@ -146,17 +82,9 @@ def averaged_loss(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
 class WideValley:
     """Coefficients of a degenerate valley, and what follows from them at points.
 
-    Made by :func:`coefficients`. Points are arrays of shape (..., N_F); results have shape (..., N_S),
-    (..., N_F) or (...).
-
-    Parameters
-    ----------
-    constant : ndarray, shape (N_S,)
-        λ_i0.
-    quadratic, quartic : ndarray, shape (N_S, N_F)
-        a_ij and b_ij.
-    lift : float
-        ε λ̄₀, the curvature along the valley's floor.
+    Made by :func:`coefficients`. ``constant`` (N_S,) is λ_i0, ``quadratic`` and ``quartic`` (N_S, N_F) are
+    a_ij and b_ij, ``lift`` is ε λ̄₀, the curvature along the floor. Points are arrays of shape (..., N_F);
+    results have shape (..., N_S), (..., N_F) or (...).
     """
 
     constant: np.ndarray
@@ -210,22 +138,10 @@ class WideValley:
     def averaged_drift(
         self, x: np.ndarray, *, delta_s: float, learning_rate: float = 0.0, frozen: bool = False
     ) -> np.ndarray:
-        """Drift of x when y is averaged out under random shifts: −ε λ̄₀ x − ½ Σ_i s_i ∇λ_i.
+        """Drift of x (..., N_F) when y is averaged out under random shifts: −ε λ̄₀ x − ½ Σ_i s_i ∇λ_i.
 
-        Parameters
-        ----------
-        x : ndarray, shape (..., N_F)
-        delta_s : float
-            Δ_S.
-        learning_rate : float
-            η of the map, for which s_i = ⟨y_i²⟩ = Δ_S λ_i/(1 − ηλ_i/2); 0 is continuous time.
-        frozen : bool
-            s_i ∇λ_i with λ_i² taken at x = 0, which makes the sum −2 (ΣΔ_i) ∇ ln F̂ (behind PRL 16).
-
-        Returns
-        -------
-        ndarray, shape (..., N_F)
-            To leading order in Δ_S.
+        To leading order in Δ_S. s_i = ⟨y_i²⟩ = Δ_S λ_i/(1 − ηλ_i/2) for the map; η = 0 is continuous time.
+        ``frozen`` takes s_i ∇λ_i with λ_i² at x = 0, which makes the sum −2 (ΣΔ_i) ∇ ln F̂ (behind PRL 16).
         """
         x = np.asarray(x, float)
         if frozen:
@@ -237,17 +153,9 @@ class WideValley:
 
 
 def flatness_from(curvatures: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Π λ_i^{−w_i/2}: F with equal weights, F̂ with γ.
+    """Π λ_i^{−w_i/2} of curvatures (..., N_S), shape (...): F with equal weights (default), F̂ with γ.
 
-    Parameters
-    ----------
-    curvatures : ndarray, shape (..., N_S)
-    weights : ndarray, shape (N_S,), optional
-        Summing to one; default 1/N_S.
-
-    Returns
-    -------
-    ndarray, shape (...)
+    ``weights`` (N_S,) sum to one.
     """
     curvatures = np.asarray(curvatures, float)
     if weights is None:
@@ -257,22 +165,10 @@ def flatness_from(curvatures: np.ndarray, weights: np.ndarray | None = None) -> 
 
 @lru_cache(maxsize=16)
 def coefficients(landscape: Landscape) -> WideValley:
-    """The coefficients of a valley, read from its loss.
+    """The coefficients of a valley, read from its loss L = ½ Σ_i λ_i(x) y_i² + ½ c Σ_j x_j².
 
-    Parameters
-    ----------
-    landscape : Landscape
-        L = ½ Σ_i λ_i(x) y_i² + ½ c Σ_j x_j² with λ_i = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴), variables in the
-        order x1, …, y1, …, the y in ``fast``; numbers only.
-
-    Returns
-    -------
-    WideValley
-
-    Raises
-    ------
-    ValueError
-        If the loss is not of this form, or some λ_i is not positive everywhere.
+    λ_i = λ_i0 + Σ_j (a_ij x_j² + b_ij x_j⁴); the variables are x1, …, y1, … in this order, the y in
+    ``fast``; numbers only. Another loss, and a λ_i that is not positive everywhere, are ValueErrors.
     """
     flat, sharp = landscape.slow, landscape.fast
     if landscape.parameters:

@@ -24,13 +24,11 @@ class Reduced:
     ----------
     process : Langevin
         Where it comes from.
-    slow, fast : tuple of Symbol
     order : int
-        0, 1 or 2, see the module.
-    drift : sympy.Expr
-        b(x) (a column Matrix for several slow variables). For a landscape b = −⟨∂_x L⟩ at lowest order.
-    diffusion : sympy.Expr
-        d(x) (a square Matrix for several slow variables).
+        0, 1 or 2, see :mod:`theory.valley.elimination`.
+    drift, diffusion : sympy.Expr
+        b(x) and d(x); for several slow variables a column and a square Matrix. For a landscape b = −⟨∂_x L⟩
+        at lowest order.
     conditional_variance : tuple of sympy.Expr
         s_i(x) = ⟨y_i²⟩ at fixed x, lowest order: Δ/λ for constant noise, Δ_S λ for D = Δ_S H².
     """
@@ -125,26 +123,11 @@ class Reduced:
         }
 
     def effective_loss_at(self, points: np.ndarray, *, zero_at: float = 0.0) -> np.ndarray:
-        """L_eff on the floor in numbers, with the constant in ln P that makes it vanish at one point.
+        """L_eff on the floor in numbers, zero at ``zero_at``: −Δ(x) [ln P(x, 0) − ln P(zero_at, 0)].
 
-        Where Δ depends on x, that constant changes the shape of L_eff and moves its minimum, which is
-        therefore not the mode of p(x) (see PRL 13).
-
-        Parameters
-        ----------
-        points : array_like
-            Values of the slow variable.
-        zero_at : float
-
-        Returns
-        -------
-        ndarray
-            −Δ(x) [ln P(x, 0) − ln P(zero_at, 0)].
-
-        Raises
-        ------
-        ValueError
-            If parameters have no values, or the reduced diffusion is not positive in between.
+        Where Δ depends on x, the constant in ln P changes the shape of L_eff and moves its minimum, which is
+        therefore not the mode of p(x) (see PRL 13). Parameters without values and a reduced diffusion that
+        is not positive in between are ValueErrors.
         """
         points = np.asarray(points, float)
         self._check_numeric()

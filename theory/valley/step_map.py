@@ -1,4 +1,4 @@
-"""Adiabatic elimination for the SGD map itself: steps of length η instead of continuous time.
+"""Slow diffusion of the SGD map: adiabatic elimination for steps of length η instead of continuous time.
 
 In a valley with noise of shifted minibatches one step is, with a = ηλ(x) and μ ~ N(0, 2σ),
 
@@ -9,8 +9,8 @@ At fixed x, y is an autoregression of variance s = Δ_S λ/(1 − a/2). The forc
 
     d(x) ∋ (s²λ'²/2λ) G(a),    G(a) = 3a/2 + r²/(2 − a),    G(0) = ½,
 
-which is ¼ Δ_S² λλ'² in continuous time. The coefficient is what is left of three terms that cancel in part,
-so it feels the step far more than s does: at a = 0.3, where s is 18 % larger, d is twice as large.
+which is ¼ Δ_S² λλ'² in continuous time. The coefficient is the rest of three terms that cancel in part, so it
+depends on the step far more than s does: at a = 0.3, where s is 18 % larger, d is twice as large.
 """
 
 from __future__ import annotations

@@ -149,24 +149,10 @@ def log_lifetime(landscape: Landscape, *, sigma: float, learning_rate: float, or
 
 
 def divergence_sigma(landscape: Landscape, *, learning_rate: float, time: float, order: Order = 1) -> float:
-    """σ at which half of all walkers are lost within ``time``: lifetime = time/ln 2.
+    """σ at which half of all walkers are lost within ``time`` (η × iterations): lifetime = time/ln 2.
 
-    Parameters
-    ----------
-    landscape : Landscape
-        A numeric two-variable valley, even in x.
-    learning_rate : float
-        η.
-    time : float
-        Length of the run, η × iterations.
-    order : {0, 1, 2}
-        Of the elimination.
-
-    Returns
-    -------
-    float
-        Against simulation 5 to 35 % high on the reference valley for η from 0.01 to 0.2, where
-        Δ_m/η (S40) is 30 to 100 times too high. 0 if ηλ_F ≥ 2.
+    For a numeric two-variable valley, even in x; 0 if ηλ_F ≥ 2. Against simulation 5 to 35 % high on the
+    reference valley for η from 0.01 to 0.2, where Δ_m/η (S40) is 30 to 100 times too high.
     """
     wanted = math.log(time / math.log(2))
     low, high = 1e-6, 1e3 / learning_rate
@@ -184,20 +170,9 @@ def divergence_sigma(landscape: Landscape, *, learning_rate: float, time: float,
 def divergence_learning_rate(landscape: Landscape, *, delta_s: float, order: Literal[1, 2] = 1) -> float:
     """η = 2/⟨λ⟩ with ⟨λ⟩ over the full reduced density p(x) at Δ_S: the first-order condition S7–S8.
 
-    ⟨λ⟩ grows little with noise (7.0 to 7.5 on the reference valley), so this border hardly depends on σ.
-
-    Parameters
-    ----------
-    landscape : Landscape
-        A numeric two-variable valley, even in x.
-    delta_s : float
-        Also far outside the elimination's range.
-    order : {1, 2}
-        Of the elimination; without the Itô prefactor the density of a strong noise does not decay.
-
-    Returns
-    -------
-    float
+    For a numeric two-variable valley, even in x, also at a Δ_S far outside the elimination's range. ⟨λ⟩
+    grows little with noise (7.0 to 7.5 on the reference valley), so this border hardly depends on σ. Order 0
+    is left out: without the Itô prefactor the density of a strong noise does not decay.
     """
     b, d, _ = _coefficients(landscape, order)
     reach = max(2.0, 3.0 * flattest_point(landscape))
