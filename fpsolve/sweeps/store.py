@@ -302,7 +302,7 @@ def read_store(path: Path) -> xr.Dataset:
     except (OSError, KeyError, ValueError, RuntimeError) as error:  # what h5py, zarr and the codecs raise
         if isinstance(error, PermissionError | BlockingIOError) or not path.exists():
             raise
-        reason = _short(" ".join(str(error).split())) or type(error).__name__
+        reason = shortened(" ".join(str(error).split()), 80) or type(error).__name__
         raise ValueError(f"store={str(path)!r} is damaged ({reason}); delete it to begin again") from error
 
 
