@@ -18,7 +18,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve import sweep
-from fpsolve.statistics import student_factor
+from fpsolve.results import provenance, quantity
+from fpsolve.statistics import mean_interval, over_trainings
 from nets import models
 from nets.data.datasets import Data
 from nets.measure import components, loss_widths
@@ -30,8 +31,8 @@ BLOCK = 50
 DIMENSIONS = ("sharp", "sharp_common", "learning_99", "learning_999")
 #: Flatness is kept for so many directions of each net.
 RANKS = 1000
-
-__all__ = ["against_width", "growth", "learning_dimension", "one_width", "sharp_bounds", "sharp_dimension"]
+#: Rows of :class:`nets.data.datasets.Data`, handed to a sweep as arrays.
+ROWS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 
 
 def sharp_dimension(
@@ -39,27 +40,10 @@ def sharp_dimension(
 ) -> int:
     """D_s: number of directions with F_i < ½‖w‖₂, w the layer's weights.
 
-    Flatness grows with the rank, so directions are gone through in blocks until one holds no sharp direction.
-
-    Parameters
-    ----------
-    run : Run
-        Its weights are w₀.
-    modes : Dataset
-        With ``direction`` (mode, weight), leading first.
-    threshold : float, optional
-        In the units of the weights; default ½‖w‖₂.
-    block : int
-
-    Returns
-    -------
-    int
-
-    Warns
-    -----
-    UserWarning
-        If every block holds a sharp direction and the layer has more weights than there are modes: the number
-        is a lower bound.
+    The weights of ``run`` are w₀; ``modes`` hold ``direction`` (mode, weight), leading first. ``threshold``,
+    in the units of the weights, replaces ½‖w‖₂. Flatness grows with the rank, so directions are taken in
+    blocks until one block holds no sharp direction. If every block holds one and the layer has more weights
+    than there are modes, the number is a lower bound, and a UserWarning says so.
     """
     found, at_most = sharp_bounds(run, modes, threshold=threshold, block=block)
     if at_most > found:
@@ -75,21 +59,16 @@ def sharp_dimension(
 def sharp_bounds(
     run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
 ) -> tuple[int, int]:
-    """The smallest and the largest D_s that the modes allow.
+    """The smallest and the largest D_s that the modes allow; arguments as in :func:`sharp_dimension`.
 
-    They differ where no block is without a sharp direction though the layer has more weights than there are
-    modes: along what the window did not move in nothing was measured.
-
-    Parameters
-    ----------
-    run, modes, threshold, block
-        As in :func:`sharp_dimension`.
-
-    Returns
-    -------
-    low, high : int
+    They differ where every block holds a sharp direction and the layer has more weights than there are modes:
+    along directions in which the window did not move nothing was measured.
     """
-    widths, level, ended = _leading_widths(run, modes, threshold=threshold, block=block)
+    return _counted(modes, *_leading_widths(run, modes, threshold=threshold, block=block))
+
+
+def _counted(modes: xr.Dataset, widths: np.ndarray, level: float, ended: bool) -> tuple[int, int]:
+    """The bounds of D_s, from :func:`_leading_widths`."""
     found = int((widths < level).sum())
     return found, found if ended else found + modes.sizes["weight"] - modes.sizes["mode"]
 
@@ -112,23 +91,9 @@ def _leading_widths(
 
 
 def learning_dimension(modes: xr.Dataset, *, share: float = 0.99) -> int:
-    """D_l: number of leading modes that hold a share of the variance.
+    """D_l: number of leading modes that hold a share of the variance; the paper's are 0.99 and 0.999.
 
-    Parameters
-    ----------
-    modes : Dataset
-        From :func:`nets.measure.components.analyse`.
-    share : float
-        The paper's are 0.99 and 0.999.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        If the modes kept do not hold that much.
+    ``modes`` are from :func:`nets.measure.components.analyse`. A ValueError if those kept hold less.
     """
     if not 0 < share < 1:
         raise ValueError(f"share={share:g} must lie between 0 and 1")
@@ -153,67 +118,43 @@ def against_width(
 ) -> xr.Dataset:
     """D_s and D_l of the H × H hidden layer of features-H-H-classes nets, for several H and seeds (Fig. 6).
 
-    Parameters
-    ----------
-    data : Data
-    widths : sequence of int
-        H.
-    seeds : int
-        Initial weights and minibatches of each H; at least two.
-    learning_rate, batch_size, epochs : float, int, int
-        As in :func:`nets.training.train.sgd`.
-    window : int
-        Epochs recorded after ``epochs``.
-    store : path, optional
-        Keeps every finished net; the same call goes on where it was stopped. See :func:`fpsolve.sweep`.
-    executor : concurrent.futures.Executor, optional
-    progress : bool
+    ``widths`` are the H; each has ``seeds`` ≥ 2 nets, trained for ``epochs`` and recorded for ``window``
+    epochs more. ``store``, ``executor`` and ``progress`` are those of :func:`fpsolve.sweep`: every finished
+    net is kept, and the same call goes on where it was stopped. A ValueError for numbers that make no sense,
+    or a store of another experiment.
 
-    Returns
-    -------
-    Dataset, dims hidden_width, seed
-        ``sharp`` D_s, each with half of its own norm as threshold, and ``sharp_at_most``, which is larger
-        where that is a lower bound only; ``sharp_common`` D_s with half of the smallest norm
-        (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width`` (rank) F sorted;
-        ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂, ``cpu_seconds``, and
-        ``explored``, 1 where the window lies in the exploration phase; and of the dimensions ``…_mean``,
-        ``…_low``, ``…_high`` over seeds (95 %, Student's t).
-
-    Raises
-    ------
-    ValueError
-        If numbers make no sense, or the store holds another experiment.
+    The Dataset has dims hidden_width and seed: ``sharp`` D_s, each with half of its own norm as threshold,
+    and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s with half of
+    the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width``
+    (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
+    ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
+    ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t).
     """
     sizes = [int(h) for h in widths]
     if not sizes or min(sizes) < 2:
         raise ValueError(f"widths={sizes} must be hidden widths of at least 2")
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be at least 2, for an error bar")
-    rows = {
-        part: getattr(data, part).cpu().numpy()
-        for part in ("train_inputs", "train_labels", "test_inputs", "test_labels")
-    }
     job = partial(
         one_width, name=data.name, classes=tuple(data.classes), learning_rate=learning_rate,
-        batch_size=batch_size, epochs=epochs, window=window, **rows,
+        batch_size=batch_size, epochs=epochs, window=window,
+        **{part: getattr(data, part).cpu().numpy() for part in ROWS},
     )  # fmt: skip
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
     common = 0.5 * float(result["norm"].min())
-    result["sharp_common"] = (result["width"] < common).sum("rank").astype(float)
-    result["sharp_common"].attrs = {"long_name": "D_s, one threshold for all", "units": "1"}
-    half = student_factor(seeds)
+    sharp = (result["width"] < common).sum("rank").astype(float)
+    result["sharp_common"] = sharp.assign_attrs(long_name="D_s, one threshold for all", units="1")
+    means = over_trainings(result[list(DIMENSIONS)], "seed")
     for name in DIMENSIONS:
-        mean, spread = result[name].mean("seed"), half * result[name].std("seed", ddof=1)
-        for suffix, value in (("mean", mean), ("low", mean - spread), ("high", mean + spread)):
-            text = {"long_name": f"{result[name].attrs['long_name']}, {suffix} over seeds", "units": "1"}
-            result[f"{name}_{suffix}"] = value.assign_attrs(text)
+        for end, source in (("mean", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
+            words = f"{result[name].attrs['long_name']}, {end} over seeds"
+            result[f"{name}_{end}"] = quantity(means[source].to_numpy(), "hidden_width", words)
     result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
-    result.attrs |= {
-        "title": "effective dimensions against width", "data": data.name, "samples": data.samples,
-        "epochs": epochs, "window": window, "learning_rate": float(learning_rate), "batch_size": batch_size,
-        "common_threshold": common,
-    }  # fmt: skip
+    result.attrs |= provenance(
+        "effective dimensions against width", data=data.name, samples=data.samples, epochs=epochs,
+        window=window, learning_rate=float(learning_rate), batch_size=batch_size, common_threshold=common,
+    )  # fmt: skip
     return result
 
 
@@ -224,90 +165,69 @@ def one_width(
     rng: object = None,
     name: str,
     classes: tuple[str, ...],
-    train_inputs: np.ndarray,
-    train_labels: np.ndarray,
-    test_inputs: np.ndarray,
-    test_labels: np.ndarray,
     learning_rate: float,
     batch_size: int,
     epochs: int,
     window: int,
+    **rows: np.ndarray,
 ) -> dict[str, tuple]:
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
-    Parameters
-    ----------
-    hidden_width, seed : int
-        H, and the seed of initial weights and minibatches.
-    rng : ignored
-    name, classes, train_inputs, train_labels, test_inputs, test_labels
-        Of :class:`nets.data.datasets.Data`.
-    learning_rate, batch_size, epochs, window
-        As in :func:`against_width`.
-
-    Returns
-    -------
-    dict of str to (dims, value, attrs)
+    ``hidden_width`` is H; ``seed`` decides initial weights and minibatches, ``rng`` nothing. ``name``,
+    ``classes`` and ``rows``, the arrays named in :data:`ROWS`, are those of a data set.
     """
     started = time.process_time()
-    x, y, x_test, y_test = map(torch.from_numpy, (train_inputs, train_labels, test_inputs, test_labels))
-    data = Data(name, x, y, x_test, y_test, classes)
+    data = Data(name, *(torch.from_numpy(rows[part]) for part in ROWS), classes)
     H = int(hidden_width)
-    net = models.fully_connected(
-        (data.features, H, H, len(classes)), rng=np.random.SeedSequence(int(seed), spawn_key=(0,))
-    )
+    initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
     run = train.sgd(
-        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-        rng=np.random.SeedSequence(int(seed), spawn_key=(1,)),
+        models.fully_connected((data.features, H, H, len(classes)), rng=initial), data,
+        learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
     )  # fmt: skip
     with warnings.catch_warnings(record=True) as said:  # kept as a number, not said for every net
         warnings.simplefilter("always")
         recorded, last = train.record(run, layer=1, epochs=window, return_run=True)
-    modes = components.analyse(recorded)
+    explored = not any("fast phase" in str(w.message) for w in said)
+    found = _dimensions(last, components.analyse(recorded))
+    found |= {
+        "explored": (explored, "1 in the exploration phase"),
+        "cpu_seconds": (time.process_time() - started, "processor time, s"),
+    }
+    return {
+        key: (
+            ("rank",) if np.ndim(value) else (),
+            np.asarray(value, float),
+            {"long_name": text, "units": "1"},
+        )
+        for key, (value, text) in found.items()
+    }
+
+
+def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, tuple[ArrayLike, str]]:
+    """Dimensions, norms and sorted flatness of one net, each with its name."""
     widths, level, ended = _leading_widths(last, modes)
-    low = int((widths < level).sum())
-    high = low if ended else low + modes.sizes["weight"] - modes.sizes["mode"]
+    low, high = _counted(modes, widths, level, ended)
     spectrum = np.full(RANKS, np.nan)
     spectrum[: len(widths)] = np.sort(widths)[:RANKS]
-    found: dict[str, tuple[float, str]] = {
+    return {
         "sharp": (low, "D_s"),
         "sharp_at_most": (high, "largest D_s that the modes allow"),
         "learning_99": (learning_dimension(modes, share=0.99), "D_l for 99 %"),
         "learning_999": (learning_dimension(modes, share=0.999), "D_l for 99.9 %"),
         "modes": (modes.sizes["mode"], "modes above rounding"),
-        "explored": (not any("fast phase" in str(w.message) for w in said), "1 in the exploration phase"),
         "loss": (last.loss, "training loss"),
         "norm": (float(models.checked_layer(last.net, 1).weight.detach().norm()), "norm of the layer"),
-        "cpu_seconds": (time.process_time() - started, "processor time, s"),
+        "width": (spectrum, "flatness by rank"),
     }
-    result: dict[str, tuple] = {
-        k: ((), float(v), {"long_name": text, "units": "1"}) for k, (v, text) in found.items()
-    }
-    result["width"] = ("rank", spectrum, {"long_name": "flatness by rank", "units": "1"})
-    return result
 
 
 def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tuple[float, float, float]:
-    """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights, with its interval over seeds.
+    """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights: value, low, high.
 
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`against_width`.
-    name : {"sharp", "sharp_common", "learning_99", "learning_999"}
-    smallest : int
-        Leave out smaller H.
-
-    Returns
-    -------
-    value, low, high : float
-        Mean over seeds of the slope of ln D against ln N_p, and 95 % by Student's t. The paper's
-        "roughly constant" is 0; 1 would be a fixed share of all directions.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two H are left, or a dimension is 0.
+    ``result`` is from :func:`against_width`, ``name`` one of :data:`DIMENSIONS`; smaller H than ``smallest``
+    are left out. κ is the mean over seeds of the slope of ln D against ln N_p, with 95 % by Student's t. The
+    paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer than
+    two H are left, or a dimension is 0.
     """
     part = result.sel(hidden_width=result["hidden_width"] >= smallest)
     if part.sizes["hidden_width"] < 2:
@@ -315,7 +235,6 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
     values = part[name].transpose("hidden_width", "seed").to_numpy()
     if not (values > 0).all():
         raise ValueError(f"{name} is 0 for some net: it has no logarithm")
-    u = 2 * np.log(part["hidden_width"].to_numpy())
-    slopes = np.polyfit(u, np.log(values), 1)[0]
-    half = student_factor(len(slopes)) * slopes.std(ddof=1)
-    return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)
+    slopes = np.polyfit(2 * np.log(part["hidden_width"].to_numpy()), np.log(values), 1)[0]
+    value, low, high = map(float, mean_interval(slopes))
+    return value, low, high
