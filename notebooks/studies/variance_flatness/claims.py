@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from fpsolve.statistics import student_factor
+from fpsolve.compare.verdicts import Between
+from fpsolve.results import dataset
+from fpsolve.statistics import mean_interval, over_trainings
 from nets.measure import exponents
 from nets.measure.exponents import Exponent
 from notebooks.studies.variance_flatness.experiment import MOTION, NEXT, SAME, Config
@@ -27,42 +29,29 @@ PAPER = {
 }
 #: Cases whose spectrum falls with rank because a PCA made it.
 RANKED = (SAME, "same window, detrended", "shuffled", "random walk")
-
-__all__ = [
-    "PAPER",
-    "Row",
-    "correlation_times",
-    "correlation_times_text",
-    "exponents_of",
-    "over_seeds",
-    "text",
-    "verdict",
-]
+#: Controls that no optimiser moved.
+CONTROLS = ("shuffled", "random walk")
+#: How outcomes are worded, by the case that decides.
+WORDS = {
+    SAME: {"holds": "reproduced", "holds in part": "compatible", "does not hold": "not reproduced"},
+    NEXT: {
+        "holds": "holds in the next window",
+        "holds in part": "compatible in the next window",
+        "does not hold": "not in the next window",
+    },
+}
 
 
 def exponents_of(
     result: xr.Dataset, config: Config, *, fit: tuple[int, int] | None = None
 ) -> dict[tuple[str, str], Exponent]:
-    """Every exponent of one seed, by (case, name).
-
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`measure`.
-    config : Config
-    fit : (int, int), optional
-        Another range of modes than the configuration's.
-
-    Returns
-    -------
-    dict of (str, str) to Exponent
-    """
+    """Every exponent of one seed, by (case, name); ``fit`` replaces the configuration's range of modes."""
     found: dict[tuple[str, str], Exponent] = {}
     for case in result["case"].to_numpy().astype(str):
         row = result[["width", *MOTION]].sel(case=case)
         row = row.isel(mode=~np.isnan(row["width"].to_numpy()))  # not measured; open-ended ones are infinite
         motion = row.drop_vars("width")
-        control = next((c for c in ("shuffled", "random walk") if case.startswith(c)), "")
+        control = next((c for c in CONTROLS if case.startswith(c)), "")
         motion.attrs = dict(result.attrs) | {"basis": str(row["basis"].item()), "control": control}
         widths = xr.Dataset({"width": row["width"]}, attrs={"loss": result.attrs["loss"]})
         for name, exponent in exponents.variance_flatness(motion, widths, fit=fit or config.fit).items():
@@ -71,7 +60,7 @@ def exponents_of(
         variance = result["variance"].sel(case=case)
         attributes = dict(result.attrs) | {
             "basis": str(variance["basis"].item()),
-            "control": case if case in ("shuffled", "random walk") else "",
+            "control": case if case in CONTROLS else "",
             "loss_end": result.attrs["loss"],
         }
         spectrum = xr.Dataset({"variance": variance.dropna("mode")}, attrs=attributes)
@@ -82,18 +71,7 @@ def exponents_of(
 def over_seeds(
     results: Sequence[xr.Dataset], config: Config, *, fit: tuple[int, int] | None = None
 ) -> dict[tuple[str, str], Exponent]:
-    """Every exponent with its interval over seeds; with one seed, over modes.
-
-    Parameters
-    ----------
-    results : sequence of Dataset
-    config : Config
-    fit : (int, int), optional
-
-    Returns
-    -------
-    dict of (str, str) to Exponent
-    """
+    """Every exponent, by (case, name), with its interval over seeds; with one seed, over modes."""
     each = [exponents_of(result, config, fit=fit) for result in results]
     if len(each) == 1:
         return each[0]
@@ -102,16 +80,7 @@ def over_seeds(
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the paper beside ours.
-
-    Attributes
-    ----------
-    quantity : str
-    paper, paper_low, paper_high : float
-    measured : dict of str to Exponent
-        By case.
-    judgement : str
-    """
+    """One number of the paper, the ends of its range, ours by case, and what the intervals say."""
 
     quantity: str
     paper: float
@@ -124,65 +93,42 @@ class Row:
 def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     """Each number of the paper, ours with its interval, and whether it survives its controls.
 
-    *Reproduced*: the estimate in the same window lies in the paper's range; *compatible*: only its interval
-    reaches it. The same for directions from one window and motion from the next. What the shuffled increments
-    show comes from choosing directions in the window that is measured: they have no correlation in time.
-
-    Parameters
-    ----------
-    results : sequence of Dataset
-        From :func:`notebooks.studies.variance_flatness.experiment.run_seeds`.
-    config : Config
-
-    Returns
-    -------
-    list of Row
+    ``results`` are from :func:`notebooks.studies.variance_flatness.experiment.run_seeds`. *Reproduced*: the
+    estimate in the same window lies in the paper's range; *compatible*: only its interval reaches the range.
+    The same is said for directions of one window and motion of the next. Shuffled increments have no
+    correlation in time: what they show comes from choosing directions in the window that is measured.
     """
     found = over_seeds(results, config)
     rows = []
     for quantity in ("psi", "psi_D", "psi_tau", "gamma"):
         measured = {case: e for (case, name), e in found.items() if name == quantity}
         rows.append(Row(quantity, *PAPER[quantity], measured, _judgement(quantity, measured)))
-    counts = np.array([float(r.attrs["modes_for_90_percent"]) for r in results])
-    half = 0.0
-    if len(counts) > 1:
-        half = student_factor(len(counts)) * float(counts.std(ddof=1))
-    like = found[SAME, "gamma"]
-    mean = float(counts.mean())
-    share = Exponent(
-        "modes for 90 %", mean, mean - half, mean + half, "seeds", float("nan"), like.points, 0, 2,
-        int(results[0].sizes["rank"]), like.basis, like.sampler, like.loss, len(counts),
-    )  # fmt: skip
+    share = _modes_for_90_percent(results, like=found[SAME, "gamma"])
     rows.append(Row(share.name, *PAPER[share.name], {SAME: share}, _judgement(share.name, {SAME: share})))
     return rows
 
 
+def _modes_for_90_percent(results: Sequence[xr.Dataset], *, like: Exponent) -> Exponent:
+    """How many modes hold 90 % of the variance, in the form of an exponent."""
+    counts = [float(result.attrs["modes_for_90_percent"]) for result in results]
+    mean, low, high = map(float, mean_interval(counts)) if len(counts) > 1 else counts * 3
+    return Exponent(
+        "modes for 90 %", mean, low, high, "seeds", float("nan"), like.points, 0, 2,
+        int(results[0].sizes["rank"]), like.basis, like.sampler, like.loss, len(counts),
+    )  # fmt: skip
+
+
 def _judgement(quantity: str, measured: Mapping[str, Exponent]) -> str:
     """A few words that follow from the intervals."""
-    _, low, high = PAPER[quantity]
-
-    def agrees(case: str) -> str:
-        e = measured[case]
-        if low <= e.value <= high:
-            return "yes"
-        return "within the interval" if e.low <= high and e.high >= low else "no"
-
-    words = [{"yes": "reproduced", "within the interval": "compatible", "no": "not reproduced"}[agrees(SAME)]]
-    if NEXT in measured:
-        words.append(
-            {
-                "yes": "holds in the next window",
-                "within the interval": "compatible in the next window",
-                "no": "not in the next window",
-            }[agrees(NEXT)]
-        )
+    expected = Between(*PAPER[quantity][1:])
+    words = [WORDS[case][expected.outcome(measured[case])] for case in (SAME, NEXT) if case in measured]
     if "shuffled" in measured and quantity != "psi_D":
-        least = measured["shuffled"].low
+        shuffled = measured["shuffled"]
         words.append(
             "shuffled increments show at least as much"
-            if measured["shuffled"].value >= measured[SAME].low
+            if shuffled.value >= measured[SAME].low
             else "shuffled increments show less"
-            if least > 0
+            if shuffled.low > 0
             else "shuffled increments show none"
         )
     return "; ".join(words)
@@ -194,51 +140,34 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     Directions that the window did not choose, with the drift removed, show whether successive minibatches are
     correlated at all: without correlations τ is the null, for every flatness.
 
-    Parameters
-    ----------
-    results : sequence of Dataset
-        At least two seeds for an interval.
-    config : Config
-
-    Returns
-    -------
-    Dataset, dim case
-        ``median`` (mean over seeds of the median over modes), ``low``, ``high`` (95 %, Student's t; NaN for
-        one seed), in steps; ``attrs["null"]``: see :func:`theory.random_landscape.null_correlation_time`.
+    The Dataset, dim case, holds ``median``, the mean over seeds of the median over modes, and ``low`` and
+    ``high`` (95 %, Student's t; NaN for one seed), in steps; ``attrs["null"]`` is
+    :func:`theory.random_landscape.null_correlation_time` of the window.
     """
     first, last = config.fit
-    tau = xr.concat(
-        [r["correlation_time"].sel(mode=slice(first, last)).median("mode") for r in results], "seed"
-    )
-    n = len(results)
-    mean = tau.mean("seed")
-    half = mean * np.nan
-    if n > 1:
-        half = student_factor(n) * tau.std("seed", ddof=1)
+    each = [
+        r["correlation_time"].sel(mode=slice(first, last)).median("mode").to_dataset(name="median")
+        for r in results
+    ]
+    if len(each) > 1:
+        found = over_trainings(each, "seed").rename(median_low="low", median_high="high")
+    else:
+        found = each[0].assign(low=each[0]["median"] * np.nan, high=each[0]["median"] * np.nan)
     epoch = int(results[0].attrs["steps_per_epoch"])
     bridge = epoch if config.sampling == "without_replacement" else None
-    words = {"median": mean, "low": mean - half, "high": mean + half}
-    return xr.Dataset(
-        {k: v.assign_attrs(long_name=f"correlation time, {k}", units="steps") for k, v in words.items()},
-        attrs={
-            "title": f"median correlation times of modes {first} to {last}",
-            "null": null_correlation_time(config.window * epoch, steps_per_epoch=bridge),
-            "seeds": n,
+    return dataset(
+        {
+            name: found[name].assign_attrs(long_name=f"correlation time, {name}", units="steps")
+            for name in ("median", "low", "high")
         },
+        title=f"median correlation times of modes {first} to {last}",
+        null=null_correlation_time(config.window * epoch, steps_per_epoch=bridge),
+        seeds=len(results),
     )
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The verdict as a table of text: a line for each case, and one for the judgement.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-
-    Returns
-    -------
-    str
-    """
+    """The verdict as a table of text: a line for each case, and one for the judgement."""
     lines = []
     for row in rows:
         lines.append(
@@ -256,22 +185,9 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def correlation_times_text(times: xr.Dataset) -> str:
-    """Median correlation times as lines of text, the null first.
-
-    Parameters
-    ----------
-    times : Dataset
-        From :func:`correlation_times`.
-
-    Returns
-    -------
-    str
-    """
+    """Median correlation times, from :func:`correlation_times`, as lines of text, the null first."""
     lines = [f"{times.attrs['title']} (steps); uncorrelated minibatches: {float(times.attrs['null']):.0f}"]
     for case in times["case"].to_numpy():
-        row = times.sel(case=case)
-        lines.append(
-            f"    {case!s:24} {float(row['median']):7.1f}  "
-            f"[{float(row['low']):.1f}, {float(row['high']):.1f}]"
-        )
+        value, low, high = (float(times[name].sel(case=case)) for name in ("median", "low", "high"))
+        lines.append(f"    {case!s:24} {value:7.1f}  [{low:.1f}, {high:.1f}]")
     return "\n".join(lines)

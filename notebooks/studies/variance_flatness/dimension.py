@@ -25,6 +25,7 @@ from nets.data.datasets import Data
 from nets.measure import components, loss_widths
 from nets.training import train
 from nets.training.run import Run
+from nets.training.window import exploration_start
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
 BLOCK = 50
@@ -177,20 +178,19 @@ def one_width(
     ``classes`` and ``rows``, the arrays named in :data:`ROWS`, are those of a data set.
     """
     started = time.process_time()
-    data = Data(name, *(torch.from_numpy(rows[part]) for part in ROWS), classes)
+    data = Data(name=name, classes=classes, **{part: torch.from_numpy(rows[part]) for part in ROWS})
     H = int(hidden_width)
     initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
     run = train.sgd(
         models.fully_connected((data.features, H, H, len(classes)), rng=initial), data,
         learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
     )  # fmt: skip
-    with warnings.catch_warnings(record=True) as said:  # kept as a number, not said for every net
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
+        warnings.simplefilter("ignore", UserWarning)
         recorded, last = train.record(run, layer=1, epochs=window, return_run=True)
-    explored = not any("fast phase" in str(w.message) for w in said)
     found = _dimensions(last, components.analyse(recorded))
     found |= {
-        "explored": (explored, "1 in the exploration phase"),
+        "explored": (_explored(run), "1 in the exploration phase"),
         "cpu_seconds": (time.process_time() - started, "processor time, s"),
     }
     return {
@@ -201,6 +201,15 @@ def one_width(
         )
         for key, (value, text) in found.items()
     }
+
+
+def _explored(run: Run) -> bool:
+    """Whether a run has reached the exploration phase."""
+    try:
+        exploration_start(run)
+    except ValueError:
+        return False
+    return True
 
 
 def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, tuple[ArrayLike, str]]:
