@@ -66,9 +66,10 @@ def plan(
 ) -> dict[str, Job]:
     """The computations of a stationary density by name, in the order in which they must run.
 
-    ``method`` and ``seed`` replace those of the file. "density" is by finite volumes, "spectral" the referee,
-    "ensemble" and "ensemble, half the step" start from samples of the first density. A file without a
-    [simulate] table gets :func:`default_ensemble` in one or two variables, where finite volumes come first.
+    ``method`` and ``seed`` replace those of the file. "density" is by finite volumes and "spectral" by
+    spectral elements; "ensemble" and "ensemble, half the step" start from samples of the first density. A
+    file without a [simulate] table gets :func:`default_ensemble` in one or two variables, where finite
+    volumes come first.
     """
     from fpsolve.density.stationary import stationary_density
 
@@ -159,9 +160,9 @@ def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, floa
 
 
 def memory_remark(problem: Problem, results: Mapping[str, Any]) -> str | None:
-    """What to say where walkers still remember their start, which their standard errors do not show.
+    """A remark if the asked burn-in is shorter than three times 1/rate, the slowest rate of the density.
 
-    That is where the asked burn-in is shorter than three times 1/rate, with the slowest rate of the density.
+    Walkers are then correlated with their start, which their standard errors do not show.
     """
     rate = float(results["density"].attrs.get("second_eigenvalue", 0.0)) if "density" in results else 0.0
     if problem.simulate is None or rate <= 0:

@@ -97,7 +97,7 @@ def _problem(options: argparse.Namespace) -> Problem:
 
 
 def _stationary(options: argparse.Namespace) -> int:
-    """The main job: densities, ensemble and theory of one landscape, compared."""
+    """Densities, ensemble and theory of one landscape, compared."""
     from fpsolve.command import jobs
 
     problem = _problem(options)
@@ -127,7 +127,7 @@ def _stationary(options: argparse.Namespace) -> int:
 
 
 def _escape(options: argparse.Namespace) -> int:
-    """The time to leave, by every method."""
+    """Mean escape time by every method."""
     problem = _problem(options)
     if problem.escape is None:
         raise ValueError("the file has no [escape] table with start and target")

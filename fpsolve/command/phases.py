@@ -87,10 +87,7 @@ def _values(given: object, default: tuple[float, float, int], name: str) -> tupl
 
 
 def run_phases(options: argparse.Namespace, out: Path | None) -> int:
-    """Do what the command line asks: ``config`` or ``example``, ``seed``, ``workers``, ``store``, ``json``.
-
-    Files go to ``out``. The exit code is 0.
-    """
+    """A phase diagram as the options of the command line ask; files go to ``out``. The exit code is 0."""
     problem = parse_phases(EXAMPLES[options.example] if options.example else read_text(options.config))
     settings: dict = dict(problem.options)
     if options.seed is not None:

@@ -113,13 +113,13 @@ def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float
 
 
 def _refuse_rough(process: Langevin) -> None:
-    """The solvers need two derivatives; abs(x) has a Dirac delta in its second."""
+    """ValueError if the second derivatives hold a Dirac delta, as those of abs(x) do."""
     if process.landscape.hessian.has(sp.DiracDelta, sp.Derivative, sp.Subs):
         raise ValueError("the loss is not smooth: write sqrt(x**2 + c) with a small c instead of abs(x)")
 
 
 def _refuse_silent(process: Langevin) -> None:
-    """Noise that is zero leaves no density; evaluated, since |H| has no closed form in general."""
+    """ValueError if D is zero at 16 random points; evaluated, since |H| has no closed form in general."""
     points = np.random.default_rng(1).normal(size=(16, len(process.variables)))
     with np.errstate(all="ignore"):
         D = process.diffusion_values(points)
@@ -128,7 +128,7 @@ def _refuse_silent(process: Langevin) -> None:
 
 
 def _refuse_unconfined(process: Langevin) -> None:
-    """Without a box, exp(−L/D) needs a loss that grows along every axis (isotropic noise: exact law)."""
+    """ValueError if isotropic noise has no box and the loss, in exp(−L/D), does not grow along every axis."""
     if not process.noise.is_isotropic:
         return
     loss = lambdified(process.landscape.loss, process.variables)

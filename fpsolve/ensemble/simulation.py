@@ -61,8 +61,8 @@ def simulate(
     how a run is cut in time, or on which walkers run together. They may depend on the processor's
     kind (fused multiply-add) and on the mathematical library, for landscapes with exp or sin.
 
-    A result can be given as ``start``: the run then goes on for another ``time``, with the same
-    walkers, seed, time step, burn-in and bins, and ends in the same bits as one long run.
+    A result given as ``start`` is continued for another ``time``, with its walkers, seed, time step, burn-in
+    and bins, and ends in the same bits as one long run.
 
     Parameters
     ----------
@@ -102,8 +102,6 @@ def simulate(
     parts : int, optional
         With an executor: parts of about equal size, at most one per 32 walkers. Several per worker
         level out their speeds.
-    progress : bool, optional
-        Show a bar.
 
     Returns
     -------
@@ -225,8 +223,8 @@ def _taken(state: State, groups: slice) -> State:
 def _part(
     process: Process, state: State, last_step: int, save_steps: int, threads: int
 ) -> tuple[State, np.ndarray, np.ndarray]:
-    """One part, in a worker, which compiles for itself."""
-    # a part may share memory with the whole, where workers are threads
+    """One part, in a worker, which compiles for itself: the state, saved positions, and their steps."""
+    # A part may share memory with the whole, where workers are threads
     own = {name: getattr(state, name).copy() for name in ("positions", "bounds", "exit_step", "sums")}
     state = replace(state, **own)
     paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, False)

@@ -1,4 +1,4 @@
-"""State of an ensemble between steps: how it starts, what is checked, how a result goes on."""
+"""State of an ensemble between steps: at the start, at the end of an earlier result, and checks of both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
 
 @dataclass
 class State:
-    """All that a run needs to go on; axis 0 of the arrays is the group of lanes, the last the lane."""
+    """Everything that a run continues from; axis 0 of the arrays is the group of lanes, the last the lane."""
 
     key: tuple[int, int]
     first_walker: int
@@ -257,7 +257,7 @@ def _first_points(process: Process, names: tuple[str, ...], start: Start, walker
 
 
 def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float) -> None:
-    """The start is inside, and the coefficients are finite there."""
+    """ValueError unless the start lies below ``divergence`` and the coefficients are finite there."""
     if not np.isfinite(points).all():
         raise ValueError(f"start is not finite for {_culprits(points, names)}")
     if (np.abs(points) >= divergence).any():

@@ -1,8 +1,8 @@
 """Ensembles in valleys of many dimensions: how flatness grows under SGD, gradient descent and Langevin noise.
 
-The same steps and the same normals as :func:`fpsolve.simulate`, written as loops over arrays of coefficients
-instead of symbols, so that a hundred variables compile in a second and no Hessian is built. Recorded in
-the kernel are curvatures, flatness and what the averaged dynamics predicts, not second moments of all pairs.
+Steps and normals are those of :func:`fpsolve.simulate`. The kernel loops over arrays of coefficients instead
+of symbols, so that a hundred variables compile in a second and no Hessian is built. It records curvatures,
+flatness and the predictions of the averaged dynamics, but no second moments.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def simulate_valley(
     process : Langevin or Landscape
         A valley that :func:`theory.valley.flatness.coefficients` can read, under random shifts or isotropic
         noise; a landscape alone is descended without noise.
-    walkers : int
     time : float
         Duration, rounded up to whole steps.
     time_step : float, optional
@@ -88,8 +87,6 @@ def simulate_valley(
         Where parts of the ensemble run, as in :func:`fpsolve.simulate`; the bits are the same.
     parts : int, optional
         With an executor: parts of about equal size, at most one per 32 walkers.
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -163,7 +160,7 @@ def _checked(
     walkers: int,
     first_walker: int,
 ) -> tuple[Landscape, float]:
-    """The landscape and the time step, once the arguments make sense."""
+    """The landscape and the time step; fails if an argument makes no sense."""
     landscape = process.landscape if isinstance(process, Langevin) else process
     if not isinstance(landscape, Landscape):
         raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")

@@ -1,4 +1,4 @@
-"""Escape of SGD on a finite data set: the minibatches are drawn, and no noise model is put in their place."""
+"""Escape of SGD on a finite data set: minibatches are drawn, without a model of their noise."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def simulate_minibatch_escape(
     """Time at which SGD on shifted data first reaches a target: θ ← θ − (η/B) Σ_b ∇f(θ − x_b).
 
     Each step of each walker draws B samples with replacement. The mean loss over x ~ N(0, vI) is that of
-    ``styblinski_tang(shift_variance=v)``; its Langevin equation has :func:`theory.data_shift` noise, and
-    differs by finite steps and by the higher cumulants of a minibatch.
+    ``styblinski_tang(shift_variance=v)``. Its Langevin equation has :func:`theory.data_shift` noise; SGD
+    differs from that by finite steps and by the higher cumulants of a minibatch.
 
     Parameters
     ----------
@@ -56,7 +56,6 @@ def simulate_minibatch_escape(
         A walker that has not escaped after ``max_steps`` iterations is censored.
     divergence : float, optional
         A walker with a coordinate not below this in size has diverged, even inside the target.
-    rng : int, SeedSequence, Generator or str, optional
     progress : bool, optional
         Show a bar of iterations.
 

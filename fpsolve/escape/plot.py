@@ -34,7 +34,6 @@ def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
     ----------
     table : Table
         From :func:`fpsolve.compare.densities.escape`.
-    ax : Axes, optional
 
     Returns
     -------
@@ -111,7 +110,6 @@ def crossing_bias(bias: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ----------
     bias : Dataset
         Dims ``boundary`` and ``time_step``; variables ``bias`` and ``bias_stderr``.
-    ax : Axes, optional
 
     Returns
     -------

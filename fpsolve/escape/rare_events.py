@@ -1,4 +1,4 @@
-"""Mean escape times that no simulation could wait for, by multilevel splitting of the way out."""
+"""Mean escape times beyond the reach of direct simulation, by adaptive multilevel splitting."""
 
 from __future__ import annotations
 
@@ -48,17 +48,16 @@ def split_escape(
     """Mean time to reach a target behind a high barrier, by adaptive multilevel splitting.
 
     T = ℓ₀ + (1 − q₀)/k with k = f p₁ p₂ … p_n: the flux f of entries into the first level out of the
-    source, and the probability p_i to go on from each level before falling back. ℓ₀ and q₀ belong to the
-    way from the start to the source. Right at low barriers too, because a walker that reaches the target is
-    put back at once: derivation in :mod:`fpsolve.escape.splitting`. A pilot run places the levels where a
-    share of 0.3 succeeds; the counted walks are new ones, in 20 independent groups, so that each group's k
-    has no bias. The interval of ln T is Student's on the spread of the groups.
+    source, and the probability p_i to go on from each level before falling back. ℓ₀ is the mean time from
+    the start to source or target, and q₀ the probability that it is the target. The formula holds at low
+    barriers too: derivation in :mod:`fpsolve.escape.splitting`. A pilot run places the levels where a share
+    of 0.3 succeeds; the counted walks are new ones, in 20 independent groups, so that each group's k has no
+    bias. The interval of ln T is Student's on the spread of the groups.
 
     The level decides the variance, never the mean. In one variable the signed function of the target is as
     good as any. In several, the committor is best: the chance of success is then the same all over a level.
-    Only the order of its values matters. It is exponentially flat near the source, but there too its
-    relative error is small, so the logarithm is what is interpolated between cells: a level named
-    "committor" is transformed so.
+    Only the order of a level's values matters. A level named "committor" is interpolated in its logarithm,
+    because it is exponentially flat near the source and its relative error is small there.
 
     Parameters
     ----------
@@ -69,8 +68,8 @@ def split_escape(
     target : sympy condition
         Such as ``x > 0``; And, Or, Not of inequalities.
     level : Expr or DataArray, optional
-        What rises from the source to the target: an expression in the variables, or a field on a uniform
-        grid such as that of :func:`fpsolve.committor`. Default the signed function of the target.
+        A function that rises from the source to the target: an expression in the variables, or a field on a
+        uniform grid such as that of :func:`fpsolve.committor`. Default the signed function of the target.
     source : float, optional
         ξ₀: a walker at this level or below is back in the source. Default the median level of walkers that
         have relaxed from the start; ξ₁ is then exceeded by 15 % of them (of those above ``source``).
@@ -80,7 +79,8 @@ def split_escape(
     time_step : float, optional
         dt; default the process's learning rate (one step is then one iteration of SGD), or 0.02 over the
         largest curvature (eigenvalue of −∂b) at the start and at the minimum below it. The bias is O(dt).
-        Above ΔL/D = 100 a smaller one pays: levels then lie closer than a step's noise, and groups die out.
+        Above ΔL/D = 100 give a smaller one: levels then lie closer than one step's noise, and in some groups
+        no walker reaches the target.
     relaxation_time : float, optional
         Time to forget the start inside the valley; ten of them pass before anything is counted. Default
         1 over the smallest curvature at the minimum.

@@ -41,7 +41,6 @@ def escape_rate(
         With ``times``: the observed times of the walkers that did not escape, or their sum.
     confidence : float, optional
         Probability of the interval, in (0, 1).
-    method : {"exact", "asymptotic"}
 
     Returns
     -------

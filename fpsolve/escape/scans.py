@@ -25,7 +25,7 @@ from fpsolve.table import columns
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
 
-#: What −ln γ is a straight line of, by what is scanned.
+#: The abscissa in which −ln γ is a straight line, for each number that is scanned.
 _ABSCISSA = {
     "sharpness": "1/k",
     "batch_size": "B",
@@ -50,7 +50,6 @@ def scan_escape(
 
     Parameters
     ----------
-    setting : EscapeSetting
     over : {"sharpness", "batch_size", "learning_rate", "D", "time_step"}
     values : array
         Distinct and positive.
@@ -113,7 +112,7 @@ def scan_escape(
 
 
 def _checked_grid(setting: EscapeSetting, over: str, values: ArrayLike) -> np.ndarray:
-    """The values of what is scanned, once they make sense for the setting."""
+    """The scanned values; fails if they or what is scanned make no sense for the setting."""
     grid = np.asarray(values, float)
     if grid.ndim != 1 or len(np.unique(grid)) != grid.size or not (np.isfinite(grid) & (grid > 0)).all():
         raise ValueError(f"values={grid} must be distinct, positive and finite, in one list")
@@ -134,12 +133,12 @@ def escape_point(
 ) -> xr.Dataset:
     """One point of :func:`scan_escape`, for any worker: rate, interval, exact time, prefactor; no dims.
 
-    ``value`` is that of what is scanned; the other arguments are as there.
+    ``value`` replaces the setting's number named by ``over``; other arguments as in :func:`scan_escape`.
     """
     number = int(value) if over == "batch_size" and value == int(value) else float(value)
     point = replace(setting, **{over: number})  # type: ignore[arg-type]
     with warnings.catch_warnings():
-        if over == "time_step":  # the growth that the warning speaks of is what is measured here
+        if over == "time_step":  # a scan of dt measures the growth that the warning is about
             warnings.simplefilter("ignore", VanishingNoise)
         runs = point.simulate(walkers=walkers, max_steps=max_steps, rng=rng)
     exact = math.nan if over == "time_step" else point.exact_log_time()
@@ -169,7 +168,7 @@ def styblinski_tang_point(
     max_steps: int = 100_000,
     rng: int | np.random.SeedSequence | None = None,
 ) -> dict[str, float]:
-    """One point of any grid of Styblinski–Tang experiments, of plain numbers, for :func:`fpsolve.sweep`.
+    """One point of a grid of Styblinski–Tang experiments, as plain numbers, for :func:`fpsolve.sweep`.
 
     ``sweep(functools.partial(styblinski_tang_point, reading="data", batch_size=1), {"learning_rate": […],
     "sharpness": […]}, executor=…, store=…)`` gives the rates on a grid.

@@ -29,12 +29,12 @@ Reading: TypeAlias = Literal["unshifted", "mean", "data"]
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a setting knows of one noise: its model, the numbers that it needs, and what can be scanned."""
+    """One noise of a setting: its model, the numbers that it needs, and those that can be scanned."""
 
     model: Callable[[EscapeSetting], Noise]
     needed: tuple[str, ...] = ("learning_rate", "batch_size")
     scanned: tuple[str, ...] = ("sharpness", "batch_size", "learning_rate", "time_step")
-    #: Minibatches are drawn: the model is that of the Gaussian noise of all orders.
+    #: Minibatches are drawn; the model is Gaussian noise with the same covariance.
     drawn: bool = False
     #: The noise does not depend on the landscape, so the prefactor of the rate does not change with k.
     thermal: bool = False
@@ -80,7 +80,8 @@ class EscapeSetting:
         The mean loss at sharpness 1; for ``noise="minibatch"`` the loss f of one unshifted sample.
     noise : str
         ``"isotropic"`` (SGLD, needs ``D``); ``"hessian_proportional"``, D = (η/2B)|H|; ``"random_shift"``,
-        D = (ηv/2B)H²; ``"data_shift"``, all orders of it; ``"minibatch"``: batches drawn from ``data``.
+        D = (ηv/2B)H²; ``"data_shift"``, the same to all orders of the shift; ``"minibatch"``: batches drawn
+        from ``data``.
     start : mapping
         At sharpness 1. At sharpness k the walk starts at start/√k.
     target : sympy condition
@@ -127,7 +128,7 @@ class EscapeSetting:
 
     @property
     def kind(self) -> _Kind:
-        """What the noise needs and gives."""
+        """The row of the noise in the table of noises."""
         return _KINDS[self.noise]
 
     @property
@@ -261,7 +262,6 @@ def styblinski_tang_setting(
 
     Parameters
     ----------
-    reading : {"unshifted", "mean", "data"}
     dimensions : int
         The walker escapes when any coordinate passes the saddle.
     noise : str, optional

@@ -17,8 +17,8 @@ few the trials. Proof, from the last stage back: a trial goes on with a Markov p
 h at its start is the mean of h at its end (0 in A, 1 in B). Hence the share of successes times their mean h
 has as its expectation the mean h of the starts, and drawing starts evenly from earlier successes keeps that.
 
-A level need not be good for this, nor be watched between steps: it names a stopping time of the walk as it
-is. What happens between steps matters for B alone, and is treated there as ``boundary`` says.
+The proof holds for any level, watched at the ends of steps only: a level defines a stopping time of the
+discrete walk. Crossings between steps matter for B alone, where ``boundary`` says how they are treated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GROUPS = 20
 #: Aim for the shares: 0.2 costs least if trials were independent, and larger ones keep their paths apart.
 SHARE = 0.3
 _PILOT = 1000
-#: Relaxation times, and loops, before anything is counted; loops of each walker that are.
+#: Relaxation times and loops of each walker before anything is counted, and loops that are counted.
 _RELAXATIONS, _SETTLING, _LOOPS = 10, 5, 10
 
 
@@ -170,8 +170,8 @@ def pilot(
 
     ``level_at`` gives ξ at points (k, n), ``start`` has shape (1, n), ``relaxation`` steps forget the start,
     and ``choice`` draws lots among places. ``source`` is ξ₀; None takes the median of walkers that have
-    relaxed from the start. Nothing of the pilot is counted later, so the levels are fixed as far as the
-    counted walks go. Fails if the source holds all or none of the relaxed walkers, or the levels do not come
+    relaxed from the start. No walk of the pilot is counted later, so the levels are fixed for those that are.
+    Fails if the source holds all or none of the relaxed walkers, or the levels do not come
     to the target.
     """
     points = _relaxed(walk, choice, np.repeat(start, _PILOT, axis=0), start, _RELAXATIONS * relaxation)

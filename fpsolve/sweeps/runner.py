@@ -1,4 +1,4 @@
-"""Sweeps: one function at every point of a grid, on any executor, that survive being killed.
+"""Sweeps: one function at every point of a grid, on any executor; a sweep that was killed can be continued.
 
 Point i, counted through the grid with the last axis fastest, gets ``SeedSequence(seed, spawn_key=(i,))``,
 so its bits depend on nothing but the seed and its place: not on the executor, the number of workers,
@@ -37,7 +37,7 @@ Parameters: TypeAlias = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Failure:
-    """A point that raised: where it lies, and what it said."""
+    """A point whose run raised an error: its parameters, the message, and the traceback."""
 
     parameters: Parameters
     message: str

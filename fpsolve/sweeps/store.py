@@ -90,7 +90,7 @@ class Journal:
     @classmethod
     @contextmanager
     def opened(cls, store: Path | None, provenance: Mapping[str, str | int]) -> Iterator[Journal]:
-        """For writing: alone, with what an earlier run of the same sweep left."""
+        """The journal to write to, for this process alone, with the points of an earlier run of the sweep."""
         if store is None:
             yield cls(provenance)
             return

@@ -1,4 +1,4 @@
-"""The kernel cache: modules of generated source text, compiled once and found again by their text."""
+"""Cache of compiled kernels: each generated source text is a module, compiled once and named by its hash."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from types import ModuleType
 
 
 class _SourceText(importlib.abc.SourceLoader):
-    """Loads a module from a text in memory; the file of the same content is only its address.
-
-    So neither a stale nor a swapped file, nor a stale bytecode file, can be what runs.
-    """
+    """Loads a module from a text in memory, whatever file or bytecode lies at its path."""
 
     def __init__(self, text: str, path: Path) -> None:
         self.text, self.path = text, path

@@ -82,7 +82,6 @@ def target_function(
     ----------
     condition : sympy condition or callable
         A callable is taken as the signed function itself, positive inside.
-    variables : sequence of Symbol
 
     Returns
     -------
