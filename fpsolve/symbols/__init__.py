@@ -1,4 +1,10 @@
-"""From sympy expressions to arrays: NumPy functions, kernel source and cache, targets, random numbers."""
+"""Symbols to code: NumPy functions, source text of kernels, random numbers by counter.
+
+numpy_function: an expression, or an array of them, as a NumPy function.
+signed_function: the function that is positive inside a target, in symbols.
+target_function: the same as a NumPy function.
+cache_directory: the directory of compiled kernels.
+"""
 
 from theory.face import lazy
 
