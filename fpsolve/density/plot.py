@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.escape.plot import crossing_bias, escape_barriers, escape_times  # noqa: F401
+from fpsolve.escape.plot import crossing_bias, escape_barriers, escape_scan, escape_times  # noqa: F401
+
 from theory.valley.reduced import Reduced
 
 if TYPE_CHECKING:
@@ -348,85 +349,6 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     ax.grid(axis="y", alpha=0.3)
     return ax
-
-
-def escape_scan(
-    scan: xr.Dataset, fit: xr.Dataset | None = None, *, ax: Axes | None = None, label: str = "simulated"
-) -> Axes:
-    """Axes with −ln γ against 1/k, B, 1/η, 1/D or ln(1/dt): points with intervals, line and theory.
-
-    The shaded wedge holds every slope that the theorem allows, through the middle of the points; values
-    without an escape are shown as lower limits (triangles).
-
-    Parameters
-    ----------
-    scan : Dataset
-        From :func:`fpsolve.scan_escape`.
-    fit : Dataset, optional
-        From :func:`fpsolve.fit_slope`: adds the line and the wedge.
-    ax : Axes, optional
-    label : str, optional
-        Of the points.
-
-    Returns
-    -------
-    Axes
-    """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
-    u = scan["abscissa"].to_numpy()
-    seen = scan["n_escaped"].to_numpy() > 0
-    rate, low, high = (scan[name].to_numpy() for name in ("rate", "low", "high"))
-    y = -np.log(rate[seen])
-    errors = np.stack([y + np.log(high[seen]), -np.log(low[seen]) - y])
-    ax.errorbar(
-        u[seen], y, errors, fmt="o", ms=4.5, color=INK["ensemble"], mec="black", mew=0.5, ecolor="black",
-        elinewidth=1, capsize=2, label=label, zorder=3,
-    )  # fmt: skip
-    if not seen.all():
-        ax.plot(u[~seen], -np.log(high[~seen]), "^", color=INK["ensemble"], mec="black", label="none seen")
-    exact = scan["exact_log_time"].to_numpy()
-    if np.isfinite(exact).all() and np.ptp(u) > 0:
-        ax.plot(u, exact, "x--", color=INK["density"], lw=1, ms=5, label="exact Langevin")
-    if fit is not None:
-        _draw_slopes(ax, scan, fit, u)
-    ax.set(xlabel=_escape_axis(str(scan.attrs["abscissa"])), ylabel=r"$-\ln \gamma$")
-    ax.legend(frameon=False, fontsize=7)
-    return ax
-
-
-def _draw_slopes(ax, scan: xr.Dataset, fit: xr.Dataset, u: np.ndarray) -> None:
-    """The fitted line, and the theorem's slopes through its middle."""
-    line = np.linspace(u.min(), u.max(), 60)
-    order = np.argsort(u)
-    known = np.interp(line, u[order], scan["prefactor"].to_numpy()[order])
-    known = known if fit.attrs["prefactor"] != "none" else 0.0 * line
-    slope, intercept = float(fit["slope"]), float(fit["intercept"])
-    ax.plot(
-        line, intercept + slope * line + known, "-", color="black", lw=1.2, label=f"fit, slope {slope:.3g}"
-    )
-    ends = [float(fit["slope_minimum"]), float(fit["slope_saddle"])]
-    if not np.isfinite(ends).all():
-        return
-    middle = 0.5 * (u.min() + u.max())
-    edges = [intercept + slope * middle + end * (line - middle) + known for end in ends]
-    words = f"{min(ends):.3g}" if ends[0] == ends[1] else f"{min(ends):.3g} to {max(ends):.3g}"
-    for edge in edges:
-        ax.plot(line, edge, ":", color=INK["theory"], lw=1)
-    ax.fill_between(line, *edges, color=INK["theory"], alpha=0.15, lw=0, label=f"theory, slope {words}")
-
-
-def _escape_axis(abscissa: str) -> str:
-    """Axis label of a scan."""
-    return {
-        "1/k": "$1/k$ (inverse sharpness)",
-        "B": "batch size $B$",
-        "1/learning_rate": r"$1/\eta$",
-        "1/D": "$1/D$",
-        "ln k": r"$\ln k$",
-        "ln(1/dt)": r"$\ln(1/dt)$",
-    }.get(abscissa, abscissa)
 
 
 def _family(method: str) -> str:
