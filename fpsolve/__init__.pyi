@@ -1,7 +1,7 @@
 __version__: str
 from fpsolve import compare as compare
 from fpsolve import phases as phases
-from fpsolve.density import plot as plot
+from fpsolve import plot as plot
 from fpsolve.density.backward import committor as committor
 from fpsolve.density.backward import mean_first_passage_time as mean_first_passage_time
 from fpsolve.density.backward import relaxation_rates as relaxation_rates

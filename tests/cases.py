@@ -23,7 +23,7 @@ x, y = sp.symbols("x y", real=True)
 class Case:
     """A process, where to solve it (None: the solver's choice), and its stationary averages.
 
-    ``averages`` has the names of ``fpsolve.compare.densities.averages``; ``digits`` bounds the relative error
+    ``averages`` has the names of ``fpsolve.compare.averages``; ``digits`` bounds the relative error
     of these numbers as printed; ``walls`` says whether the box cuts the density on purpose;
     ``time_step`` is one that resolves the process, None where relaxation is too slow for a test.
     """

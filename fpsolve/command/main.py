@@ -132,13 +132,13 @@ def _escape(options: argparse.Namespace) -> int:
     if problem.escape is None:
         raise ValueError("the file has no [escape] table with start and target")
     out = _writable(options.out)
-    from fpsolve.compare import densities as compare
-    from fpsolve.density import plot
+    from fpsolve.compare.escapes import escape
+    from fpsolve.escape.plot import escape_times
 
     settings: dict = dict(problem.escape)
     if options.seed is not None:
         settings["rng"] = options.seed
-    table = compare.escape(problem.process, box=problem.box, progress=not options.json, **settings)
+    table = escape(problem.process, box=problem.box, progress=not options.json, **settings)
     _report(table, options.json)
     if out is not None:
         import matplotlib

@@ -10,14 +10,12 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from fpsolve.compare.escapes import escape
 from fpsolve.density.grid import mirror_symmetries
+from fpsolve.density.moments import averages, spread_name
 from fpsolve.table import Row, Table
 from theory.langevin import Process
 from theory.valley import elimination
 from theory.valley.reduced import Reduced
-
-__all__ = ["Row", "Table", "averages", "escape", "stationary"]
 
 #: The method others are measured against: the first of these that is in the table.
 TRUST = ("spectral", "finite-volume", "ensemble, dt -> 0", "ensemble")
@@ -95,40 +93,6 @@ def _check_belongs(process: Process, result: object) -> None:
         raise ValueError(f"a reduction has variables {result.slow + result.fast}")
 
 
-def averages(density: xr.DataArray, symmetric: Sequence[str] = ()) -> dict[str, float]:
-    """Stationary averages of a density.
-
-    Parameters
-    ----------
-    density : DataArray
-        With a ``cell_volume`` coordinate and unit mass.
-    symmetric : sequence of str
-        Variables whose mean vanishes by symmetry; for these std(|v|) stands in for std(v).
-
-    Returns
-    -------
-    dict
-        ``"<v>"``, ``"<v^2>"``, ``"std(v)"`` or ``"std(|v|)"``, and ``"<u v>"``.
-    """
-    weight = density * density.cell_volume
-    numbers: dict[str, float] = {}
-    for name in map(str, density.dims):
-        v = abs(density[name]) if name in symmetric else density[name]
-        mean, square = float((weight * v).sum()), float((weight * v**2).sum())
-        if name not in symmetric:
-            numbers[f"<{name}>"] = mean
-        numbers[f"<{name}^2>"] = square
-        numbers[_spread(name, symmetric)] = math.sqrt(max(square - mean**2, 0.0))
-    for first, second in combinations(map(str, density.dims), 2):
-        if first not in symmetric and second not in symmetric:
-            numbers[f"<{first} {second}>"] = float((weight * density[first] * density[second]).sum())
-    return numbers
-
-
-def _spread(name: str, symmetric: Sequence[str]) -> str:
-    return f"std(|{name}|)" if name in symmetric else f"std({name})"
-
-
 def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[str]) -> _Estimate:
     method = str(density.attrs.get("method", "density"))
     if int(density.attrs.get("cross_diffusion", 1)) != int(getattr(process, "cross_diffusion", True)):
@@ -173,7 +137,7 @@ def _from_ensemble(process: Process, ensemble: xr.Dataset, symmetric: Sequence[s
             add(f"<{name}>", float(v.mean()), v)
         add(f"<{name}^2>", float((v**2).mean()), v**2)
         spread = float(v.std())
-        add(_spread(name, symmetric), spread, (v - v.mean()) ** 2 / (2 * spread or 1.0))
+        add(spread_name(name, symmetric), spread, (v - v.mean()) ** 2 / (2 * spread or 1.0))
     for i, j in combinations(range(len(process.names)), 2):
         u, v = process.names[i], process.names[j]
         if u not in symmetric and v not in symmetric:
@@ -194,8 +158,8 @@ def _time_averages(process: Process, ensemble: xr.Dataset, symmetric: Sequence[s
         values[f"<{name}^2>"] = float(ensemble["second_moment"].sel(both))
         errors[f"<{name}^2>"] = float(ensemble["second_moment_stderr"].sel(both))
         kind = "abs_std" if even else "std"
-        values[_spread(name, symmetric)] = float(ensemble[kind].sel(at))
-        errors[_spread(name, symmetric)] = float(ensemble[f"{kind}_stderr"].sel(at))
+        values[spread_name(name, symmetric)] = float(ensemble[kind].sel(at))
+        errors[spread_name(name, symmetric)] = float(ensemble[f"{kind}_stderr"].sel(at))
     for u, v in combinations(process.names, 2):
         if u not in symmetric and v not in symmetric:
             both = {"variable": u, "variable_2": v}

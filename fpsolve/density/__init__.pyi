@@ -3,5 +3,7 @@ from fpsolve.density.backward import mean_first_passage_time as mean_first_passa
 from fpsolve.density.backward import relaxation_rates as relaxation_rates
 from fpsolve.density.evolution import evolve as evolve
 from fpsolve.density.evolution import probability_current as probability_current
+from fpsolve.density.moments import averages as averages
+from fpsolve.density.moments import marginal_values as marginal_values
 from fpsolve.density.spectral import marginal as marginal
 from fpsolve.density.stationary import stationary_density as stationary_density

@@ -8,23 +8,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.escape.plot import crossing_bias, escape_barriers, escape_scan, escape_times  # noqa: F401
-
-from theory.valley.reduced import Reduced
+from fpsolve.density.moments import marginal_values
+from fpsolve.density.spectral import marginal as spectral_marginal
+from fpsolve.style import axes, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from fpsolve.table import Table
+    from theory.valley.reduced import Reduced
 
-#: Colours that survive colour blindness and grey print (Okabe, Ito 2008).
-INK = {"density": "#0072B2", "spectral": "#000000", "ensemble": "#E69F00", "theory": "#D55E00"}
+#: Colour of each family of methods; told apart in grey print as well.
+INK = {
+    "density": palette["blue"],
+    "spectral": palette["black"],
+    "ensemble": palette["orange"],
+    "theory": palette["vermilion"],
+}
+#: Dash of each order of the reduced theory.
 ORDER_STYLES = {0: ":", 1: "--", 2: "-"}
 #: Colours and dashes of curves that belong to no method; told apart in grey as well.
-CURVES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."), ("#56B4E9", "-"))
+CURVES = tuple(
+    (palette[colour], dashes)
+    for colour, dashes in {"blue": "-", "vermilion": "--", "green": ":", "pink": "-.", "sky": "-"}.items()
+)
 #: The same for a loss after reshaping: never solid, and the first is dash-dotted as in PRL Fig. 4.
-RESHAPED = (("#D55E00", "-."), ("#0072B2", "--"), ("#009E73", ":"), ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))))
+RESHAPED = (
+    (palette["vermilion"], "-."),
+    (palette["blue"], "--"),
+    (palette["green"], ":"),
+    (palette["pink"], (0, (5, 1, 1, 1, 1, 1))),
+)
 
 
 def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
@@ -34,8 +49,6 @@ def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6
     ----------
     density : DataArray
         One or two dims; three or more are refused (take a marginal first).
-    ax : Axes, optional
-        Where to draw; default the current axes.
     decades : float
         How far below its maximum a two-dimensional density is shown.
     **mesh
@@ -50,9 +63,7 @@ def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6
     ValueError
         If the density has more than two dims.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     if density.ndim == 1:
         (name,) = map(str, density.dims)
         ax.plot(density[name], density, **({"color": INK["density"]} | mesh))
@@ -91,7 +102,6 @@ def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line
         On a tensor grid with a ``cell_volume`` coordinate.
     name : str
         The variable that stays.
-    ax : Axes, optional
     **line
         Passed to ``plot``.
 
@@ -99,42 +109,11 @@ def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     line_values, values = marginal_values(density, name)
     ax.plot(line_values, values, **({"color": INK["density"]} | line))
     ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
     return ax
-
-
-def marginal_values(density: xr.DataArray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points and values of a marginal: the density summed over the other variables' cell widths.
-
-    Parameters
-    ----------
-    density : DataArray
-        With ``cell_volume`` of tensor form.
-    name : str
-
-    Returns
-    -------
-    tuple of ndarray
-        Coordinates and p(v), both of shape (n,).
-    """
-    others = [d for d in density.dims if d != name]
-    volume = density.cell_volume
-    # The volume is a product of one-dimensional widths; those of ``name`` divide out of the sum.
-    widths = volume.sum(others) / float(volume.sum())
-    line = density[name].to_numpy()
-    mass = (density * volume).sum(others)
-    span = _span(line)
-    return line, (mass / (widths * span)).to_numpy()
-
-
-def _span(line: np.ndarray) -> float:
-    """Length of the interval that uniform cells centred on ``line`` cover."""
-    return float((line[-1] - line[0]) * len(line) / (len(line) - 1))
 
 
 def landscape(
@@ -157,15 +136,12 @@ def landscape(
         L_eff on the floor, each of shape (n,).
     variable : str
         Name of the coordinate.
-    ax : Axes, optional
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     ax.plot(points, before, color="black", lw=1.8, label="before")
     for k, (label, values) in enumerate(after.items()):
         colour, dashes = RESHAPED[k % len(RESHAPED)]
@@ -188,15 +164,12 @@ def profiles(
         Each of shape (n,).
     variable : str
         Name of the coordinate.
-    ax : Axes, optional
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     for k, (label, values) in enumerate(curves.items()):
         colour, dashes = CURVES[k % len(CURVES)]
         ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
@@ -228,7 +201,7 @@ def stationary(
     reduced : sequence of Reduced
         Reductions of any order.
     table : Table, optional
-        From :func:`fpsolve.compare.densities.stationary`: drawn as deviations with error bars.
+        From :func:`fpsolve.compare.stationary`: drawn as deviations with error bars.
     slow : str, optional
         The variable of the marginal; default the first.
 
@@ -240,8 +213,10 @@ def stationary(
 
     slow = slow or str(density_map.dims[0])
     columns = 1 + (density_map.ndim == 2) + (table is not None)
-    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, 4.4), layout="constrained", squeeze=False)
-    panels = list(axes[0])
+    figure, drawn = plt.subplots(
+        1, columns, figsize=(4.6 * columns, 4.4), layout="constrained", squeeze=False
+    )
+    panels = list(drawn[0])
     if density_map.ndim == 2:
         density(density_map, ax=panels[0])
         panels.pop(0).set_title(f"{density_map.attrs.get('method', '')} density".strip())
@@ -262,9 +237,8 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
     line, values = line[shown], values[shown]
     if ensemble is not None and "density" in ensemble:
         edges, heights = _histogram(ensemble, slow, folded)
-        ax.stairs(
-            heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=_ensemble_label(ensemble)
-        )
+        label = f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
+        ax.stairs(heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=label)
     for item in reduced:
         ax.plot(
             line,
@@ -275,8 +249,6 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
             label=f"theory, order {item.order}",
         )
     if referee is not None:
-        from fpsolve.density.spectral import marginal as spectral_marginal
-
         exact = factor * spectral_marginal(referee, slow, line)
         ax.plot(line, exact, color=INK["spectral"], lw=4, alpha=0.25, label="spectral")
     ax.plot(line, values, color=INK["density"], lw=1.4, label="finite volumes")
@@ -284,10 +256,6 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
     ax.set(xlim=(line[0], line[-1]), xlabel=f"${name}$", ylabel=f"$p({name})$", title="marginal density")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-
-
-def _ensemble_label(ensemble: xr.Dataset) -> str:
-    return f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
 
 
 def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -313,15 +281,13 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : Table
-    ax : Axes, optional
+        From :func:`fpsolve.compare.stationary`.
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     families = list(INK)  # members of a family stand side by side
     methods = sorted(
         {row.method: None for row in table.rows if row.method != table.reference},

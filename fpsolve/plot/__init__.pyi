@@ -1,0 +1,15 @@
+from fpsolve.density.moments import marginal_values as marginal_values
+from fpsolve.density.plot import CURVES as CURVES
+from fpsolve.density.plot import INK as INK
+from fpsolve.density.plot import ORDER_STYLES as ORDER_STYLES
+from fpsolve.density.plot import RESHAPED as RESHAPED
+from fpsolve.density.plot import density as density
+from fpsolve.density.plot import deviations as deviations
+from fpsolve.density.plot import landscape as landscape
+from fpsolve.density.plot import marginal as marginal
+from fpsolve.density.plot import profiles as profiles
+from fpsolve.density.plot import stationary as stationary
+from fpsolve.escape.plot import crossing_bias as crossing_bias
+from fpsolve.escape.plot import escape_barriers as escape_barriers
+from fpsolve.escape.plot import escape_scan as escape_scan
+from fpsolve.escape.plot import escape_times as escape_times
