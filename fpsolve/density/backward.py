@@ -1,4 +1,4 @@
-"""First-passage times, committors and relaxation rates from the backward equation on the density's own mesh.
+"""First-passage times, committors and relaxation rates from the backward equation on the density's mesh.
 
 The generator 𝓛 = b·∇ + D:∇∇ is the transpose of the finite-volume Fokker–Planck operator. Where a cell
 outside the target has a neighbour inside it, the neighbour's value is extrapolated linearly through the
@@ -19,11 +19,11 @@ import scipy.sparse.linalg as sparse_linalg
 import sympy as sp
 import xarray as xr
 
-import fpsolve
-from fpsolve.density.grid import Box, Grid, checked_box
-from fpsolve.density.operator import factorised, null_vector, operator
+from fpsolve.density.grid import Box, Grid, checked_box, checked_shape
+from fpsolve.density.operator import factorised, fokker_planck_matrix, null_vector
 from fpsolve.density.stationary import DEFAULT_CELLS, chosen_schemes, numeric_process
 from fpsolve.density.window import starting_window
+from fpsolve.results import provenance, quantity
 from fpsolve.symbols.target import target_function
 from theory.langevin import Process
 
@@ -73,13 +73,13 @@ def mean_first_passage_time(
     Warns
     -----
     UserWarning
-        If the time is so long that it is lost in rounding, or the mesh is too coarse; then
-        ``attrs["usable"]`` is 0.
+        If the times are lost in rounding or some come out negative; then ``attrs["usable"]`` is 0. Also
+        where the half-grid estimate is above 1 %.
 
     References
     ----------
     Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
-    tests/test_first_passage.py.
+    tests/fpsolve/density/test_backward.py.
     """
     if moment not in (1, 2):
         raise ValueError(f"moment={moment} must be 1 or 2")
@@ -97,20 +97,9 @@ def mean_first_passage_time(
         lost = lost or problem.lost
         negative = negative or not times.min() >= -1e-6 * largest[-1]
     estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
-    if not lost and negative:
-        warnings.warn(
-            "some times come out negative: the mesh does not resolve where the noise is weak against the "
-            "drift; use more cells (shape=) or simulate_escape",
-            stacklevel=2,
-        )
-    elif lost or not largest[0] > 0:
-        warnings.warn(
-            f"times of {largest[0]:.1e} are lost in rounding; use theory.escape or split_escape", stacklevel=2
-        )
-    elif estimate > 1e-2:
-        warnings.warn(
-            f"the times are good to about {estimate:.1e} only: use more cells (shape=)", stacklevel=2
-        )
+    complaint = _complaint(largest[0], estimate, lost, negative)
+    if complaint:
+        warnings.warn(complaint, stacklevel=2)
     unit = "time" if moment == 1 else "time^2"
     name = "mean first-passage time" if moment == 1 else "second moment of the first-passage time"
     result = _labelled(values[0], grid, process, name, unit)
@@ -120,6 +109,20 @@ def mean_first_passage_time(
         "usable": int(not (lost or negative)),
     }
     return result
+
+
+def _complaint(largest: float, estimate: float, lost: bool, negative: bool) -> str:
+    """What limits the times, and what would help; empty where nothing does."""
+    if negative and not lost:
+        return (
+            "some times come out negative: the mesh does not resolve where the noise is weak against the "
+            "drift; use more cells (shape=) or simulate_escape"
+        )
+    if lost or not largest > 0:
+        return f"times of {largest:.1e} are lost in rounding; use theory.escape or split_escape"
+    if estimate > 1e-2:
+        return f"the times are good to about {estimate:.1e} only: use more cells (shape=)"
+    return ""
 
 
 def committor(
@@ -135,11 +138,10 @@ def committor(
 
     Parameters
     ----------
-    process : Process
     source, target : sympy condition or callable
-        Disjoint sets; see :func:`mean_first_passage_time`.
-    box, shape, cross_diffusion
-        As there.
+        Disjoint sets, given as the target of :func:`mean_first_passage_time`.
+    process, box, shape, cross_diffusion
+        As in :func:`mean_first_passage_time`.
 
     Returns
     -------
@@ -173,10 +175,9 @@ def relaxation_rates(
 
     Parameters
     ----------
-    process : Process
     count : int
         How many.
-    box, shape, cross_diffusion
+    process, box, shape, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
     Returns
@@ -193,7 +194,7 @@ def relaxation_rates(
         raise ValueError(f"count={count} must be at least 1")
     process = numeric_process(process, cross_diffusion)
     grid = _grid(process, box, shape)
-    matrix = operator(process, grid, chosen_schemes(process, grid))
+    matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid))
     state = null_vector(matrix, grid, pin=grid.cells // 2, eigenvalue=False)
     return state.slowest_rates(count)
 
@@ -202,12 +203,7 @@ def _grid(process: Process, box, shape) -> Grid:
     """The whole box as a grid; targets break mirror symmetry."""
     region: Box = checked_box(process, box) if box is not None else starting_window(process, ()).box
     dimension = len(process.variables)
-    cells = DEFAULT_CELLS[dimension] if shape is None else shape
-    counts = (cells,) * dimension if isinstance(cells, int) else tuple(int(n) for n in cells)
-    if len(counts) != dimension or min(counts) < 8:
-        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
-    low, high = zip(*region.values(), strict=True)
-    return Grid(process.names, low, high, counts)
+    return Grid.on(region, checked_shape(shape, dimension) or (DEFAULT_CELLS[dimension],) * dimension)
 
 
 @dataclass(frozen=True)
@@ -228,6 +224,7 @@ class _Absorbing:
 
     @classmethod
     def of(cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]]) -> _Absorbing:
+        """The equation on a grid; each signed function is positive inside its set."""
         points = np.moveaxis(grid.points(), -1, 0)
         signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
         members = [g > 0 for g in signed]
@@ -239,7 +236,7 @@ class _Absorbing:
         outside = ~np.any(members, axis=0)
         if not outside.any():
             raise ValueError("the target fills the whole box")
-        matrix = operator(process, grid, chosen_schemes(process, grid)).tocsc()
+        matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).tocsc()
         # Backward: row i of the transpose. Entries (j, i) of A, i kept, are the rates i → j.
         rates = matrix.tocoo()
         start, end, rate = rates.col, rates.row, rates.data
@@ -261,7 +258,7 @@ class _Absorbing:
         system = sparse.coo_matrix((inside_rate, (first, second)), shape=(count, count)).tocsc()
         system = (system + sparse.diags(diagonal)).tocsc()
         lu = factorised(system)
-        # The slowest escape must be seen above the rounding of the diagonal.
+        # An escape slower than the rounding of the diagonal is lost.
         probe = lu.solve(np.ones(count))
         slowest = 1.0 / float(np.abs(probe).max())
         lost = not slowest > np.finfo(float).eps * float(np.abs(diagonal).max())
@@ -293,15 +290,9 @@ class _Absorbing:
 
 
 def _labelled(values: np.ndarray, grid: Grid, process: Process, name: str, unit: str) -> xr.DataArray:
-    coordinates = {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
-    result = xr.DataArray(
-        values.reshape(grid.shape), dims=grid.names, coords=coordinates, name=re.sub(r"\W", "_", name)
-    )
-    result.attrs = {
-        "long_name": name,
-        "units": unit,
-        "title": f"{name}: {process.name}",
-        "cells": grid.cells,
-        "fpsolve_version": fpsolve.__version__,
-    }
+    """Values on the cells as a labelled array."""
+    coordinates = {v: quantity(grid.centres(a), v, v) for a, v in enumerate(grid.names)}
+    variable = quantity(values.reshape(grid.shape), grid.names, name, unit)
+    result = xr.DataArray(variable, coords=coordinates, name=re.sub(r"\W", "_", name))
+    result.attrs |= provenance(f"{name}: {process.name}", cells=grid.cells)
     return result

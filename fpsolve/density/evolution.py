@@ -1,4 +1,4 @@
-"""Densities in time: evolution from a given start, and the probability current of any density."""
+"""Densities in time by TR-BDF2 steps from a given start, and the probability current of a density."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.grid import Grid, checked_box, drift_values
-from fpsolve.density.operator import Scheme, operator, time_stepper
-from fpsolve.density.stationary import checked_shape, chosen_schemes, fixed_schemes, numeric_process, titled
+from fpsolve.density.grid import Grid, checked_box, checked_shape, drift_values
+from fpsolve.density.operator import Scheme, fokker_planck_matrix, time_stepper
+from fpsolve.density.stationary import chosen_schemes, fixed_schemes, numeric_process, titled
 from fpsolve.progress import bar
+from fpsolve.results import dataset, quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
@@ -69,30 +71,12 @@ def evolve(
         raise ValueError(f"time_step={time_step} must be positive and finite")
     grid, density = _initial_state(process, initial, box, shape)
     schemes = chosen_schemes(process, grid) if scheme == "auto" else fixed_schemes(process, scheme, ())
-    matrix = operator(process, grid, schemes)
-    steps = np.ceil(np.diff(instants, prepend=0.0) / time_step - 1e-9).astype(int)
-    frames = np.empty((len(instants), *grid.shape))
-    current, drift, last_step, advance = density.ravel(), 0.0, None, None
-    with bar(int(steps.sum()), unit="step", progress=progress, leave=False) as counted:
-        for frame, (span, count) in enumerate(zip(np.diff(instants, prepend=0.0), steps, strict=True)):
-            for _ in range(count):
-                if (
-                    advance is None
-                    or last_step is None
-                    or not np.isclose(span / count, last_step, rtol=1e-12)
-                ):
-                    last_step = span / count
-                    advance = time_stepper(matrix, last_step)
-                current = advance(current)
-                drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
-                counted.update()
-            frames[frame] = current.reshape(grid.shape)
-    coordinates: dict = {
-        "time": ("time", instants, {"long_name": "time", "units": "learning rate x iterations"})
-    }
-    coordinates |= {v: (v, grid.centres(a), {"long_name": v, "units": "1"}) for a, v in enumerate(grid.names)}
+    matrix = fokker_planck_matrix(process, grid, schemes)
+    frames, drift = _frames(matrix, density, grid, instants, time_step, progress)
+    coordinates = {"time": quantity(instants, "time", "time", "learning rate x iterations")}
+    coordinates |= {v: quantity(grid.centres(a), v, v) for a, v in enumerate(grid.names)}
+    coordinates["cell_volume"] = quantity(np.full(grid.shape, grid.cell_volume), grid.names, "cell volume")
     result = xr.DataArray(frames, dims=("time", *grid.names), coords=coordinates, name="density")
-    result = result.assign_coords(cell_volume=(grid.names, np.full(grid.shape, grid.cell_volume)))
     result.attrs = {
         "method": "finite-volume, TR-BDF2",
         "scheme": ", ".join(f"{s} in {v}" for v, s in zip(grid.names, schemes, strict=True)),
@@ -102,6 +86,27 @@ def evolve(
     result = titled(result, process)
     result.attrs |= {"long_name": "probability density", "title": f"Evolving density: {process.name}"}
     return result
+
+
+def _frames(
+    matrix: sparse.csc_matrix, density: np.ndarray, grid: Grid, times: np.ndarray, longest: float, shown: bool
+) -> tuple[np.ndarray, float]:
+    """The density at each time, shape (times, *grid.shape), and the largest |mass − 1| on the way."""
+    spans = np.diff(times, prepend=0.0)
+    steps = np.ceil(spans / longest - 1e-9).astype(int)
+    frames = np.empty((len(times), *grid.shape))
+    current, drift, step, advance = density.ravel(), 0.0, None, None
+    with bar(int(steps.sum()), unit="step", progress=shown, leave=False) as counted:
+        for frame, (span, count) in enumerate(zip(spans, steps, strict=True)):
+            for _ in range(count):
+                if advance is None or step is None or not np.isclose(span / count, step, rtol=1e-12):
+                    step = span / count
+                    advance = time_stepper(matrix, step)
+                current = advance(current)
+                drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
+                counted.update()
+            frames[frame] = current.reshape(grid.shape)
+    return frames, drift
 
 
 def _initial_state(process: Process, initial, box, shape) -> tuple[Grid, np.ndarray]:
@@ -114,8 +119,7 @@ def _initial_state(process: Process, initial, box, shape) -> tuple[Grid, np.ndar
             raise ValueError("a formula for the initial density needs box= and shape= as well")
         region, cells = checked_box(process, box), checked_shape(shape, len(process.variables))
         assert cells is not None  # shape is given
-        low, high = zip(*region.values(), strict=True)
-        grid = Grid(process.names, low, high, cells)
+        grid = Grid.on(region, cells)
         function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
         density = np.broadcast_to(np.asarray(function(*np.moveaxis(grid.points(), -1, 0)), float), grid.shape)
     total = density.sum() * grid.cell_volume
@@ -146,7 +150,7 @@ def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
     Parameters
     ----------
     process : Process
-        The process the density belongs to.
+        The process that the density belongs to.
     density : DataArray
         On cell centres of a uniform grid, dims named by the variables.
 
@@ -172,6 +176,8 @@ def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
         current = b[..., i] * P
         for j, h in enumerate(grid.widths):
             current = current - np.gradient(D[..., i, j] * P, h, axis=j, edge_order=2)
-        attributes = {"long_name": f"probability current along {name}", "units": "1 / time"}
-        components[f"J_{name}"] = (grid.names, current, attributes)
-    return xr.Dataset(components, coords={v: density[v] for v in grid.names})
+        components[f"J_{name}"] = quantity(
+            current, grid.names, f"probability current along {name}", "1 / time"
+        )
+    title = f"Probability current: {process.name}"
+    return dataset(components, title=title, coords={v: density[v] for v in grid.names})

@@ -1,8 +1,8 @@
-"""Where to solve: uniform tensor grids, mirror symmetries, and the window that holds the density."""
+"""Mesh for densities: uniform cells without grading, and the mirror symmetries that halve it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +26,12 @@ class Grid:
     high: tuple[float, ...]
     shape: tuple[int, ...]
     mirrored: tuple[str, ...] = ()
+
+    @classmethod
+    def on(cls, box: Box, shape: tuple[int, ...], mirrored: tuple[str, ...] = ()) -> Grid:
+        """The grid of ``shape`` cells on a box."""
+        low, high = zip(*box.values(), strict=True)
+        return cls(tuple(box), low, high, shape, mirrored)
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -59,13 +65,20 @@ class Grid:
         return Grid(self.names, self.low, self.high, shape, self.mirrored)
 
 
+def kept_axes(values: np.ndarray, *axes: int) -> np.ndarray:
+    """An array summed over all axes but ``axes``."""
+    return values.sum(axis=tuple(a for a in range(values.ndim) if a not in axes))
+
+
+def place(names: Sequence[str], point: np.ndarray) -> str:
+    """A point in words, "x=0.5, y=1"."""
+    return ", ".join(f"{n}={v:.4g}" for n, v in zip(names, point, strict=True))
+
+
 def checked_box(process: Process, box: Mapping[str, tuple[float, float]]) -> Box:
     """``box`` in the order of the variables, as floats.
 
-    Raises
-    ------
-    ValueError
-        If the box names the wrong variables, or an interval is empty or not finite.
+    A ValueError names wrong variables, and an interval that is empty or not finite.
     """
     if set(box) != set(process.names):
         raise ValueError(f"box has the variables {sorted(box)}; the process has {sorted(process.names)}")
@@ -79,6 +92,16 @@ def checked_box(process: Process, box: Mapping[str, tuple[float, float]]) -> Box
             raise ValueError(f"box[{name!r}]=({low:g}, {high:g}) must be finite with low < high")
         checked[name] = (low, high)
     return checked
+
+
+def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[int, ...] | None:
+    """Cells per axis as a tuple, at least 8 each; None for None."""
+    if shape is None:
+        return None
+    cells = (shape,) * dimension if isinstance(shape, int) else tuple(int(n) for n in shape)
+    if len(cells) != dimension or min(cells) < 8:
+        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
+    return cells
 
 
 def mirror_symmetries(process: Process) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""The finite-volume Fokker–Planck operator (assembled by FiPy), its null vector and its flow in time.
+"""Finite-volume Fokker–Planck matrix with its cross-diffusion terms, its pinned null vector, steps in time.
 
 Itô convention: ∂_t P = Σ_i ∂_i[−b_i P + Σ_j ∂_j(D_ij P)], written per axis as
-∂_i[(−b_i + ∂_i D_ii) P + D_ii ∂_i P] plus the cross terms ∂_i ∂_j(D_ij P), i ≠ j. FiPy puts
-off-diagonal entries of a tensor coefficient on the lagged right-hand side, where a null vector
-never sees them, so the cross terms are added to its matrix as a conservative 9-point stencil.
+∂_i[(−b_i + ∂_i D_ii) P + D_ii ∂_i P] plus the cross terms ∂_i ∂_j(D_ij P), i ≠ j. FiPy assembles the
+former. It puts off-diagonal entries of a tensor coefficient on the lagged right-hand side, which a null
+vector does not contain. The cross terms are therefore added to FiPy's matrix as a conservative 9-point
+stencil. The stencil is not monotone, as one from Selling's decomposition of D would be.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
-from fpsolve.density.grid import Grid, drift_values, loss_values
+from fpsolve.density.grid import Grid, drift_values, loss_values, place
 from theory.langevin import Process
 
 Scheme = Literal["central", "exponential"]
@@ -45,15 +46,11 @@ class Coefficients:
 
 
 def coefficients(process: Process, grid: Grid) -> Coefficients:
-    """Evaluate a process on a grid.
+    """Drift and diffusion of a process on a grid.
 
-    The velocity uses cell differences of the loss and of D_ii: with these, exponential fitting
-    makes exp(−L/D) an exact discrete stationary state of isotropic noise.
-
-    Raises
-    ------
-    ValueError
-        If drift or diffusion is not finite, or D is not positive semidefinite, somewhere on the grid.
+    The velocity uses cell differences of the loss and of D_ii: with these, exponential fitting makes
+    exp(−L/D) an exact discrete stationary state of isotropic noise. A ValueError says where drift or
+    diffusion is not finite, or D is not positive semidefinite.
     """
     dimension = len(grid.shape)
     centres = grid.points()
@@ -68,7 +65,9 @@ def coefficients(process: Process, grid: Grid) -> Coefficients:
         face_diffusion.append(_diffusion_on(process, faces)[..., axis, axis])
         if not np.isfinite(velocity[-1]).all():
             where = faces[~np.isfinite(velocity[-1])][0]
-            raise ValueError(f"the drift along {grid.names[axis]} is not finite near {_place(grid, where)}")
+            raise ValueError(
+                f"the drift along {grid.names[axis]} is not finite near {place(grid.names, where)}"
+            )
     return Coefficients(tuple(velocity), tuple(face_diffusion), D)
 
 
@@ -80,17 +79,16 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
     names = process.names
     finite = np.isfinite(D).all(axis=(1, 2))
     if not finite.all():
-        place = ", ".join(f"{n}={v:.4g}" for n, v in zip(names, flat[~finite][0], strict=True))
-        raise ValueError(f"D is not finite at {place}")
+        raise ValueError(f"D is not finite at {place(names, flat[~finite][0])}")
     # eigvalsh on a thousand points finds an indefinite model; the trace test covers the rest.
     sample = slice(None, None, max(1, len(flat) // 2000))
     lowest, scale = np.linalg.eigvalsh(D[sample])[:, 0], np.abs(D[sample]).max(axis=(1, 2))
     bad = lowest < -1e-9 * np.maximum(scale, 1e-300)
     if bad.any() or (np.diagonal(D, axis1=1, axis2=2) < 0).any():
         worst = int(np.argmin(lowest))
-        place = ", ".join(f"{n}={v:.4g}" for n, v in zip(names, flat[sample][worst], strict=True))
         raise ValueError(
-            f"D is not positive semidefinite: its lowest eigenvalue is {lowest[worst]:.3g} at {place}"
+            f"D is not positive semidefinite: its lowest eigenvalue is {lowest[worst]:.3g} at "
+            f"{place(names, flat[sample][worst])}"
         )
     return D.reshape(*points.shape[:-1], *D.shape[1:])
 
@@ -99,32 +97,17 @@ def _finite_loss(process: Process, points: np.ndarray) -> np.ndarray | None:
     """The loss on an array of points, checked to be finite; None for a process without one."""
     loss = loss_values(process, points)
     if loss is not None and not np.isfinite(loss).all():
-        where = points[~np.isfinite(loss)][0]
-        place = ", ".join(f"{n}={v:.4g}" for n, v in zip(process.names, where, strict=True))
-        raise ValueError(f"the loss is not finite and real at {place}; choose a box that avoids it")
+        where = place(process.names, points[~np.isfinite(loss)][0])
+        raise ValueError(f"the loss is not finite and real at {where}; choose a box that avoids it")
     return loss
 
 
-def _place(grid: Grid, point: np.ndarray) -> str:
-    return ", ".join(f"{n}={v:.4g}" for n, v in zip(grid.names, point, strict=True))
+def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
+    """The matrix A, shape (cells, cells), with dP/dt = A P for cell averages P in C order.
 
-
-def operator(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
-    """The discrete Fokker–Planck operator A, with dP/dt = A P for cell averages P (C order).
-
-    Parameters
-    ----------
-    process : Process
-        Numeric drift and diffusion.
-    grid : Grid
-        N axes; outer faces carry no flux, mirrored ones by symmetry.
-    schemes : sequence of "central" or "exponential", one per axis
-        How c P + D ∂P is put on the faces of that axis.
-
-    Returns
-    -------
-    csc_matrix, shape (cells, cells)
-        Columns sum to zero: mass is conserved to rounding. Second order in the cell widths.
+    The process is numeric. ``schemes`` says for each axis how c P + D ∂P is put on its faces. Outer faces
+    carry no flux, mirrored ones by symmetry. Columns sum to zero, so that mass is conserved to rounding.
+    Second order in the cell widths.
     """
     values = coefficients(process, grid)
     return (_fipy_operator(values, grid, schemes) + cross_operator(values.diffusion, grid)).tocsc()
@@ -244,13 +227,9 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: 
     The value of P in one cell near the mode is pinned and that cell's equation dropped (it is
     minus the sum of the others), which leaves a nonsingular matrix with half the fill of a
     replaced row. Iterative refinement uses the residual summed from fluxes between pairs of
-    cells: rounding in the diagonal leaks mass and would spoil the weights of distant wells,
-    fluxes cannot leak.
-
-    Raises
-    ------
-    RuntimeError
-        If the factorisation breaks down: the box holds parts that do not exchange mass.
+    cells: rounding in the diagonal loses mass and would spoil the weights of distant wells,
+    fluxes conserve mass. A RuntimeError says that the factorisation breaks down: the box holds
+    parts that do not exchange mass.
     """
     fluxes = _PairFluxes(matrix)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Stationary densities by spectral elements: the referee of the finite volumes, good to eight or more digits.
+"""Stationary densities by spectral elements and a Hermite basis: a reference good to eight or more digits.
 
 Weak form with zero flux through the box: for every test function φ,
 ∫ Σ_i ∂_iφ [c_i P + Σ_j D_ij ∂_j P] = 0 with c_i = −b_i + Σ_j ∂_j D_ij. The basis is a tensor product.
@@ -23,8 +23,9 @@ import xarray as xr
 from numpy.polynomial import hermite_e, legendre
 from scipy.sparse.linalg import SuperLU
 
-from fpsolve.density.grid import Box, drift_values, loss_values
+from fpsolve.density.grid import Box, drift_values, kept_axes, loss_values
 from fpsolve.density.operator import factorised
+from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Langevin, Process
 from theory.valley import elimination
@@ -120,43 +121,22 @@ def spectral_density(
 ) -> xr.DataArray:
     """Stationary density on quadrature nodes, refined until its moments settle.
 
-    Parameters
-    ----------
-    process : Process
-        Drift and diffusion with symbolic derivatives, one to three variables.
-    box : mapping of name to (low, high)
-        Where to solve. A valley's fast variable is not cut at the box but unbounded.
-    symmetric : sequence of str
-        Variables whose reflection leaves the law unchanged: solved on v ≥ 0 and mirrored.
-    tolerance : float
-        Largest change of ⟨v⟩, ⟨v²⟩, std|v| and ⟨u v⟩ between the last two levels, relative to their
-        scales.
+    ``box`` says where to solve; a valley's fast variable is not cut there but unbounded. Variables in
+    ``symmetric`` leave the law unchanged when reflected: solved on v ≥ 0 and mirrored. ``tolerance`` bounds
+    the change of ⟨v⟩, ⟨v²⟩, std|v| and ⟨u v⟩ between the last two levels, relative to their scales.
 
-    Returns
-    -------
-    DataArray
-        Dims named by the variables. Coordinates are quadrature nodes and ``cell_volume`` their
-        weights, so ``(P * f * cell_volume).sum()`` is ⟨f⟩ to spectral accuracy for smooth f.
-        ``attrs["convergence"]`` is the change achieved, or the estimated ``rounding_error`` where
-        that is larger. It does not see what the box cuts off: compare ``boundary_mass``, the mass
-        in the outermost intervals, or solve in a wider box.
+    Dims of the result are named by the variables. Coordinates are quadrature nodes and ``cell_volume`` their
+    weights, so ``(P * f * cell_volume).sum()`` is ⟨f⟩ to spectral accuracy for smooth f.
+    ``attrs["convergence"]`` is the change achieved, or the estimated ``rounding_error`` where that is larger.
+    Neither contains what the box cuts off: compare ``boundary_mass``, the mass in the outermost intervals, or
+    solve in a wider box.
 
-    Raises
-    ------
-    NotImplementedError
-        If D has no closed form (three-dimensional Hessian-proportional noise).
-    MemoryError
-        If not even the coarsest level fits; finer levels that do not fit are left out.
+    NotImplementedError where D has no closed form (three-dimensional Hessian-proportional noise). MemoryError
+    where not even the coarsest level fits; finer levels that do not fit are left out. Warns where the
+    tolerance is not reached, or where rounding decides the weights of separate valleys.
 
-    Warns
-    -----
-    UserWarning
-        If the tolerance is not reached, or if rounding decides the weights of separate valleys.
-
-    References
-    ----------
-    Karniadakis, Sherwin, *Spectral/hp Element Methods* (2005), ch. 2; Hermite functions for fast
-    variables as in Risken, *The Fokker–Planck Equation* (1989), ch. 10.
+    Karniadakis, Sherwin, *Spectral/hp Element Methods* (2005), ch. 2; Hermite functions for fast variables as
+    in Risken, *The Fokker–Planck Equation* (1989), ch. 10.
     """
     coefficients = _coefficients(process)
     scales = _hermite_scales(process, box)
@@ -205,9 +185,7 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
     for k, axis in enumerate(solution.axes):
         if axis.hermite:
             continue
-        marginal = (
-            mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k)).reshape(axis.nodes.shape).sum(axis=1)
-        )
+        marginal = kept_axes(mass, k).reshape(axis.nodes.shape).sum(axis=1)
         below = int(np.searchsorted(np.cumsum(marginal), 1e-13))
         above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-13))
         low, high = float(axis.edges[below]), float(axis.edges[len(marginal) - above])
@@ -240,11 +218,11 @@ def _hermite_scales(process: Process, box: Box) -> dict[str, float]:
     except (NotImplementedError, ValueError):
         return {}
     line = np.linspace(*box[str(reduced.slow_variable)], 201)
-    if np.max(reduced._numeric(reduced.validity["noise"])(line)) > HERMITE_BELOW:
+    if np.max(numpy_function(reduced.validity["noise"], reduced.slow)(line)) > HERMITE_BELOW:
         return {}
     pairs = zip(reduced.fast, reduced.conditional_variance, strict=True)
     # The series in (1 − s/α²)^n converges for every s ≤ α².
-    return {str(y): sqrt(float(np.max(reduced._numeric(s)(line)))) for y, s in pairs}
+    return {str(y): sqrt(float(np.max(numpy_function(s, reduced.slow)(line)))) for y, s in pairs}
 
 
 def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[Axis]:
@@ -412,15 +390,14 @@ def _moments(solution: _Solution) -> tuple[np.ndarray, np.ndarray]:
     lines = [np.abs(a.nodes.ravel()) if a.folded else a.nodes.ravel() for a in solution.axes]
     numbers, scales, spreads = [], [], []
     for k, v in enumerate(lines):
-        marginal = mass.sum(axis=tuple(m for m in range(mass.ndim) if m != k))
+        marginal = kept_axes(mass, k)
         mean, square = marginal @ v, marginal @ v**2
         width = np.sqrt(max(square - mean**2, 0.0))
         spreads.append(np.sqrt(abs(square)))
         numbers += [square, width, mean]
         scales += [abs(square), width, spreads[-1]]
     for i, j in combinations(range(mass.ndim), 2):
-        pair = mass.sum(axis=tuple(m for m in range(mass.ndim) if m not in (i, j)))
-        numbers.append(lines[i] @ pair @ lines[j])
+        numbers.append(lines[i] @ kept_axes(mass, i, j) @ lines[j])
         scales.append(spreads[i] * spreads[j])
     return np.array(numbers), np.array(scales)
 
@@ -431,50 +408,24 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     names = [a.name for a in solution.axes]
     coordinates, rim = {}, 0.0
     for k, axis in enumerate(solution.axes):
+        rim += _rim(density * volume, k, axis)
         line, weight = axis.nodes.ravel(), axis.node_weights.ravel()
-        if not axis.hermite:
-            mass = np.moveaxis(np.abs(density * volume), k, 0).reshape(len(line), -1).sum(axis=1)
-            count = axis.nodes.shape[1]
-            at_symmetry = axis.folded and line[0] < line[1] - line[0]
-            rim += float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
         if axis.folded:
             density = np.concatenate([np.flip(density, k), density], k)
             volume = np.concatenate([np.flip(volume, k), volume], k)
             line, weight = np.concatenate([-line[::-1], line]), np.concatenate([weight[::-1], weight])
-        coordinates[f"{axis.name}_weight"] = (
-            axis.name,
-            weight,
-            {"long_name": "quadrature weight", "units": "1"},
-        )
-        coordinates[axis.name] = (
-            axis.name,
-            line,
-            {
-                "long_name": axis.name,
-                "units": "1",
-                "points_per_element": axis.nodes.shape[1],
-            },
-        )
+        coordinates[f"{axis.name}_weight"] = quantity(weight, axis.name, "quadrature weight")
+        coordinates[axis.name] = quantity(line, axis.name, axis.name, points_per_element=axis.nodes.shape[1])
     density = density / (density * volume).sum()
+    coordinates["cell_volume"] = quantity(volume, names, "quadrature weight")
     result = xr.DataArray(density, dims=names, coords=coordinates, name="density")
-    result = result.assign_coords(cell_volume=(names, volume))
-    result["cell_volume"].attrs = {"long_name": "quadrature weight", "units": "1"}
-    kinds = ", ".join(
-        f"{a.index.shape[1]} Hermite functions in {a.name}"
-        if a.hermite
-        else f"{len(a.points)} elements of degree {a.index.shape[1] - 1} in {a.name}"
-        for a in solution.axes
-    )
-    folded = [a.name for a in solution.axes if a.folded and not a.hermite]
-    even = [f"even functions of {a.name}" for a in solution.axes if a.hermite and a.even]
-    halves = [f"{v} >= 0 mirrored" for v in folded]
     mass = density * volume
     result.attrs = {
         "long_name": "stationary probability density",
         "units": "1",
         "method": "spectral",
-        "scheme": kinds,
-        "symmetry": ", ".join(halves + even) or "none used",
+        "scheme": ", ".join(map(_basis, solution.axes)),
+        "symmetry": _symmetry(solution.axes),
         "unknowns": solution.unknowns,
         "mass": float(mass.sum()),
         "residual": solution.residual,
@@ -484,6 +435,30 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
         "convergence": change,
     }
     return result
+
+
+def _rim(mass: np.ndarray, k: int, axis: Axis) -> float:
+    """Mass in the outermost intervals of an axis, v = 0 of a mirrored one left out; 0 for a Hermite axis."""
+    if axis.hermite:
+        return 0.0
+    line, count = axis.nodes.ravel(), axis.nodes.shape[1]
+    mass = np.moveaxis(np.abs(mass), k, 0).reshape(len(line), -1).sum(axis=1)
+    at_symmetry = axis.folded and line[0] < line[1] - line[0]
+    return float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
+
+
+def _basis(axis: Axis) -> str:
+    """The basis of an axis in words."""
+    if axis.hermite:
+        return f"{axis.index.shape[1]} Hermite functions in {axis.name}"
+    return f"{len(axis.points)} elements of degree {axis.index.shape[1] - 1} in {axis.name}"
+
+
+def _symmetry(axes: list[Axis]) -> str:
+    """The mirror symmetries that were used, in words."""
+    halves = [f"{a.name} >= 0 mirrored" for a in axes if a.folded and not a.hermite]
+    even = [f"even functions of {a.name}" for a in axes if a.hermite and a.even]
+    return ", ".join(halves + even) or "none used"
 
 
 def marginal(density: xr.DataArray, name: str, points: np.ndarray) -> np.ndarray:

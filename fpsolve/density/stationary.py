@@ -1,7 +1,8 @@
-"""Densities of a process as labelled arrays: stationary (finite volumes or spectral) and evolving."""
+"""Stationary density of a process as a labelled array: adaptive finite volumes, or spectral elements."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,18 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-import fpsolve
-from fpsolve.density.grid import Box, Grid, checked_box, loss_values, mirror_symmetries
-from fpsolve.density.operator import NullVector, Scheme, coefficients, null_vector, operator
+from fpsolve.density.grid import (
+    Box,
+    Grid,
+    checked_box,
+    checked_shape,
+    kept_axes,
+    loss_values,
+    mirror_symmetries,
+)
+from fpsolve.density.operator import NullVector, Scheme, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.window import starting_window
+from fpsolve.results import provenance, quantity
 from theory.langevin import Langevin, Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
@@ -95,7 +104,7 @@ def stationary_density(
     ----------
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans.
     Electron Devices 16, 64 (1969) for exponential fitting. Order 2 in the cell width:
-    tests/test_convergence.py.
+    tests/fpsolve/density/test_convergence.py.
     """
     process = numeric_process(process, cross_diffusion)
     mirrored = mirror_symmetries(process) if symmetry else ()
@@ -115,7 +124,7 @@ def stationary_density(
 
 
 def _widened(box: Box, mirrored: tuple[str, ...], share: float = 0.12) -> Box:
-    """An automatic box with room on every side: the referee must not feel what finite volumes may cut off."""
+    """An automatic box enlarged by 12 % per side, so that truncation is negligible for spectral elements."""
     wide: Box = {}
     for v, (low, high) in box.items():
         extra = share * (high - low)
@@ -139,7 +148,7 @@ def numeric_process(process: Process, cross_diffusion: bool = True) -> Process:
 
 @dataclass(frozen=True)
 class _Solution:
-    """A discrete stationary state on its grid, with the numbers its judgement needs."""
+    """A discrete stationary state on its grid, with the numbers that :func:`_judge` needs."""
 
     grid: Grid
     folded: tuple[str, ...]
@@ -183,18 +192,8 @@ def _solve_adaptively(
         factor = min(2.0, 1.1 * np.sqrt(excess), room)
         if factor < 1.1:
             break
-        finer = tuple(2 * int(n * factor / 2) for n in cells)
-        cells = finer
+        cells = tuple(2 * int(n * factor / 2) for n in cells)
     return solution
-
-
-def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[int, ...] | None:
-    if shape is None:
-        return None
-    cells = (shape,) * dimension if isinstance(shape, int) else tuple(int(n) for n in shape)
-    if len(cells) != dimension or min(cells) < 8:
-        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
-    return cells
 
 
 def _default_shape(process: Process, mirrored: tuple[str, ...]) -> tuple[int, ...]:
@@ -229,12 +228,13 @@ def _solve(
     schemes = fixed_schemes(process, scheme, peclet)
     half = grid.coarsened(2)
     coarse = null_vector(
-        operator(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
+        fokker_planck_matrix(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
     )
     if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
         # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
         return _solve(process, grid, "exponential", folded)
-    state = null_vector(operator(process, grid, schemes), grid, pin=_nearest_cell(coarse.density, grid))
+    pin = _nearest_cell(coarse.density, grid)
+    state = null_vector(fokker_planck_matrix(process, grid, schemes), grid, pin=pin)
     difference = _moments(state.density, grid) - _moments(coarse.density, half)
     scale = np.abs(_moments(state.density, grid, scales=True))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -246,7 +246,7 @@ def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
     """A rough, positive density on a small grid: where the bulk is, and which cell to pin."""
     small = {1: 200, 2: 48, 3: 12}[len(grid.shape)]
     coarse = Grid(grid.names, grid.low, grid.high, tuple(min(n, small) for n in grid.shape), grid.mirrored)
-    matrix = operator(process, coarse, ["exponential"] * len(grid.shape))
+    matrix = fokker_planck_matrix(process, coarse, ["exponential"] * len(grid.shape))
     pin = 0
     if process.landscape is not None:
         pin = int(np.argmin(loss_values(process, coarse.points())))  # type: ignore[arg-type]
@@ -323,13 +323,12 @@ def _moments(density: np.ndarray, grid: Grid, *, scales: bool = False) -> np.nda
     lines = [grid.centres(axis) for axis in range(dimension)]
     numbers, squares = [], []
     for axis in range(dimension):
-        marginal = P.sum(axis=tuple(a for a in range(dimension) if a != axis))
+        marginal = kept_axes(P, axis)
         mean = float(marginal @ lines[axis])
         squares.append(float(marginal @ lines[axis] ** 2))
-        numbers += [squares[-1], float(np.sqrt(max(marginal @ (lines[axis] - mean) ** 2, 0.0)))]
+        numbers += [squares[-1], math.sqrt(max(float(marginal @ (lines[axis] - mean) ** 2), 0.0))]
     for i, j in combinations(range(dimension), 2):
-        pair = P.sum(axis=tuple(a for a in range(dimension) if a not in (i, j)))
-        product = float(lines[i] @ pair @ lines[j])
+        product = float(lines[i] @ kept_axes(P, i, j) @ lines[j])
         numbers.append(float(np.sqrt(abs(squares[i] * squares[j]))) if scales else product)
     return np.array(numbers)
 
@@ -338,8 +337,7 @@ def _rim_masses(density: np.ndarray, grid: Grid) -> dict[tuple[str, str], float]
     """Probability in the outer ``RIM`` share of the box, for every end that is a wall."""
     masses = {}
     for axis, name in enumerate(grid.names):
-        others = tuple(a for a in range(len(grid.shape)) if a != axis)
-        marginal = np.abs(density).sum(axis=others) * grid.cell_volume
+        marginal = kept_axes(np.abs(density), axis) * grid.cell_volume
         rim = max(1, round(RIM * grid.shape[axis]))
         if name not in grid.mirrored:
             masses[name, "low"] = float(marginal[:rim].sum())
@@ -365,8 +363,7 @@ def _refit(solution: _Solution, box: Box) -> bool:
     for axis, name in enumerate(grid.names):
         low, high = box[name]
         mirrored = name in grid.mirrored
-        others = tuple(a for a in range(len(grid.shape)) if a != axis)
-        marginal = np.abs(state.density).sum(axis=others) * grid.cell_volume
+        marginal = kept_axes(np.abs(state.density), axis) * grid.cell_volume
         span = grid.high[axis] - grid.low[axis]
         if masses[name, "high"] > 1e-8:
             high, changed = high + 0.3 * span, True
@@ -445,11 +442,11 @@ def _labelled(solution: _Solution) -> xr.DataArray:
             line = (np.arange(empty + grid.shape[axis]) + 0.5) * grid.widths[axis]
             density = np.concatenate([np.flip(density, axis), density], axis)
             line = np.concatenate([-line[::-1], line])
-        coordinates[name] = (name, line, {"long_name": name, "units": "1"})
+        coordinates[name] = quantity(line, name, name)
     density = density / (density.sum() * grid.cell_volume)
+    volume = np.full(density.shape, grid.cell_volume)
+    coordinates["cell_volume"] = quantity(volume, grid.names, "cell volume")
     result = xr.DataArray(density, dims=grid.names, coords=coordinates, name="density")
-    result = result.assign_coords(cell_volume=(grid.names, np.full(density.shape, grid.cell_volume)))
-    result["cell_volume"].attrs = {"long_name": "cell volume", "units": "1"}
     scheme = ", ".join(f"{s} in {v}" for v, s in zip(grid.names, solution.schemes, strict=True))
     mirrors = ", ".join(f"{v} -> -{v}" for v in folded)
     solved = ", ".join(f"{grid.low[grid.names.index(v)]:.4g} <= {v}" for v in folded)
@@ -471,15 +468,11 @@ def _labelled(solution: _Solution) -> xr.DataArray:
 
 
 def titled(density: xr.DataArray, process: Process) -> xr.DataArray:
-    """Provenance: what was solved, and by which version."""
-    dimension = len(process.variables)
-    density.attrs |= {
-        "long_name": "stationary probability density",
-        "units": "1",
-        "title": f"Stationary density: {process.name}",
-        "landscape": "" if process.landscape is None else str(process.landscape.loss),
-        "cross_diffusion": int(getattr(process, "cross_diffusion", True)),
-        "dimension": dimension,
-        "fpsolve_version": fpsolve.__version__,
-    }
+    """The density with its title, unit and process in the attributes."""
+    density.attrs |= {"long_name": "stationary probability density", "units": "1"} | provenance(
+        f"Stationary density: {process.name}",
+        landscape="" if process.landscape is None else str(process.landscape.loss),
+        cross_diffusion=int(getattr(process, "cross_diffusion", True)),
+        dimension=len(process.variables),
+    )
     return density

@@ -1,4 +1,4 @@
-"""Where a stationary density lives: the box and the cell widths to start from when none are given."""
+"""Default box and cell counts for a stationary density: from the reduced theory, or around the minima."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
-from fpsolve.density.grid import Box, Grid, drift_values, loss_values
-from fpsolve.density.operator import null_vector, operator
+from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, loss_values
+from fpsolve.density.operator import fokker_planck_matrix, null_vector
+from fpsolve.symbols.functions import numpy_function
 from theory.landscape import exact
 from theory.langevin import FiniteStep, Langevin, Process
 from theory.valley import elimination
@@ -35,12 +36,8 @@ def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
 
     A valley with one slow variable gets them from its reduced density (adiabatic elimination,
     order 2). Anything else starts from the local covariance at the minima, and a coarse density
-    decides where mass is.
-
-    Raises
-    ------
-    ValueError
-        If no minimum is found or the density does not settle in a finite box.
+    decides where mass is. A ValueError says that no minimum is found, or that the density does not
+    settle in a finite box.
     """
     return _valley_window(process, mirrored) or _search_window(process, mirrored)
 
@@ -73,7 +70,7 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
             shape.append(2 * (count // 2))
         else:
             variance = reduced.conditional_variance[[str(y) for y in reduced.fast].index(name)]
-            reach = FAST_WIDTHS * float(np.sqrt(np.max(reduced._numeric(variance)(line))))
+            reach = FAST_WIDTHS * float(np.sqrt(np.max(numpy_function(variance, reduced.slow)(line))))
             box[name] = (-reach, reach)
             shape.append(FAST_CELLS if name in mirrored else 2 * FAST_CELLS)
     if len(shape) == 3:
@@ -118,13 +115,8 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     dimension = len(process.variables)
     cells = {1: 400, 2: 80, 3: 20}[dimension]
     for _ in range(30):
-        grid = Grid(
-            process.names,
-            tuple(box[v][0] for v in process.names),
-            tuple(box[v][1] for v in process.names),
-            (cells,) * dimension,
-        )
-        matrix = operator(process, grid, ["exponential"] * dimension)
+        grid = Grid.on(box, (cells,) * dimension)
+        matrix = fokker_planck_matrix(process, grid, ["exponential"] * dimension)
         state = null_vector(matrix, grid, pin=_start_cell(process, grid))
         if not state.second_eigenvalue > state.rounding_rate:
             break  # wells whose exchange is lost in rounding: keep them all, the solver will say so
@@ -199,8 +191,7 @@ def _start_cell(process: Process, grid: Grid) -> int:
 
 def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
     """The interval outside of which a coarse marginal holds less than 1e-12, or a wider one."""
-    others = tuple(a for a in range(density.ndim) if a != axis)
-    marginal = density.sum(axis=others) / density.sum()
+    marginal = kept_axes(density, axis) / density.sum()
     h, n = grid.widths[axis], grid.shape[axis]
     low, high = grid.low[axis], grid.high[axis]
     below = int(np.searchsorted(np.cumsum(marginal), 1e-12))

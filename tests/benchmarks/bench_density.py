@@ -12,7 +12,7 @@ import scipy.sparse.linalg as sparse_linalg
 
 from fpsolve import compare, stationary_density
 from fpsolve.density.grid import Grid
-from fpsolve.density.operator import operator
+from fpsolve.density.operator import fokker_planck_matrix
 from theory import Langevin, degenerate_valley, random_shift
 
 REPEATS = 5
@@ -40,7 +40,7 @@ def main() -> None:
     shape = (cells // folded[1], folded[1])
     low = high[0] * (1 - shape[0] / folded[0])
     grid = Grid(("x", "y"), (low, 0.0), tuple(high), shape, ("y",))
-    matrix = operator(sgd, grid, ("central", "exponential"))[1:, 1:].tocsc()
+    matrix = fokker_planck_matrix(sgd, grid, ("central", "exponential"))[1:, 1:].tocsc()
     factor = _median_time(lambda: sparse_linalg.splu(matrix))
     # A new landscape each time, as in a sweep: reductions and compiled functions are not remembered.
     fresh = iter(range(1, 10 * REPEATS))
