@@ -21,6 +21,8 @@ from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.simulation import simulate
 from fpsolve.escape.passages import simulate_escape
+from fpsolve.phases.plane import Number, check_positive, number, outcome, over_plane
+from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.runner import sweep
 from theory.landscape import Landscape
 from theory.langevin import Langevin
@@ -49,20 +51,18 @@ def phase_point(
 ) -> Mapping[str, object]:
     """What SGD does at one (σ, η): steady state, flatness, search time, diverged walkers, phase.
 
-    A function for :func:`fpsolve.sweep`; :func:`phase_diagram` sweeps it.
+    A function for :func:`fpsolve.sweep`, as :func:`phase_diagram` calls it.
 
     Parameters
     ----------
     sigma, learning_rate : float
         Noise strength and η.
-    rng : SeedSequence
     landscape : Landscape
         A valley with one slow and one fast variable, even in both.
-    walkers : int
     time, burn_in : float
-        Length of the run in units of η × iterations, and what of it is left out of the averages.
+        Length of the run in units of η × iterations, and the part that is left out of the averages.
     start : (slow, fast)
-        The slow one at least 0.
+        Where all ``walkers`` begin; the slow one at least 0.
     search_limit : float, optional
         When to stop walkers that have not reached x_ss; default ``time``.
 
@@ -100,23 +100,15 @@ def phase_point(
     before = float(half.abs_mean.sel(variable=slow))
     settled = phase != 3 and abs(2 * (numbers["abs_x"] - before)) <= max(_SETTLED * numbers["abs_x"], 1e-3)
     found = _searched(sgd, first, x_ss, walkers, time if search_limit is None else search_limit, search_seed)
-    words = {
-        "steady_state": ("steady state $x_{ss}$", x_ss),
-        "steady_state_stderr": ("standard error of steady_state", x_ss_stderr),
-        "flatness": ("flatness $F(x_{ss})$", flatness),
-        "flatness_stderr": ("standard error of flatness", abs(slope) * x_ss_stderr),
-        "diverged": ("diverged walkers", lost),
-        "settled": ("1 if the halves of the run agree", int(settled)),
-        "phase": ("phase (1: I, 2: II, 3: III)", phase),
+    return {
+        **numbers,
+        "steady_state": number(x_ss, "steady state $x_{ss}$"),
+        "steady_state_stderr": number(x_ss_stderr, "standard error of steady_state"),
+        "flatness": number(flatness, "flatness $F(x_{ss})$"),
+        "flatness_stderr": number(abs(slope) * x_ss_stderr, "standard error of flatness"),
+        **outcome(lost=lost, settled=settled, phase=phase, phases="phase (1: I, 2: II, 3: III)"),
+        **found,
     }
-    return (
-        numbers
-        | {name: ((), value, {"long_name": text}) for name, (text, value) in words.items()}
-        | {
-            name: ((), value, {"long_name": text, "units": unit})
-            for name, (text, unit, value) in found.items()
-        }
-    )
 
 
 def _phase(numbers: dict[str, float], lost: int, walkers: int) -> int:
@@ -137,7 +129,7 @@ def _flatness(landscape: Landscape, place: float) -> tuple[float, float]:
 
 def _searched(
     sgd: Langevin, start: dict, target: float, walkers: int, limit: float, rng: np.random.SeedSequence
-) -> dict[str, tuple[str, str, float]]:
+) -> dict[str, Number]:
     """τ_s with its error, and how many walkers were stopped on the way."""
     (x,) = sgd.landscape.slow
     times, stopped = np.array([]), 0
@@ -149,13 +141,13 @@ def _searched(
         times = end.observed_time.to_numpy()[end.outcome.to_numpy() != 2]
         stopped = int((end.outcome == 0).sum())
     n = len(times)
+    mean = times.mean() if n else math.nan
+    error = times.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {
-        "search_time": (r"search time $\tau_s$", "time", times.mean() if n else math.nan),
-        "search_time_stderr": (
-            "standard error of search_time", "time", times.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan,
-        ),
-        "searching": ("walkers stopped before they reached the steady state", "1", stopped),
-    }  # fmt: skip
+        "search_time": number(mean, r"search time $\tau_s$", "time"),
+        "search_time_stderr": number(error, "standard error of search_time", "time"),
+        "searching": number(stopped, "walkers stopped before they reached the steady state"),
+    }
 
 
 def phase_diagram(
@@ -198,24 +190,21 @@ def phase_diagram(
         Before any run, if the landscape is no such valley, or an argument makes no sense.
     """
     check_valley(landscape)
-    _check_positive(sigma=sigma, learning_rate=learning_rate)
-    if not 0 <= burn_in < time:
-        raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
     if start[0] < 0:
         raise ValueError(f"start={start} must have the slow variable at least 0: the valley is even in it")
     if walkers < 2:
         raise ValueError(f"walkers={walkers} must be at least 2")
-    run = partial(
-        phase_point, landscape=landscape, walkers=int(walkers), time=float(time), burn_in=float(burn_in),
-        start=(float(start[0]), float(start[1])),
-        search_limit=float(time if search_limit is None else search_limit),
-    )  # fmt: skip
-    grid = {"sigma": sigma, "learning_rate": learning_rate}
-    diagram = sweep(run, grid, executor=executor, store=store, seed=seed, progress=progress)
-    return diagram.assign_attrs(
-        title=f"phases of SGD on {landscape.name}", landscape=str(landscape.loss), walkers=walkers, time=time,
-        burn_in=burn_in,
-    )  # fmt: skip
+    limit = float(time if search_limit is None else search_limit)
+    diagram = over_plane(
+        phase_point,
+        landscape,
+        sigma=sigma,
+        learning_rate=learning_rate,
+        run={"walkers": walkers, "time": time, "burn_in": burn_in, "start": start, "search_limit": limit},
+        options={"executor": executor, "store": store, "seed": seed, "progress": progress},
+        title="phases",
+    )
+    return diagram.assign_attrs(landscape=str(landscape.loss))
 
 
 def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -> xr.Dataset:
@@ -239,7 +228,7 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
         ``density_learning_rate`` = 2/⟨λ⟩ over the full p(x), a border at σ = Δ_S/η.
     """
     check_valley(landscape)
-    _check_positive(learning_rate=learning_rate)
+    check_positive(learning_rate=learning_rate)
     eta = np.array(learning_rate, float)
     star = {order: borders.critical_noise(landscape, order=order) for order in (0, 1, 2)}
     (x,) = landscape.slow
@@ -258,13 +247,12 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
         "kappa_at_zero": (r"$\Delta_m$, $\kappa$ at 0", np.array(upper)),
         "lifetime": (f"lifetime of II = {time:g}", np.array(lasting)),
     }
-    dataset = xr.Dataset(coords={"learning_rate": eta, "delta_s": noise})
-    for name, (title, values) in curves.items():
-        dataset[name] = ("learning_rate", values, {"long_name": title, "units": "1"})
-    words = {"long_name": r"$\eta\langle\lambda\rangle = 2$, full $p(x)$", "units": "1"}
-    dataset["density_learning_rate"] = ("delta_s", np.array(mean_field), words)
-    dataset.attrs = {"title": f"borders of the phases of SGD on {landscape.name}", "time": float(time)}
-    return dataset
+    variables = {name: quantity(values, "learning_rate", title) for name, (title, values) in curves.items()}
+    variables["density_learning_rate"] = quantity(
+        mean_field, "delta_s", r"$\eta\langle\lambda\rangle = 2$, full $p(x)$"
+    )
+    title = f"borders of the phases of SGD on {landscape.name}"
+    return dataset(variables, title=title, coords={"learning_rate": eta, "delta_s": noise}, time=float(time))
 
 
 def curvature_point(
@@ -288,11 +276,10 @@ def curvature_point(
     ----------
     factor : float
         σ in units of :func:`theory.valley.borders.critical_sigma`.
-    learning_rate : float
-    rng : SeedSequence
-    landscape : Landscape
     walkers, blocks : int
+        How many walkers, in how many blocks.
     time, burn_in : float
+        Length of the run in units of η × iterations, and the part that is left out.
 
     Returns
     -------
@@ -342,7 +329,6 @@ def transition(
     ----------
     landscape : Landscape
         A numeric valley with one slow and one fast variable, even in both.
-    learning_rate : array_like, shape (n,)
     factor : array_like
         At least 3 noise strengths, in units of the finite-η boundary.
     walkers, time, burn_in
@@ -353,8 +339,8 @@ def transition(
     Returns
     -------
     Dataset
-        Per learning rate ``sigma_star`` with ``_low`` and ``_high`` (95 %), from a weighted line through
-        the curvatures; and these.
+        For each learning rate ``sigma_star`` with ``_low`` and ``_high`` (95 %), from a weighted line
+        through the curvatures; and the curvatures.
 
     Raises
     ------
@@ -362,7 +348,7 @@ def transition(
         If the landscape is no such valley or an argument makes no sense.
     """
     check_valley(landscape)
-    _check_positive(learning_rate=learning_rate, factor=factor)
+    check_positive(learning_rate=learning_rate, factor=factor)
     if np.size(factor) < 3:
         raise ValueError(f"factor={factor!r} needs at least 3 values for a line with an error")
     run = partial(
@@ -378,8 +364,8 @@ def transition(
     unit = (points.sigma / points.factor).isel(factor=0).to_numpy()
     centre, error = np.array(roots).T
     for name, values in (("", centre), ("_low", centre - 1.96 * error), ("_high", centre + 1.96 * error)):
-        words = {"long_name": f"simulated transition{name.replace('_', ', ')}", "units": "1"}
-        points[f"sigma_star{name}"] = ("learning_rate", unit * values, words)
+        long_name = f"simulated transition{name.replace('_', ', ')}"
+        points[f"sigma_star{name}"] = quantity(unit * values, "learning_rate", long_name)
     return points.assign_attrs(title=f"transition of SGD on {landscape.name}, simulated")
 
 
@@ -396,6 +382,7 @@ def _root(places: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[f
 
 
 def _reduced(landscape: Landscape, delta_s: float) -> Reduced:
+    """The second-order reduction at noise Δ_S."""
     return elimination.eliminate(Langevin(landscape, random_shift(delta_s=delta_s)), order=2)
 
 
@@ -409,11 +396,17 @@ def _draws(reduced: Reduced, count: int, rng: np.random.SeedSequence) -> np.ndar
 
 
 def check_valley(landscape: Landscape) -> None:
-    """Raise ValueError unless there is one slow and one fast variable, numbers only, and L is even in both.
+    """Raise ValueError unless a landscape is a valley whose phases can be told apart.
 
     Parameters
     ----------
     landscape : Landscape
+        One slow and one fast variable, no parameters, L even in both.
+
+    Returns
+    -------
+    None
+        Where nothing is raised.
     """
     borders.floor_curvature(landscape)
     if landscape.parameters:
@@ -421,10 +414,3 @@ def check_valley(landscape: Landscape) -> None:
     for variable in landscape.variables:
         if sp.expand(landscape.loss - landscape.loss.subs(variable, -variable)) != 0:
             raise ValueError(f"phases are told apart by |{variable}|: the loss must be even in {variable}")
-
-
-def _check_positive(**values: ArrayLike) -> None:
-    for name, given in values.items():
-        numbers = np.array(given, float)
-        if numbers.ndim != 1 or not numbers.size or not (np.isfinite(numbers) & (numbers > 0)).all():
-            raise ValueError(f"{name}={given!r} must be a list of positive numbers")

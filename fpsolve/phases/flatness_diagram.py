@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.wide_valley import simulate_valley
-from fpsolve.sweeps.runner import sweep
+from fpsolve.phases.plane import number, outcome, over_plane
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift
@@ -38,26 +37,13 @@ def flatness_point(
 ) -> Mapping[str, object]:
     """Mean flatness after the burn-in, and diverged walkers, at one (σ, η). A function for a sweep.
 
-    Parameters
-    ----------
-    sigma, learning_rate : float
-    rng : SeedSequence
-    landscape : Landscape
-        A valley that :func:`fpsolve.simulate_valley` runs.
-    walkers : int
-    time, burn_in : float
-        Length of the run in units of η × iterations, and what of it is left out.
-    start : (flat, sharp)
-        First value of every flat and every sharp variable.
-    records : int
-        Places in time at which curvatures are recorded.
+    The landscape is a valley that :func:`fpsolve.simulate_valley` runs. ``time`` and ``burn_in`` are in units
+    of η × iterations, ``start`` is the first value of every flat and of every sharp variable, and curvatures
+    are recorded at ``records`` times.
 
-    Returns
-    -------
-    dict
-        ``flatness`` ⟨F⟩ over walkers and records after the burn-in, ``weighted_flatness`` ⟨F̂⟩, with
-        ``_stderr``; ``diverged`` walkers; ``settled``, 1 if ⟨F⟩ of both halves agrees to 1 %; ``phase``, 3
-        if half of the walkers or more diverged, else 0: no sharp border divides the rest.
+    ``flatness`` ⟨F⟩ and ``weighted_flatness`` ⟨F̂⟩, with ``_stderr``, are means over walkers and records after
+    the burn-in. ``settled`` is 1 if ⟨F⟩ of both halves agrees to 1 %. ``phase`` is 3 if half of the walkers
+    or more diverged, else 0: no sharp border divides the rest.
     """
     sgd = Langevin(landscape, random_shift(learning_rate=learning_rate, sigma=sigma))
     every = max(1, round(time / records / learning_rate)) * learning_rate
@@ -70,29 +56,25 @@ def flatness_point(
     lost = int(run.diverged.sum())
     late = run.isel(walker=np.flatnonzero(run.diverged == 0)).sel(time=slice(burn_in, None))
     curvatures = late.walker_curvature.to_numpy()
+    gone = 2 * lost >= walkers
     found: dict[str, object] = {}
     settled = False
     for name, weights, words in (
         ("weighted_flatness", run.weight.to_numpy(), r"weighted flatness $\langle\hat F\rangle$"),
         ("flatness", None, r"flatness $\langle F\rangle$"),
     ):
-        values = flatness_from(curvatures, weights)
-        each = values.mean(axis=1) if values.size else np.array([])
-        error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
-        gone = 2 * lost >= walkers
-        found[name] = ((), math.nan if gone else float(each.mean()), {"long_name": words})
-        found[f"{name}_stderr"] = (
-            (),
-            math.nan if gone else error,
-            {"long_name": f"standard error of {name}"},
-        )
+        mean = error = math.nan
         if not gone:
+            values = flatness_from(curvatures, weights)
+            each = values.mean(axis=1)
+            mean = float(each.mean())
+            error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
             halves = [part.mean() for part in np.array_split(values, 2, axis=1)]
             settled = bool(abs(halves[1] - halves[0]) < SETTLED * halves[1])
-    found["diverged"] = ((), lost, {"long_name": "diverged walkers"})
-    found["settled"] = ((), int(settled), {"long_name": "1 if the halves of the run agree"})
-    found["phase"] = ((), 3 if 2 * lost >= walkers else 0, {"long_name": "3 where half diverged"})
-    return found
+        found[name] = number(mean, words)
+        found[f"{name}_stderr"] = number(error, f"standard error of {name}")
+    phase = 3 if gone else 0
+    return found | outcome(lost=lost, settled=settled, phase=phase, phases="3 where half diverged")
 
 
 def flatness_diagram(
@@ -117,16 +99,22 @@ def flatness_diagram(
         From :func:`theory.degenerate_valley` with ``n_sharp`` and ``n_flat``.
     sigma, learning_rate : array_like
         The grid.
-    walkers, time, burn_in, start
-        As in :func:`flatness_point`.
+    walkers : int
+        For each (σ, η).
+    time, burn_in : float
+        Length of the run in units of η × iterations, and the part that is left out.
+    start : (flat, sharp)
+        First value of every flat and every sharp variable.
     executor, store, seed, progress
         As in :func:`fpsolve.sweep`.
 
     Returns
     -------
     Dataset
-        Dims ``("sigma", "learning_rate")``; variables of :func:`flatness_point`. Drawn by
-        :func:`fpsolve.phases.plot.phase_map`.
+        Dims ``("sigma", "learning_rate")``. ``flatness`` ⟨F⟩ over walkers and time after the burn-in,
+        ``weighted_flatness`` ⟨F̂⟩, with ``_stderr``; ``diverged`` walkers; ``settled``, 1 if ⟨F⟩ of both
+        halves agrees to 1 %; ``phase``, 3 if half of the walkers or more diverged, else 0. Drawn by
+        :func:`fpsolve.plot_phases.phase_map`.
 
     Raises
     ------
@@ -138,17 +126,12 @@ def flatness_diagram(
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Fig. 3c.
     """
     coefficients(landscape)
-    if not 0 <= burn_in < time:
-        raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
-    run = partial(
-        flatness_point, landscape=landscape, walkers=int(walkers), time=float(time), burn_in=float(burn_in),
-        start=(float(start[0]), float(start[1])),
-    )  # fmt: skip
-    grid = {"sigma": sigma, "learning_rate": learning_rate}
-    diagram = sweep(run, grid, executor=executor, store=store, seed=seed, progress=progress)
-    return diagram.assign_attrs(
-        title=f"flatness of SGD on {landscape.name}",
-        walkers=int(walkers),
-        time=float(time),
-        burn_in=float(burn_in),
+    return over_plane(
+        flatness_point,
+        landscape,
+        sigma=sigma,
+        learning_rate=learning_rate,
+        run={"walkers": walkers, "time": time, "burn_in": burn_in, "start": start},
+        options={"executor": executor, "store": store, "seed": seed, "progress": progress},
+        title="flatness",
     )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve import style
 from fpsolve.statistics import PowerLaw
+from fpsolve.style import palette
 from theory.evaluate import lambdified
 from theory.landscape import Landscape
 from theory.valley.borders import flattest_point
@@ -18,16 +20,16 @@ if TYPE_CHECKING:
 
 #: Colour and dash of each border; what simulation follows is solid.
 BORDERS = {
-    "leading": ("#D55E00", ":"),
-    "ito_prefactor": ("#CC79A7", "-."),
-    "second_order": ("#009E73", "--"),
-    "finite_step": ("#000000", "-"),
-    "finite_step_second_order": ("#56B4E9", (0, (4, 1, 1, 1))),
+    "leading": (palette["vermilion"], ":"),
+    "ito_prefactor": (palette["pink"], "-."),
+    "second_order": (palette["green"], "--"),
+    "finite_step": (palette["black"], "-"),
+    "finite_step_second_order": (palette["sky"], (0, (4, 1, 1, 1))),
     "kappa_at_zero": ("#7F3C8D", (0, (1, 1))),
-    "lifetime": ("#0072B2", "-"),
+    "lifetime": (palette["blue"], "-"),
 }
 _DIVERGED = "0.72"
-_TRACES = (("#D55E00", "-"), ("#0072B2", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+_TRACES = (("vermilion", "-"), ("blue", "--"), ("green", "-."), ("pink", ":"))
 
 
 def phase_map(
@@ -43,24 +45,22 @@ def phase_map(
     Parameters
     ----------
     diagram : Dataset
-        From :func:`fpsolve.phases.diagram.phase_diagram`.
+        From :func:`fpsolve.phases.phase_diagram`.
     quantity : str
         Any of its variables; times are drawn on a logarithmic scale.
     borders : Dataset, optional
-        From :func:`fpsolve.phases.diagram.boundaries`.
+        From :func:`fpsolve.phases.boundaries`.
     names : sequence of str
-        Which of them.
-    ax : Axes, optional
+        Which borders.
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
 
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     values = diagram[quantity].transpose("learning_rate", "sigma")
     if values.attrs.get("units") == "time":
         values = values.clip(min=diagram.learning_rate, keep_attrs=True)  # not below one iteration
@@ -84,15 +84,8 @@ def phase_map(
     ax.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     for number, name in ((1, "I"), (2, "II"), (3, "III")):
         if (phase == number).any():
-            place = np.exp([np.log(sigma[phase == number]).mean(), np.log(eta[phase == number]).mean()])
-            ax.text(
-                place[0],
-                place[1],
-                name,
-                color="black" if number == 3 else "white",
-                fontsize=13,
-                weight="bold",
-            )
+            x, y = (np.exp(np.log(v[phase == number]).mean()) for v in (sigma, eta))
+            ax.text(x, y, name, color="black" if number == 3 else "white", fontsize=13, weight="bold")
     handles = [Patch(color=_DIVERGED, label="III: half diverged")] if (phase == 3).any() else []
     if borders is not None:
         handles += _draw_borders(ax, borders, names)
@@ -117,18 +110,12 @@ def _draw_borders(ax: Axes, borders: xr.Dataset, names: Sequence[str]) -> list:
     for name in names:
         colour, dashes = BORDERS[name]
         sigma = borders[name].where(borders[name] > 0)
-        handles += ax.plot(
-            sigma,
-            borders.learning_rate,
-            color=colour,
-            ls=dashes,
-            lw=1.6,
-            label=borders[name].attrs["long_name"],
-        )
+        label = borders[name].attrs["long_name"]
+        handles += ax.plot(sigma, borders.learning_rate, color=colour, ls=dashes, lw=1.6, label=label)
     if "kappa_at_zero" in names:
         eta = borders.density_learning_rate
         label = eta.attrs["long_name"]
-        handles += ax.plot(borders.delta_s / eta, eta, color="#E69F00", ls="--", lw=1.6, label=label)
+        handles += ax.plot(borders.delta_s / eta, eta, color=palette["orange"], ls="--", lw=1.6, label=label)
     return handles
 
 
@@ -138,33 +125,25 @@ def transition(simulated: xr.Dataset, borders: xr.Dataset, *, ax: Axes | None = 
     Parameters
     ----------
     simulated : Dataset
-        From :func:`fpsolve.phases.diagram.transition`.
+        From :func:`fpsolve.phases.transition`.
     borders : Dataset
-        From :func:`fpsolve.phases.diagram.boundaries`.
-    ax : Axes, optional
+        From :func:`fpsolve.phases.boundaries`.
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     for name in ("leading", "ito_prefactor", "second_order", "finite_step", "finite_step_second_order"):
         colour, dashes = BORDERS[name]
         label = borders[name].attrs["long_name"]
-        ax.plot(
-            borders.learning_rate,
-            borders[name] * borders.learning_rate * 1e4,
-            color=colour,
-            ls=dashes,
-            label=label,
-        )
+        noise = borders[name] * borders.learning_rate * 1e4
+        ax.plot(borders.learning_rate, noise, color=colour, ls=dashes, label=label)
     eta = simulated.learning_rate
     low, high = (simulated[f"sigma_star_{end}"] for end in ("low", "high"))
     centre = simulated.sigma_star * eta * 1e4
     spread = [centre - low * eta * 1e4, high * eta * 1e4 - centre]
-    ax.errorbar(eta, centre, spread, fmt="o", color="#0072B2", ms=5, capsize=3, label="simulated, 95 %")
+    ax.errorbar(eta, centre, spread, fmt="o", color=palette["blue"], ms=5, capsize=3, label="simulated, 95 %")
     ax.set(xlabel=r"learning rate $\eta$", ylabel=r"$\Delta_S^* = \eta\sigma^*$  ($10^{-4}$)")
     ax.legend(frameon=False, fontsize=8)
     return ax
@@ -181,7 +160,6 @@ def trajectories(
         From :func:`fpsolve.simulate` with ``save_every`` and dt = η; the first walker is drawn.
     landscape : Landscape
         With one slow and one fast variable.
-    axes : two Axes
 
     Returns
     -------
@@ -191,23 +169,23 @@ def trajectories(
     reach = 1.15 * max(float(np.abs(p.path.isel(walker=0)).max()) for p in paths.values())
     grid = np.linspace(-reach, reach, 201)
     loss = lambdified(landscape.loss, (*landscape.slow, *landscape.fast))(*np.meshgrid(grid, grid))
-    image = axes[0].contourf(
-        grid, grid, np.log10(np.maximum(loss, 1e-6)), levels=15, cmap="Greys_r", alpha=0.6
-    )
+    logarithm = np.log10(np.maximum(loss, 1e-6))
+    image = axes[0].contourf(grid, grid, logarithm, levels=15, cmap="Greys_r", alpha=0.6)
     axes[0].figure.colorbar(image, ax=axes[0]).set_label(r"$\log_{10} L$")
     flattest = flattest_point(landscape)
-    axes[0].plot([-flattest, flattest], [0, 0], "x", color="#F0E442", mew=2, ms=8, zorder=5, label="flattest")
+    axes[0].plot(
+        [-flattest, flattest], [0, 0], "x", color=palette["yellow"], mew=2, ms=8, zorder=5, label="flattest"
+    )
     axes[0].plot(0, 0, "o", color="#CC0000", ms=5, zorder=5, label="minimum")
     corners = ((1, 1), (-1, 1), (-1, -1), (1, -1))
     for k, (label, run) in enumerate(paths.items()):
         (colour, dashes), (a, b) = _TRACES[k % len(_TRACES)], corners[k % len(corners)]
         path = run.path.isel(walker=0)
         x, y = path.sel(variable=slow), path.sel(variable=fast)
-        axes[0].plot(a * x, b * y, color=colour, ls=dashes, lw=1)
-        axes[0].plot(a * x[0], b * y[0], "o", color=colour, ms=5)
-        axes[1].plot(
-            np.maximum(run.time / run.attrs["time_step"], 1), x, color=colour, ls=dashes, lw=1.2, label=label
-        )
+        axes[0].plot(a * x, b * y, color=palette[colour], ls=dashes, lw=1)
+        axes[0].plot(a * x[0], b * y[0], "o", color=palette[colour], ms=5)
+        iterations = np.maximum(run.time / run.attrs["time_step"], 1)
+        axes[1].plot(iterations, x, color=palette[colour], ls=dashes, lw=1.2, label=label)
     axes[0].set(xlabel=f"${slow}$", ylabel=f"${fast}$", title="starts drawn in mirrored corners")
     axes[1].set(xscale="log", xlabel="iterations $t$", ylabel=f"${slow}_t$")
     axes[0].legend(fontsize=7, loc="lower right")
@@ -230,30 +208,27 @@ def critical(
 
     Parameters
     ----------
-    x, y : ndarray, shape (n,)
-    stderr : ndarray, optional
+    x, y, stderr : ndarray, shape (n,)
+        Noise, quantity and its standard error.
     fits : sequence of PowerLaw
         Each drawn on its side of its origin, over the points there.
     theory : (x, y), optional
+        A line to compare with.
     stopped : ndarray of bool, optional
         Points that are lower bounds: drawn as arrows.
-    labels : (x label, y label)
-    ax : Axes, optional
 
     Returns
     -------
     Axes
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = style.axes(ax)
     bound = np.zeros(len(x), bool) if stopped is None else np.asarray(stopped, bool)
     error = None if stderr is None else 1.96 * np.asarray(stderr)[~bound]
-    ax.errorbar(x[~bound], y[~bound], error, fmt="o", color="#0072B2", ms=4, label="simulated, 95 %")
+    ax.errorbar(x[~bound], y[~bound], error, fmt="o", color=palette["blue"], ms=4, label="simulated, 95 %")
     if bound.any():
-        ax.plot(x[bound], y[bound], "^", color="#0072B2", ms=5, mfc="none", label="lower bound")
+        ax.plot(x[bound], y[bound], "^", color=palette["blue"], ms=5, mfc="none", label="lower bound")
     if theory is not None:
-        ax.plot(*theory, color="#D55E00", lw=1.3, label="reduced theory")
+        ax.plot(*theory, color=palette["vermilion"], lw=1.3, label="reduced theory")
     for k, fit in enumerate(fits):
         line = np.linspace(*fit.span, 200)
         ax.plot(line, fit(line), color="black", ls=("--", ":")[k % 2], label=f"fit: exponent {fit}")

@@ -1,0 +1,69 @@
+"""Runs of SGD over the (σ, η) plane: what every phase diagram shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from fpsolve.sweeps.runner import sweep
+from theory.landscape import Landscape
+
+#: A number of one run: no dims, its value, long name and units.
+Number: TypeAlias = tuple[tuple[()], float, dict[str, str]]
+
+
+def number(value: float, long_name: str, units: str = "1") -> Number:
+    """A number of one run, as a sweep takes it."""
+    return (), value, {"long_name": long_name, "units": units}
+
+
+def outcome(*, lost: int, settled: bool, phase: int, phases: str) -> dict[str, Number]:
+    """Diverged walkers of a run, whether its halves agree, and its phase, which ``phases`` explains."""
+    return {
+        "diverged": number(lost, "diverged walkers"),
+        "settled": number(int(settled), "1 if the halves of the run agree"),
+        "phase": number(phase, phases),
+    }
+
+
+def over_plane(
+    point: Callable[..., Mapping[str, object]],
+    landscape: Landscape,
+    *,
+    sigma: ArrayLike,
+    learning_rate: ArrayLike,
+    run: Mapping[str, Any],
+    options: Mapping[str, Any],
+    title: str,
+) -> xr.Dataset:
+    """``point`` at every (σ, η); ``run`` fixes its keywords, ``options`` are those of :func:`fpsolve.sweep`.
+
+    ``run`` holds ``walkers``, ``time``, ``burn_in`` and ``start``. A ValueError names a σ or η that is not
+    positive, and a burn-in that is not shorter than the time.
+    """
+    check_positive(sigma=sigma, learning_rate=learning_rate)
+    fixed = {
+        "walkers": int(run["walkers"]),
+        "time": float(run["time"]),
+        "burn_in": float(run["burn_in"]),
+    }
+    if not 0 <= fixed["burn_in"] < fixed["time"]:
+        raise ValueError(f"burn_in={run['burn_in']:g} must be at least 0 and below time={run['time']:g}")
+    start = tuple(map(float, run["start"]))
+    each = partial(point, landscape=landscape, **{**run, **fixed, "start": start})
+    grid = {"sigma": sigma, "learning_rate": learning_rate}
+    diagram = sweep(each, grid, **options)
+    return diagram.assign_attrs(title=f"{title} of SGD on {landscape.name}", **fixed)
+
+
+def check_positive(**values: ArrayLike) -> None:
+    """Raise ValueError unless every value is a list of positive numbers."""
+    for name, given in values.items():
+        numbers = np.array(given, float)
+        if numbers.ndim != 1 or not numbers.size or not (np.isfinite(numbers) & (numbers > 0)).all():
+            raise ValueError(f"{name}={given!r} must be a list of positive numbers")
