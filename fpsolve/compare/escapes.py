@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -57,10 +57,9 @@ def escape(
     Parameters
     ----------
     process : Process
-        In numbers.
-    start : mapping of name to number
-    target : sympy condition
-        See :func:`fpsolve.simulate_escape`.
+        With numbers for all parameters.
+    start, target : mapping of name to number, and sympy condition
+        As in :func:`fpsolve.simulate_escape`.
     methods : sequence of str, optional
         Which; default all. One that cannot be used is left out with a remark.
     walkers : int, optional
@@ -72,8 +71,8 @@ def escape(
         When walkers are stopped; default ten times the mean time of the best method before it.
     box : mapping, optional
         Reflecting walls of the backward equation; default where the stationary density is.
-    rng : int, SeedSequence, Generator or str, optional
-    progress : bool, optional
+    rng, progress
+        As in :func:`fpsolve.simulate_escape`.
 
     Returns
     -------
@@ -99,22 +98,40 @@ def escape(
         process, start=start, target=target, walkers=1, time_step=time_step or 1.0, max_time=1e300, rng=0,
         divergence=1e6,
     )  # fmt: skip
-    work = _Work(process, start, target, walkers, time_step, max_time, box, rng, progress, [], [])
-    return work.table(methods)
+    remarks: list[str] = []
+    exits = _exits(process, start, target, remarks)
+    problem = _Problem(process, start, target, walkers, time_step, max_time, box, rng, progress, exits)
+    found = _estimates(problem, [m for m in METHODS if m in methods], remarks)
+    if not found:
+        raise ValueError(f"no method can be used here: {'; '.join(remarks)}")
+    best = _best(found)
+    barrier, words = problem.barrier()
+    rows = (
+        [Row(words, "landscape", barrier, 0.0, "", 0.0, math.nan, math.nan)] if math.isfinite(barrier) else []
+    )
+    rows += [_row(e, best) for e in found]
+    title = f"Escape from {_shown(start)} to {target}: {process.name}"
+    return Table(title, best.method, tuple(rows), tuple(dict.fromkeys(remarks)))
 
 
 @dataclass(frozen=True)
 class _Estimate:
+    """A mean time with its interval; ``kind`` says where the interval is from."""
+
     method: str
     value: float
     low: float
     high: float
     kind: str
+    #: 95 % interval, where others are one standard error.
+    wide: bool = False
+    #: Closed form, which is no reference for others.
+    formula: bool = False
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The problem, and the estimates and remarks found so far."""
+class _Problem:
+    """What is asked of every method, and the ways out of the start's valley."""
 
     process: Process
     start: dict[str, float]
@@ -125,215 +142,204 @@ class _Work:
     box: Mapping[str, tuple[float, float]] | None
     rng: Seed
     progress: bool
-    found: list[_Estimate]
-    remarks: list[str]
+    exits: list[Exit]
 
-    def table(self, methods: Sequence[Method]) -> Table:
-        exits = self._exits()
-        jobs: dict[Method, Callable[[], object]] = {
-            "exact": self._exact,
-            "backward": self._backward,
-            "theory": lambda: self._theory(exits),
-            "splitting": lambda: self._splitting(exits),
-            "simulation": lambda: self._simulation(exits),
-        }
-        for method in METHODS:
-            if method not in methods:
-                continue
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                try:
-                    jobs[method]()
-                except (ValueError, NotImplementedError, OverflowError, RuntimeError) as error:
-                    self.remarks.append(f"{method}: {error}")
-            self.remarks.extend(
-                f"{method}: {w.message}" for w in caught if issubclass(w.category, UserWarning)
-            )
-        if not self.found:
-            raise ValueError(f"no method can be used here: {'; '.join(self.remarks)}")
-        best = next((e for e in self.found if not _is_formula(e)), self.found[0])
-        barrier, words = self._barrier(exits)
-        rows = (
-            [Row(words, "landscape", barrier, 0.0, "", 0.0, math.nan, math.nan)]
-            if math.isfinite(barrier)
-            else []
-        )
-        rows += [_row(e, best) for e in self.found]
-        title = f"Escape from {_shown(self.start)} to {self.target}: {self.process.name}"
-        return Table(title, best.method, tuple(rows), tuple(dict.fromkeys(self.remarks)))
-
-    def _exits(self) -> list[Exit]:
-        if self.process.landscape is None:
-            return []
-        try:
-            return ways_out(self.process.landscape, start=self.start, target=self.target)
-        except (ValueError, NotImplementedError) as error:
-            self.remarks.append(f"theory: {error}")
-            return []
-
-    def _barrier(self, exits: list[Exit]) -> tuple[float, str]:
-        """ΔL/D over the lowest saddle; D along the escape direction at the minimum."""
-        if not exits:
+    def barrier(self) -> tuple[float, str]:
+        """ΔL/D over the lowest saddle, NaN without one; D along the escape direction at the minimum."""
+        if not self.exits:
             return math.nan, ""
-        lowest = min(exits, key=lambda p: p.barrier)
+        lowest = min(self.exits, key=lambda p: p.barrier)
         exact = isinstance(self.process, Langevin) and self.process.noise.is_isotropic
         words = "ΔL/D" if exact else "ΔL/D at minimum"
         T = lowest.temperature(self.process, lowest.minimum)
         return (lowest.barrier / T if T > 0 else math.nan), words
 
-    def _exact(self) -> None:
-        if len(self.process.variables) != 1:
-            return
-        x0 = self.start[self.process.names[0]]
-        ends = _ends(self.target, self.process.variables[0], x0)
-        if len(ends) == 2:
-            value = formulas.exact_exit_time(self.process, x0, ends=(ends[0], ends[1]))
-        else:
-            value = formulas.exact_mean_time(self.process, x0, ends[0])
-        self._add("exact", value, value * (1 - 1e-9), value * (1 + 1e-9), "quadrature, 1e-9")
-
-    def _backward(self) -> None:
-        if len(self.process.variables) > 3:
-            self.remarks.append("backward: more than three variables")
-            return
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            times = mean_first_passage_time(self.process, target=self.target, box=self.box)
-        self.remarks.extend(f"backward: {w.message}" for w in caught)
-        outside = [
-            n for n, v in self.start.items() if not float(times[n].min()) <= v <= float(times[n].max())
-        ]
-        if outside:
-            raise ValueError(f"the start {_shown(self.start)} is outside the box; give box=")
-        if not times.attrs["usable"]:
-            return
-        value = float(times.interp(self.start, method="cubic"))
-        error = float(times.attrs["half_grid_estimate"]) * value
-        self._add("backward equation", value, value - error, value + error, "half-grid estimate")
-
-    def _theory(self, exits: list[Exit]) -> None:
-        if not isinstance(self.process, Langevin) or not exits:
-            return
-        noise, landscape = self.process.noise, self.process.landscape
-        if noise.is_isotropic:
-            times = [
-                formulas.kramers_time(self.process, minimum=p.minimum, saddle=p.saddle, to=p.to)
-                for p in exits
-            ]
-            value = 1.0 / formulas.total_rate(times)
-            next_term = 1.0 / self._barrier(exits)[0]
-            name = "Kramers" if len(self.process.variables) == 1 else "Eyring-Kramers"
-            self._add(
-                name, value, value * (1 - min(1.0, next_term)), value * (1 + next_term), "next term, D/ΔL"
-            )
-            return
-        if noise.hessian_factor is not None:
-            strength = float(noise.hessian_factor)
-
-            def formula(p: Exit, s: float) -> float:
-                # Strength is η/2B: any pair with that ratio will do.
-                return formulas.sgd_escape_time(
-                    landscape,
-                    minimum=p.minimum,
-                    saddle=p.saddle,
-                    learning_rate=2 * strength,
-                    batch_size=1,
-                    s=s,
-                )
-
-            name = "noise ∝ Hessian, s = 1/2"
-        else:
-
-            def formula(p: Exit, s: float) -> float:
-                T_a, T_b = (p.temperature(self.process, q) for q in (p.minimum, p.saddle))
-                return formulas.two_temperature_time(
-                    landscape, minimum=p.minimum, saddle=p.saddle, T_a=T_a, T_b=T_b, s=s
-                )
-
-            name = "two temperatures, s = 1/2"
-        share = {"well": 1.0, "saddle": 0.5}
-        values = []
-        for s in (0.5, 1e-9, 1 - 1e-9):
-            with warnings.catch_warnings():
-                if s != 0.5:  # one warning is enough
-                    warnings.simplefilter("ignore")
-                times = [share[p.to] * formula(p, s) for p in exits]
-            values.append(1.0 / formulas.total_rate(times))
-        self._add(name, values[0], min(values[1:]), max(values[1:]), "s from 0 to 1")
-
-    def _splitting(self, exits: list[Exit]) -> None:
-        runs = split_escape(
-            self.process, start=self.start, target=self.target, time_step=self._step(exits), rng=self.rng,
-            progress=self.progress,
-        )  # fmt: skip
-        self._add(
-            "splitting",
-            float(1 / runs["rate"]),
-            float(1 / runs["high"]),
-            float(1 / runs["low"]),
-            "95 % interval",
-        )
-
-    def _simulation(self, exits: list[Exit]) -> None:
-        step = self._step(exits)
-        self._simulated(step, f"simulation, dt = {step:.3g}")
-        rate = self.process.learning_rate
-        if rate is not None and not math.isclose(rate, step, rel_tol=1e-9):
-            self._simulated(rate, f"map of SGD, η = {rate:.3g}")
-
-    def _simulated(self, step: float, name: str) -> None:
-        known = [e for e in self.found if not _is_formula(e)] or self.found
-        mean = known[0].value if known else math.nan
-        max_time = self.max_time
-        if max_time is None:
-            max_time = 10 * mean if math.isfinite(mean) else BUDGET * step / self.walkers
-        walkers = self.walkers
-        if math.isfinite(mean) and walkers * min(mean, max_time) / step > BUDGET:
-            walkers = int(BUDGET * step / min(mean, max_time))
-            if walkers < 100:
-                self.remarks.append(
-                    f"{name}: not run; 100 walkers would take {100 * min(mean, max_time) / step:.1e} steps"
-                )
-                return
-        runs = simulate_escape(
-            self.process, start=self.start, target=self.target, walkers=walkers, time_step=step,
-            max_time=max(max_time, step), rng=self.rng, progress=self.progress,
-        )  # fmt: skip
-        if runs.attrs["n_diverged"]:
-            self.remarks.append(f"{name}: {runs.attrs['n_diverged']} of {walkers} walkers diverged")
-        if runs.attrs["n_escaped"] == walkers:
-            times = runs["escape_time"].to_numpy()
-            error = 1.96 * float(times.std(ddof=1)) / math.sqrt(walkers)
-            self._add(name, float(times.mean()), times.mean() - error, times.mean() + error, "95 % interval")
-            return
-        rate = escape_rate(runs)
-        low, high = float(rate.low), float(rate.high)
-        if not int(rate.n_escaped):
-            S = float(rate.total_time)
-            self.remarks.append(
-                f"{name}: no escape in a total of {S:.3g}; the mean time is above {1 / high:.4g}"
-            )
-            return
-        kind = "95 % interval, exponential law"
-        self._add(name, 1 / float(rate.rate), 1 / high, 1 / low if low > 0 else math.inf, kind)
-
-    def _step(self, exits: list[Exit]) -> float:
-        """A step that resolves the sharpest curvature on the way."""
+    def step(self) -> float:
+        """A time step that resolves the sharpest curvature on the way."""
         if self.time_step is not None:
             return self.time_step
-        curvature = max((p.largest_curvature for p in exits), default=math.nan)
+        curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
-            point = np.array([[self.start[n] for n in self.process.names]])
-            gradient = sp.Matrix(self.process.drift).jacobian(list(self.process.variables))
-            values = values_at(gradient, self.process.variables, point)
-            curvature = float(np.abs(np.linalg.eigvals(values)).max())
+            variables, point = self.process.variables, [[self.start[n] for n in self.process.names]]
+            slopes = values_at(sp.Matrix(self.process.drift).jacobian(list(variables)), variables, point)
+            curvature = float(np.abs(np.linalg.eigvals(slopes)).max())
         step = 0.02 / curvature if curvature > 0 else 0.01
         rate = self.process.learning_rate
         # A step near the learning rate would be taken for the map; continuous time needs one well below
         return step if rate is None else min(step, rate / 10)
 
-    def _add(self, method: str, value: float, low: float, high: float, kind: str) -> None:
-        self.found.append(_Estimate(method, float(value), float(low), float(high), kind))
+
+def _exits(process: Process, start: dict[str, float], target: sp.Basic, remarks: list[str]) -> list[Exit]:
+    """The ways out; none, and a remark, where they cannot be found."""
+    if process.landscape is None:
+        return []
+    try:
+        return ways_out(process.landscape, start=start, target=target)
+    except (ValueError, NotImplementedError) as error:
+        remarks.append(f"theory: {error}")
+        return []
+
+
+def _estimates(problem: _Problem, methods: Sequence[Method], remarks: list[str]) -> list[_Estimate]:
+    """Estimates in the order of the methods; errors and warnings of a method become ``remarks``."""
+    found: list[_Estimate] = []
+    for method in methods:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                for result in _ESTIMATE[method](problem, found):
+                    if isinstance(result, str):
+                        remarks.append(result)
+                    else:
+                        found.append(result)
+            except (ValueError, NotImplementedError, OverflowError, RuntimeError) as error:
+                remarks.append(f"{method}: {error}")
+        remarks.extend(f"{method}: {w.message}" for w in caught if issubclass(w.category, UserWarning))
+    return found
+
+
+def _best(found: Sequence[_Estimate]) -> _Estimate:
+    """The first estimate that is no formula, else the first."""
+    return next((e for e in found if not e.formula), found[0])
+
+
+def _exact(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
+    """Quadrature in one variable."""
+    process = problem.process
+    if len(process.variables) != 1:
+        return
+    x0 = problem.start[process.names[0]]
+    ends = _ends(problem.target, process.variables[0], x0)
+    if len(ends) == 2:
+        value = formulas.exact_exit_time(process, x0, ends=(ends[0], ends[1]))
+    else:
+        value = formulas.exact_mean_time(process, x0, ends[0])
+    yield _Estimate("exact", value, value * (1 - 1e-9), value * (1 + 1e-9), "quadrature, 1e-9")
+
+
+def _backward(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
+    """The backward equation on the mesh, at the start."""
+    start = problem.start
+    times = mean_first_passage_time(problem.process, target=problem.target, box=problem.box)
+    if any(not float(times[n].min()) <= v <= float(times[n].max()) for n, v in start.items()):
+        raise ValueError(f"the start {_shown(start)} is outside the box; give box=")
+    if times.attrs["usable"]:
+        value = float(times.interp(start, method="cubic"))
+        error = float(times.attrs["half_grid_estimate"]) * value
+        yield _Estimate("backward equation", value, value - error, value + error, "half-grid estimate")
+
+
+def _theory(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
+    """The formula for the noise, over all ways out."""
+    process = problem.process
+    if not isinstance(process, Langevin) or not problem.exits:
+        return
+    if process.noise.is_isotropic:
+        yield _kramers(problem, process)
+    else:
+        yield _path_dependent(problem, process)
+
+
+def _kramers(problem: _Problem, process: Langevin) -> _Estimate:
+    """Eyring–Kramers; the interval is ± D/ΔL, the size of the next term."""
+    times = [
+        formulas.kramers_time(process, minimum=p.minimum, saddle=p.saddle, to=p.to) for p in problem.exits
+    ]
+    value = 1.0 / formulas.total_rate(times)
+    next_term = 1.0 / problem.barrier()[0]
+    name = "Kramers" if len(process.variables) == 1 else "Eyring-Kramers"
+    low, high = value * (1 - min(1.0, next_term)), value * (1 + next_term)
+    return _Estimate(name, value, low, high, "next term, D/ΔL", formula=True)
+
+
+def _path_dependent(problem: _Problem, process: Langevin) -> _Estimate:
+    """Noise ∝ Hessian, or two temperatures, at s = 1/2; the interval has s from 0 to 1."""
+    noise, landscape = process.noise, process.landscape
+
+    def formula(p: Exit, s: float) -> float:
+        a, b = p.minimum, p.saddle
+        if noise.hessian_factor is not None:
+            # The factor is η/2B: any pair with that ratio will do.
+            rate = 2 * float(noise.hessian_factor)
+            options = {"learning_rate": rate, "batch_size": 1, "s": s}
+            return formulas.sgd_escape_time(landscape, minimum=a, saddle=b, **options)
+        T_a, T_b = (p.temperature(process, place) for place in (a, b))
+        return formulas.two_temperature_time(landscape, minimum=a, saddle=b, T_a=T_a, T_b=T_b, s=s)
+
+    share = {"well": 1.0, "saddle": 0.5}
+    values = []
+    for s in (0.5, 1e-9, 1 - 1e-9):
+        with warnings.catch_warnings():
+            if s != 0.5:  # one warning is enough
+                warnings.simplefilter("ignore")
+            times = [share[p.to] * formula(p, s) for p in problem.exits]
+        values.append(1.0 / formulas.total_rate(times))
+    law = "noise ∝ Hessian" if noise.hessian_factor is not None else "two temperatures"
+    low, high = min(values[1:]), max(values[1:])
+    return _Estimate(f"{law}, s = 1/2", values[0], low, high, "s from 0 to 1", formula=True)
+
+
+def _splitting(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
+    """Adaptive multilevel splitting."""
+    runs = split_escape(
+        problem.process, start=problem.start, target=problem.target, time_step=problem.step(),
+        rng=problem.rng, progress=problem.progress,
+    )  # fmt: skip
+    value, low, high = (float(1 / runs[name]) for name in ("rate", "high", "low"))
+    yield _Estimate("splitting", value, low, high, "95 % interval", wide=True)
+
+
+def _simulation(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate | str]:
+    """Walkers in continuous time; with a learning rate also the map of SGD."""
+    step, rate = problem.step(), problem.process.learning_rate
+    yield from _simulated(problem, found, step, f"simulation, dt = {step:.3g}")
+    if rate is not None and not math.isclose(rate, step, rel_tol=1e-9):
+        yield from _simulated(problem, found, rate, f"map of SGD, η = {rate:.3g}")
+
+
+def _simulated(
+    problem: _Problem, found: Sequence[_Estimate], step: float, name: str
+) -> Iterator[_Estimate | str]:
+    """One simulation, as long and of as many walkers as the estimates before it advise."""
+    mean = _best(found).value if found else math.nan
+    walkers, max_time = problem.walkers, problem.max_time
+    if max_time is None:
+        max_time = 10 * mean if math.isfinite(mean) else BUDGET * step / walkers
+    if math.isfinite(mean) and walkers * min(mean, max_time) / step > BUDGET:
+        walkers = int(BUDGET * step / min(mean, max_time))
+        if walkers < 100:
+            yield f"{name}: not run; 100 walkers would take {100 * min(mean, max_time) / step:.1e} steps"
+            return
+    runs = simulate_escape(
+        problem.process, start=problem.start, target=problem.target, walkers=walkers, time_step=step,
+        max_time=max(max_time, step), rng=problem.rng, progress=problem.progress,
+    )  # fmt: skip
+    if runs.attrs["n_diverged"]:
+        yield f"{name}: {runs.attrs['n_diverged']} of {walkers} walkers diverged"
+    if runs.attrs["n_escaped"] == walkers:
+        times = runs["escape_time"].to_numpy()
+        mean, error = float(times.mean()), 1.96 * float(times.std(ddof=1)) / math.sqrt(walkers)
+        yield _Estimate(name, mean, mean - error, mean + error, "95 % interval", wide=True)
+        return
+    rate = escape_rate(runs)
+    low, high = float(rate.low), float(rate.high)
+    if int(rate.n_escaped):
+        longest = 1 / low if low > 0 else math.inf
+        kind = "95 % interval, exponential law"
+        yield _Estimate(name, 1 / float(rate.rate), 1 / high, longest, kind, wide=True)
+    else:
+        total = float(rate.total_time)
+        yield f"{name}: no escape in a total of {total:.3g}; the mean time is above {1 / high:.4g}"
+
+
+#: How each method estimates the mean time, given the estimates before it; a text is a remark.
+_ESTIMATE: dict[Method, Callable[[_Problem, Sequence[_Estimate]], Iterator[_Estimate | str]]] = {
+    "exact": _exact,
+    "backward": _backward,
+    "theory": _theory,
+    "splitting": _splitting,
+    "simulation": _simulation,
+}
 
 
 def _row(estimate: _Estimate, best: _Estimate) -> Row:
@@ -341,8 +347,7 @@ def _row(estimate: _Estimate, best: _Estimate) -> Row:
     error = _log_error(estimate)
     combined = math.hypot(error, _log_error(best))
     difference = math.log(estimate.value / best.value) if estimate.value > 0 else math.nan
-    formula = _is_formula(estimate)
-    sigmas = math.nan if estimate is best or formula or combined == 0 else abs(difference) / combined
+    sigmas = math.nan if estimate is best or estimate.formula or combined == 0 else abs(difference) / combined
     return Row(
         QUANTITY, estimate.method, estimate.value, error * estimate.value, estimate.kind, error,
         estimate.value / best.value - 1, sigmas, estimate.low, estimate.high,
@@ -350,15 +355,11 @@ def _row(estimate: _Estimate, best: _Estimate) -> Row:
 
 
 def _log_error(estimate: _Estimate) -> float:
-    """Standard error of ln T: an interval is taken for 95 %, other errors for one standard error."""
+    """Standard error of ln T; NaN without an interval. All but 95 % intervals count as one such error."""
     if not (estimate.low > 0 and math.isfinite(estimate.high)):
         return math.nan
     half = math.log(estimate.high / estimate.low) / 2
-    return half / 1.96 if "95 %" in estimate.kind else half
-
-
-def _is_formula(estimate: _Estimate) -> bool:
-    return estimate.kind.startswith(("next term", "s from"))
+    return half / 1.96 if estimate.wide else half
 
 
 def _ends(target: sp.Basic, x: sp.Symbol, start: float) -> list[float]:
