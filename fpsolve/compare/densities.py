@@ -1,4 +1,4 @@
-"""One table for theory, density and simulation: every number with its error and its distance to the best."""
+"""Stationary averages by theory, density and simulation in one table: errors, deviations from the best."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from theory.langevin import Process
 from theory.valley import elimination
 from theory.valley.reduced import Reduced
 
-#: The method others are measured against: the first of these that is in the table.
+#: The method that others are measured against: the first of these that is in the table, by name or family.
 TRUST = ("spectral", "finite-volume", "ensemble, dt -> 0", "ensemble")
 
 
@@ -77,9 +77,15 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
     if len({float(r.attrs["time_step"]) for r in ensembles}) == 2:
         estimates.append(_extrapolated(process, ensembles, symmetric))
     methods = [e.method for e in estimates]
-    reference = next((m for t in TRUST for m in methods if m.startswith(t)), methods[0])
+    reference = min(methods, key=_rank)
     title = f"Stationary averages: {process.name}"
     return Table(title, reference, _rows(estimates, reference), tuple(dict.fromkeys(remarks)))
+
+
+def _rank(method: str) -> int:
+    """Place in ``TRUST`` of a method or its family, which is the word before the comma."""
+    names = (method, method.split(",")[0])
+    return next((k for k, trusted in enumerate(TRUST) if trusted in names), len(TRUST))
 
 
 def _check_belongs(process: Process, result: object) -> None:
@@ -94,6 +100,7 @@ def _check_belongs(process: Process, result: object) -> None:
 
 
 def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[str]) -> _Estimate:
+    """Averages of a density, with the relative error that its own check states."""
     method = str(density.attrs.get("method", "density"))
     if int(density.attrs.get("cross_diffusion", 1)) != int(getattr(process, "cross_diffusion", True)):
         method += ", no cross terms"
@@ -107,7 +114,10 @@ def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[s
 
 
 def _scales(values: dict[str, float]) -> dict[str, float]:
-    """What a relative error of a quantity refers to; means and products vanish, widths do not."""
+    """The size that a relative error of a quantity refers to.
+
+    ⟨v⟩ and ⟨u v⟩ may vanish: their sizes are products of root mean squares. Others are their own size.
+    """
     root = {q[1:-3]: math.sqrt(max(v, 0.0)) for q, v in values.items() if q.endswith("^2>")}
     scales = {}
     for quantity, value in values.items():
@@ -119,7 +129,7 @@ def _scales(values: dict[str, float]) -> dict[str, float]:
 
 
 def _from_ensemble(process: Process, ensemble: xr.Dataset, symmetric: Sequence[str]) -> _Estimate:
-    """Time averages after burn-in; without burn-in the final positions, which have forgotten most."""
+    """Time averages after burn-in; without burn-in the final positions, which depend least on the start."""
     if float(ensemble.attrs.get("burn_in", 0.0)) > 0.0:
         return _time_averages(process, ensemble, symmetric)
     alive = ensemble["diverged"].to_numpy() == 0
@@ -146,6 +156,7 @@ def _from_ensemble(process: Process, ensemble: xr.Dataset, symmetric: Sequence[s
 
 
 def _time_averages(process: Process, ensemble: xr.Dataset, symmetric: Sequence[str]) -> _Estimate:
+    """Averages over time after the burn-in and over walkers."""
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
     for name in process.names:
@@ -185,7 +196,7 @@ def _extrapolated(process: Process, ensembles: list[xr.Dataset], symmetric: Sequ
 
 
 def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
-    """What a reader must know before comparing an ensemble with a continuous-time density."""
+    """Differences between an ensemble and a density in continuous time: step, burn-in, diverged walkers."""
     remarks = []
     step = float(ensemble.attrs["time_step"])
     if process.landscape is not None:
@@ -207,8 +218,8 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
 def _from_reduced(reduced: Reduced) -> _Estimate:
     """Moments of the reduced density; the error is the change from the previous order."""
     values = reduced.moments()
-    values = {q: v for q, v in values.items() if not q.startswith("mode")}
-    # What the next order changes is the error of orders 0 and 1; the last change bounds that of order 2.
+    del values[f"mode |{reduced.slow_variable}|"]
+    # The change to the next order is the error of orders 0 and 1; the change from order 1 bounds that of 2.
     other = 1 if reduced.order == 2 else 2
     neighbour = elimination.eliminate(
         reduced.process,
@@ -234,15 +245,6 @@ def _rows(estimates: list[_Estimate], reference: str) -> tuple[Row, ...]:
             difference = value - target
             sigmas = abs(difference) / combined if estimate is not best and combined > 0 else math.nan
             deviation = 0.0 if estimate is best else difference / scale
-            row = (
-                quantity,
-                estimate.method,
-                value,
-                error,
-                estimate.error_kind,
-                error / scale,
-                deviation,
-                sigmas,
-            )
-            rows.append(Row(*row))
+            found = (value, error, estimate.error_kind, error / scale, deviation, sigmas)
+            rows.append(Row(quantity, estimate.method, *found))
     return tuple(rows)

@@ -1,4 +1,15 @@
-"""Densities and times on a mesh: stationary, evolving, spectral, backward."""
+"""Densities and times on a mesh: stationary, evolving, spectral, backward.
+
+stationary_density: Stationary density by finite volumes or spectral elements.
+evolve: Density at given times, from a given start.
+probability_current: Probability current of a density.
+mean_first_passage_time: Mean time to reach a target, from everywhere.
+committor: Probability to reach a target before a source.
+relaxation_rates: Slowest relaxation rates of a process.
+averages: Stationary averages of a density.
+marginal: Marginal of a spectral density at any points.
+marginal_values: Marginal of a density on uniform cells.
+"""
 
 from theory.face import lazy
 

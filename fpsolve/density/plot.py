@@ -318,9 +318,9 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
 
 
 def _family(method: str) -> str:
-    """The key of ``INK`` for a method of a table."""
-    starts = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
-    return next((family for start, family in starts.items() if method.startswith(start)), "theory")
+    """The key of ``INK`` for a method of a table, whose family is the word before the comma."""
+    families = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
+    return families.get(method.split(",")[0], "theory")
 
 
 def _pretty(quantity: str) -> str:
