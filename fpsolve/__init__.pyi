@@ -21,7 +21,7 @@ from fpsolve.escape.scans import slope_table as slope_table
 from fpsolve.escape.setting import EscapeSetting as EscapeSetting
 from fpsolve.escape.setting import styblinski_tang_setting as styblinski_tang_setting
 from fpsolve.phases import plot as _plot
-from fpsolve.phases.flatness_diagram import flatness_diagram as flatness_diagram
+from fpsolve.phases.flatness import flatness_diagram as flatness_diagram
 from fpsolve.statistics import power_law as power_law
 from fpsolve.sweeps.runner import open_sweep as open_sweep
 from fpsolve.sweeps.runner import sweep as sweep

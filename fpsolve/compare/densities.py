@@ -159,23 +159,20 @@ def _time_averages(process: Process, ensemble: xr.Dataset, symmetric: Sequence[s
     """Averages over time after the burn-in and over walkers."""
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
-    for name in process.names:
-        even = name in symmetric
-        at = {"variable": name}
-        if not even:
-            values[f"<{name}>"] = float(ensemble["mean"].sel(at))
-            errors[f"<{name}>"] = float(ensemble["mean_stderr"].sel(at))
-        both = at | {"variable_2": name}
-        values[f"<{name}^2>"] = float(ensemble["second_moment"].sel(both))
-        errors[f"<{name}^2>"] = float(ensemble["second_moment_stderr"].sel(both))
-        kind = "abs_std" if even else "std"
-        values[spread_name(name, symmetric)] = float(ensemble[kind].sel(at))
-        errors[spread_name(name, symmetric)] = float(ensemble[f"{kind}_stderr"].sel(at))
+
+    def add(quantity: str, summary: str, *variables: str) -> None:
+        at = dict(zip(("variable", "variable_2"), variables, strict=False))
+        values[quantity] = float(ensemble[summary].sel(at))
+        errors[quantity] = float(ensemble[f"{summary}_stderr"].sel(at))
+
+    for v in process.names:
+        if v not in symmetric:
+            add(f"<{v}>", "mean", v)
+        add(f"<{v}^2>", "second_moment", v, v)
+        add(spread_name(v, symmetric), "abs_std" if v in symmetric else "std", v)
     for u, v in combinations(process.names, 2):
         if u not in symmetric and v not in symmetric:
-            both = {"variable": u, "variable_2": v}
-            values[f"<{u} {v}>"] = float(ensemble["second_moment"].sel(both))
-            errors[f"<{u} {v}>"] = float(ensemble["second_moment_stderr"].sel(both))
+            add(f"<{u} {v}>", "second_moment", u, v)
     return _Estimate(_ensemble_name(ensemble), values, errors, "standard error, time averages")
 
 

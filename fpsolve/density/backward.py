@@ -21,8 +21,8 @@ import xarray as xr
 
 from fpsolve.density.grid import Box, Grid, checked_box, checked_shape
 from fpsolve.density.operator import factorised, fokker_planck_matrix, null_vector
-from fpsolve.density.stationary import DEFAULT_CELLS, chosen_schemes, numeric_process
-from fpsolve.density.window import starting_window
+from fpsolve.density.stationary import chosen_schemes, numeric_process
+from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from fpsolve.symbols.target import target_function
 from theory.langevin import Process
@@ -87,7 +87,7 @@ def mean_first_passage_time(
     function = target_function(target, process.variables)
     grid = _grid(process, box, shape)
     values, largest, lost, negative = [], [], False, False
-    for mesh in (grid, grid.coarsened(2)):
+    for mesh in (grid, grid.coarsened()):
         problem = _Absorbing.of(process, mesh, [function])
         times = problem.solve(-np.ones(mesh.cells))
         if moment == 2:
@@ -202,8 +202,7 @@ def relaxation_rates(
 def _grid(process: Process, box, shape) -> Grid:
     """The whole box as a grid; targets break mirror symmetry."""
     region: Box = checked_box(process, box) if box is not None else starting_window(process, ()).box
-    dimension = len(process.variables)
-    return Grid.on(region, checked_shape(shape, dimension) or (DEFAULT_CELLS[dimension],) * dimension)
+    return Grid.on(region, checked_shape(shape, len(region)) or default_shape(process))
 
 
 @dataclass(frozen=True)

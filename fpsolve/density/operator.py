@@ -267,6 +267,7 @@ class _PairFluxes:
         self.outward = np.asarray(rows[self.second, self.first]).ravel()
 
     def divergence(self, density: np.ndarray) -> np.ndarray:
+        """A P, shape (cells,)."""
         flux = self.inward * density[self.second] - self.outward * density[self.first]
         gained = np.bincount(self.first, flux, self.size)
         return gained - np.bincount(self.second, flux, self.size)
@@ -325,12 +326,15 @@ class _Pinned:
         return np.sort(-np.real(1.0 / values))
 
 
+def pinned_system(matrix: sparse.csc_matrix, pin: int) -> tuple[np.ndarray, sparse.csc_matrix, np.ndarray]:
+    """A P = 0 with P[pin] = 1, equation ``pin`` left out: the other indices, their matrix, the right side."""
+    keep = np.delete(np.arange(matrix.shape[0]), pin)
+    return keep, matrix[keep][:, keep].tocsc(), -matrix[:, [pin]].toarray().ravel()[keep]
+
+
 def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:
     """Factorise A without row and column ``pin`` and solve for P with P[pin] = 1."""
-    size = matrix.shape[0]
-    keep = np.delete(np.arange(size), pin)
-    inner = matrix[keep][:, keep].tocsc()
-    right = -matrix[:, [pin]].toarray().ravel()[keep]
+    keep, inner, right = pinned_system(matrix, pin)
     lu = factorised(inner)
     solution = lu.solve(right)
     if not np.isfinite(solution).all():
@@ -338,7 +342,7 @@ def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:
             "the stationary problem is singular: the box holds parts that exchange no mass "
             "(a barrier too high for this noise); solve one valley at a time with box="
         )
-    density = np.empty(size)
+    density = np.empty(matrix.shape[0])
     density[keep], density[pin] = solution, 1.0
     return _Pinned(keep, lu, density)
 

@@ -89,6 +89,7 @@ def _thinned(density: xr.DataArray, most: int = 600) -> xr.DataArray:
 
 
 def _axis_label(density: xr.DataArray, name: str) -> str:
+    """A variable in mathematics, with its unit."""
     unit = str(density[name].attrs.get("units", "1"))
     return f"${name}$" if unit == "1" else f"${name}$ ({unit})"
 
@@ -240,14 +241,8 @@ def _draw_marginals(ax, density_map, referee, ensemble, reduced, slow) -> None:
         label = f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
         ax.stairs(heights, edges, color=INK["ensemble"], fill=True, alpha=0.4, label=label)
     for item in reduced:
-        ax.plot(
-            line,
-            factor * item.density(line),
-            color=INK["theory"],
-            ls=ORDER_STYLES[item.order],
-            lw=1.3,
-            label=f"theory, order {item.order}",
-        )
+        dashes, label = ORDER_STYLES[item.order], f"theory, order {item.order}"
+        ax.plot(line, factor * item.density(line), color=INK["theory"], ls=dashes, lw=1.3, label=label)
     if referee is not None:
         exact = factor * spectral_marginal(referee, slow, line)
         ax.plot(line, exact, color=INK["spectral"], lw=4, alpha=0.25, label="spectral")
@@ -265,18 +260,17 @@ def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarra
         width = np.diff(ensemble[f"{d.removesuffix('_bin')}_edges"].to_numpy())
         histogram = (histogram * xr.DataArray(width, dims=d)).sum(d)
     edges, heights = ensemble[f"{slow}_edges"].to_numpy(), histogram.to_numpy()
-    if folded and np.allclose(edges, -edges[::-1]):
-        half = len(heights) // 2
-        if len(heights) % 2 == 0:
-            return edges[half:], heights[half:] + heights[:half][::-1]
+    half = len(heights) // 2
+    if folded and len(heights) % 2 == 0 and np.allclose(edges, -edges[::-1]):
+        return edges[half:], heights[half:] + heights[:half][::-1]
     return edges, heights
 
 
 def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     """Axes with |relative deviation| of every number from the reference; a dash marks its stated error.
 
-    A marker above its dash deviates by more than the method claims. Colours are those of the
-    marginal: one per family, with a marker for each member. Deviations below 10⁻⁷ sit on the lower edge.
+    A marker above its dash deviates by more than the stated error. Colours are those of the marginal, one
+    for each family, with a marker for each member. Deviations below 10⁻⁷ are drawn at the lower edge.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from numpy.polynomial import hermite_e, legendre
 from scipy.sparse.linalg import SuperLU
 
 from fpsolve.density.grid import Box, drift_values, kept_axes, loss_values
-from fpsolve.density.operator import factorised
+from fpsolve.density.operator import factorised, pinned_system
 from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Langevin, Process
@@ -162,7 +162,7 @@ def spectral_density(
 
 def _judge(change: float, rounding: float, tolerance: float) -> None:
     """Warn of what keeps the accuracy above the tolerance, with what would help against it."""
-    # The estimate of rounding is good to its order of magnitude: ten tolerances are none to warn of.
+    # The estimate of rounding is right to an order of magnitude: no warning below ten tolerances.
     if rounding > 10 * tolerance and change < 100 * rounding:
         message = (
             f"rounding limits the spectral density to {rounding:.1e} (tolerance {tolerance:.0e}): where "
@@ -260,9 +260,7 @@ def _solve(
     """Assemble, pin one unknown near the mode, factorise, refine, normalise, evaluate."""
     matrix = _assembled(coefficients, axes)
     pin = _pinned_unknown(process, axes, earlier)
-    keep = np.delete(np.arange(matrix.shape[0]), pin)
-    inner = matrix[keep][:, keep].tocsc()
-    right = -matrix[:, [pin]].toarray().ravel()[keep]
+    keep, inner, right = pinned_system(matrix, pin)
     lu = factorised(inner)
     values = lu.solve(right)
     values += lu.solve(right - inner @ values)
@@ -281,7 +279,7 @@ def _rounding_error(inner: sparse.csc_matrix, lu: SuperLU, axes: list[Axis], kee
 
     Mass fed in everywhere must flow to the pinned unknown, from a separate valley over its barrier: the
     slower that is, the more piles up, and the larger is the rounding of the balance it satisfies. The
-    computed density cannot tell: a valley whose weight was lost is consistently empty.
+    computed density does not show it: a valley whose weight was lost is empty at every level.
     """
     fed = reduce(np.multiply.outer, [np.arange(a.size) == 0 if a.hermite else np.ones(a.size) for a in axes])
     source = np.asarray(fed, float).ravel()[keep]

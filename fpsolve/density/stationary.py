@@ -23,14 +23,12 @@ from fpsolve.density.grid import (
     mirror_symmetries,
 )
 from fpsolve.density.operator import NullVector, Scheme, coefficients, fokker_planck_matrix, null_vector
-from fpsolve.density.window import starting_window
+from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from theory.langevin import Langevin, Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
 MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
-#: Default cells per axis when the box is given and the shape is not, by dimension.
-DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
 RIM = 0.02
 
@@ -174,7 +172,7 @@ def _solve_adaptively(
     cells = checked_shape(shape, dimension)
     automatic_shape = cells is None
     if cells is None:
-        cells = found.shape if found is not None else _default_shape(process, mirrored)
+        cells = found.shape if found is not None else default_shape(process, mirrored)
     elif mirrored:
         # The user counts the cells of the whole box; an odd count keeps a cell at the middle.
         odd = [n for n, v in zip(cells, process.names, strict=True) if v in mirrored and n % 2]
@@ -194,11 +192,6 @@ def _solve_adaptively(
             break
         cells = tuple(2 * int(n * factor / 2) for n in cells)
     return solution
-
-
-def _default_shape(process: Process, mirrored: tuple[str, ...]) -> tuple[int, ...]:
-    n = DEFAULT_CELLS[len(process.variables)]
-    return tuple(n // 2 if v in mirrored else n for v in process.names)
 
 
 def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...]) -> Grid:
@@ -226,7 +219,7 @@ def _solve(
     weights = _coarse_density(process, grid)
     peclet = _bulk_peclet(process, grid, weights)
     schemes = fixed_schemes(process, scheme, peclet)
-    half = grid.coarsened(2)
+    half = grid.coarsened()
     coarse = null_vector(
         fokker_planck_matrix(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
     )
@@ -286,8 +279,8 @@ def fixed_schemes(
 ) -> tuple[Scheme, ...]:
     """The scheme of each axis.
 
-    Exponential fitting adds the diffusion D·Pe²/12: exact in equilibrium, but fatal along a slow
-    axis whose drift fluctuates with a fast variable (Pe ≫ 1 while the mean drift is small).
+    Exponential fitting adds the diffusion D·Pe²/12. The sum is exact in equilibrium. It is wrong along a
+    slow axis whose drift fluctuates with a fast variable, where Pe ≫ 1 and the mean drift is small.
     """
     dimension = len(process.variables)
     if not isinstance(scheme, str):

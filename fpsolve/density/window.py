@@ -19,6 +19,8 @@ from theory.valley.reduced import Reduced
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
 SLOW_CELLS_PER_WIDTH = 16
 FAST_CELLS = 176
+#: Cells per axis where no reduced density says better, by dimension.
+DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: Half-width of the box along a fast variable, in standard deviations.
 FAST_WIDTHS = 6.0
 
@@ -29,6 +31,12 @@ class Window:
 
     box: Box
     shape: tuple[int, ...]
+
+
+def default_shape(process: Process, mirrored: tuple[str, ...] = ()) -> tuple[int, ...]:
+    """``DEFAULT_CELLS`` of every axis, half of them on a mirrored one."""
+    n = DEFAULT_CELLS[len(process.variables)]
+    return tuple(n // 2 if v in mirrored else n for v in process.names)
 
 
 def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
@@ -50,7 +58,7 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the ratio test concerns digits; a window needs none
+            warnings.simplefilter("ignore")  # the warnings concern accuracy that a window does not need
             reduced = elimination.eliminate(process, order=2)
             low, high = reduced.support
             width = reduced.moments()[f"std(|{reduced.slow_variable}|)"]
@@ -119,7 +127,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         matrix = fokker_planck_matrix(process, grid, ["exponential"] * dimension)
         state = null_vector(matrix, grid, pin=_start_cell(process, grid))
         if not state.second_eigenvalue > state.rounding_rate:
-            break  # wells whose exchange is lost in rounding: keep them all, the solver will say so
+            break  # wells whose exchange is lost in rounding: keep them all, the solver warns
         density = np.abs(state.density)
         fitted = {
             name: _around(hull[name], _fitted(density, grid, axis)) for axis, name in enumerate(grid.names)
@@ -132,8 +140,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
             )
         if settled:
             break
-    n = {1: 2000, 2: 200, 3: 30}[dimension]
-    return Window(box, tuple(n // 2 if v in mirrored else n for v in process.names))
+    return Window(box, default_shape(process, mirrored))
 
 
 def _minima(process: Process) -> np.ndarray:
@@ -192,14 +199,13 @@ def _start_cell(process: Process, grid: Grid) -> int:
 def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
     """The interval outside of which a coarse marginal holds less than 1e-12, or a wider one."""
     marginal = kept_axes(density, axis) / density.sum()
-    h, n = grid.widths[axis], grid.shape[axis]
-    low, high = grid.low[axis], grid.high[axis]
+    h, low, high = grid.widths[axis], grid.low[axis], grid.high[axis]
     below = int(np.searchsorted(np.cumsum(marginal), 1e-12))
     above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-12))
     span = high - low
     start = low - 0.3 * span if below < 1 else low + (below - 1) * h
     stop = high + 0.3 * span if above < 1 else high - (above - 1) * h
-    return (start, stop) if n else (low, high)
+    return start, stop
 
 
 def _symmetrised(ends: tuple[float, float]) -> tuple[float, float]:

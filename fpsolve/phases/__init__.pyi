@@ -4,4 +4,4 @@ from fpsolve.phases.diagram import curvature_point as curvature_point
 from fpsolve.phases.diagram import phase_diagram as phase_diagram
 from fpsolve.phases.diagram import phase_point as phase_point
 from fpsolve.phases.diagram import transition as transition
-from fpsolve.phases.flatness_diagram import flatness_diagram as flatness_diagram
+from fpsolve.phases.flatness import flatness_diagram as flatness_diagram

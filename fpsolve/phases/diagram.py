@@ -1,4 +1,4 @@
-"""Phases of SGD on a valley in the (σ, η) plane, found by simulation, with the boundaries theory gives.
+"""Phases of SGD on a valley in the (σ, η) plane, found by simulation, with the borders that theory gives.
 
 Phase I: the density of the slow variable peaks at x = 0, the sharp minimum. Phase II: it peaks away from
 it, at flatter x_ss. Phase III: half of the walkers or more diverged. Walkers follow the SGD map with
@@ -112,7 +112,7 @@ def phase_point(
 
 
 def _phase(numbers: dict[str, float], lost: int, walkers: int) -> int:
-    """1, 2 or 3."""
+    """3 if half of the walkers diverged; 2 if ⟨|x|⟩²/⟨x²⟩ is above that of exp(−x⁴); else 1."""
     if 2 * lost >= walkers:
         return 3
     return 2 if numbers["abs_x"] ** 2 > _SPLIT * numbers["square_x"] else 1
@@ -217,7 +217,7 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
     learning_rate : array_like, shape (n,)
         η.
     time : float
-        Length of the runs phase III is found in.
+        Length of the runs in which phase III is found.
 
     Returns
     -------
@@ -268,8 +268,8 @@ def curvature_point(
 ) -> dict[str, object]:
     """(ln p)'' at x = 0 of the map's stationary density, at σ = factor × the finite-η transition.
 
-    Walkers start from the second-order reduced density at the equivalent continuous-time noise, and
-    forget it during the burn-in. ln p is fitted by an even polynomial of degree six over two standard
+    Walkers start from the second-order reduced density at the equivalent continuous-time noise; the burn-in
+    removes what depends on the start. ln p is fitted by an even polynomial of degree six over two standard
     deviations of the critical density; the error is from the scatter between blocks of walkers.
 
     Parameters
@@ -377,7 +377,9 @@ def _root(places: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[f
     level, slope = covariance @ design.T @ (values / errors)
     scatter = ((values / errors - design @ [level, slope]) ** 2).sum() / (len(places) - 2)
     gradient = np.array([-1 / slope, level / slope**2])
-    variance = gradient @ covariance @ gradient * max(1.0, scatter)  # not below what the scatter shows
+    variance = (
+        gradient @ covariance @ gradient * max(1.0, scatter)
+    )  # scatter beyond the errors widens the interval
     return at - level / slope, math.sqrt(variance)
 
 
