@@ -133,7 +133,6 @@ def _escape(options: argparse.Namespace) -> int:
         raise ValueError("the file has no [escape] table with start and target")
     out = _writable(options.out)
     from fpsolve.compare.escapes import escape
-    from fpsolve.escape.plot import escape_times
 
     settings: dict = dict(problem.escape)
     if options.seed is not None:
@@ -147,7 +146,7 @@ def _escape(options: argparse.Namespace) -> int:
         import matplotlib.pyplot as plt
 
         figure, ax = plt.subplots()
-        plot.escape_times(table, ax=ax)
+        escape_times(table, ax=ax)
         _write(out, table, figure, {}, name="escape")
         if not options.json:
             print(f"wrote {', '.join(str(p) for p in sorted(out.glob('escape.*')))}")

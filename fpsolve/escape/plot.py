@@ -42,7 +42,7 @@ def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : Table
-        From :func:`fpsolve.compare.densities.escape`.
+        From :func:`fpsolve.compare.escape`.
 
     Returns
     -------
