@@ -133,6 +133,7 @@ def _escape(options: argparse.Namespace) -> int:
         raise ValueError("the file has no [escape] table with start and target")
     out = _writable(options.out)
     from fpsolve.compare.escapes import escape
+    from fpsolve.escape.plot import escape_times
 
     settings: dict = dict(problem.escape)
     if options.seed is not None:
