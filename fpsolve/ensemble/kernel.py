@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from fpsolve.ensemble.lanes import block, header, normals, rows
+from fpsolve.ensemble.lanes import block, header, loads, normals, rows
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
@@ -54,11 +54,11 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
         ),
         unpack=block([f"c{k} = constants[{k}]" for k in range(len(emitter.constants))], 4),
         factor=factor,
-        load=block([*_loads("x", "X", n), *_loads("xi", "XI", m)], 16),
+        load=block([*loads("x", "X", n), *loads("xi", "XI", m)], 16),
         step=block(lines, 16),
         inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
         store=block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 16),
-        moments=block([*_loads("x", "X", n), *_moments(n)], 20),
+        moments=block([*loads("x", "X", n), *_moments(n)], 20),
     )
     module = load_module(source, prefix="ensemble")
     return Kernel(module.advance, np.array(emitter.constants, dtype=float), source)
@@ -71,11 +71,6 @@ def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tup
         return sp.Integer(1), root
     rest = iter(split)
     return split[0][0], sp.Matrix(*root.shape, [next(rest)[1] if e != 0 else 0 for e in root])
-
-
-def _loads(name: str, row: str, count: int) -> list[str]:
-    """Lines that read scalars from consecutive rows."""
-    return [f"{name}{i} = lane[({row} + {i}) * LANES + l]" for i in range(count)]
 
 
 def _moments(n: int) -> list[str]:

@@ -80,6 +80,11 @@ def block(lines: Iterable[str], indent: int) -> str:
     return "\n".join(" " * indent + line for line in lines).lstrip()
 
 
+def loads(name: str, row: str, count: int) -> list[str]:
+    """Lines that read scalars ``name0``, ``name1``, … of a lane from consecutive rows."""
+    return [f"{name}{i} = lane[({row} + {i}) * LANES + l]" for i in range(count)]
+
+
 def to_lanes(values: np.ndarray, fill: float = 0) -> np.ndarray:
     """Shape (walkers, k) as (groups, k, LANES), the last group padded."""
     walkers, k = values.shape

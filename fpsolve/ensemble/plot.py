@@ -51,15 +51,8 @@ def growth(rates: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     for name, (colour, style, label) in _RATES.items():
         if style == "o":
-            ax.errorbar(
-                rates.time,
-                rates[name],
-                1.96 * rates[f"{name}_stderr"],
-                fmt="o",
-                ms=3,
-                color=colour,
-                label=label,
-            )
+            error = 1.96 * rates[f"{name}_stderr"]
+            ax.errorbar(rates.time, rates[name], error, fmt="o", ms=3, color=colour, label=label)
         else:
             ax.plot(rates.time, rates[name], color=colour, ls=style, lw=1.6, label=label)
     ax.axhline(0, color="0.7", lw=0.8)

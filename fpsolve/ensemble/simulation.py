@@ -20,6 +20,7 @@ from fpsolve.ensemble.lanes import LANES
 from fpsolve.ensemble.numpy_step import numpy_advance
 from fpsolve.ensemble.parts import cuts, finished, in_threads
 from fpsolve.ensemble.state import (
+    PER_WALKER,
     Start,
     State,
     available_threads,
@@ -150,12 +151,7 @@ def simulate(
 
 
 def _run(
-    advance: Callable[..., None],
-    state: State,
-    last_step: int,
-    save_steps: int,
-    threads: int,
-    progress: bool,
+    advance: Callable[..., None], state: State, last_step: int, save_steps: int, threads: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Advance the state to ``last_step``; return the saved positions and their steps."""
     groups, n, _ = state.positions.shape
@@ -180,15 +176,9 @@ def _run(
 
 
 def _run_apart(
-    process: Process,
-    state: State,
-    last_step: int,
-    save_steps: int,
-    threads: int,
-    executor: Executor,
-    parts: int,
-    progress: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+    process: Process, state: State, last_step: int, save_steps: int, threads: int, executor: Executor,
+    parts: int, progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The same as ``_run``, groups of walkers on an executor."""
     slices = [slice(*ends) for ends in pairwise(cuts(len(state.positions), parts))]
     jobs = {
@@ -197,7 +187,7 @@ def _run_apart(
     }
     paths, saved_steps = np.empty(0), np.empty(0, int)
     for groups, (part, part_paths, saved_steps) in finished(jobs, progress=progress):
-        for name in ("positions", "bounds", "exit_step", "sums"):
+        for name in PER_WALKER:
             getattr(state, name)[groups] = getattr(part, name)
         state.histogram += part.histogram
         if not paths.size:
@@ -212,11 +202,8 @@ def _taken(state: State, groups: slice) -> State:
     return replace(
         state,
         first_walker=state.first_walker + groups.start * LANES,
-        positions=state.positions[groups],
-        bounds=state.bounds[groups],
-        exit_step=state.exit_step[groups],
-        sums=state.sums[groups],
         histogram=np.zeros_like(state.histogram),
+        **{name: getattr(state, name)[groups] for name in PER_WALKER},
     )
 
 
@@ -225,7 +212,7 @@ def _part(
 ) -> tuple[State, np.ndarray, np.ndarray]:
     """One part, in a worker, which compiles for itself: the state, saved positions, and their steps."""
     # A part may share memory with the whole, where workers are threads
-    own = {name: getattr(state, name).copy() for name in ("positions", "bounds", "exit_step", "sums")}
+    own = {name: getattr(state, name).copy() for name in PER_WALKER}
     state = replace(state, **own)
     paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, False)
     return state, paths, saved_steps

@@ -20,6 +20,9 @@ from theory.langevin import Process
 
 Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
 
+#: Arrays of a state whose axis 0 is the group of walkers.
+PER_WALKER = ("positions", "bounds", "exit_step", "sums")
+
 
 @dataclass
 class State:
@@ -259,7 +262,8 @@ def _first_points(process: Process, names: tuple[str, ...], start: Start, walker
 def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float) -> None:
     """ValueError unless the start lies below ``divergence`` and the coefficients are finite there."""
     if not np.isfinite(points).all():
-        raise ValueError(f"start is not finite for {_culprits(points, names)}")
+        bad = [names[i] for i in np.flatnonzero(~np.isfinite(points).all(axis=0))]
+        raise ValueError(f"start is not finite for {', '.join(bad)}")
     if (np.abs(points) >= divergence).any():
         raise ValueError(
             f"start has |{names[0]}| or another coordinate of {np.abs(points).max():g}, not below "
@@ -280,10 +284,6 @@ def refuse_points(names: tuple[str, ...], points: np.ndarray, bad: np.ndarray, p
     if bad.any():
         where = ", ".join(f"{n}={v:g}" for n, v in zip(names, points[bad][0], strict=True))
         raise ValueError(f"{problem} {where}; start elsewhere")
-
-
-def _culprits(points: np.ndarray, names: tuple[str, ...]) -> str:
-    return ", ".join(names[i] for i in np.flatnonzero(~np.isfinite(points).all(axis=0)))
 
 
 def _checked_edges(names: tuple[str, ...], bins: Mapping[str, ArrayLike] | None) -> dict[str, np.ndarray]:

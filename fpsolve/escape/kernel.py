@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.ensemble.lanes import block, header, normals, rows
+from fpsolve.ensemble.lanes import block, header, loads, normals, rows
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
@@ -84,14 +84,7 @@ def escape_kernel(
             walker="first_walker + np.uint64(lane_walker[{l}])",
         ),
         unpack=block([f"c{k} = constants[{k}]" for k in range(len(constants))], 4),
-        load=block(
-            [
-                f"{name}{i} = lane[({row} + {i}) * LANES + l]"
-                for name, row, count in (("x", "X", n), ("xi", "NOISE", m), ("g", "SIGNED", len(atoms)))
-                for i in range(count)
-            ],
-            12,
-        ),
+        load=block([*loads("x", "X", n), *loads("xi", "NOISE", m), *loads("g", "SIGNED", len(atoms))], 12),
         step=block(lines, 12),
         inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
         near=" | ".join(f"(a{j} < NEAR)" for j in range(len(parts))) or "False",

@@ -50,17 +50,14 @@ def _random_shift(setting: EscapeSetting) -> Noise:
     return random_shift(delta_s=eta * setting.scaled_variance / (2 * B), learning_rate=eta)
 
 
-def _hessian_proportional(setting: EscapeSetting) -> Noise:
-    eta, B = setting.numbers
-    return hessian_proportional(learning_rate=eta, batch_size=B)
-
-
 _KINDS: dict[str, _Kind] = {
     "isotropic": _Kind(
         lambda setting: isotropic(float(setting.D)),  # type: ignore[arg-type]
         ("D", "time_step"), ("D", "sharpness", "time_step"), thermal=True,
     ),
-    "hessian_proportional": _Kind(_hessian_proportional),
+    "hessian_proportional": _Kind(
+        lambda setting: hessian_proportional(learning_rate=setting.numbers[0], batch_size=setting.numbers[1])
+    ),
     "random_shift": _Kind(_random_shift),
     "data_shift": _Kind(_shifted_data),
     "minibatch": _Kind(
