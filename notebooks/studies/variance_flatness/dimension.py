@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
+from scipy.stats import gmean
 
 from fpsolve import sweep
 from fpsolve.results import provenance, quantity
@@ -129,7 +130,8 @@ def against_width(
     the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width``
     (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
     ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
-    ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t).
+    ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t). ``sharp_at_most_mean`` and
+    ``width_mean``, the geometric mean, have no interval.
     """
     sizes = [int(h) for h in widths]
     if not sizes or min(sizes) < 2:
@@ -151,6 +153,12 @@ def against_width(
         for end, source in (("mean", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
             words = f"{result[name].attrs['long_name']}, {end} over seeds"
             result[f"{name}_{end}"] = quantity(means[source].to_numpy(), "hidden_width", words)
+    for name, words, mean in (
+        ("sharp_at_most", "largest D_s, mean over seeds", np.mean),
+        ("width", "flatness by rank, geometric mean over seeds", gmean),
+    ):
+        values = result[name].reduce(mean, "seed")
+        result[f"{name}_mean"] = quantity(values.to_numpy(), values.dims, words)
     result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
     result.attrs |= provenance(
         "effective dimensions against width", data=data.name, samples=data.samples, epochs=epochs,
@@ -178,7 +186,8 @@ def one_width(
     ``classes`` and ``rows``, the arrays named in :data:`ROWS`, are those of a data set.
     """
     started = time.process_time()
-    data = Data(name=name, classes=classes, **{part: torch.from_numpy(rows[part]) for part in ROWS})
+    tensors: dict = {part: torch.from_numpy(rows[part]) for part in ROWS}
+    data = Data(name=name, classes=classes, **tensors)
     H = int(hidden_width)
     initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
     run = train.sgd(

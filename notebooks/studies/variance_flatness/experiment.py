@@ -20,6 +20,7 @@ import xarray as xr
 from torch import nn
 
 from fpsolve.command.reader import number, one_of, positive, whole
+from fpsolve.results import quantity
 from fpsolve.sweeps.store import kept, read_store
 from nets import models
 from nets.data import datasets
@@ -52,47 +53,28 @@ MODELS: dict[str, Callable[[tuple[int, ...], np.random.SeedSequence], nn.Sequent
 }
 MOTION = ("variance", "velocity_variance", "correlation_time")
 
-__all__ = ["CASES", "Config", "load", "measure", "run_seeds", "seed_path"]
-
 
 @dataclass(frozen=True)
 class Config:
     """One experiment; the defaults are the paper's network on MNIST.
 
-    Attributes
-    ----------
-    name : str
-        Of the folder its seeds are stored in.
-    data, root : str
-        Data set and the directory it lies in (default: see :func:`nets.data.datasets.load`).
-    standardise : {"channel", "pixel", "none"}
-        "channel" scales all pixels alike, as is the habit for MNIST (the paper does not say). "pixel" makes
-        rare pixels of a few images huge: single samples then dominate gradients and leading modes.
-    samples : int
-        First so many training rows; 0 takes all.
-    model : {"fully_connected", "lenet_mnist", "lenet_cifar10"}
-    sizes : tuple of int
-        Of a fully connected net.
-    layer : int
-        Whose weights are analysed.
-    optimizer, learning_rate, batch_size, momentum, sampling
-        As in :func:`nets.training.train.sgd`; momentum 0 leaves its default.
-    epochs, stop_at_loss : int, float
-        Training before the first window. With a positive loss the windows are placed so that w₀, between
-        them, is the end of the first epoch whose training loss is not above it, to compare settings at equal
-        loss; ``epochs`` is then the most that is tried.
-    window : int
-        Epochs of each of the two windows.
-    seeds, first_seed : int
-    directions, stride : int
-        Flatness is measured for every ``stride``-th of the first so many modes.
-    fit, rank_fit : (int, int)
-        First and last mode of the fits of ψ and of γ.
-    cases : tuple of str
-        Of :data:`CASES`; "same window" is always among them.
-    ensemble : int
-        Modes of the minibatch-loss ensemble, spread evenly over ``fit``; 0 leaves it out.
-    threads : int
+    ``name`` is that of the folder its seeds are stored in. ``data`` is a data set, ``root`` the directory it
+    lies in (default: see :func:`nets.data.datasets.load`); only the first ``samples`` training rows are used,
+    0 takes all. ``standardise`` "channel" scales all pixels alike, as is the habit for MNIST (the paper does
+    not say); "pixel" makes rare pixels of a few images huge, so that single samples dominate gradients and
+    leading modes; "none" leaves them. ``model`` is one of :data:`MODELS`, with ``sizes`` where it is fully
+    connected; the weights of ``layer`` are analysed.
+
+    ``optimizer``, ``learning_rate``, ``batch_size``, ``momentum`` (0 leaves its default), ``sampling`` and
+    ``threads`` are those of :func:`nets.training.train.sgd`. ``epochs`` are trained before the first of two
+    windows of ``window`` epochs each. With a positive ``stop_at_loss`` the windows are placed so that w₀,
+    between them, is the end of the first epoch whose training loss is not above it, to compare settings at
+    equal loss; ``epochs`` is then the most that is tried. ``seeds`` trainings begin at ``first_seed``.
+
+    Flatness is measured for every ``stride``-th of the first ``directions`` modes. ``fit`` and ``rank_fit``
+    are first and last mode of the fits of ψ and of γ. ``cases`` are keys of :data:`CASES`; "same window" is
+    always among them. ``ensemble`` is the number of modes, spread evenly over ``fit``, for the
+    minibatch-loss ensemble; 0 leaves it out.
     """
 
     name: str = "mnist"
@@ -179,10 +161,7 @@ class Config:
     ) -> Run:
         """A run of one seed up to the first window.
 
-        Raises
-        ------
-        ValueError
-            If ``stop_at_loss`` is reached before there is room for a window, or not at all.
+        A ValueError if ``stop_at_loss`` is reached before there is room for a window, or not at all.
         """
         data = self.load_data() if data is None else data
 
@@ -227,90 +206,69 @@ def measure(
     checkpoint: Path | None = None,
     log: Callable[[str], None] | None = None,
 ) -> tuple[xr.Dataset, Run]:
-    """Everything about one seed.
+    """Everything about one seed, which decides initial weights and minibatches; and the run at w₀.
 
     Two windows follow each other; w₀, where flatness is measured, lies between them, so that a direction has
-    one F_i for the motion of either window.
+    one F_i for the motion of either window. ``data`` is loaded unless given; training resumes from the file
+    ``checkpoint``; ``log`` is told, in a few words, what comes next.
 
-    Parameters
-    ----------
-    config : Config
-    seed : int
-        Of the initial weights and of the minibatches.
-    data : Data, optional
-        Default: loaded as the configuration says.
-    checkpoint : Path, optional
-        File that training resumes from.
-    log : callable, optional
-        Told, in a few words, what comes next.
-
-    Returns
-    -------
-    Dataset, dims case, mode
-        ``width`` and the motion (``variance``, ``velocity_variance``, ``correlation_time``) of every case,
-        NaN where a case has no such mode; ``spectrum`` (rank) of the first window;
-        ``temperature`` and the minibatch ensemble's predictions for the modes of the same window;
-        ``loss_history`` (epoch). ``attrs`` hold the run's and the configuration's digest.
-    Run
-        At w₀.
+    The Dataset, dims case and mode, holds ``width`` and the motion (``variance``, ``velocity_variance``,
+    ``correlation_time``) of every case, NaN where a case has no such mode; ``spectrum`` (rank) of the first
+    window; ``temperature`` and the minibatch ensemble's predictions for the modes of the same window;
+    ``loss_history`` (epoch). ``attrs`` hold the run's and the configuration's digest.
     """
     say, started = log or (lambda text: None), time.process_time()
     say("training")
     run = config.train(seed, data=data, checkpoint=checkpoint)
     say("recording two windows")
-    first, middle = training.record(
-        run, layer=config.layer, epochs=config.window, return_run=True, threads=config.threads
-    )
-    second, last = training.record(
-        middle, layer=config.layer, epochs=config.window, return_run=True, threads=config.threads
-    )
-    count = config.directions
-    modes = pca.analyse(first, count=count)
-    found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {}
+    settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
+    first, middle = training.record(run, **settings, return_run=True)
+    second, last = training.record(middle, **settings, return_run=True)
+    modes = pca.analyse(first, count=config.directions)
     say("flatness along the principal components")
-    own = loss_widths.widths(middle, modes, directions=_rows(config, modes, count))
-    found[SAME] = modes, own
+    own = loss_widths.widths(middle, modes, directions=_rows(config, modes, config.directions))
+    found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {SAME: (modes, own)}
     source = _Source(config, seed, run, middle, first, second, modes, own)
     for case in (case for case in config.cases if case != SAME):
         say(case)
         found[case] = source.control(case)
-    result = _assembled(found, count)
-    result["spectrum"] = (
-        "rank",
-        modes["variance"].to_numpy(),
-        {"long_name": "variance by rank", "units": "1"},
+    result = _assembled(found, config.directions).assign(
+        spectrum=quantity(modes["variance"].to_numpy(), "rank", "variance by rank"),
+        rank=quantity(modes["mode"].to_numpy(), "rank", "rank"),
+        loss_history=quantity(last.history["loss"].to_numpy(), "epoch", "training loss"),
+        epoch=quantity(last.history["epoch"].to_numpy(), "epoch", "epoch"),
     )
-    result["rank"] = ("rank", modes["mode"].to_numpy(), {"long_name": "rank", "units": "1"})
-    result["loss_history"] = (
-        "epoch",
-        last.history["loss"].to_numpy(),
-        {"long_name": "training loss", "units": "1"},
-    )
-    result["epoch"] = ("epoch", last.history["epoch"].to_numpy(), {"long_name": "epoch", "units": "1"})
-    share = pca.cumulative_variance(modes).to_numpy()
-    enough = float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan")
     if config.ensemble:
         say("minibatch losses and temperature")
         result = result.merge(_ensemble(middle, modes, own, config, seed), join="outer")
-    result.attrs = run_attributes(middle) | {
-        "title": "variance, flatness and controls of one seed",
+    result.attrs = run_attributes(middle) | _attributes(run, middle, last, modes, own)
+    result.attrs |= {
         "layer": config.layer,
         "experiment_seed": int(seed),
         "cpu_seconds": time.process_time() - started,
         "digest": config.digest,
+        "window": config.window,
+    }
+    return result, middle
+
+
+def _attributes(run: Run, middle: Run, last: Run, modes: xr.Dataset, own: xr.Dataset) -> dict:
+    """Numbers of a seed that have no dims."""
+    share = pca.cumulative_variance(modes).to_numpy()
+    total = float(modes.attrs["total_variance"])
+    return {
+        "title": "variance, flatness and controls of one seed",
         "loss": own.attrs["loss"],
         "norm": own.attrs["norm"],
         "loss_start": run.loss,
         "loss_end": last.loss,
         "epoch_start": run.epoch,
-        "window": config.window,
         "total_variance": modes.attrs["total_variance"],
-        "modes_for_90_percent": enough,
+        "modes_for_90_percent": float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan"),
         "evaluations_per_direction": own.attrs["evaluations_per_direction"],
-        "drift_share": float(modes["variance"][0]) / float(modes.attrs["total_variance"]),
+        "drift_share": float(modes["variance"][0]) / total,
         "test_error": 1.0 - float(middle.history["test_accuracy"][-1]),
     }
-    return result, middle
 
 
 @dataclass
@@ -394,15 +352,13 @@ def _assembled(found: Mapping[str, tuple[xr.Dataset, xr.Dataset]], count: int) -
         "velocity_variance": ("velocity variance D_i", "1/step^2"),
         "correlation_time": ("correlation time tau_i about the mean", "steps"),
     }
+    bases = [str(motion.attrs.get("basis", "")) for motion, _ in found.values()]
     return xr.Dataset(
-        {
-            name: (("case", "mode"), value, {"long_name": words[name][0], "units": words[name][1]})
-            for name, value in columns.items()
-        },
+        {name: quantity(value, ("case", "mode"), *words[name]) for name, value in columns.items()},
         coords={
             "case": ("case", np.array(list(found)), {"long_name": "case"}),
-            "mode": ("mode", mode, {"long_name": "mode i", "units": "1"}),
-            "basis": ("case", np.array([str(motion.attrs.get("basis", "")) for motion, _ in found.values()])),
+            "mode": quantity(mode, "mode", "mode i"),
+            "basis": ("case", np.array(bases)),
         },
     )
 
@@ -430,24 +386,9 @@ def seed_path(out: Path, config: Config, seed: int) -> Path:
 def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = None) -> list[xr.Dataset]:
     """Measure every seed that is not stored yet; each is stored as soon as it is done.
 
-    A stopped run goes on where it was: at the seed, and inside its training at the epoch.
-
-    Parameters
-    ----------
-    config : Config
-    out : Path
-        Gets ``NAME/seed_000.nc`` and ``NAME/seed_000.safetensors`` (the weights at w₀) for each seed.
-    log : callable, optional
-        Told what is being done.
-
-    Returns
-    -------
-    list of Dataset
-
-    Raises
-    ------
-    ValueError
-        If a stored seed belongs to another configuration of the same name.
+    A stopped run goes on where it was: at the seed, and inside its training at the epoch. ``out`` gets
+    ``NAME/seed_000.nc`` and ``NAME/seed_000.safetensors`` (the weights at w₀) for each seed; ``log`` is told
+    what is being done. A ValueError if a stored seed belongs to another configuration of the same name.
     """
     from safetensors.torch import save_file
 
@@ -473,14 +414,5 @@ def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = 
 
 
 def load(path: Path) -> xr.Dataset:
-    """A stored seed, read into memory.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    Dataset
-    """
+    """A stored seed, in memory."""
     return read_store(path)
