@@ -16,17 +16,8 @@ from notebooks.studies.variance_flatness.claims import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "against_setting",
-    "agreement",
-    "controls",
-    "dimensions",
-    "experiments",
-    "flatness_spectra",
-    "loss_history",
-    "minibatch_profiles",
-    "temperatures",
-]
+#: Quantities as labels.
+SYMBOLS = {"psi": "$\\psi$", "psi_D": "$\\psi_D$", "psi_tau": "$\\psi_\\tau$", "gamma": "$\\gamma$"}
 
 
 def loss_history(
@@ -34,16 +25,7 @@ def loss_history(
 ) -> Axes:
     """Axes with the loss against the epoch, and the windows that were analysed.
 
-    Parameters
-    ----------
-    history : DataArray, dim epoch
-    windows : sequence of (float, float)
-        First and last epoch of each.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``windows`` are pairs of first and last epoch.
     """
     ax = axes(ax)
     ax.plot(history["epoch"], history, color=CURVES[0][0])
@@ -58,18 +40,7 @@ def loss_history(
 def minibatch_profiles(profiles: xr.Dataset, mode: int, *, shown: int = 12, ax: Axes | None = None) -> Axes:
     """Axes with ln L^μ of some minibatches along one mode, and ln L of all (PNAS Fig. 3A).
 
-    Parameters
-    ----------
-    profiles : Dataset
-        From :func:`nets.measure.minibatch_losses.profiles`.
-    mode : int
-    shown : int
-        How many minibatches.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``profiles`` are from :func:`nets.measure.minibatch_losses.profiles`; so many minibatches are ``shown``.
     """
     ax = axes(ax)
     part = profiles.sel(mode=mode)
@@ -89,18 +60,7 @@ def agreement(
 ) -> Axes:
     """Axes with predictions against measurements of the same modes, and the line on which both are equal.
 
-    Parameters
-    ----------
-    measured : DataArray, dim mode
-    predicted : mapping of str to DataArray
-        Label → values, dim ``mode``.
-    ax : Axes, optional
-    **points
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``predicted`` maps labels to values, dim ``mode``; ``points`` goes to ``plot``.
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(predicted.items()):
@@ -126,16 +86,7 @@ def agreement(
 def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
     """Axes with active temperatures T_i(x) against the displacement (PNAS Fig. 5A).
 
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`nets.measure.temperature.active_temperature`.
-    ax : Axes, optional
-    **line
-
-    Returns
-    -------
-    Axes
+    ``result`` is from :func:`nets.measure.temperature.active_temperature`; ``line`` goes to ``plot``.
     """
     ax = axes(ax)
     for k, mode in enumerate(result["mode"].to_numpy()):
@@ -149,18 +100,7 @@ def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
 
 
 def controls(row: Row, *, ax: Axes | None = None) -> Axes:
-    """Axes with one exponent in every case, its intervals, and the paper's range.
-
-    Parameters
-    ----------
-    row : Row
-        From :func:`notebooks.studies.variance_flatness.claims.verdict`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
-    """
+    """Axes with one exponent in every case, its intervals, and the paper's range."""
     ax = axes(ax)
     cases = list(row.measured)
     for k, case in enumerate(cases):
@@ -173,12 +113,12 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(cases)), cases, fontsize=8)
     ax.set_ylim(len(cases) - 0.5, -0.5)
     # An exponent without any correlation behind it has an interval that hides the others.
-    known = [e for e in row.measured.values() if e.high - e.low < 4]
-    low = min([row.paper_low, 0.0, *(e.low for e in known)])
-    high = max([row.paper_high, *(e.high for e in known)])
+    narrow = [e for e in row.measured.values() if e.high - e.low < 4]
+    low = min([row.paper_low, 0.0, *(e.low for e in narrow)])
+    high = max([row.paper_high, *(e.high for e in narrow)])
     ax.set_xlim(low - 0.3, high + 0.3)
-    names = {"psi": "\\psi", "psi_D": "\\psi_D", "psi_tau": "\\psi_\\tau", "gamma": "\\gamma"}
-    ax.set(xlabel=f"${names[row.quantity]}$ (grey: the paper)" if row.quantity in names else row.quantity)
+    known = row.quantity in SYMBOLS
+    ax.set_xlabel(f"{SYMBOLS[row.quantity]} (grey: the paper)" if known else row.quantity)
     return ax
 
 
@@ -192,20 +132,8 @@ def experiments(
 ) -> Axes:
     """Axes with one exponent of every experiment, its intervals, and the paper's range.
 
-    Parameters
-    ----------
-    table : Dataset
-        From :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run are
-        left out.
-    quantity : str
-        Such as "psi".
-    cases : sequence of str
-    paper : (float, float), optional
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
+    are left out. ``quantity`` is a name such as "psi".
     """
     ax = axes(ax)
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
@@ -224,8 +152,7 @@ def experiments(
     values = run[quantity].sel(case=[c for c in cases if c in run["case"]])
     ends = [float(values.min()), float(values.max()), 0.0, *(paper or ())]
     ax.set_xlim(min(ends) - 1.0, max(ends) + 1.0)
-    names = {"psi": "$\\psi$", "psi_D": "$\\psi_D$", "psi_tau": "$\\psi_\\tau$", "gamma": "$\\gamma$"}
-    ax.set_xlabel(names.get(quantity, quantity))
+    ax.set_xlabel(SYMBOLS.get(quantity, quantity))
     ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
 
@@ -241,21 +168,9 @@ def against_setting(
 ) -> Axes:
     """Axes with an exponent against learning rate or batch size, for groups of experiments (PNAS Fig. 2D).
 
-    Parameters
-    ----------
-    table : Dataset
-        From :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run are
-        left out.
-    setting : {"learning_rate", "batch_size"}
-    groups : mapping of str to sequence of str
-        Label → experiments, such as those at equal epochs and those at equal loss.
-    quantity : str
-    cases : sequence of str
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
+    are left out. ``setting`` is "learning_rate" or "batch_size". ``groups`` maps labels to experiments, such
+    as those at equal epochs and those at equal loss.
     """
     ax = axes(ax)
     for g, (label, names) in enumerate(groups.items()):
@@ -284,23 +199,13 @@ def against_setting(
 def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with F by rank for nets of several widths, the geometric mean over seeds (PNAS Fig. 6A).
 
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`notebooks.studies.variance_flatness.dimension.against_width`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``result`` is from :func:`notebooks.studies.variance_flatness.dimension.against_width`.
     """
     ax = axes(ax)
     rank = np.arange(1, result.sizes["rank"] + 1)
     for k, H in enumerate(result["hidden_width"].to_numpy()):
-        widths = result["width"].sel(hidden_width=H).transpose("seed", "rank").to_numpy()
-        F = np.exp(np.log(widths).mean(0))
         colour, dash = CURVES[k % len(CURVES)]
-        ax.plot(rank, F, color=colour, ls=dash, label=f"$H = {H}$")
+        ax.plot(rank, result["width_mean"].sel(hidden_width=H), color=colour, ls=dash, label=f"$H = {H}$")
     ax.axhline(result.attrs["common_threshold"], color="0.4", lw=0.9, ls=":", label="one threshold")
     ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="flatness $F$")
     ax.legend(frameon=False, fontsize=8)
@@ -310,15 +215,7 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with effective dimensions against the number of weights, with intervals over seeds (PNAS Fig. 6B).
 
-    Parameters
-    ----------
-    result : Dataset
-        From :func:`notebooks.studies.variance_flatness.dimension.against_width`.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``result`` is from :func:`notebooks.studies.variance_flatness.dimension.against_width`.
     """
     ax = axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
@@ -334,7 +231,7 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     bound = (result["sharp_at_most"] > result["sharp"]).any("seed").to_numpy()
     if bound.any():
         ax.plot(
-            N[bound], result["sharp_at_most"].mean("seed")[bound], "^", mfc="none", color=CURVES[0][0],
+            N[bound], result["sharp_at_most_mean"][bound], "^", mfc="none", color=CURVES[0][0],
             label="$D_s$ at most",
         )  # fmt: skip
     ax.plot(N, N, color="0.6", ls=":", lw=1, label="all weights")

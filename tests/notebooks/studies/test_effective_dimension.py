@@ -80,5 +80,10 @@ def test_dimensions_against_width_come_with_error_bars_over_seeds_and_are_kept(t
     assert found.sharp.shape == (2, 2) and (found.sharp > 0).all()
     assert (found.learning_999 >= found.learning_99).all()
     assert (found.sharp_low <= found.sharp_mean).all() and (found.sharp_mean <= found.sharp_high).all()
+    assert found.width_mean.dims == ("hidden_width", "rank")
+    assert found.width_mean.to_numpy() == pytest.approx(
+        np.exp(np.log(found.width.transpose("seed", ...)).mean("seed", skipna=False)).to_numpy(), nan_ok=True
+    )
+    assert np.array_equal(found.sharp_at_most_mean, found.sharp_at_most.mean("seed"))
     with pytest.raises(ValueError, match="seeds=1"):
         dimension.against_width(data, [8], seeds=1)

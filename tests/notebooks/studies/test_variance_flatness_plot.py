@@ -93,6 +93,7 @@ def test_dimensions_are_drawn_over_the_number_of_weights_and_lower_bounds_are_ma
     parts = {"sharp": D, "sharp_at_most": D + np.array([[1.0], [0.0]])}
     for name in ("sharp", "sharp_common", "learning_99", "learning_999"):
         parts |= {f"{name}_{end}": D.mean(1) + k for end, k in (("mean", 0), ("low", -5), ("high", 5))}
+    parts["sharp_at_most_mean"] = parts["sharp_at_most"].mean(1)
     result = xr.Dataset(
         {k: (("hidden_width", "seed")[: v.ndim], v) for k, v in parts.items()}, {"hidden_width": H}
     )
@@ -102,9 +103,9 @@ def test_dimensions_are_drawn_over_the_number_of_weights_and_lower_bounds_are_ma
     bounds = next(line for line in ax.lines if line.get_label() == "$D_s$ at most")
     assert list(bounds.get_xdata()) == [100] and list(bounds.get_ydata()) == [91.5]
     ax.clear()
-    F = np.array([[[0.1, 1.0, np.nan], [0.4, 4.0, 8.0]]])
+    F = np.array([[0.2, 2.0, np.nan]])
     spectra = xr.Dataset(
-        {"width": (("hidden_width", "seed", "rank"), F)}, {"hidden_width": [10]}, {"common_threshold": 2.0}
+        {"width_mean": (("hidden_width", "rank"), F)}, {"hidden_width": [10]}, {"common_threshold": 2.0}
     )
     plot.flatness_spectra(spectra, ax=ax)
     assert ax.lines[0].get_ydata() == pytest.approx([0.2, 2.0, np.nan], nan_ok=True)
