@@ -1,4 +1,4 @@
-"""What all figures share: the colours, the axes to draw into, and labels from the data's attributes."""
+"""Colours, axes and labels of all figures; labels are read from the attributes of the data."""
 
 from __future__ import annotations
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One number: what it is, who found it, its error, where the error comes from, and its deviation
-    from the reference, relative and in units of the combined error. ``relative_error`` is on the
-    scale of ``deviation``: the value's own, or the width of the variable where the value vanishes."""
+    """One number by one method, its error, the source of the error, and the deviation from the reference.
+
+    ``deviation`` and ``relative_error`` are relative to the value, or to the width of the variable where the
+    value vanishes; ``sigmas`` is the deviation in units of the combined error.
+    """
 
     quantity: str
     method: str
@@ -80,7 +82,7 @@ class Table:
         return pandas.DataFrame([asdict(row) for row in self.rows])
 
     def to_dict(self) -> dict:
-        """Plain numbers and strings, ready for JSON; what is not finite becomes None."""
+        """Plain numbers and strings, ready for JSON; numbers that are not finite become None."""
 
         def plain(value: object) -> object:
             return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What the command line runs, callable from Python: densities and ensembles of a checked problem."""
+"""Jobs of the command line, callable from Python: densities and ensembles of a checked problem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Job = Callable[[Mapping[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Solution:
-    """What :func:`solve` finds: results by name, theory's reductions, and the table that compares them."""
+    """Result of :func:`solve`: results by name, theory's reductions, and the table that compares them."""
 
     results: Mapping[str, Any]
     reductions: tuple

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_problem_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that reads a problem takes."""
+    """Options of every command that reads a problem."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("config", nargs="?", metavar="CONFIG.toml", help="landscape, noise and box")
     source.add_argument("--example", choices=EXAMPLE_NAMES, help="a problem that ships with the package")

@@ -45,7 +45,6 @@ SCHEMES = ("central", "exponential")
 #: Above this the factorisation of a mesh no longer fits into the memory of a usual machine.
 MAX_CELLS = 2_000_000
 MIN_CELLS_PER_AXIS = 8
-ESCAPE_METHODS = ("exact", "backward", "theory", "splitting", "simulation")
 SIMULATE_KEYS = ("walkers", "time", "time_step", "burn_in", "seed")
 ESCAPE_KEYS = ("start", "target", "methods", "walkers", "time_step", "max_time", "seed")
 DEFAULT_WALKERS = 1024
@@ -225,10 +224,12 @@ def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]
         "target": condition.xreplace({s: symbols[str(s)] for s in condition.free_symbols}),
     }
     if "methods" in table:
+        from fpsolve.compare.escapes import METHODS as KNOWN
+
         methods = table["methods"]
         if not isinstance(methods, list) or not methods:
-            raise ValueError(f"escape.methods must be a list of some of {', '.join(ESCAPE_METHODS)}")
-        options["methods"] = [one_of(method, ESCAPE_METHODS, "escape.methods") for method in methods]
+            raise ValueError(f"escape.methods must be a list of some of {', '.join(KNOWN)}")
+        options["methods"] = [one_of(method, KNOWN, "escape.methods") for method in methods]
     if "walkers" in table:
         options["walkers"] = whole(table["walkers"], "escape.walkers", at_least=2)
     for key in ("time_step", "max_time"):

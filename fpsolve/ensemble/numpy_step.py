@@ -1,4 +1,4 @@
-"""The same ensemble step in NumPy, for processes whose noise has no symbolic root."""
+"""The step of the compiled ensemble kernel in NumPy, for processes whose noise has no symbolic root."""
 
 from __future__ import annotations
 

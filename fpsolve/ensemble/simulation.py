@@ -179,7 +179,7 @@ def _run_apart(
     process: Process, state: State, last_step: int, save_steps: int, threads: int, executor: Executor,
     parts: int, progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """The same as ``_run``, groups of walkers on an executor."""
+    """Saved positions and their steps, as from :func:`_run`, with groups of walkers on an executor."""
     slices = [slice(*ends) for ends in pairwise(cuts(len(state.positions), parts))]
     jobs = {
         executor.submit(_part, process, _taken(state, groups), last_step, save_steps, threads): groups

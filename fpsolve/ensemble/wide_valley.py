@@ -263,7 +263,7 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
     if alive.sizes["time"] < 2:
         raise ValueError(f"fewer than two records after={after:g}; record more often (record_every=)")
     times = alive.time.to_numpy()
-    logarithm = np.log(flatness_from(alive.walker_curvature.to_numpy(), _weights(run)))
+    logarithm = np.log(flatness_from(alive.walker_curvature.to_numpy(), run.weight.to_numpy()))
     rates = {"measured": np.diff(logarithm, axis=1) / np.diff(times)}
     floor = -float(run.attrs["lift"]) * alive.walker_floor_product.to_numpy()
     published = delta_s * strength * alive.walker_squared_slope.to_numpy()
@@ -357,7 +357,7 @@ def _run_apart(
     run: Callable[..., xr.Dataset], points: np.ndarray, n_flat: int, first_walker: int,
     executor: Executor, parts: int, progress: bool,
 ) -> xr.Dataset:  # fmt: skip
-    """The same, walkers from ``points`` in parts on an executor."""
+    """The joined results of ``run`` for parts of the walkers that start at ``points``, on an executor."""
     ends = np.minimum(np.array(cuts(-(-len(points) // LANES), parts)) * LANES, len(points))
     jobs = {
         executor.submit(
@@ -371,10 +371,6 @@ def _run_apart(
     return joined([result for _, result in finished(jobs, progress=progress)])
 
 
-def _weights(run: xr.Dataset) -> np.ndarray:
-    return run.weight.to_numpy()
-
-
 def _summarised(run: xr.Dataset) -> xr.Dataset:
     """The per-walker results with averages over the walkers that did not diverge."""
     left = run.divergence_step.to_numpy()
@@ -384,7 +380,7 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
     run["divergence_time"] = quantity(gone, "walker", "time of divergence", "time")
     warn_if_none(alive, stacklevel=4)
     curvatures = run.walker_curvature.to_numpy()[alive]
-    weighted = flatness_from(curvatures, _weights(run))
+    weighted = flatness_from(curvatures, run.weight.to_numpy())
     for name, values, words in (
         ("flatness", flatness_from(curvatures), "flatness F"),
         ("weighted_flatness", weighted, "weighted flatness"),

@@ -198,7 +198,7 @@ def _started(
 
 
 def _estimate(counts: Counts) -> tuple[float, float]:
-    """ln T and its standard error, from what each group adds to the error of first order."""
+    """ln T and its standard error, from the contribution of each group to the first-order error."""
     log_rates = counts.log_factors.sum(axis=1)
     log_rate, away, first = log_mean(log_rates), 1.0 - counts.first_share.mean(), counts.first_time.mean()
     late = math.log(away) - log_rate
@@ -209,7 +209,7 @@ def _estimate(counts: Counts) -> tuple[float, float]:
 
 
 def _variables(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> dict[str, xr.Variable]:
-    """Rate, mean time and their intervals; what was found on each level and in each group."""
+    """Rate, mean time and their intervals; shares of each level and the rate of each group."""
     log_time, error = _estimate(counts)
     half = error * float(stats.t.isf((1 - confidence) / 2, GROUPS - 1))
     log_rates = np.cumsum(counts.log_factors, axis=1)

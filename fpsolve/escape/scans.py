@@ -112,7 +112,7 @@ def scan_escape(
 
 
 def _checked_grid(setting: EscapeSetting, over: str, values: ArrayLike) -> np.ndarray:
-    """The scanned values; fails if they or what is scanned make no sense for the setting."""
+    """The scanned values; ValueError if they are not positive and distinct, or the noise lacks ``over``."""
     grid = np.asarray(values, float)
     if grid.ndim != 1 or len(np.unique(grid)) != grid.size or not (np.isfinite(grid) & (grid > 0)).all():
         raise ValueError(f"values={grid} must be distinct, positive and finite, in one list")

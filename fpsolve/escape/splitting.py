@@ -102,7 +102,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the pilot decides: the source's level, the levels above it, the mean time of a loop."""
+    """Choices of the pilot: the source's level, the levels above it, the mean time of a loop."""
 
     source: float
     levels: np.ndarray

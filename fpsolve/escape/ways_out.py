@@ -22,7 +22,7 @@ _REMEDY = "; give time_step and relaxation_time"
 
 @dataclass(frozen=True)
 class Exit:
-    """A minimum, a saddle of index one, and what lies at the target's edge: the saddle or the next well."""
+    """A minimum, a saddle of index one, and whether the target begins at the saddle or in the next well."""
 
     minimum: dict[str, float]
     saddle: dict[str, float]

@@ -51,7 +51,7 @@ Outcome: TypeAlias = tuple[int, Parameters, dict[str, Entry] | Failure]
 
 
 class SweepError(RuntimeError):
-    """Some points of a grid of ``total`` failed; all others are kept. ``failures`` says which and why."""
+    """Some points of a grid of ``total`` failed, those in ``failures``; all others are kept."""
 
     def __init__(self, failures: Sequence[Failure], total: int) -> None:
         self.failures, self.total = tuple(failures), total
@@ -73,7 +73,7 @@ def sweep(
     errors: Literal["raise", "record"] = "raise",
     progress: bool = False,
 ) -> xr.Dataset:
-    """What ``run`` returns at every point of a grid, as one Dataset over its axes.
+    """The values that ``run`` returns at every point of a grid, as one Dataset over its axes.
 
     With a ``store``, every finished point goes to the journal ``store + ".journal"`` before the next point is
     looked at: one line with a checksum, in one write. After a kill an incomplete last line is dropped and its
@@ -314,7 +314,7 @@ def _identity(value: object) -> str | None:
 
 
 def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dict[str, str | int]:
-    """What a store must agree on before a sweep goes on in it."""
+    """Attributes that a store must share with a sweep that is continued in it."""
     from fpsolve import __version__
 
     function, fixed = (run.func, run.keywords) if isinstance(run, partial) else (run, {})

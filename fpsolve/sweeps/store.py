@@ -1,4 +1,4 @@
-"""What is kept on disk: a result with the question it answers; a sweep's points and its Dataset.
+"""Datasets on disk: a result with the question that it answers; the points of a sweep and its Dataset.
 
 A sweep's journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
 which sweep it is; each other one holds a point, numbers as base64 of their bytes, which keeps every bit.
