@@ -23,7 +23,7 @@ def main() -> None:
     from nets import models
     from nets.data import datasets
     from nets.training.along import net_at, weights_along
-    from notebooks.studies.noise_and_curvature import alignment, flatness_comparison, noise
+    from notebooks.studies.noise_and_curvature import alignment, comparison, dynamics, noise
 
     data, epochs, seeds = datasets.load("digits"), (0, 3, 30, 100), range(options.trainings)
     nets = [models.fully_connected((64, 20, 20, 10), rng=seed) for seed in seeds]
@@ -61,15 +61,17 @@ def main() -> None:
     descent, sgd = (
         [
             found(
-                f"{name}_{k}", partial(flatness_comparison.flatness_along, nets[k], data), steps=steps,
+                f"{name}_{k}", partial(dynamics.flatness_along, nets[k], data), steps=steps,
                 learning_rate=0.1, rng=k, **size,
             )
             for k in seeds
         ]
         for name, size in (("descent", {}), ("sgd", {"batch_size": 50}))
     )  # fmt: skip
-    for name, words in (("flatness", "F"), ("flatness_rescaled", "F with norms divided out")):
-        gain = flatness_comparison.flatness_gain(sgd, descent, name=name)
+    for words, gain in (
+        ("F", comparison.flatness_gain(sgd, descent)),
+        ("F with norms divided out", comparison.flatness_gain(sgd, descent, name="flatness_rescaled")),
+    ):
         print(f"gain in ln of {words}, SGD over gradient descent: {with_interval(gain, 'gain')}")
 
 

@@ -13,7 +13,7 @@ from nets.data import datasets
 from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
 from nets.measure.noise import noise_covariance, per_sample_gradients
 from nets.training import train
-from notebooks.studies.noise_and_curvature.flatness import (
+from notebooks.studies.noise_and_curvature.dynamics import (
     flatness,
     flatness_dynamics,
     layer_norms,

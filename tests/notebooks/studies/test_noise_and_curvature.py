@@ -24,15 +24,14 @@ from notebooks.studies.noise_and_curvature.alignment import (
     noise_carriers,
     slopes_above,
 )
-from notebooks.studies.noise_and_curvature.flatness_comparison import (
-    flatness_along,
+from notebooks.studies.noise_and_curvature.comparison import (
     flatness_gain,
     flatness_growth,
     flatness_slope,
     flatness_summary,
     log_flatness,
-    mean_white_noise,
 )
+from notebooks.studies.noise_and_curvature.dynamics import flatness_along, mean_white_noise
 from notebooks.studies.noise_and_curvature.noise import (
     DIRECTIONS,
     POOLED,
