@@ -38,7 +38,6 @@ class EscapeKernel:
     constants: np.ndarray
     grid: np.ndarray
     rows: int
-    variables: int
     source: str
 
 
@@ -92,7 +91,7 @@ def escape_kernel(
         store=block(stored + (_WATCH if watched else []), 12),
     )  # fmt: skip
     advance = load_module(source, prefix="escape").advance
-    return EscapeKernel(advance, np.array(constants, dtype=float), grid, places["TOTAL"], n, source)
+    return EscapeKernel(advance, np.array(constants, dtype=float), grid, places["TOTAL"], source)
 
 
 def _step(

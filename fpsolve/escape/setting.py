@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
+from fpsolve.escape.kernel import Boundary
 from fpsolve.escape.minibatch import simulate_minibatch_escape
 from fpsolve.escape.passages import simulate_escape
 from fpsolve.symbols.counter_rng import Seed
@@ -113,7 +114,7 @@ class EscapeSetting:
     shift_variance: float = 1.0
     time_step: float | None = None
     data: np.ndarray | None = None
-    boundary: Literal["bridge", "shift", "none"] | None = None
+    boundary: Boundary | None = None
 
     def __post_init__(self) -> None:
         if self.noise not in _KINDS:
