@@ -1,4 +1,4 @@
-"""Hessians, Fisher matrices, eigenpairs, spectra and flatness against dense oracles."""
+"""Hessians, Fisher matrices, eigenpairs and spectra against dense oracles."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,6 @@ from nets.data import datasets
 from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
 from nets.measure.noise import noise_covariance, per_sample_gradients
 from nets.training import train
-from notebooks.studies.noise_and_curvature.dynamics import (
-    flatness,
-    flatness_dynamics,
-    layer_norms,
-    rescaled,
-    top_curvatures,
-)
 
 
 def _problem(samples=30, *, sizes=(6, 7, 5, 4), seed=0):
@@ -165,45 +158,6 @@ def test_the_spectral_density_has_the_moments_of_the_eigenvalues():
     assert float(many.integrate("eigenvalue")) == pytest.approx(1, abs=0.02)  # per unit of |λ|
     with pytest.raises(ValueError, match="scale"):
         spectral_density(net, inputs, labels, scale="cubic")
-
-
-def test_flatness_is_the_geometric_mean_of_widths():
-    assert flatness(np.array([4.0, 16.0])) == pytest.approx((0.5 * 0.25) ** 0.5)
-    assert np.isnan(flatness(np.array([4.0, -1.0])))
-
-
-def test_rescaling_keeps_the_classifier_and_sets_the_norms():
-    net, inputs, _ = _problem()
-    other = rescaled(net, (1.0, 2.0, 3.0))
-    assert layer_norms(other) == pytest.approx((1, 2, 3))
-    factor = np.prod(np.array([1.0, 2.0, 3.0]) / layer_norms(net))
-    with torch.no_grad():
-        assert other(inputs).numpy() == pytest.approx(factor * net(inputs).numpy())
-    with pytest.raises(ValueError, match="without biases"):
-        rescaled(models.fully_connected((3, 2), bias=True, rng=0), (1.0,))
-
-
-@pytest.mark.parametrize(
-    "optimizer", [{"batch_size": 50}, {"optimizer": "gd"}, {"optimizer": "gd_isotropic_noise", "noise": 1e-5}]
-)
-def test_flatness_along_training_is_what_each_stop_has_by_itself(optimizer):
-    data = datasets.load("digits").subset(300)
-    net = models.fully_connected((64, 10, 10, 10), rng=0)
-    start = train.sgd(net, data, learning_rate=0.1, epochs=1, rng=0, **optimizer)
-    found = flatness_dynamics(start, epochs=[1, 4], count=5, norms=layer_norms(net))
-    later = train.continued(start, 3)
-    for place, run in enumerate((start, later)):
-        H = hessian(run.net, data.train_inputs, data.train_labels, layer=1).to_numpy()
-        top = np.linalg.eigvalsh(H)[::-1][:5]
-        assert float(found.flatness[place]) == pytest.approx(flatness(top), rel=1e-6)
-        assert float(found.loss[place]) == pytest.approx(run.loss, rel=1e-12)
-        assert int(found.step[place]) == run.step
-        back = rescaled(run.net, layer_norms(net))
-        there = top_curvatures(back, data.train_inputs, data.train_labels, count=5, layer=1)
-        assert found.eigenvalue_rescaled[place].to_numpy() == pytest.approx(there, rel=1e-9)
-    assert found.attrs["optimizer"] == start.settings.optimizer
-    with pytest.raises(ValueError, match="ascend"):
-        flatness_dynamics(later, epochs=[1, 4])
 
 
 def test_too_many_weights_for_a_dense_matrix_are_refused_with_a_way_out():
