@@ -13,6 +13,7 @@ from scipy import stats
 from torch import nn
 
 from fpsolve.progress import shown
+from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.sweeps.store import kept
 from nets.data.datasets import Data
@@ -39,32 +40,16 @@ def alignment_along(
 ) -> xr.Dataset:
     """C·B and the Fisher matrices against the Hessian, for every training at every epoch that was kept.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-        Of the same shape.
-    weights : Dataset
-        From :func:`nets.training.along.weights_along`.
-    data : Data
-        All its training rows are taken.
-    layer : int, optional
-        This layer's weights; default all.
-    store : path, optional
-        Files ``f"{store}_{training}_{epoch}.nc"`` are kept; a run that is killed goes on from them. Each says
-        which weights, data and layer it was measured with.
-    progress : bool
+    ``net`` has the shape of the nets whose ``weights`` are from
+    :func:`nets.training.along.weights_along`. All training rows are taken, and the weights of ``layer``, by
+    default of all layers. Files
+    ``f"{store}_{training}_{epoch}.nc"`` are kept; a run that is killed goes on from them. A ValueError if
+    there are too many weights for dense matrices, or a file holds the answer for other weights, other data or
+    another layer.
 
-    Returns
-    -------
-    Dataset, dims (training, epoch, matrix, mode)
-        As :func:`nets.measure.overlaps.noise_alignment`; ``size_ratio_top``: the geometric mean of A_ii/H_ii
-        over the ten sharpest directions. ``attrs["cpu_seconds"]`` adds up the processor time.
-
-    Raises
-    ------
-    ValueError
-        If there are too many weights for dense matrices, or a file holds the answer for other weights, other
-        data or another layer.
+    The Dataset, dims training, epoch, matrix and mode, is that of
+    :func:`nets.measure.overlaps.noise_alignment` with ``size_ratio_top``, the geometric mean of A_ii/H_ii
+    over the ten sharpest directions. ``attrs["cpu_seconds"]`` adds up the processor time.
     """
     asked = {"what": "noise_alignment", "net": description(net), "data": data.digest, "layer": layer}
     places = [(k, int(e)) for k in range(weights.sizes["training"]) for e in weights["epoch"].to_numpy()]
@@ -96,21 +81,8 @@ def alignment_along(
 def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:
     """Means over trainings with Student's intervals: ratios by their logarithms, correlations by Fisher's z.
 
-    Parameters
-    ----------
-    every : Dataset
-        From :func:`alignment_along`.
-    confidence : float
-
-    Returns
-    -------
-    Dataset, dims (epoch, matrix)
-        Each number with ``_low`` and ``_high``; ``error``, the mean share of misclassified samples, without.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two trainings.
+    ``every`` is from :func:`alignment_along`. The result, dims epoch and matrix, has each number with
+    ``_low`` and ``_high``, and without them ``error``, the mean share of misclassified samples.
     """
     names = [n for n in (*_GEOMETRIC, *_CORRELATIONS, *_PLAIN) if n in every]
     summary = over_trainings(
@@ -125,20 +97,9 @@ def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Data
 def slopes_above(every: xr.Dataset, floors: Sequence[float], *, matrix: str = "noise") -> xr.Dataset:
     """Log-log slope of A_ii by H_ii over the directions above several floors: does it depend on the range?
 
-    Parameters
-    ----------
-    every : Dataset
-        From :func:`alignment_along`.
-    floors : sequence of float
-        Shares of the largest eigenvalue; directions below are left out.
-    matrix : str
-        Which A.
-
-    Returns
-    -------
-    Dataset, dims (epoch, floor)
-        ``slope`` with ``slope_low`` and ``slope_high`` over trainings, and ``directions``, the mean number of
-        those left.
+    ``every`` is from :func:`alignment_along`; ``floors`` are shares of the largest eigenvalue, below which
+    directions are left out; ``matrix`` is A. The result, dims epoch and floor, has ``slope`` with
+    ``slope_low`` and ``slope_high`` over trainings, and ``directions``, the mean number of those left.
     """
     part = every.sel(matrix=matrix)
     values = np.full((every.sizes["training"], every.sizes["epoch"], len(floors)), np.nan)
@@ -153,23 +114,15 @@ def slopes_above(every: xr.Dataset, floors: Sequence[float], *, matrix: str = "n
                 values[k, j, i] = stats.linregress(np.log(x[above]), np.log(y[above])).slope
     coords = {"epoch": every["epoch"], "floor": np.array(floors, dtype=float)}
     dims = ("epoch", "floor")
-    words = {"long_name": "log-log slope of C_ii by H_ii", "units": "1"}
-    result = over_trainings([xr.Dataset({"slope": (dims, v, words)}, coords) for v in values])
-    return result.assign(directions=(dims, counts.mean(0), {"long_name": "directions", "units": "1"}))
+    words = "log-log slope of C_ii by H_ii"
+    result = over_trainings([xr.Dataset({"slope": quantity(v, dims, words)}, coords) for v in values])
+    return result.assign(directions=quantity(counts.mean(0), dims, "directions"))
 
 
 def noise_carriers(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """How many samples carry the noise, (Σ_s r_s²)² / Σ_s r_s⁴ with r_s² = ‖p − e_label‖² of sample s.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (M, K)
-    labels : Tensor, shape (M,)
-
-    Returns
-    -------
-    float
-        Between 1, where one sample has all of it, and M.
+    Between 1, where one sample has all of it, and M. ``logits`` have shape (M, K), ``labels`` (M,).
     """
     squares = residuals(logits.double(), labels).square().sum(1)
     return float(squares.sum() ** 2 / squares.square().sum())

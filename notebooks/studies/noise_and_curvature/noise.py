@@ -15,6 +15,7 @@ import xarray as xr
 from scipy import stats
 from torch import nn
 
+from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.table import interval_table
 from nets.measure.curvature import hessian
@@ -60,46 +61,23 @@ def noise_study(
 ) -> xr.Dataset:
     """Trace of C drawn and exact, fitted laws, norms, and Gaussianity per direction and batch size.
 
-    Parameters
-    ----------
-    net : nn.Sequential
-    inputs : Tensor, shape (M, …)
-    labels : Tensor, int64, shape (M,)
-    layer : int, optional
-        This layer's weights; default all.
-    batch_size : int
-        B of the minibatches drawn with replacement.
-    large_batch : int, optional
-        B of those drawn without, an eighth as many; default a third of the samples, where the two kinds of
-        sampling differ.
-    draws : int
-        Minibatches, and draws of N(0, C).
-    repeats : int
-        Single minibatches, and single weights, each fitted by itself.
-    batch_sizes : sequence of int
-        For the tests per direction.
-    rng : int, SeedSequence or Generator, optional
+    It is for the weights of ``layer``, by default of all layers, at ``inputs`` (M, …) and ``labels`` (M,).
+    ``draws`` minibatches of ``batch_size`` are drawn with replacement, and as many vectors of N(0, C); an
+    eighth as many minibatches of ``large_batch`` without, by default a third of the samples, where the two
+    kinds of sampling differ. ``repeats`` single minibatches, and single weights, are each fitted by itself.
+    ``batch_sizes`` are those of the tests per direction. A ValueError if there are too many weights for dense
+    matrices, or a batch size does not fit. See ICLR Figs. 1 and 7 and Appendix C.
 
-    Returns
-    -------
-    Dataset
-        - ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``): Tr C;
-        - ``alpha``, ``scale``, ``location``, ``preference`` (pooled, repeat), ``distance`` (pooled, repeat,
-          law): Gaussian and stable fits of :func:`nets.measure.laws.law_fits`, to the weights
-          whose gradient is 0 in less than a tenth of the minibatches, ``fitted_share`` of all;
-        - ``component`` (weight): of the first minibatch's noise;
-        - ``norm`` (source, draw) of noise and of N(0, C), and their Kolmogorov ``norm_distance``, ``norm_p``;
-        - ``excess_kurtosis``, ``skewness``, ``p_value``, ``rejected`` (batch_size, direction) of
-          :func:`nets.measure.laws.gaussianity`, with ``group`` (direction).
+    The Dataset holds
 
-    Raises
-    ------
-    ValueError
-        If there are too many weights for dense matrices, or a batch size does not fit.
-
-    References
-    ----------
-    ICLR Figs. 1 and 7 and Appendix C.
+    - ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``): Tr C;
+    - ``alpha``, ``scale``, ``location``, ``preference`` (pooled, repeat), ``distance`` (pooled, repeat, law):
+      Gaussian and stable fits of :func:`nets.measure.laws.law_fits`, to the weights whose gradient is 0 in
+      less than a tenth of the minibatches, ``fitted_share`` of all;
+    - ``component`` (weight): of the first minibatch's noise;
+    - ``norm`` (source, draw) of noise and of N(0, C), and their Kolmogorov ``norm_distance``, ``norm_p``;
+    - ``excess_kurtosis``, ``skewness``, ``p_value``, ``rejected`` (batch_size, direction) of
+      :func:`nets.measure.laws.gaussianity`, with ``group`` (direction).
     """
     subject = as_subject(net, inputs, labels, layer=layer)
     large = subject.samples // 3 if large_batch is None else large_batch
@@ -115,10 +93,10 @@ def noise_study(
     norms = np.linalg.norm(noise, axis=1), np.linalg.norm(gaussian, axis=1)
     test = stats.ks_2samp(*norms)
     data |= {
-        "component": ("weight", noise[0], _says("noise of one minibatch")),
-        "norm": (("source", "draw"), np.array(norms), _says("norm of the noise")),
-        "norm_distance": ((), float(test.statistic), _says("Kolmogorov distance of the norms")),
-        "norm_p": ((), float(test.pvalue), _says("its p")),
+        "component": quantity(noise[0], "weight", "noise of one minibatch"),
+        "norm": quantity(np.array(norms), ("source", "draw"), "norm of the noise"),
+        "norm_distance": quantity(float(test.statistic), (), "Kolmogorov distance of the norms"),
+        "norm_p": quantity(float(test.pvalue), (), "its p"),
     }  # fmt: skip
     normality = _normality(net, inputs, labels, layer, batch_sizes, streams[4:])
     result = xr.Dataset(data).assign_coords(
@@ -133,25 +111,12 @@ def noise_study(
 
 
 def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Means over trainings with Student's intervals of what studies found.
+    """Means over trainings with Student's intervals of what studies found, one study for each training.
 
-    Parameters
-    ----------
-    studies : sequence of Dataset
-        From :func:`noise_study`, one for each training.
-
-    Returns
-    -------
-    Dataset
-        ``alpha``, ``preference`` (pooled; each training's median over repeats), ``norm_distance``,
-        ``excess_kurtosis`` (group, batch_size; the median direction's, by logarithms), ``rejected`` (group,
-        batch_size; share of directions); each with ``_low`` and ``_high``. ``alpha_least`` and
-        ``alpha_most`` (pooled): over all repeats of all trainings.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two.
+    ``alpha``, ``preference`` (pooled; each training's median over repeats), ``norm_distance``,
+    ``excess_kurtosis`` (group, batch_size; the median direction's, by logarithms), ``rejected`` (group,
+    batch_size; share of directions); each with ``_low`` and ``_high``. ``alpha_least`` and ``alpha_most``
+    (pooled) are over all repeats of all trainings.
     """
     parts = []
     for study in studies:
@@ -168,17 +133,9 @@ def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def law_table(summary: xr.Dataset) -> pd.DataFrame:
-    """Stable fits as a table: α, Vuong's z for the stable law, and the range of α over all fits.
+    """Stable fits as a table of text: α, Vuong's z for the stable law, and the range of α over all fits.
 
-    Parameters
-    ----------
-    summary : Dataset
-        From :func:`noise_summary`.
-
-    Returns
-    -------
-    pandas.DataFrame of str
-        A row for each of :data:`POOLED`.
+    ``summary`` is from :func:`noise_summary`; there is a row for each of :data:`POOLED`.
     """
     columns = {"alpha": "α of the stable fit", "preference": "Vuong's z for it"}
     ends = zip(summary["alpha_least"].to_numpy(), summary["alpha_most"].to_numpy(), strict=True)
@@ -188,17 +145,9 @@ def law_table(summary: xr.Dataset) -> pd.DataFrame:
 
 
 def normality_table(summary: xr.Dataset) -> pd.DataFrame:
-    """Tests per direction as a table: share rejected and median excess kurtosis for each batch size.
+    """Tests per direction as a table of text: share rejected and median excess kurtosis for each batch size.
 
-    Parameters
-    ----------
-    summary : Dataset
-        From :func:`noise_summary`.
-
-    Returns
-    -------
-    pandas.DataFrame of str
-        Two rows for each of :data:`DIRECTIONS`, a column for each batch size.
+    ``summary`` is from :func:`noise_summary`; there are two rows for each of :data:`DIRECTIONS`.
     """
     import pandas as pd
 
@@ -234,10 +183,10 @@ def _traces(net, inputs, labels, layer, sizes, draws, mean, covariance, streams)
     exact, drawn, error = np.array(found).T
     return (
         {
-            "drawn_batch_size": ("sampling", np.array(sizes, dtype=np.int64), _says("batch size")),
-            "trace": ("sampling", exact, _says("Tr C, exact")),
-            "trace_drawn": ("sampling", drawn, _says("Tr C of drawn minibatches")),
-            "trace_stderr": ("sampling", error, _says("its standard error")),
+            "drawn_batch_size": quantity(np.array(sizes, dtype=np.int64), "sampling", "batch size"),
+            "trace": quantity(exact, "sampling", "Tr C, exact"),
+            "trace_drawn": quantity(drawn, "sampling", "Tr C of drawn minibatches"),
+            "trace_stderr": quantity(error, "sampling", "its standard error"),
         },
         noise,
         zeros,
@@ -260,7 +209,7 @@ def _laws(
     )  # fmt: skip
     fits = [[law_fits(values, resamples=0) for values in each] for each in samples]
     share = len(alive) / noise.shape[1]
-    result: dict = {"fitted_share": ((), share, _says("share of weights that are fitted"))}
+    result: dict = {"fitted_share": quantity(share, (), "share of weights that are fitted")}
     for name in ("alpha", "scale", "location", "preference", "distance"):
         values = np.array([[fit[name].to_numpy() for fit in each] for each in fits])
         dims = ("pooled", "repeat", "law")[: values.ndim]
@@ -284,7 +233,3 @@ def _normality(net, inputs, labels, layer, batch_sizes, streams) -> xr.Dataset:
     return found.assign_coords(group=("direction", names[found["direction"].to_numpy()])).drop_vars(
         ["rejected_share", "rejected_share_low", "rejected_share_high"]
     )
-
-
-def _says(text: str) -> dict[str, str]:
-    return {"long_name": text, "units": "1"}

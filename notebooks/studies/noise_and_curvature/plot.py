@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density.plot import CURVES
+from fpsolve.style import axes
 from nets.measure.laws import law_density
 
 if TYPE_CHECKING:
@@ -18,21 +19,10 @@ if TYPE_CHECKING:
 def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, **points) -> Axes:
     """Axes with Ĉ_ii·B against Ĥ_ii in H's eigenbasis, with the lines C·B = H and C ∝ H².
 
-    Parameters
-    ----------
-    results : mapping of str to Dataset
-        Label → result of :func:`nets.measure.overlaps.noise_alignment`.
-    ax : Axes, optional
-    **points
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``results`` maps labels to results of :func:`nets.measure.overlaps.noise_alignment`; ``points`` goes to
+    ``plot``.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     largest = 0.0
     for (label, result), (colour, _) in zip(results.items(), _curves(len(results)), strict=True):
         x = result["eigenvalue"].to_numpy()
@@ -59,23 +49,11 @@ def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | Non
 
 
 def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with a spectral density on a logarithmic scale.
+    """Axes with a spectral density on a logarithmic scale; ``line`` goes to ``plot``.
 
-    Parameters
-    ----------
-    density : DataArray
-        From :func:`nets.measure.curvature.spectral_density`.
-    ax : Axes, optional
-    **line
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``density`` is from :func:`nets.measure.curvature.spectral_density`.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     ax.plot(density["eigenvalue"], np.maximum(density, 1e-12), **line)
     scale = "log" if density.attrs.get("scale") == "log" else "linear"
     ax.set(xscale=scale, yscale="log", xlabel="eigenvalue $\\lambda$ of $H$", ylabel="density")
@@ -85,27 +63,12 @@ def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
 def along_training(
     summary: xr.Dataset, name: str, *, over: str = "epoch", ax: Axes | None = None, **line
 ) -> Axes:
-    """Axes with one number along training and its interval over trainings.
+    """Axes with one number along training, ``name_low`` to ``name_high`` as a band.
 
-    Parameters
-    ----------
-    summary : Dataset
-        From :func:`fpsolve.statistics.over_trainings`, with dim ``over``.
-    name : str
-        Variable; ``name_low`` and ``name_high`` are drawn as a band.
-    over : str
-        Coordinate on the horizontal axis.
-    ax : Axes, optional
-    **line
-        Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
+    ``summary`` is from :func:`fpsolve.statistics.over_trainings`, with dim ``over``; ``line`` goes to
+    ``plot``.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     x = summary[over]
     style: dict = {"marker": "o", "ms": 3} | line
     (drawn,) = ax.plot(x, summary[name], **style)
@@ -121,23 +84,10 @@ def with_intervals(
 ) -> Axes:
     """Axes with one number of several summaries and its intervals as error bars.
 
-    Parameters
-    ----------
-    x : sequence of float
-    summaries : sequence of Dataset
-        One for each x, with scalars ``name``, ``name_low`` and ``name_high``.
-    name : str
-    ax : Axes, optional
-    **style
-        Passed to ``errorbar``.
-
-    Returns
-    -------
-    Axes
+    Each x has a summary with the scalars ``name``, ``name_low`` and ``name_high``; ``style`` goes to
+    ``errorbar``.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     middle, low, high = (np.array([float(s[name + end]) for s in summaries]) for end in ("", "_low", "_high"))
     ax.errorbar(x, middle, [middle - low, high - middle], **({"capsize": 2} | style))
     ax.set(ylabel=str(summaries[0][name].attrs.get("long_name", name)))
@@ -145,23 +95,8 @@ def with_intervals(
 
 
 def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | None = None, **step) -> Axes:
-    """Axes with histograms of several samples on common bins, as densities.
-
-    Parameters
-    ----------
-    samples : mapping of str to ndarray
-    bins : int
-    ax : Axes, optional
-    **step
-        Passed to ``stairs``.
-
-    Returns
-    -------
-    Axes
-    """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    """Axes with histograms of several samples on common bins, as densities; ``step`` goes to ``stairs``."""
+    ax = axes(ax)
     everything = np.concatenate([np.ravel(v) for v in samples.values()])
     edges = np.histogram_bin_edges(everything, bins)
     for (label, values), (colour, dash) in zip(samples.items(), _curves(len(samples)), strict=True):
@@ -179,23 +114,10 @@ def component_laws(
 ) -> Axes:
     """Axes with the density of |components| and those of the Gaussian and the stable law fitted to them.
 
-    Parameters
-    ----------
-    components : ndarray
-        Such as the noise of one minibatch, one for each weight.
-    fit : Dataset
-        From :func:`nets.measure.laws.law_fits`.
-    bins : int
-        Of one width in the logarithm.
-    ax : Axes, optional
-
-    Returns
-    -------
-    Axes
+    ``components`` are such as the noise of one minibatch, one for each weight; ``fit`` is from
+    :func:`nets.measure.laws.law_fits`. The ``bins`` have one width in the logarithm.
     """
-    import matplotlib.pyplot as plt
-
-    ax = plt.gca() if ax is None else ax
+    ax = axes(ax)
     sizes = np.abs(np.ravel(components))
     alpha, scale = float(fit["alpha"]), float(fit["scale"])
     edges = np.geomspace(0.03 * scale, 1.01 * sizes.max(), bins + 1)
