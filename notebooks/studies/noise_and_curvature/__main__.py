@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 
 def main() -> None:
@@ -13,10 +16,15 @@ def main() -> None:
     parser.add_argument("--store", metavar="DIR", help="keep what is measured there; run again to go on")
     parser.add_argument("--trainings", type=int, default=3, help="at least 2 (default 3)")
     options = parser.parse_args()
+    folder = None if options.store is None else Path(options.store)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    for title, text in _tables(folder, range(options.trainings)):
+        print(title, text, sep="\n", end="\n\n", flush=True)
 
-    from functools import partial
-    from pathlib import Path
 
+def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
+    """Titles and tables, each as soon as it is measured; ``folder`` keeps what is finished."""
     from fpsolve.results import with_interval
     from fpsolve.sweeps.store import kept
     from fpsolve.table import interval_table
@@ -25,54 +33,38 @@ def main() -> None:
     from nets.training.along import net_at, weights_along
     from notebooks.studies.noise_and_curvature import alignment, comparison, dynamics, noise
 
-    data, epochs, seeds = datasets.load("digits"), (0, 3, 30, 100), range(options.trainings)
+    data = datasets.load("digits")
     nets = [models.fully_connected((64, 20, 20, 10), rng=seed) for seed in seeds]
-    folder = None if options.store is None else Path(options.store)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
 
     def found(name, compute, **settings):
         asked = {"name": name, "nets": [models.weights_digest(net) for net in nets], "data": data.digest}
         return kept(folder and folder / f"{name}.nc", partial(compute, **settings), asked=asked | settings)
 
     weights = found(
-        "weights", partial(weights_along, nets, data), epochs=epochs, learning_rate=0.1, batch_size=50,
-        rng=tuple(seeds),
+        "weights", partial(weights_along, nets, data), epochs=(0, 3, 30, 100), learning_rate=0.1,
+        batch_size=50, rng=tuple(seeds),
     )  # fmt: skip
-    studies = [
-        found(
-            f"noise_{k}",
-            partial(
-                noise.noise_study, net_at(nets[0], weights, training=k, epoch=30), data.train_inputs,
-                data.train_labels,
-            ),
-            layer=1, draws=400, repeats=3, batch_sizes=(1, 16, 256), rng=k,
-        )
-        for k in seeds
-    ]  # fmt: skip
+    options = {"layer": 1, "draws": 400, "repeats": 3, "batch_sizes": (1, 16, 256)}
+    studies = []
+    for k in seeds:
+        net = net_at(nets[0], weights, training=k, epoch=30)
+        study = partial(noise.noise_study, net, data.train_inputs, data.train_labels)
+        studies.append(found(f"noise_{k}", study, rng=k, **options))
     summary = noise.noise_summary(studies)
-    for table in (noise.law_table(summary), noise.normality_table(summary)):
-        print("noise at epoch 30", table.to_string(), sep="\n", end="\n\n")
+    yield "noise at epoch 30, fitted laws", noise.law_table(summary).to_string()
+    yield "noise at epoch 30, tests along directions", noise.normality_table(summary).to_string()
     every = alignment.alignment_along(nets[0], weights, data, layer=1, store=folder and folder / "alignment")
     columns = {"pearson_diagonal": "r, diagonal", "slope_diagonal": "slope", "size_ratio": "Tr CB / Tr H"}
     course = alignment.alignment_summary(every).sel(matrix="noise")
-    print("noise against curvature", interval_table(course, columns, digits=3), sep="\n", end="\n\n")
-    steps = [epoch * (data.samples // 50) for epoch in (1, 5, 15)]
-    descent, sgd = (
-        [
-            found(
-                f"{name}_{k}", partial(dynamics.flatness_along, nets[k], data), steps=steps,
-                learning_rate=0.1, rng=k, **size,
-            )
-            for k in seeds
-        ]
-        for name, size in (("descent", {}), ("sgd", {"batch_size": 50}))
-    )  # fmt: skip
-    for words, gain in (
-        ("F", comparison.flatness_gain(sgd, descent)),
-        ("F with norms divided out", comparison.flatness_gain(sgd, descent, name="flatness_rescaled")),
-    ):
-        print(f"gain in ln of {words}, SGD over gradient descent: {with_interval(gain, 'gain')}")
+    yield "noise against curvature", interval_table(course, columns, digits=3).to_string()
+    shared = {"steps": [epoch * (data.samples // 50) for epoch in (1, 5, 15)], "learning_rate": 0.1}
+    along = [partial(dynamics.flatness_along, net, data) for net in nets]
+    descent = [found(f"descent_{k}", along[k], rng=k, **shared) for k in seeds]
+    sgd = [found(f"sgd_{k}", along[k], rng=k, batch_size=50, **shared) for k in seeds]
+    gain = comparison.flatness_gain(sgd, descent)
+    yield "gain in ln F, SGD over gradient descent", with_interval(gain, "gain")
+    gain = comparison.flatness_gain(sgd, descent, name="flatness_rescaled")
+    yield "the same with norms divided out", with_interval(gain, "gain")
 
 
 if __name__ == "__main__":

@@ -145,9 +145,21 @@ def against_width(
     )  # fmt: skip
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
+    _add_means(result)
+    result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
+    result.attrs |= provenance(
+        "effective dimensions against width", data=data.name, samples=data.samples, epochs=epochs,
+        window=window, learning_rate=float(learning_rate), batch_size=batch_size,
+    )  # fmt: skip
+    return result
+
+
+def _add_means(result: xr.Dataset) -> None:
+    """Add D_s at one threshold for all nets, and what is averaged over seeds."""
     common = 0.5 * float(result["norm"].min())
     sharp = (result["width"] < common).sum("rank").astype(float)
     result["sharp_common"] = sharp.assign_attrs(long_name="D_s, one threshold for all", units="1")
+    result.attrs["common_threshold"] = common
     means = over_trainings(result[list(DIMENSIONS)], "seed")
     for name in DIMENSIONS:
         for end, source in (("mean", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
@@ -159,12 +171,6 @@ def against_width(
     ):
         values = result[name].reduce(mean, "seed")
         result[f"{name}_mean"] = quantity(values.to_numpy(), values.dims, words)
-    result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
-    result.attrs |= provenance(
-        "effective dimensions against width", data=data.name, samples=data.samples, epochs=epochs,
-        window=window, learning_rate=float(learning_rate), batch_size=batch_size, common_threshold=common,
-    )  # fmt: skip
-    return result
 
 
 def one_width(
