@@ -28,7 +28,11 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return interval_text(self.value, self.low, self.high)
+        return f"{self}"
+
+    def __format__(self, form: str) -> str:
+        """ "0.21 [0.19, 0.22]"; ``form`` is that of each number, by default two digits."""
+        return interval_text(self.value, self.low, self.high, form=form)
 
     def side(self, of: float = 0.0) -> Literal["above", "below", "neither"]:
         """On which side of a value, 0 by default, the interval lies as a whole."""
@@ -75,6 +79,11 @@ def mean_interval(
     return back(mean), back(mean - half), back(mean + half)
 
 
+def estimate(values: ArrayLike, confidence: float = 0.95, *, scale: Scale = "linear") -> Estimate:
+    """:func:`mean_interval` of independent numbers, shape (n,)."""
+    return Estimate(*map(float, mean_interval(values, 0, confidence, scale=scale)))
+
+
 def paired(
     one: ArrayLike, other: ArrayLike, confidence: float = 0.95, *, scale: Scale = "linear"
 ) -> Estimate:
@@ -82,9 +91,7 @@ def paired(
     a, b = np.asarray(one, float), np.asarray(other, float)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"pairs need two lists of one length, not shapes {a.shape} and {b.shape}")
-    return Estimate(
-        *map(float, mean_interval(a / b if scale == "log" else a - b, 0, confidence, scale=scale))
-    )
+    return estimate(a / b if scale == "log" else a - b, confidence, scale=scale)
 
 
 def over_trainings(

@@ -43,7 +43,8 @@ def test_pairs_are_compared_one_by_one():
         1.0
     ) == "above"
     assert paired(start + np.array([1.0, -1.0, 0.5]), start).side() == "neither"
-    assert str(Estimate(0.2123, 0.19, 0.2249)) == "0.21 [0.19, 0.22]"
+    found = Estimate(0.2123, 0.19, 0.2249)
+    assert str(found) == "0.21 [0.19, 0.22]" and f"{found:.3f}" == "0.212 [0.190, 0.225]"
     with pytest.raises(ValueError, match="one length"):
         paired([1.0, 2.0], [1.0])
 

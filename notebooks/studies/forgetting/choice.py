@@ -11,7 +11,7 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Fig. 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.results import quantity
-from fpsolve.statistics import Estimate, mean_interval
+from fpsolve.statistics import Estimate, over_trainings, paired
 from notebooks.studies.forgetting.penalties import METHODS
 
 _BOTH = ("error_first", "error_second")
@@ -135,17 +135,13 @@ def summary(
     """Every penalty at its best: means and Student's intervals over the reported trainings, over ``penalty``.
 
     ``count`` holds all penalties to this N_c and leaves out those without it; ``checkpoint`` as in
-    :func:`at_best`. ``error_first``, ``error_second`` and ``total`` have ``_low`` and ``_high`` beside them.
+    :func:`at_best`. ``error_first``, ``error_second`` and ``total`` have ``_low`` and ``_high`` beside them;
+    ``strength``, ``count``, ``stop``, ``at_edge`` and ``least`` are those of :func:`at_best`.
     """
-    rows: dict[str, dict[str, float]] = {}
-    for method in study.methods:
-        if study.has(method, count):
-            best = at_best(study, method, count=count, checkpoint=checkpoint)
-            chosen = {k: best.attrs[k] for k in ("strength", "count", "stop", "at_edge", "least")}
-            rows[method] = _with_ends(best, (*_BOTH, "total"), confidence) | chosen
-    return _table(
-        rows.values(), "penalty", {"penalty": list(rows)}, study.reported.attrs | {"confidence": confidence}
-    )
+    methods = [m for m in study.methods if study.has(m, count)]
+    each = [at_best(study, m, count=count, checkpoint=checkpoint) for m in methods]
+    found = _together(each, xr.IndexVariable("penalty", methods), confidence)
+    return found.assign_attrs(study.reported.attrs)
 
 
 def front(
@@ -160,44 +156,55 @@ def front(
     e1, e2 = (_errors(study.pilots, name)[:, there, checkpoint].mean(0) for name in _BOTH)
     beaten = [(((e1 <= a) & (e2 <= b)) & ((e1 < a) | (e2 < b))).any() for a, b in zip(e1, e2, strict=True)]
     reported = study.reported.isel(constraint=there[~np.array(beaten)], checkpoint=checkpoint)
-    order = np.argsort(reported["error_first"].mean("training").to_numpy(), kind="stable")
-    rows = [
-        _with_ends(one, _BOTH, confidence) | {k: one[k].item() for k in ("strength", "count")}
-        for one in (reported.isel(constraint=k) for k in order)
-    ]
-    return _table(
-        rows, "setting", {}, {"title": f"front of {method}", "penalty": method, "confidence": confidence}
-    )
+    found = over_trainings(reported[list(_BOTH)], confidence=confidence).rename(constraint="setting")
+    found = found.reset_coords(["strength", "count"]).drop_vars(["penalty", "step"], errors="ignore")
+    found.attrs = {"title": f"front of {method}", "penalty": method, "confidence": confidence}
+    return found.isel(setting=np.argsort(found["error_first"].to_numpy(), kind="stable"))
 
 
 def over_counts(
     study: Study, method: str, *, checkpoint: int | None = -1, confidence: float = 0.95
 ) -> xr.Dataset:
-    """ε₁ + ε₂ over N_c, each at its best λ (PNAS Fig. 4 F), with ``strength`` and ``at_edge``.
+    """A penalty over N_c as in :func:`summary`, for each N_c at its best λ (PNAS Fig. 4 F).
 
     Where N_c = 0 stood for all, ``count`` holds the number of all. ``checkpoint`` as in :func:`at_best`.
     """
     scanned = {int(c) for c in study.reported["count"].to_numpy()[study.settings(method)]}
     counts = sorted(scanned, key=lambda c: c or np.inf)
-    rows = []
-    for count in counts:
-        best = at_best(study, method, count=count, checkpoint=checkpoint)
-        chosen = {k: best.attrs[k] for k in ("strength", "at_edge")}
-        rows.append(_with_ends(best, ("total",), confidence) | chosen)
+    each = [at_best(study, method, count=count, checkpoint=checkpoint) for count in counts]
     every = [c or study.everything(method) for c in counts]
-    return _table(
-        rows, "count", {"count": quantity(every, "count", "constraints N_c")},
-        {"title": f"{method} over N_c", "penalty": method, "confidence": confidence},
-    )  # fmt: skip
+    over = xr.IndexVariable("count", every, {"long_name": "constraints N_c", "units": "1"})
+    return _together(each, over, confidence).assign_attrs(title=f"{method} over N_c", penalty=method)
 
 
 def over_steps(study: Study, *, confidence: float = 0.95) -> xr.Dataset:
-    """ε₁ + ε₂ over ``checkpoint``, the length of task 2, each penalty at its best for that length."""
+    """:func:`summary` over ``checkpoint``, the length of task 2, each penalty at its best for that length."""
     last = study.reported.sizes["checkpoint"]
     parts = [summary(study, checkpoint=k, confidence=confidence) for k in range(last)]
-    names = ["total", "total_low", "total_high", "strength", "count"]
-    both = xr.concat([part[names] for part in parts], "checkpoint", combine_attrs="override")
+    both = xr.concat(parts, "checkpoint", combine_attrs="override")
     return both.transpose("penalty", "checkpoint").assign_coords(step=study.reported["step"])
+
+
+def learning_curve(result: xr.Dataset, constraint: int, *, confidence: float = 0.95) -> xr.Dataset:
+    """Both test errors over ``checkpoint`` with intervals over trainings (PNAS Fig. 4 A, C).
+
+    ``result`` comes from :func:`notebooks.studies.forgetting.continual.scan`; ``constraint`` is the position
+    of one.
+    """
+    chosen = result[list(_BOTH)].isel(constraint=constraint)
+    return over_trainings(chosen, confidence=confidence).assign_coords(step=result["step"])
+
+
+def _together(each: Sequence[xr.Dataset], over: xr.IndexVariable, confidence: float) -> xr.Dataset:
+    """Results of :func:`at_best` along one dimension: their intervals, and what the pilots chose."""
+    names = [k for k in ("strength", "count", "stop", "at_edge", "least") if k != over.name]
+    parts = [
+        over_trainings(best, confidence=confidence).assign({k: quantity(best.attrs[k], (), k) for k in names})
+        for best in each
+    ]
+    found = xr.concat(parts, over, combine_attrs="override")
+    found.attrs = {"confidence": confidence}
+    return found
 
 
 @dataclass(frozen=True)
@@ -229,36 +236,8 @@ def difference(
 
 def gap(one: xr.DataArray, other: xr.DataArray, *, confidence: float = 0.95) -> Gap:
     """``one`` less ``other``, paired by training."""
-    values = one.to_numpy() - other.to_numpy()
-    return Gap(*interval(values, confidence), below=int((values < 0).sum()), trainings=len(values))
-
-
-def interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent numbers, at least two, and the ends of Student's interval."""
-    mean, low, high = mean_interval(values, confidence=confidence)
-    return float(mean), float(low), float(high)
-
-
-def with_ends(values: Mapping[str, Sequence[float] | np.ndarray], confidence: float) -> dict[str, float]:
-    """Mean of each set of numbers under its name, and the ends of its interval as ``_low`` and ``_high``."""
-    found: dict[str, float] = {}
-    for name, numbers in values.items():
-        found[name], found[f"{name}_low"], found[f"{name}_high"] = interval(numbers, confidence)
-    return found
-
-
-def _with_ends(result: xr.Dataset, names: Sequence[str], confidence: float) -> dict[str, float]:
-    return with_ends({name: result[name].to_numpy() for name in names}, confidence)
-
-
-def _table(rows, dim: str, coords: dict, attrs: dict) -> xr.Dataset:
-    """Rows of numbers as variables along one dimension."""
-    rows = list(rows)
-    return xr.Dataset(
-        {k: quantity(np.array([row[k] for row in rows]), dim, k) for k in rows[0]},
-        coords,
-        attrs=dict(attrs),
-    )
+    found, below = paired(one, other, confidence), int((one.to_numpy() < other.to_numpy()).sum())
+    return Gap(found.value, found.low, found.high, below=below, trainings=one.size)
 
 
 def _errors(result: xr.Dataset, name: str) -> np.ndarray:

@@ -13,14 +13,10 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Verdict
-from fpsolve.results import interval_text, quantity, with_interval
-from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap, interval, with_ends
-from notebooks.studies.forgetting.penalties import (
-    METHODS,
-    PAPER_BOUND,
-    PAPER_CONSTRAINTS,
-    PAPER_STRENGTH,
-)
+from fpsolve.results import with_interval
+from fpsolve.statistics import Estimate, estimate, over_trainings
+from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap
+from notebooks.studies.forgetting.penalties import METHODS, PAPER_BOUND, PAPER_CONSTRAINTS, PAPER_STRENGTH
 
 #: A test error of task 1 this much larger than before counts as forgetting.
 FORGOTTEN = 0.01
@@ -30,7 +26,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """A claim that one penalty, each at its best, forgets less than another.
+    """A claim that the penalty ``one`` forgets less than the ``other``, each at its best.
 
     ``counts`` holds both to this N_c. ``stops`` lets task 2 stop at the best step. ``paper`` is what the
     paper says.
@@ -49,6 +45,7 @@ class Pair:
 
 
 _SMALL = PAPER_CONSTRAINTS
+_L2, _EQUAL = "forgets less than plain L2", "measured F serves better than equal F"
 #: The claims about pairs of penalties on the main tasks, in the order of the table.
 PAIRS = (
     *(
@@ -61,32 +58,32 @@ PAIRS = (
             (f", N_c = {_SMALL} and stopped", _SMALL, True),
         )
     ),
-    *(
-        Pair(claim, other, counts, stops, paper)
-        for claim, other, counts, stops, paper in (
-            (
-                "LDC forgets less than EWC with G not below its median",
-                "EWC floored", None, False, "not tried",
-            ),
-            ("LDC forgets less than plain L2", "L2", None, False, "not tried"),
-            ("LDC forgets less than plain L2, each also stopped", "L2", None, True, "not tried"),
-            (
-                f"LDC with N_c = {_SMALL} forgets less than plain L2, each also stopped",
-                "L2", _SMALL, True, "not tried",
-            ),
-            ("measured F serves better than equal F (Eq. 14)", "LDC equal F", None, False, "implied"),
-            (
-                f"measured F serves better than equal F, both with N_c = {_SMALL}",
-                "LDC equal F", _SMALL, False, "implied",
-            ),
-        )
-    ),
-)  # fmt: skip
+    Pair("LDC forgets less than EWC with G not below its median", "EWC floored", paper="not tried"),
+    Pair(f"LDC {_L2}", "L2", paper="not tried"),
+    Pair(f"LDC {_L2}, each also stopped", "L2", stops=True, paper="not tried"),
+    Pair(f"LDC with N_c = {_SMALL} {_L2}, each also stopped", "L2", _SMALL, stops=True, paper="not tried"),
+    Pair(f"{_EQUAL} (Eq. 14)", "LDC equal F", paper="implied"),
+    Pair(f"{_EQUAL}, both with N_c = {_SMALL}", "LDC equal F", _SMALL, paper="implied"),
+)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """By the side of 0 on which the whole interval lies; ``neither`` where the interval holds 0."""
+
+    above: Outcome
+    below: Outcome
+    neither: Outcome
+
+    def outcome(self, measured: Measured) -> Outcome:
+        if measured.low > 0:
+            return self.above
+        return self.below if measured.high < 0 else self.neither
 
 
 @dataclass(frozen=True)
 class Less:
-    """Below 0 by the interval of the mean; where outlying trainings leave that open, by the sign test."""
+    """Below 0 by the interval of the mean; by the sign test, where outlying trainings leave that open."""
 
     gap: Gap
 
@@ -112,7 +109,7 @@ def compared(pair: Pair, study: Study) -> Verdict:
     best = [at_best(study, m, count=pair.counts, checkpoint=pair.checkpoint) for m in (pair.one, pair.other)]
     found = gap(best[0]["total"], best[1]["total"])
     each = ", ".join(f"{b.attrs['penalty']} {_over(b['total'])}" for b in best)
-    shown = f"ε₁ + ε₂: {each}; difference {_shown(found)}"
+    shown = f"ε₁ + ε₂: {each}; difference {found:.3g}"
     return Claim(pair.claim, pair.paper, found, Less(found), shown=shown).judge(Less(found).why())
 
 
@@ -134,23 +131,19 @@ def bound(
     if not rows.size:
         raise ValueError(f"the result has no LDC with strength={strength:g} and count={count}")
     free = np.flatnonzero(result["penalty"] == "none")
-    values: dict[str, list[float]] = {}
+    each = []
     for training in range(result.sizes["training"]):
         one = result.isel(training=training)
         F, moved = one["width"].to_numpy()[:count], one["displacement"].to_numpy()[:, :count]
-        finite = np.isfinite(F)
-        q = moved[rows[0]][finite]
-        found = {"slope": stats.linregress(np.log(F[finite]), np.log(q)).slope}
-        for name, place in (("", rows), ("free_", free)):
-            if place.size:
-                ratio = moved[place[0]][finite] / F[finite]
+        F, moved = F[np.isfinite(F)], moved[:, np.isfinite(F)]
+        found = {"slope": stats.linregress(np.log(F), np.log(moved[rows[0]])).slope}
+        for name, places in (("", rows), ("free_", free)):
+            if places.size:
+                ratio = moved[places[0]] / F
                 found |= {f"{name}inside": (ratio <= PAPER_BOUND).mean(), f"{name}largest": ratio.max()}
-        for name, value in found.items():
-            values.setdefault(name, []).append(float(value))
-    return xr.Dataset(
-        {name: quantity(value, (), name) for name, value in with_ends(values, confidence).items()},
-        attrs={"title": "displacements against F", "count": count, "strength": strength},
-    )
+        each.append(xr.Dataset({name: float(value) for name, value in found.items()}))
+    attrs = {"title": "displacements against F", "count": count, "strength": strength}
+    return over_trainings(each, confidence=confidence).assign_attrs(attrs)
 
 
 def verdicts(studies: Mapping[str, Study], *, main: str | None = None) -> list[Verdict]:
@@ -180,42 +173,44 @@ def comparisons(studies: Mapping[str, Study], *, one: str = "LDC") -> str:
         f"| tasks | {one}: ε₁, ε₂ (λ, N_c) | " + " | ".join(f"less {m}" for m in others) + " |",
         "|---" * (len(others) + 2) + "|",
     ]
-    cases: tuple[tuple[str, int | None, int | None], ...] = (
-        ("", None, -1), (", best stop", None, None),
-        (f", N_c = {_SMALL}", _SMALL, -1), (f", N_c = {_SMALL}, best stop", _SMALL, None),
-    )  # fmt: skip
     for name, study in studies.items():
-        for label, count, checkpoint in cases:
-            if not study.has(one, count):
-                continue
-            best = at_best(study, one, count=count, checkpoint=checkpoint)
-            held = best.attrs["count"] or study.everything(one)
-            cells = [
-                f"{_over(best['error_first'])}, {_over(best['error_second'])} "
-                f"({best.attrs['strength']:g}, {held})"
-            ]
-            for other in others:
-                if study.has(other, count):
-                    found = difference(study, one, other, count=count, checkpoint=checkpoint)
-                    bold = "**" if found.decided else ""
-                    cells.append(f"{bold}{_shown(found)}{bold}")
-                else:
-                    cells.append("-")
-            lines.append(f"| {name}{label} | " + " | ".join(cells) + " |")
+        for label, count in (("", None), (f", N_c = {_SMALL}", _SMALL)):
+            for when, checkpoint in (("", -1), (", best stop", None)):
+                if study.has(one, count):
+                    cells = _compared_with(study, one, others, count, checkpoint)
+                    lines.append(f"| {name}{label}{when} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _compared_with(
+    study: Study, one: str, others: list[str], count: int | None, checkpoint: int | None
+) -> list[str]:
+    """One row of :func:`comparisons`: the errors of ``one`` and its differences to ``others``."""
+    best = at_best(study, one, count=count, checkpoint=checkpoint)
+    errors = ", ".join(_over(best[name]) for name in ("error_first", "error_second"))
+    cells = [f"{errors} ({best.attrs['strength']:g}, {best.attrs['count'] or study.everything(one)})"]
+    for other in others:
+        if study.has(other, count):
+            found = difference(study, one, other, count=count, checkpoint=checkpoint)
+            bold = "**" if found.decided else ""
+            cells.append(f"{bold}{found:.3g}{bold}")
+        else:
+            cells.append("-")
+    return cells
+
+
 def _forgetting(study: Study) -> Verdict:
-    before = interval(study.reported["error_before"].to_numpy())
-    none = at_best(study, "none")
-    first = interval(none["error_first"].to_numpy())
-    return Verdict(
-        "without constraints task 1 is forgotten (Fig. 4 A)", "ε₁ grows fast, ε₂ small",
-        f"ε₁ {_over(study.reported['error_before'])} before, {_over(none['error_first'])} after; "
-        f"ε₂ {_over(none['error_second'])}",
-        f"holds: ε₁ grows {first[0] / max(before[0], 1e-6):.0f}-fold" if first[1] > before[2]
-        else "not decided: the intervals of ε₁ before and after overlap",
-    )  # fmt: skip
+    none, initial = at_best(study, "none"), study.reported["error_before"]
+    before, after = estimate(initial), estimate(none["error_first"])
+    grown = Estimate(after.value - before.value, after.low - before.high, after.high - before.low)
+    return Claim(
+        "without constraints task 1 is forgotten", "ε₁ grows fast, ε₂ small", grown,
+        Sides(above="holds", below="not decided", neither="not decided"), source="Fig. 4 A",
+        shown=f"ε₁ {before:.3g} before, {after:.3g} after; ε₂ {_over(none['error_second'])}",
+    ).judge({
+        "holds": f"ε₁ grows {after.value / max(before.value, 1e-6):.0f}-fold",
+        "not decided": "the intervals of ε₁ before and after overlap",
+    })  # fmt: skip
 
 
 def _paper_setting(study: Study) -> Verdict:
@@ -226,18 +221,17 @@ def _paper_setting(study: Study) -> Verdict:
     return Claim(
         f"λ = {PAPER_STRENGTH:g}, N_c = {_SMALL} keep task 1 as good as before", "ε₁ about as before", grown,
         Below(FORGOTTEN, refuted=0.0), source="Fig. 4 C", shown=shown,
-    ).judge(f"ε₁ grows by {_shown(grown)}")  # fmt: skip
+    ).judge(f"ε₁ grows by {grown:.3g}")  # fmt: skip
 
 
 def _bound(study: Study) -> Verdict:
     found = bound(study.reported)
-    value, low, high = (float(found[f"largest{end}"]) for end in ("", "_low", "_high"))
-    largest = Gap(value, low, high, below=0, trainings=0)
+    largest = Estimate(*(float(found[f"largest{end}"]) for end in ("", "_low", "_high")))
     free, slope = (with_interval(found, name, digits=3) for name in ("free_largest", "slope"))
     return Claim(
         f"there q_i ≤ {PAPER_BOUND} F_i for all constrained i", f"{PAPER_BOUND}", largest, Below(PAPER_BOUND),
         source="Fig. 4 D",
-        shown=f"max q_i/F_i {_shown(largest)}, {free} unconstrained; slope of ln q over ln F {slope}",
+        shown=f"max q_i/F_i {largest:.3g}, {free} unconstrained; slope of ln q over ln F {slope}",
     ).judge({
         "does not hold": f"the largest is {largest.value / PAPER_BOUND:.1f} times the bound",
         "holds": f"the largest is {largest.value / PAPER_BOUND:.2f} of the bound, which alone keeps no task",
@@ -248,21 +242,21 @@ def _bound(study: Study) -> Verdict:
 def _fewer(study: Study, *, stops: bool, name: str = "") -> Verdict:
     """Whether 200 directions do as well as all."""
     checkpoint, every = None if stops else -1, study.everything("LDC")
-    totals = {c: at_best(study, "LDC", count=c, checkpoint=checkpoint)["total"] for c in (_SMALL, 0)}
-    found = gap(totals[0], totals[_SMALL])
+    whole, few = (at_best(study, "LDC", count=c, checkpoint=checkpoint)["total"] for c in (0, _SMALL))
+    found = gap(whole, few)
     best = at_best(study, "LDC", checkpoint=checkpoint).attrs["count"] or every
     often = f"in {found.below} of {found.trainings} trainings"
-    if found.high < 0:
-        word = f"does not hold: all directions forget less, {often}"
-    elif found.low > 0:
-        word = f"holds in part: {_SMALL} forget less than all; the best scanned is {best}"
-    else:
-        word = f"holds in part: between {_SMALL} and all no difference is seen; all forget less {often}"
+    why = {
+        "below": f"all directions forget less, {often}",
+        "above": f"{_SMALL} forget less than all; the best scanned is {best}",
+        "neither": f"between {_SMALL} and all no difference is seen; all forget less {often}",
+    }
     when = ", task 2 stopped at its best step" if stops else ""
-    return Verdict(
-        f"{name}LDC is best near N_c = {_SMALL}{when} (Fig. 4 F)", f"{_SMALL}",
-        f"ε₁ + ε₂ with all {every} less that with {_SMALL}: {_shown(found)}; best N_c {best}", word,
-    )  # fmt: skip
+    return Claim(
+        f"{name}LDC is best near N_c = {_SMALL}{when}", f"{_SMALL}", found,
+        Sides(above="holds in part", below="does not hold", neither="holds in part"), source="Fig. 4 F",
+        shown=f"ε₁ + ε₂ with all {every} less that with {_SMALL}: {found:.3g}; best N_c {best}",
+    ).judge(why[found.side()])  # fmt: skip
 
 
 def _all_weights(study: Study) -> Verdict:
@@ -270,29 +264,27 @@ def _all_weights(study: Study) -> Verdict:
     return Claim(
         "EWC is best with all weights constrained", "all", found, Less(found), source="Fig. 4 F",
         shown=f"ε₁ + ε₂ with all {study.everything('EWC true')} less that with {_SMALL} (true Fisher): "
-        f"{_shown(found)}",
+        f"{found:.3g}",
     ).judge(Less(found).why(f"{_SMALL} forget"))  # fmt: skip
 
 
 def _psi(study: Study) -> Verdict:
+    """The first pair that differs refutes; where none does, the ends of all intervals say what is open."""
     pairs = {
         f"ψ = {a} less {b}": difference(study, f"LDC psi {a}", f"LDC psi {b}")
         for a, b in ((3, 4), (4, 5), (3, 5))
     }
     totals = "; ".join(f"ψ = {k}: {_over(at_best(study, f'LDC psi {k}')['total'])}" for k in (3, 4, 5))
-    apart = [name for name, found in pairs.items() if found.decided]
-    largest = max(max(abs(found.low), abs(found.high)) for found in pairs.values())
-    if apart:
-        word = f"does not hold: {apart[0]} is {pairs[apart[0]].value:.2g}"
-    else:
-        word = (
-            f"holds in part: no difference is seen, nor would one below {largest:.2g} have been for certain"
-        )
-    shown = ", ".join(f"{name} {_shown(found)}" for name, found in pairs.items())
-    return Verdict(
-        "LDC with F from the variance does not depend on ψ (SI S7)", "no dependence, ψ = 3, 4, 5",
-        f"ε₁ + ε₂: {totals}; {shown}", word,
-    )  # fmt: skip
+    name, found = max(pairs.items(), key=lambda pair: pair[1].decided)
+    open_to = max(max(abs(each.low), abs(each.high)) for each in pairs.values())
+    return Claim(
+        "LDC with F from the variance does not depend on ψ", "no dependence, ψ = 3, 4, 5", found,
+        Sides(above="does not hold", below="does not hold", neither="holds in part"), source="SI S7",
+        shown=f"ε₁ + ε₂: {totals}; " + ", ".join(f"{name} {each:.3g}" for name, each in pairs.items()),
+    ).judge({
+        "does not hold": f"{name} is {found.value:.2g}",
+        "holds in part": f"no difference is seen, nor would one below {open_to:.2g} have been for certain",
+    })  # fmt: skip
 
 
 def _elsewhere(name: str, study: Study) -> list[Verdict]:
@@ -315,10 +307,6 @@ def _elsewhere(name: str, study: Study) -> list[Verdict]:
     return rows
 
 
-def _shown(found: Gap) -> str:
-    return interval_text(found.value, found.low, found.high, 3)
-
-
 def _over(values: xr.DataArray) -> str:
     """Mean over trainings and its interval, in words."""
-    return interval_text(*interval(values.to_numpy()), 3)
+    return f"{estimate(values):.3g}"

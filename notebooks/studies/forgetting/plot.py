@@ -10,7 +10,6 @@ import xarray as xr
 
 from fpsolve import style
 from fpsolve.density.plot import CURVES
-from fpsolve.statistics import mean_interval
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
@@ -28,27 +27,20 @@ STYLES = {
 }  # fmt: skip
 
 
-def learning_curves(
-    result: xr.Dataset, constraint: int, *, ax: Axes | None = None, labels: bool = True
-) -> Axes:
+def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool = True) -> Axes:
     """Axes with both test errors over the steps of task 2, and intervals over trainings (PNAS Fig. 4 A, C).
 
-    ``result`` comes from :func:`notebooks.studies.forgetting.continual.scan`; ``constraint`` is the
-    position of one.
+    ``curve`` comes from :func:`notebooks.studies.forgetting.choice.learning_curve`.
     """
     ax = style.axes(ax)
-    step = result["step"].to_numpy()
-    for (name, text), (colour, dash) in zip(
-        (("error_first", "task 1, $\\epsilon_1$"), ("error_second", "task 2, $\\epsilon_2$")),
-        CURVES,
-        strict=False,
-    ):
-        values = result[name].isel(constraint=constraint).transpose("training", ...).to_numpy()
-        mean, low, high = mean_interval(values)
-        ax.plot(step, mean, color=colour, ls=dash, marker=".", label=text if labels else None)
-        ax.fill_between(step, low, high, color=colour, alpha=0.2, lw=0)
+    texts = {"error_first": "task 1, $\\epsilon_1$", "error_second": "task 2, $\\epsilon_2$"}
+    for (name, text), (colour, dash) in zip(texts.items(), CURVES, strict=False):
+        mean, low, high = (curve[f"{name}{end}"] for end in ("", "_low", "_high"))
+        ax.plot(curve["step"], mean, color=colour, ls=dash, marker=".", label=text if labels else None)
+        ax.fill_between(curve["step"], low, high, color=colour, alpha=0.2, lw=0)
     ax.set_xscale("symlog", linthresh=1)
-    ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02), xlim=(0, step[-1]))
+    ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02))
+    ax.set_xlim(0, float(curve["step"][-1]))
     return ax
 
 

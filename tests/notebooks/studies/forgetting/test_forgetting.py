@@ -157,7 +157,7 @@ def test_figures_come_from_a_scan(scanned):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 6)
-    plot.learning_curves(scanned.reported, 0, ax=axes[0])
+    plot.learning_curves(choice.learning_curve(scanned.reported, 0), ax=axes[0])
     plot.displacements(scanned.reported, scanned.position("LDC", 10.0, 200), ax=axes[1])
     fronts = {m: choice.front(scanned, m) for m in ("LDC", "L2")}
     plot.fronts(fronts, ax=axes[2])
