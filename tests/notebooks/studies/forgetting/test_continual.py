@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 
-from notebooks.studies.forgetting import continual
-from nets.measure import curvature
 from nets.data import datasets
+from nets.measure import curvature
+from notebooks.studies.forgetting import continual
 from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep, Penalty, constraint_grid
 from notebooks.studies.forgetting.solution import first_task
 from notebooks.studies.forgetting.tasks import Tasks

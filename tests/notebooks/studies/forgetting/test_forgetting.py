@@ -6,12 +6,10 @@ import xarray as xr
 
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 
-from notebooks.studies.forgetting import continual
 from nets.data import datasets
-from notebooks.studies.forgetting import choice
-from notebooks.studies.forgetting import plot
+from notebooks.studies.forgetting import choice, continual, plot
 from notebooks.studies.forgetting.choice import Study
-from notebooks.studies.forgetting.claims import Less, Pair, bound, comparisons, compared, verdicts
+from notebooks.studies.forgetting.claims import Less, Pair, bound, compared, comparisons, verdicts
 from notebooks.studies.forgetting.penalties import METHODS, constraint_grid
 from notebooks.studies.forgetting.solution import first_task
 from notebooks.studies.forgetting.tasks import Tasks
