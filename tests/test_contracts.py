@@ -25,7 +25,7 @@ def _loaded_after(statement):
 
 
 def test_importing_fpsolve_loads_nothing_heavy():
-    assert not _loaded_after("import fpsolve, fpsolve.command.main") & set(HEAVY)
+    assert not _loaded_after("import fpsolve, fpsolve.command.line") & set(HEAVY)
 
 
 def test_importing_theory_loads_sympy_and_numpy_only():

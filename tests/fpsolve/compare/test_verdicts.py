@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fpsolve.command import main
+from fpsolve.command import line
 from fpsolve.compare.verdicts import (
     MIME,
     About,
@@ -108,7 +108,7 @@ def test_the_page_counts_outcomes_and_links_the_notebooks(tmp_path):
     (tmp_path / "notebooks").mkdir()
     _notebook(tmp_path / "notebooks" / "b.ipynb", VerdictTable([HOLDS, FAILS]), VerdictTable([HOLDS]))
     _notebook(tmp_path / "notebooks" / "a.ipynb", title="No verdicts")
-    assert main.main(["verdicts", str(tmp_path / "notebooks"), "--out", str(tmp_path / "VERDICTS.md")]) == 0
+    assert line.main(["verdicts", str(tmp_path / "notebooks"), "--out", str(tmp_path / "VERDICTS.md")]) == 0
     page = (tmp_path / "VERDICTS.md").read_text(encoding="utf-8")
     assert "3 (holds: 2, does not hold: 1)" in page
     assert "## [A title](notebooks/b.ipynb)" in page
@@ -123,7 +123,7 @@ def test_what_is_no_notebook_is_refused_in_one_line(tmp_path, capsys):
         ('{"cells": [{"source": 3}]}', "no notebook"),
     ):
         bad.write_text(text, encoding="utf-8")
-        assert main.main(["verdicts", str(bad)]) == 2
+        assert line.main(["verdicts", str(bad)]) == 2
         assert words in capsys.readouterr().err
     row = {
         "setting": "",
@@ -134,9 +134,9 @@ def test_what_is_no_notebook_is_refused_in_one_line(tmp_path, capsys):
     bad.write_text(
         json.dumps({"cells": [{"source": "# T"}, {"source": "", "outputs": [output]}]}), encoding="utf-8"
     )
-    assert main.main(["verdicts", str(bad)]) == 2
+    assert line.main(["verdicts", str(bad)]) == 2
     assert "a verdict begins with" in capsys.readouterr().err
-    assert main.main(["verdicts", str(_notebook(bad))]) == 2
+    assert line.main(["verdicts", str(_notebook(bad))]) == 2
     assert "no notebook holds verdicts" in capsys.readouterr().err
 
 

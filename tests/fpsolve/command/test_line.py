@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import xarray as xr
 
-from fpsolve.command import jobs, main
+from fpsolve.command import jobs, line
 from fpsolve.command import problem as config
 from theory import Langevin, degenerate_valley, random_shift
 
@@ -36,7 +36,7 @@ time_step = 0.02
 def _run(tmp_path, text, *options):
     path = tmp_path / "problem.toml"
     path.write_text(text, encoding="utf-8")
-    return main.main(["stationary", str(path), *options])
+    return line.main(["stationary", str(path), *options])
 
 
 def test_a_file_gives_table_figure_and_data(tmp_path, capsys):
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_table_and_another_does_not(tmp_path, capsy
 def test_the_valley_example_is_the_reference_problem():
     problem = config.parse_problem(config.EXAMPLES["valley"])
     assert problem.process == Langevin(degenerate_valley((8, -2, 1), 1e-3), random_shift(delta_s=1e-3))
-    assert set(main.EXAMPLE_NAMES) == set(config.EXAMPLES)
+    assert set(line.EXAMPLE_NAMES) == set(config.EXAMPLES)
 
 
 BAD = {
@@ -114,12 +114,12 @@ def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
         ("large.toml", "larger than"),
         ("", "cannot read"),
     ):
-        assert main.main(["stationary", str(tmp_path / name)]) == 2
+        assert line.main(["stationary", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "fpsolve.command.main", "stationary", str(tmp_path / "none.toml")]
+    command = [sys.executable, "-m", "fpsolve.command.line", "stationary", str(tmp_path / "none.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1
@@ -138,7 +138,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path,
         raise PermissionError(13, "Permission denied", "out")
 
     monkeypatch.setattr(jobs, "solve", lambda *_, **__: pytest.fail("worked before looking at --out"))
-    monkeypatch.setattr(main.Path, "touch", refuse)
+    monkeypatch.setattr(line.Path, "touch", refuse)
     assert _run(tmp_path, GOOD, "--out", str(tmp_path / "out")) == 2
     assert "Permission denied" in capsys.readouterr().err
 
@@ -150,7 +150,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path,
 )  # fmt: skip
 def test_wrong_options_exit_with_two(options, capsys):
     with pytest.raises(SystemExit) as left:
-        main.main(["stationary", *options])
+        line.main(["stationary", *options])
     assert left.value.code == 2
     assert "error:" in capsys.readouterr().err
 
@@ -170,7 +170,7 @@ def test_a_running_ensemble_can_be_interrupted_from_the_keyboard(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "fpsolve.command.main",
+        "fpsolve.command.line",
         "stationary",
         str(path),
         "--method",
@@ -218,7 +218,7 @@ def test_the_version_is_printed(capsys):
     import fpsolve
 
     with pytest.raises(SystemExit) as left:
-        main.main(["--version"])
+        line.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"
 
@@ -248,7 +248,7 @@ walkers = 200
 def _escape(tmp_path, text, *options):
     path = tmp_path / "escape.toml"
     path.write_text(text, encoding="utf-8")
-    return main.main(["escape", str(path), *options])
+    return line.main(["escape", str(path), *options])
 
 
 def test_an_escape_from_a_file_gives_the_table_of_all_methods_and_its_files(tmp_path, capsys):
@@ -303,11 +303,11 @@ def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_sto
     path.write_text(PHASES, encoding="utf-8")
     out, store = tmp_path / "out", tmp_path / "runs.nc"
     command = ["phases", str(path), "--out", str(out), "--store", str(store)]
-    assert main.main(command) == 0
+    assert line.main(command) == 0
     printed = capsys.readouterr().out
     assert "not settled" in printed and "Delta_m/eta" in printed
     assert {p.name for p in out.iterdir()} == {"phases.json", "phases.nc", "phases.png", "phases.txt"}
-    assert main.main([*command[:2], "--json", "--store", str(store), "--workers", "2"]) == 0
+    assert line.main([*command[:2], "--json", "--store", str(store), "--workers", "2"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["learning_rate"] for row in rows] == [0.05, pytest.approx(0.1)]
     assert all(row["II_to_III"] == [0.05, 2.0] and row["diverged"] >= 8 for row in rows)
@@ -329,6 +329,6 @@ def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_sto
 def test_mistakes_in_a_phase_diagram_are_one_line(tmp_path, capsys, change, word):
     path = tmp_path / "phases.toml"
     path.write_text(PHASES.replace(*change), encoding="utf-8")
-    assert main.main(["phases", str(path)]) == 2
+    assert line.main(["phases", str(path)]) == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
