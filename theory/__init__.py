@@ -5,7 +5,7 @@ CriticalPoint: a point with ∇L = 0, its loss and its curvatures.
 degenerate_valley: ½ Σ λ_i(x) y_i² + ½ ε λ̄₀ Σ x_j², sharp along y and flat along x.
 double_well: the quartic well of a given barrier height.
 styblinski_tang: the Styblinski–Tang function, or its mean over shifted data.
-isotropic: noise D·I.
+isotropic: noise D·I, of one temperature in every direction.
 anisotropic: constant noise along each variable, or any constant matrix.
 random_shift: D = Δ_S H², minibatch losses that are shifted copies of L.
 hessian_proportional: D = (η/2B)|H|.

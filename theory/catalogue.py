@@ -157,16 +157,11 @@ def double_well(barrier: Parameter = 0.25) -> Landscape:
     Parameters
     ----------
     barrier : number or sympy expression
-        ΔL; the default ¼ gives L = x⁴/4 − x²/2.
+        ΔL > 0; the default ¼ gives L = x⁴/4 − x²/2. A number that is not positive is a ValueError.
 
     Returns
     -------
     Landscape
-
-    Raises
-    ------
-    ValueError
-        If a numeric barrier is not positive.
     """
     x = sp.Symbol("x", real=True)
     height = exact(barrier, "barrier")

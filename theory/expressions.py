@@ -47,11 +47,7 @@ def parse_expression(text: str, symbols: Iterable[str]) -> sp.Expr:
     Returns
     -------
     sympy.Expr
-
-    Raises
-    ------
-    ValueError
-        With one line that names the offending piece.
+        A text that is not allowed is a ValueError whose line names the piece.
 
     Examples
     --------
@@ -84,11 +80,8 @@ def parse_condition(text: str, symbols: Iterable[str]) -> sp.Basic:
     Returns
     -------
     sympy condition
-
-    Raises
-    ------
-    ValueError
-        With one line that names the offending piece; also where the condition is always true or false.
+        A text that is not allowed is a ValueError whose line names the piece; so is a condition that is
+        always true or false.
 
     Examples
     --------

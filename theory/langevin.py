@@ -67,6 +67,12 @@ class Process(ABC):
     def _diffusion_symbols(self) -> set[sp.Basic]:
         return self.diffusion.free_symbols
 
+    @property
+    def temperature(self) -> float | None:
+        """D where the diffusion is D·I with a number D; else None."""
+        D = self.diffusion
+        return float(D[0, 0]) if not D.free_symbols and D[0, 0] * sp.eye(D.rows) == D else None
+
     def diffusion_values(self, points: np.ndarray) -> np.ndarray:
         """D at ``points`` of shape (k, N), as an array of shape (k, N, N)."""
         return values_at(self.diffusion, self.variables, points)
@@ -144,6 +150,11 @@ class Langevin(Process):
     def without_cross_diffusion(self) -> Langevin:
         """The same landscape with D_ij = 0 for i ≠ j."""
         return replace(self, cross_diffusion=False)
+
+    @property
+    def temperature(self) -> float | None:
+        """D where the noise is D·I with a number D; else None. |H| counts as changing with θ."""
+        return None if self.noise.hessian_factor is not None else super().temperature
 
     def _diffusion_symbols(self) -> set[sp.Basic]:
         factor = self.noise.hessian_factor
@@ -310,7 +321,8 @@ def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "
         * small-noise: D̃ = ½G̃G̃ᵀ with G̃ = G − (η/2)(JG + b·∂G), G the process's root. Positive by
           construction; equal to the expanded form up to O(η²) and up to the terms of O(ηD²) that are
           incomplete there anyway.
-        * expanded: D̃ = D − (η/2)(JD + DJᵀ + 𝓛D). Second moments feel no third derivatives and are right
+        * expanded: D̃ = D − (η/2)(JD + DJᵀ + 𝓛D). Third derivatives leave second moments alone, which are
+        right
           to O(η²) where b is linear, but D̃ may be negative where D nearly vanishes.
         * stationary (one variable): the process with the same stationary density as the third-order
           generator, up to O(η²), for any D(x): 𝓛̃(1 + ηD'∂) has no third derivative left and

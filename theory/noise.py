@@ -218,16 +218,12 @@ def isotropic(D: Parameter) -> Noise:
     Parameters
     ----------
     D : number or sympy expression
-        Diffusion coefficient, units loss (a temperature, since time is η × iterations).
+        Diffusion coefficient > 0, units loss (a temperature, since time is η × iterations). A number that is
+        not positive and finite is a ValueError.
 
     Returns
     -------
     Noise
-
-    Raises
-    ------
-    ValueError
-        If a numeric ``D`` is not positive and finite.
     """
     return Isotropic(_positive(D, "D"))
 
@@ -311,27 +307,18 @@ def hessian_proportional(
     learning_rate: Parameter | None = None,
     batch_size: Parameter | None = None,
 ) -> Noise:
-    """Noise proportional to curvature: C = |H|/B, D = (η/2B)|H|, |H| = U|Λ|Uᵀ.
+    """Noise proportional to curvature: C = |H|/B, D = (η/2B)|H|, |H| = U|Λ|Uᵀ (ICLR 2021, Eqs. 5–7).
 
     Parameters
     ----------
     strength : number or sympy expression, optional
         η/2B in one number.
     learning_rate, batch_size : number or sympy expression, optional
-        η and B.
+        η and B. A strength that is not determined, or determined twice, is a ValueError.
 
     Returns
     -------
     Noise
-
-    Raises
-    ------
-    ValueError
-        If the strength is not determined, or determined twice.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Eqs. 5–7.
     """
     if strength is not None:
         if batch_size is not None:
@@ -349,8 +336,8 @@ def data_shift(*, learning_rate: Parameter, batch_size: Parameter, variance: Par
 
     For L(θ) = E f(θ − x) the covariance of one sample's gradient is C = Σ_{n≥1} vⁿ/n! (∂ⁿ∇L)(∂ⁿ∇L)ᵀ
     (all n-th derivatives; the sum ends, as L is a polynomial), and D = (η/2B) C. Its first term, vH², is
-    :func:`random_shift` with Δ_S = ηv/2B; only the others are left where H vanishes. Minibatches add the
-    higher cumulants, which a Langevin equation has not.
+    :func:`random_shift` with Δ_S = ηv/2B; only the others are left where H vanishes. Minibatches also
+    have higher cumulants, which a Langevin equation leaves out.
 
     Parameters
     ----------
@@ -392,18 +379,13 @@ def measured(covariance: Sequence, *, learning_rate: Parameter) -> Noise:
     Parameters
     ----------
     covariance : array, shape (N, N)
-        C = Cov_μ(∇L^μ), e.g. from per-sample gradients.
+        C = Cov_μ(∇L^μ), e.g. from per-sample gradients; a ValueError if not symmetric positive semidefinite.
     learning_rate : number
         η.
 
     Returns
     -------
     Noise
-
-    Raises
-    ------
-    ValueError
-        If C is not symmetric positive semidefinite.
     """
     rate = _positive(learning_rate, "learning_rate")
     return ConstantMatrix(_constant_matrix(covariance, "covariance") * rate / 2, rate)

@@ -10,7 +10,6 @@ from itertools import combinations
 from typing import Literal, cast
 
 import numpy as np
-import sympy as sp
 import xarray as xr
 
 from fpsolve.density.grid import (
@@ -25,7 +24,7 @@ from fpsolve.density.grid import (
 from fpsolve.density.operator import NullVector, Scheme, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
-from theory.langevin import Langevin, Process
+from theory.langevin import Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
 MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
@@ -299,11 +298,7 @@ def fixed_schemes(
 
 def _is_isotropic(process: Process) -> bool:
     """True for a landscape with constant D·I, where exp(−L/D) is the exact answer."""
-    by_curvature = isinstance(process, Langevin) and process.noise.hessian_factor is not None
-    if process.landscape is None or by_curvature:
-        return False
-    D = process.diffusion
-    return not D.free_symbols and D[0, 0] * sp.eye(D.rows) == D
+    return process.landscape is not None and process.temperature is not None
 
 
 def _moments(density: np.ndarray, grid: Grid, *, scales: bool = False) -> np.ndarray:

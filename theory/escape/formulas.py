@@ -48,18 +48,15 @@ class _Passage:
 
 
 def _passage(landscape: Landscape, minimum: Place, saddle: Place) -> _Passage:
-    """Check that the two points are what they are said to be."""
+    """The passage; a ValueError if the points are no minimum, no saddle, or without a barrier."""
     if landscape.parameters:
         raise ValueError(f"give values to the parameters {landscape.parameters} first (with_parameters)")
     a, b = _point(landscape, minimum, "minimum"), _point(landscape, saddle, "saddle")
-    for place, name in ((a, "minimum"), (b, "saddle")):
-        gradient = _at(landscape, landscape.gradient, place).ravel()
-        hessian = _at(landscape, landscape.hessian, place)
-        if np.abs(gradient).max() > 1e-4 * max(1.0, float(np.abs(hessian).max())):
-            raise ValueError(
-                f"{name}={_shown(landscape, place)} is no critical point: |∇L| = {np.abs(gradient).max():.2g}"
-            )
     hessian_a, hessian_b = (_at(landscape, landscape.hessian, p) for p in (a, b))
+    for place, hessian, name in ((a, hessian_a, "minimum"), (b, hessian_b, "saddle")):
+        slope = np.abs(_at(landscape, landscape.gradient, place)).max()
+        if slope > 1e-4 * max(1.0, float(np.abs(hessian).max())):
+            raise ValueError(f"{name}={_shown(landscape, place)} is no critical point: |∇L| = {slope:.2g}")
     values_a = np.linalg.eigvalsh(hessian_a)
     values_b, vectors_b = np.linalg.eigh(hessian_b)
     if values_a[0] < -1e-9 * abs(values_a[-1]):
@@ -72,10 +69,8 @@ def _passage(landscape: Landscape, minimum: Place, saddle: Place) -> _Passage:
         raise ValueError(
             f"saddle={_shown(landscape, b)} is not a saddle that a path crosses: {index} negative curvatures"
         )
-    barrier = float(
-        _at(landscape, sp.Matrix([landscape.loss]), b)[0, 0]
-        - _at(landscape, sp.Matrix([landscape.loss]), a)[0, 0]
-    )
+    low, high = (float(_at(landscape, sp.Matrix([landscape.loss]), p)[0, 0]) for p in (a, b))
+    barrier = high - low
     if not barrier > 0:
         raise ValueError(f"the saddle lies {-barrier:.3g} below the minimum: no barrier")
     return _Passage(barrier, values_a, values_b, vectors_b[:, 0], a, b, hessian_a)
@@ -118,21 +113,17 @@ def _share(to: str) -> float:
 
 
 def barrier_height(landscape: Landscape, *, minimum: Place, saddle: Place) -> float:
-    """ΔL = L(saddle) − L(minimum), both checked.
+    """ΔL = L(saddle) − L(minimum).
 
     Parameters
     ----------
     landscape : Landscape
     minimum, saddle : float, sequence or mapping
+        A ValueError says which point is not what it is called, or that there is no barrier.
 
     Returns
     -------
     float
-
-    Raises
-    ------
-    ValueError
-        If a point is not what it is called, or there is no barrier.
     """
     return _passage(landscape, minimum, saddle).barrier
 
@@ -195,10 +186,9 @@ def _isotropic_strength(process: Langevin) -> float:
         raise TypeError("escape formulas need a theory.Langevin system")
     if process.noise.hessian_factor is not None:
         raise ValueError("Kramers' formula needs isotropic noise; for noise ∝ Hessian use sgd_escape_time")
-    D = process.diffusion
-    if D.free_symbols or D[0, 0] * sp.eye(D.rows) != D:
+    if process.temperature is None:
         raise ValueError("Kramers' formula needs isotropic noise with a value; see two_temperature_time")
-    return float(D[0, 0])
+    return process.temperature
 
 
 def _laplace_width(landscape: Landscape, point: np.ndarray, D: float) -> float:
@@ -316,7 +306,7 @@ def effective_barrier(
     Parameters
     ----------
     landscape, minimum, saddle, learning_rate, batch_size, s
-        As there.
+        As in :func:`sgd_escape_time`.
 
     Returns
     -------

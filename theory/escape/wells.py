@@ -8,26 +8,18 @@ import numpy as np
 
 
 def total_rate(times: Sequence[float]) -> float:
-    """Total escape rate over several saddles: rates add, Σ 1/τ_i.
+    """Total escape rate over several saddles: rates add, Σ 1/τ_i (Xie, Sato, Sugiyama, ICLR 2021, Rule 1).
 
     Parameters
     ----------
     times : sequence of float
-        Mean times, one per saddle; all to the saddle or all to the other well.
+        Mean times, one per saddle; all to the saddle or all to the other well. None, or one that is not
+        positive, is a ValueError.
 
     Returns
     -------
     float
         In 1 / time.
-
-    Raises
-    ------
-    ValueError
-        If there is no time, or one is not positive.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Rule 1.
     """
     values = np.asarray(times, float)
     if values.size == 0 or not (values > 0).all():
@@ -41,9 +33,9 @@ def rate_matrix(times: Mapping[tuple[int, int], float], *, valleys: int) -> np.n
     Parameters
     ----------
     times : mapping of (from, to) to mean time
-        Times to the other *well* (``to="well"``): a walker on the saddle has not jumped yet. Pairs
-        without a direct saddle are left out; several saddles of a pair are first added
-        (``1 / total_rate``).
+        Times to the other *well* (``to="well"``): a walker on the saddle has not jumped yet. Pairs without a
+        direct saddle are left out; several saddles of a pair are first added (``1 / total_rate``). A pair
+        that is not among the valleys and a time that is not positive are ValueErrors.
     valleys : int
         Number of valleys.
 
@@ -51,11 +43,6 @@ def rate_matrix(times: Mapping[tuple[int, int], float], *, valleys: int) -> np.n
     -------
     ndarray, shape (valleys, valleys)
         K_ji = 1/τ_{i→j}, in 1 / time; columns sum to zero.
-
-    Raises
-    ------
-    ValueError
-        If a pair or a time makes no sense.
     """
     if valleys < 1:
         raise ValueError(f"valleys={valleys} must be at least 1")

@@ -30,12 +30,12 @@ def transition_condition(reduced: Reduced) -> sp.Expr:
     Parameters
     ----------
     reduced : Reduced
-        Of any order; at order 0 the Itô prefactor is left out.
+        Of any order, of a landscape even in x; at order 0 the Itô prefactor is left out.
 
     Returns
     -------
     sympy.Expr
-        b'(0) at order 0, else b'(0) − d''(0), for a landscape even in x.
+        b'(0) at order 0, else b'(0) − d''(0).
     """
     x = reduced.slow_variable
     condition = sp.diff(reduced.drift, x)
@@ -61,12 +61,7 @@ def critical_noise(
     Returns
     -------
     float
-        The smallest positive root.
-
-    Raises
-    ------
-    ValueError
-        If there is none: the flattest point is at x = 0 already.
+        The smallest positive root. Without one a ValueError: the flattest point is at x = 0 already.
     """
     delta_s = sp.Symbol("Delta_S", positive=True)
     process = Langevin(landscape, random_shift(delta_s=delta_s), cross_diffusion)
@@ -89,18 +84,13 @@ def critical_sigma(landscape: Landscape, *, learning_rate: Parameter) -> sp.Expr
     Parameters
     ----------
     landscape : Landscape
-        A two-variable valley.
+        A two-variable valley. λ''(0) ≥ 0 is a ValueError: x = 0 is then the flattest point.
     learning_rate : number or sympy expression
         η.
 
     Returns
     -------
     sympy.Expr
-
-    Raises
-    ------
-    ValueError
-        If λ''(0) ≥ 0, so that x = 0 is the flattest point.
     """
     curvature = floor_curvature(landscape)
     (x,), (y,) = landscape.slow, landscape.fast
@@ -161,15 +151,11 @@ def floor_curvature(landscape: Landscape) -> sp.Expr:
     Parameters
     ----------
     landscape : Landscape
+        More or fewer than one slow and one fast variable are a ValueError.
 
     Returns
     -------
     sympy.Expr
-
-    Raises
-    ------
-    ValueError
-        If there is not exactly one slow and one fast variable.
     """
     if len(landscape.slow) != 1 or len(landscape.fast) != 1:
         raise ValueError(f"phase boundaries need one slow and one fast variable, not {landscape.variables}")
@@ -185,7 +171,7 @@ def flattest_point(landscape: Landscape, *, reach: float = 10.0) -> float:
     landscape : Landscape
         Numeric.
     reach : float
-        Searched is 0 ≤ x ≤ reach.
+        The search covers 0 ≤ x ≤ reach.
 
     Returns
     -------
@@ -203,7 +189,7 @@ def flattest_point(landscape: Landscape, *, reach: float = 10.0) -> float:
 
 
 def divergence_noise(landscape: Landscape, *, learning_rate: float) -> float:
-    """Δ_m ≈ √((2/(ηλ_F) − 1)/3)/|λ₁|: η⟨λ⟩ = 2 with κ taken at x = 0, far above the transition.
+    """Δ_m ≈ √((2/(ηλ_F) − 1)/3)/|λ₁|: η⟨λ⟩ = 2 with κ taken at x = 0, far above the transition (S36–S40).
 
     An upper bound, and a poor one: walkers are lost at noise 50 to 100 times weaker, see
     :func:`theory.valley.times.divergence_sigma`.
@@ -219,10 +205,6 @@ def divergence_noise(landscape: Landscape, *, learning_rate: float) -> float:
     -------
     float
         0 where ηλ_F ≥ 2 already without noise.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), supplement S36–S40.
     """
     (x,) = landscape.slow
     curvature = floor_curvature(landscape)

@@ -66,7 +66,7 @@ def averaged_loss(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
     """U(x) = V + ¼ Δ_S Σ_i λ_i², whose gradient x descends on average under random shifts.
 
     To leading order in Δ_S. With ⟨y_i²⟩ = Δ_S λ_i the averaged force ½ Σ_i ⟨y_i²⟩ ∇λ_i is itself a gradient,
-    so that flatness is sought whatever the number of variables; near x = 0 it is −(ΣΔ_i) ∇ ln F̂. At a
+    so x drifts to flat places in any number of variables; near x = 0 it is −(ΣΔ_i) ∇ ln F̂. At a
     learning rate η > 0 ⟨y_i²⟩ is Δ_S λ_i/(1 − ηλ_i/2) and ¼ λ_i² becomes −λ_i/η − (2/η²) ln(1 − ηλ_i/2); η =
     0 is continuous time. Not in the paper.
     """
