@@ -21,6 +21,7 @@ import fpsolve
 from nets.data.datasets import Data
 from nets.escape.kernel import local_steps, net_steps
 from nets.measure.curvature import hessian
+from nets.measure.subject import as_subject
 from nets.models import description
 from nets.training.networks import Network, dense_biases, network
 
@@ -124,7 +125,7 @@ class NetDynamics:
         """
         there = copy.deepcopy(self.net)
         nn.utils.vector_to_parameters(self.start, there.parameters())
-        H = hessian(there, self.inputs, self.targets.argmax(1)).values
+        H = hessian(as_subject(there, self.inputs, self.targets.argmax(1))).values
         return torch.from_numpy(H).to(self.start) + self.weight_decay * torch.eye(len(H)).to(self.start)
 
     def stepper(self, r: float, rate: float) -> Stepper:

@@ -10,5 +10,6 @@ from nets.measure.noise import noise_trace as noise_trace
 from nets.measure.noise import per_sample_gradients as per_sample_gradients
 from nets.measure.overlaps import noise_alignment as noise_alignment
 from nets.measure.subject import Subject as Subject
+from nets.measure.subject import as_subject as as_subject
 from nets.measure.temperature import active_temperature as active_temperature
 from nets.measure.valley import measure_valley as measure_valley

@@ -20,7 +20,6 @@ import scipy.sparse.linalg as sparse_linalg
 import torch
 import xarray as xr
 from scipy import linalg
-from torch import nn
 
 from fpsolve.results import quantity
 from nets.measure.fast import MEMORY
@@ -33,9 +32,7 @@ Method = Literal["auto", "products", "gauss-newton"]
 
 
 def hessian(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
     method: Method = "auto",
@@ -46,7 +43,7 @@ def hessian(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     method : {"auto", "products", "gauss-newton"}
         "products": N Hessian–vector products. "gauss-newton": the true Fisher matrix, which is H for one
@@ -69,7 +66,7 @@ def hessian(
     """
     if method not in ("auto", "products", "gauss-newton"):
         raise ValueError(f"method={method!r} must be 'auto', 'products' or 'gauss-newton'")
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     check_dense(subject)
     if method == "gauss-newton" and not subject.piecewise_linear:
         raise ValueError(
@@ -88,9 +85,7 @@ def hessian(
 
 
 def fisher(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     kind: Literal["true", "empirical"],
     layer: int | None = None,
@@ -102,7 +97,7 @@ def fisher(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     kind : {"true", "empirical"}
         There is no default: the two differ by a factor of a hundred once the training error is zero.
@@ -125,7 +120,7 @@ def fisher(
     """
     if kind not in ("true", "empirical"):
         raise ValueError(f"kind={kind!r} must be 'true' or 'empirical'")
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     subject.labels(f"the {kind} Fisher matrix")
     if kind == "true":
         matrix = logit_moment(subject, memory=memory)
@@ -135,9 +130,7 @@ def fisher(
 
 
 def hessian_operator(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
 ) -> sparse_linalg.LinearOperator:
@@ -145,7 +138,7 @@ def hessian_operator(
 
     Products are those of :meth:`nets.measure.subject.Subject.hessian_product`.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
 
     def product(v: np.ndarray) -> np.ndarray:
         return numpy(subject.hessian_product(v))
@@ -158,11 +151,9 @@ def hessian_operator(
 
 
 def top_eigenpairs(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
-    *,
+    measured: Subject | Run,
     count: int = 10,
+    *,
     layer: int | None = None,
     tolerance: float = 1e-3,
     rng: Rng = None,
@@ -171,7 +162,7 @@ def top_eigenpairs(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     count : int
         How many; algebraically largest.
@@ -194,7 +185,7 @@ def top_eigenpairs(
     ArpackNoConvergence
         If ARPACK gives up.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     if not 1 <= count < subject.size:
         raise ValueError(
             f"count={count} must lie between 1 and {subject.size - 1}, one less than the weights"
@@ -243,9 +234,7 @@ def _lanczos(matrix, count: int, start: np.ndarray, **options) -> tuple[np.ndarr
 
 
 def spectral_density(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
     nodes: int = 64,
@@ -258,7 +247,7 @@ def spectral_density(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     nodes : int
         Lanczos vectors of one quadrature, each one product with H.
@@ -293,7 +282,7 @@ def spectral_density(
     estimate = (
         curvlinops.lanczos_approximate_spectrum if linear else curvlinops.lanczos_approximate_log_spectrum
     )
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng(rng).integers(2**62)))
         # The library's own search for the ends would start from numpy's global generator: give them.

@@ -43,11 +43,9 @@ class AlongDirections:
 
 
 def along_directions(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
-    *,
+    measured: Subject | Run,
     directions: np.ndarray,
+    *,
     second: bool = True,
 ) -> AlongDirections:
     """Loss, gradient, Hessian and their scatter over samples along directions, the columns of (N, K).
@@ -56,7 +54,7 @@ def along_directions(
     with cross-entropy have a form of their own; anything else goes through ``torch.func``. ``second=False``
     leaves the Hessians out, as NaN, for half the work. Shapes that do not match are a ValueError.
     """
-    subject = as_subject(measured, inputs, labels)
+    subject = as_subject(measured)
     columns = subject.columns(directions)
     kinds: tuple[list[torch.Tensor], ...] = ([], [], [])
     with torch.no_grad():

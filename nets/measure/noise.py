@@ -12,7 +12,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
 
 from fpsolve.results import quantity
 from nets.measure.fast import MEMORY
@@ -24,9 +23,7 @@ Rng: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
 
 def per_sample_gradients(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
 ) -> torch.Tensor:
@@ -34,7 +31,7 @@ def per_sample_gradients(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
 
     Returns
@@ -47,13 +44,11 @@ def per_sample_gradients(
     ValueError
         If inputs and labels do not match, or the layer does not exist.
     """
-    return torch.cat(list(as_subject(measured, inputs, labels, layer=layer).gradients()))
+    return torch.cat(list(as_subject(measured, layer=layer).gradients()))
 
 
 def noise_covariance(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
     batch_size: int = 1,
@@ -69,7 +64,7 @@ def noise_covariance(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     batch_size : int
         B.
@@ -92,7 +87,7 @@ def noise_covariance(
     ----------
     PRL Eq. 4; ICLR Eq. 5. The finite-population factor: Cochran, *Sampling Techniques* (1977), sec. 2.6.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     factor = batch_factor(subject.samples, batch_size=batch_size, replacement=replacement)
     covariance, mean = gradient_moments(subject, memory=memory)
     covariance -= np.outer(mean, mean)
@@ -108,9 +103,7 @@ def noise_covariance(
 
 
 def noise_trace(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
     memory: int = MEMORY,
@@ -119,7 +112,7 @@ def noise_trace(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     memory : int
         Bytes of gradients held at once.
@@ -129,7 +122,7 @@ def noise_trace(
     float
         Times :func:`batch_factor` it is Tr C.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     squares = 0.0
     mean = torch.zeros(subject.size, dtype=torch.float64, device=subject.device)
     for gradients in subject.gradients(memory=memory):
@@ -151,9 +144,7 @@ def batch_factor(samples: int, *, batch_size: int, replacement: bool = True) -> 
 
 
 def minibatch_gradients(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     batch_size: int,
     draws: int,
@@ -165,7 +156,7 @@ def minibatch_gradients(
 
     ``replacement`` says whether a sample may come twice in one. A B out of range is a ValueError.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     batch_factor(subject.samples, batch_size=batch_size, replacement=replacement)
     generator = np.random.default_rng(rng)
     gradients = np.empty((draws, subject.size), dtype=numpy(subject.vector).dtype)
@@ -179,11 +170,9 @@ def minibatch_gradients(
 
 
 def projected_gradients(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
-    *,
+    measured: Subject | Run,
     directions: np.ndarray,
+    *,
     layer: int | None = None,
     memory: int = MEMORY,
 ) -> np.ndarray:
@@ -191,6 +180,6 @@ def projected_gradients(
 
     Their mean over any rows is that minibatch's gradient along v. Directions without N rows are a ValueError.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     columns = subject.columns(directions)
     return numpy(torch.cat([(g @ columns).double() for g in subject.gradients(memory=memory)]))

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy import stats
-from torch import nn
 from torch.nn import functional
 
 from fpsolve.results import quantity
@@ -100,9 +99,7 @@ def _alignment(
 
 
 def noise_alignment(
-    measured: Subject | Run | nn.Module,
-    inputs: torch.Tensor | None = None,
-    labels: torch.Tensor | None = None,
+    measured: Subject | Run,
     *,
     layer: int | None = None,
     top: int = 10,
@@ -112,7 +109,7 @@ def noise_alignment(
 
     Parameters
     ----------
-    measured, inputs, labels, layer
+    measured, layer
         What is measured, see :func:`nets.measure.subject.as_subject`.
     top : int
         Dimension of the leading subspaces.
@@ -131,7 +128,7 @@ def noise_alignment(
     ValueError
         If there are too many weights for dense matrices.
     """
-    subject = as_subject(measured, inputs, labels, layer=layer)
+    subject = as_subject(measured, layer=layer)
     H = hessian(subject, memory=memory)
     second, mean = gradient_moments(subject, memory=memory)
     matrices = {"noise": second - np.outer(mean, mean)}

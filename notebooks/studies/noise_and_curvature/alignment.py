@@ -19,6 +19,7 @@ from fpsolve.sweeps.store import kept
 from nets.data.datasets import Data
 from nets.measure.fast import residuals
 from nets.measure.overlaps import noise_alignment
+from nets.measure.subject import as_subject
 from nets.models import description, weights_digest
 from nets.training.along import net_at
 
@@ -56,10 +57,11 @@ def alignment_along(
     found = []
     for k, epoch in shown(places, unit="net", progress=progress, leave=True):
         there = net_at(net, weights, training=k, epoch=epoch)
+        subject = as_subject(there, data.train_inputs, data.train_labels, layer=layer)
         found.append(
             kept(
                 None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc",
-                partial(noise_alignment, there, data.train_inputs, data.train_labels, layer=layer),
+                partial(noise_alignment, subject),
                 asked=asked | {"weights": weights_digest(there)},
             )
         )

@@ -195,6 +195,6 @@ def mean_white_noise(
             run = sgd(net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epoch, rng=rng)
         else:
             run = continued(run, epoch - run.epoch)
-        traces.append(noise_trace(run.net, data.train_inputs, data.train_labels))
+        traces.append(noise_trace(as_subject(run.net, data.train_inputs, data.train_labels)))
     mean = np.trapezoid(traces, epochs) / (epochs[-1] - epochs[0]) if len(epochs) > 1 else traces[0]
     return float(learning_rate * mean / (2 * batch_size * sum(p.numel() for p in net.parameters())))

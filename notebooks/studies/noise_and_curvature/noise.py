@@ -83,11 +83,9 @@ def noise_study(
     large = subject.samples // 3 if large_batch is None else large_batch
     batch_factor(subject.samples, batch_size=large, replacement=False)
     streams = np.random.default_rng(rng).spawn(6)
-    exact = noise_covariance(net, inputs, labels, layer=layer)
+    exact = noise_covariance(subject)
     covariance, mean = exact["covariance"].to_numpy(), exact["mean_gradient"].to_numpy()
-    data, noise, zeros = _traces(
-        net, inputs, labels, layer, (batch_size, large), draws, mean, covariance, streams
-    )
+    data, noise, zeros = _traces(subject, (batch_size, large), draws, mean, covariance, streams)
     gaussian = gaussian_noise(covariance / batch_size, draws=draws, rng=streams[2])
     data |= _laws(noise, zeros, gaussian, min(repeats, draws), streams[3])
     norms = np.linalg.norm(noise, axis=1), np.linalg.norm(gaussian, axis=1)
@@ -98,7 +96,7 @@ def noise_study(
         "norm_distance": quantity(float(test.statistic), (), "Kolmogorov distance of the norms"),
         "norm_p": quantity(float(test.pvalue), (), "its p"),
     }  # fmt: skip
-    normality = _normality(net, inputs, labels, layer, batch_sizes, streams[4:])
+    normality = _normality(subject, batch_sizes, streams[4:])
     result = xr.Dataset(data).assign_coords(
         sampling=["with replacement", "without replacement"],
         pooled=list(POOLED), law=["gaussian", "stable"], source=["minibatches", "N(0, C)"],
@@ -165,15 +163,15 @@ def normality_table(summary: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _traces(net, inputs, labels, layer, sizes, draws, mean, covariance, streams):
+def _traces(subject, sizes, draws, mean, covariance, streams):
     """Tr C exact and drawn, for both kinds of sampling; of the first the noise, and how often it is 0."""
-    samples, trace = len(labels), float(np.trace(covariance))
+    samples, trace = subject.samples, float(np.trace(covariance))
     found, noise, zeros = [], None, None
     for i, (size, replacement) in enumerate(zip(sizes, (True, False), strict=True)):
+        count = draws if replacement else max(draws // 8, 20)
         gradients = minibatch_gradients(
-            net, inputs, labels, batch_size=size, draws=draws if replacement else max(draws // 8, 20),
-            layer=layer, replacement=replacement, rng=streams[i],
-        )  # fmt: skip
+            subject, batch_size=size, draws=count, replacement=replacement, rng=streams[i]
+        )
         off = gradients - mean
         if noise is None:
             noise, zeros = off, (gradients == 0).mean(axis=0)
@@ -217,9 +215,9 @@ def _laws(
     return result
 
 
-def _normality(net, inputs, labels, layer, batch_sizes, streams) -> xr.Dataset:
+def _normality(subject, batch_sizes, streams) -> xr.Dataset:
     """Tests along the sharpest directions, random ones, and single weights."""
-    H = hessian(net, inputs, labels, layer=layer).to_numpy()
+    H = hessian(subject).to_numpy()
     N = len(H)
     sharp = np.linalg.eigh(H)[1][:, : -DIRECTIONS["ten sharpest"] - 1 : -1]
     random = streams[0].normal(size=(N, DIRECTIONS["random"])) / np.sqrt(N)
@@ -227,7 +225,7 @@ def _normality(net, inputs, labels, layer, batch_sizes, streams) -> xr.Dataset:
     single = np.zeros((N, len(chosen)))
     single[chosen, np.arange(len(chosen))] = 1
     directions = np.concatenate([sharp, random, single], axis=1)
-    components = projected_gradients(net, inputs, labels, directions=directions, layer=layer)
+    components = projected_gradients(subject, directions)
     found = gaussianity(components, batch_sizes=batch_sizes, rng=streams[1])
     names = np.repeat(list(DIRECTIONS), [sharp.shape[1], random.shape[1], single.shape[1]])
     return found.assign_coords(group=("direction", names[found["direction"].to_numpy()])).drop_vars(

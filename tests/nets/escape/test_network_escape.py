@@ -21,6 +21,7 @@ from nets.escape.predictions import (
 )
 from nets.measure import curvature
 from nets.measure import noise as gradient_noise
+from nets.measure.subject import as_subject
 from nets.training import train
 from notebooks.studies.box_escape.laws import variation
 from notebooks.studies.box_escape.starts import gaussian_noise
@@ -194,8 +195,10 @@ def test_nets_of_another_kind_are_refused(data):
 def test_noise_and_curvature_are_those_of_the_curvature_modules(dynamics, data):
     g, C, H = noise_and_curvature(dynamics)
     net, x = _nets()["two layers"].double(), data.train_inputs.double()
-    assert np.allclose(C, gradient_noise.noise_covariance(net, x, data.train_labels).covariance, atol=1e-14)
-    assert np.allclose(H, curvature.hessian(net, x, data.train_labels), atol=1e-13)
+    assert np.allclose(
+        C, gradient_noise.noise_covariance(as_subject(net, x, data.train_labels)).covariance, atol=1e-14
+    )
+    assert np.allclose(H, curvature.hessian(as_subject(net, x, data.train_labels)), atol=1e-13)
     step = torch.linspace(-1, 1, len(g), dtype=torch.float64)
     ahead, behind = (dynamics.gradients((dynamics.start + e * step)[None], None)[0] for e in (1e-6, -1e-6))
     assert np.allclose((ahead - behind) / 2e-6, H @ step.numpy(), atol=1e-5)

@@ -13,6 +13,7 @@ from nets import models
 from nets.data import datasets
 from nets.measure.curvature import leading_eigenpairs
 from nets.measure.overlaps import alignment, label_ratio, noise_alignment
+from nets.measure.subject import as_subject
 from nets.training import train
 
 
@@ -69,7 +70,7 @@ def test_noise_equals_the_hessian_where_labels_fall_as_the_net_says():
     ratios, calibrations = [], []
     for seed in range(12):
         net, inputs, labels = _labelled_by_the_net(2000, seed)
-        found = noise_alignment(net, inputs, labels, layer=1)
+        found = noise_alignment(as_subject(net, inputs, labels, layer=1))
         ratios.append(float(found.size_ratio.sel(matrix="noise")))
         calibrations.append(float(found.label_ratio))
         assert float(found.pearson_elements.sel(matrix="noise")) > 0.98
@@ -79,7 +80,9 @@ def test_noise_equals_the_hessian_where_labels_fall_as_the_net_says():
     # Random labels are not what the net says.
     net, inputs, labels = _labelled_by_the_net(2000, 0)
     wrong = noise_alignment(
-        net, inputs, labels[torch.randperm(2000, generator=torch.Generator().manual_seed(0))], layer=1
+        as_subject(
+            net, inputs, labels[torch.randperm(2000, generator=torch.Generator().manual_seed(0))], layer=1
+        )
     )
     assert abs(float(wrong.size_ratio.sel(matrix="noise")) - 1) > 10 * np.std(ratios)
 
@@ -90,7 +93,7 @@ def test_a_net_that_knows_its_labels_by_heart_has_little_noise_in_the_same_direc
     sizes = []
     for epochs in (3, 100):
         run = train.sgd(start, data, learning_rate=0.1, batch_size=50, epochs=epochs, rng=0)
-        found = noise_alignment(run.net, data.train_inputs, data.train_labels, layer=1)
+        found = noise_alignment(as_subject(run.net, data.train_inputs, data.train_labels, layer=1))
         sizes.append(float(found.size_ratio.sel(matrix="noise")))
     assert float(found.error) < 0.002 and sizes[1] < 0.05 < 0.3 < sizes[0]
     assert float(found.pearson_diagonal.sel(matrix="noise")) > 0.9
@@ -105,7 +108,7 @@ def test_the_true_fisher_matrix_of_all_weights_is_near_the_hessian_in_shape_and_
     run = train.sgd(
         models.fully_connected((64, 6, 10), rng=0), data, learning_rate=0.1, batch_size=50, epochs=60, rng=0
     )
-    found = noise_alignment(run.net, data.train_inputs, data.train_labels)
+    found = noise_alignment(as_subject(run.net, data.train_inputs, data.train_labels))
     assert found.attrs["hessian_method"] == "products"
     true = found.sel(matrix="true Fisher")
     assert float(true.size_ratio) == pytest.approx(1, abs=1e-4)

@@ -12,6 +12,7 @@ from nets.data import datasets
 from nets.measure.curvature import hessian, top_eigenpairs
 from nets.measure.directions import along_directions
 from nets.measure.noise import noise_covariance, per_sample_gradients
+from nets.measure.subject import as_subject
 from nets.measure.valley import measure_valley
 from nets.training import train
 
@@ -44,11 +45,13 @@ def test_derivatives_along_directions_are_the_projected_gradients_and_hessians_o
     labels = torch.arange(7) % 3
     size = sum(p.numel() for p in net.parameters())
     V = np.linalg.qr(np.random.default_rng(0).normal(size=(size, 3)))[0]
-    found = along_directions(net, inputs, labels, directions=V)
-    g = per_sample_gradients(net, inputs, labels).numpy() @ V
+    found = along_directions(as_subject(net, inputs, labels), directions=V)
+    g = per_sample_gradients(as_subject(net, inputs, labels)).numpy() @ V
     h = np.array(
         [
-            V.T @ hessian(net, inputs[s : s + 1], labels[s : s + 1], method="products").to_numpy() @ V
+            V.T
+            @ hessian(as_subject(net, inputs[s : s + 1], labels[s : s + 1]), method="products").to_numpy()
+            @ V
             for s in range(7)
         ]
     )
@@ -57,20 +60,22 @@ def test_derivatives_along_directions_are_the_projected_gradients_and_hessians_o
     assert found.hessian == pytest.approx(h.mean(0), rel=1e-9, abs=1e-12)
     for i in range(3):
         assert found.hessian_covariance[i] == pytest.approx(np.cov(h[:, i].T, bias=True), rel=1e-8, abs=1e-12)
-    quick = along_directions(net, inputs, labels, directions=V, second=False)
+    quick = along_directions(as_subject(net, inputs, labels), directions=V, second=False)
     assert quick.covariance == pytest.approx(found.covariance, rel=1e-12)
     assert np.isnan(quick.hessian).all()
     with pytest.raises(ValueError, match="one per weight"):
-        along_directions(net, inputs, labels, directions=V[1:])
+        along_directions(as_subject(net, inputs, labels), directions=V[1:])
 
 
 def test_the_valley_has_the_curvatures_and_the_noise_of_the_net_at_its_origin(run, valley):
     inputs, labels = run.data.train_inputs.double(), run.data.train_labels
-    exact = top_eigenpairs(run.net, inputs, labels, count=2, rng=1, tolerance=1e-6).eigenvalue.to_numpy()
+    exact = top_eigenpairs(
+        as_subject(run.net, inputs, labels), count=2, rng=1, tolerance=1e-6
+    ).eigenvalue.to_numpy()
     there = valley.profile.sel(x=0.0)
     assert there["curvature"].to_numpy() == pytest.approx(exact, rel=1e-5)
     assert float(there["rotation"]) < 1e-4
-    C = noise_covariance(run.net, inputs, labels, batch_size=50)["covariance"].to_numpy()
+    C = noise_covariance(as_subject(run.net, inputs, labels), batch_size=50)["covariance"].to_numpy()
     assert valley.covariance == pytest.approx(
         valley.directions.T @ C @ valley.directions, rel=1e-9, abs=1e-15
     )

@@ -22,6 +22,7 @@ from nets.measure.noise import (
     per_sample_gradients,
     projected_gradients,
 )
+from nets.measure.subject import as_subject
 
 
 def _problem(samples=30, *, sizes=(6, 7, 5, 4), bias=False, seed=0):
@@ -61,7 +62,9 @@ def test_gradients_of_samples_are_those_of_autograd_one_by_one(bias, layer):
     net, inputs, labels = _problem(bias=bias)
     chosen = net if layer is None else models.checked_layer(net, layer)
     exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
-    assert per_sample_gradients(net, inputs, labels, layer=layer).numpy() == pytest.approx(exact, abs=1e-15)
+    assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
+        exact, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
@@ -69,15 +72,17 @@ def test_gradients_of_a_convolutional_net_are_those_of_autograd(layer):
     net, inputs, labels = _convolutional()
     chosen = net if layer is None else models.checked_layer(net, layer)
     exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
-    assert per_sample_gradients(net, inputs, labels, layer=layer).numpy() == pytest.approx(exact, abs=1e-15)
+    assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
+        exact, abs=1e-15
+    )
 
 
 def test_a_net_that_training_left_without_gradients_works_as_well():
     net, inputs, labels = _problem()
-    expected = noise_covariance(net, inputs, labels, layer=1)
+    expected = noise_covariance(as_subject(net, inputs, labels, layer=1))
     net.requires_grad_(False)
-    xr.testing.assert_identical(noise_covariance(net, inputs, labels, layer=1), expected)
-    assert minibatch_gradients(net, inputs, labels, batch_size=3, draws=2, rng=0).shape == (2, 97)
+    xr.testing.assert_identical(noise_covariance(as_subject(net, inputs, labels, layer=1)), expected)
+    assert minibatch_gradients(as_subject(net, inputs, labels), batch_size=3, draws=2, rng=0).shape == (2, 97)
 
 
 @pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"groups": 2}, {"padding": "same"}])
@@ -87,30 +92,36 @@ def test_convolutions_that_the_fast_form_does_not_know_take_the_general_one(opti
     net = nn.Sequential(convolution, nn.Flatten(), nn.Linear(32, 2)).double()
     inputs, labels = torch.randn(5, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1])
     exact = _one_by_one(net, inputs, labels, list(net.parameters()))
-    assert per_sample_gradients(net, inputs, labels).numpy() == pytest.approx(exact, abs=1e-14)
+    assert per_sample_gradients(as_subject(net, inputs, labels)).numpy() == pytest.approx(exact, abs=1e-14)
 
 
 @pytest.mark.parametrize(("replacement", "batches"), [(True, lambda n, b: itertools.product(range(n), repeat=b)), (False, lambda n, b: itertools.permutations(range(n), b))])  # fmt: skip
 def test_the_covariance_is_that_of_all_minibatches_enumerated(replacement, batches):
     net, inputs, labels = _problem(samples=5)
-    gradients = per_sample_gradients(net, inputs, labels, layer=1).numpy()
+    gradients = per_sample_gradients(as_subject(net, inputs, labels, layer=1)).numpy()
     means = np.array([gradients[list(rows)].mean(axis=0) for rows in batches(5, 3)])
-    found = noise_covariance(net, inputs, labels, layer=1, batch_size=3, replacement=replacement)
+    found = noise_covariance(as_subject(net, inputs, labels, layer=1), batch_size=3, replacement=replacement)
     assert found.covariance.to_numpy() == pytest.approx(np.cov(means.T, bias=True), abs=1e-16)
     assert found.mean_gradient.to_numpy() == pytest.approx(gradients.mean(axis=0), abs=1e-16)
     # The other way of sampling is told apart.
-    other = noise_covariance(net, inputs, labels, layer=1, batch_size=3, replacement=not replacement)
+    other = noise_covariance(
+        as_subject(net, inputs, labels, layer=1), batch_size=3, replacement=not replacement
+    )
     assert abs(np.trace(other.covariance) / np.trace(found.covariance) - 1) > 0.4
 
 
 @pytest.mark.parametrize("layer", [None, 0, 1])
 def test_the_covariance_does_not_depend_on_how_it_is_summed(layer):
     net, inputs, labels = _problem(samples=40)
-    gradients = per_sample_gradients(net, inputs, labels, layer=layer).numpy()
+    gradients = per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy()
     for memory in (1_000, 10**8):
-        found = noise_covariance(net, inputs, labels, layer=layer, memory=memory).covariance.to_numpy()
+        found = noise_covariance(
+            as_subject(net, inputs, labels, layer=layer), memory=memory
+        ).covariance.to_numpy()
         assert found == pytest.approx(np.cov(gradients.T, bias=True), abs=1e-16)
-    assert noise_trace(net, inputs, labels, layer=layer) == pytest.approx(np.trace(found), rel=1e-12)
+    assert noise_trace(as_subject(net, inputs, labels, layer=layer)) == pytest.approx(
+        np.trace(found), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("replacement", [True, False])
@@ -118,15 +129,17 @@ def test_drawn_minibatches_have_this_covariance(replacement):
     net, inputs, labels = _problem(samples=30)
     draws, B = 1500, 10
     drawn = minibatch_gradients(
-        net, inputs, labels, batch_size=B, draws=draws, layer=2, replacement=replacement, rng=1
+        as_subject(net, inputs, labels, layer=2), batch_size=B, draws=draws, replacement=replacement, rng=1
     )
-    exact = noise_covariance(net, inputs, labels, layer=2, batch_size=B, replacement=replacement)
+    exact = noise_covariance(as_subject(net, inputs, labels, layer=2), batch_size=B, replacement=replacement)
     noise = drawn - exact.mean_gradient.to_numpy()
     squares = (noise**2).sum(axis=1)
     error = squares.std() / np.sqrt(draws)
     trace = float(np.trace(exact.covariance))
     assert abs(squares.mean() - trace) < 4 * error
-    wrong = noise_covariance(net, inputs, labels, layer=2, batch_size=B, replacement=not replacement)
+    wrong = noise_covariance(
+        as_subject(net, inputs, labels, layer=2), batch_size=B, replacement=not replacement
+    )
     assert abs(squares.mean() - np.trace(wrong.covariance)) > 6 * error
 
 
@@ -141,12 +154,12 @@ def test_without_replacement_the_whole_data_have_no_noise():
 def test_components_are_projections_of_the_gradients():
     net, inputs, labels = _problem()
     directions = np.random.default_rng(0).normal(size=(35, 4))
-    found = projected_gradients(net, inputs, labels, directions=directions, layer=1, memory=3_000)
+    found = projected_gradients(as_subject(net, inputs, labels, layer=1), directions=directions, memory=3_000)
     assert found == pytest.approx(
-        per_sample_gradients(net, inputs, labels, layer=1).numpy() @ directions, abs=1e-14
+        per_sample_gradients(as_subject(net, inputs, labels, layer=1)).numpy() @ directions, abs=1e-14
     )
     with pytest.raises(ValueError, match="35 rows"):
-        projected_gradients(net, inputs, labels, directions=directions.T, layer=1)
+        projected_gradients(as_subject(net, inputs, labels, layer=1), directions=directions.T)
 
 
 def test_residuals_keep_their_digits_where_the_net_is_sure():
@@ -243,6 +256,6 @@ def test_samples_that_no_law_fits_are_refused(samples, message):
 def test_the_same_seed_draws_the_same_minibatches():
     net, inputs, labels = _problem()
     one, two, other = (
-        minibatch_gradients(net, inputs, labels, batch_size=4, draws=3, rng=s) for s in (1, 1, 2)
+        minibatch_gradients(as_subject(net, inputs, labels), batch_size=4, draws=3, rng=s) for s in (1, 1, 2)
     )
     assert (one == two).all() and not (one == other).all()

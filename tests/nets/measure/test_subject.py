@@ -253,7 +253,8 @@ def test_widths_profiles_and_temperatures_have_the_same_numbers_in_both_forms(bi
     )
     _same(one, other)
     _same(
-        noise_trace(run, layer=1), noise_trace(run.net, run.data.train_inputs, run.data.train_labels, layer=1)
+        noise_trace(run, layer=1),
+        noise_trace(as_subject(run.net, run.data.train_inputs, run.data.train_labels, layer=1)),
     )
 
 

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 
 from nets.data import datasets
 from nets.measure import curvature
+from nets.measure.subject import as_subject
 from notebooks.studies.forgetting import continual
 from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep, Penalty, constraint_grid
 from notebooks.studies.forgetting.solution import first_task
@@ -109,7 +110,7 @@ def test_penalties_are_those_of_their_formulas(solution):
     assert value == pytest.approx(10 * np.sum(along[:50] ** 2 / F[:50] ** 2), rel=1e-4)
     inputs, labels = solution.first.inputs, solution.first.labels
     for kind, method in (("true", "EWC true"), ("empirical", "EWC empirical")):
-        G = np.diag(curvature.fisher(solution.net, inputs, labels, kind=kind, layer=0))
+        G = np.diag(curvature.fisher(as_subject(solution.net, inputs, labels, layer=0), kind=kind))
         value = float(solution.penalty(Constraint(method, 4.0))(displacement.float()))
         assert value == pytest.approx(2 * np.sum(G * displacement.numpy() ** 2), rel=1e-4)
         top = np.argsort(G)[::-1][:30]
@@ -184,7 +185,7 @@ def test_all_layers_can_learn(digits):
     assert len(solution.weights) == 64 * 20 + 20 * 20 + 20 * 10
     inputs, labels = (t[:60] for t in (solution.first.inputs, solution.first.labels))
     for kind, found in (("true", solution.fisher_true), ("empirical", solution.fisher_empirical)):
-        G = np.diag(curvature.fisher(solution.net, inputs, labels, kind=kind))
+        G = np.diag(curvature.fisher(as_subject(solution.net, inputs, labels), kind=kind))
         assert found.numpy() == pytest.approx(G, rel=1e-3, abs=1e-9)
     result = continual.second_task(solution, [Constraint("none"), Constraint("LDC", 10.0, 30)], rng=0)
     assert np.isfinite(result["error_first"]).all()

@@ -9,6 +9,7 @@ pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 from nets import models
 from nets.data import datasets
 from nets.measure.curvature import hessian
+from nets.measure.subject import as_subject
 from nets.training import train
 from notebooks.studies.noise_and_curvature.dynamics import (
     flatness,
@@ -46,7 +47,7 @@ def test_flatness_along_training_is_what_each_stop_has_by_itself(optimizer):
     found = flatness_dynamics(start, epochs=[1, 4], count=5, norms=layer_norms(net))
     later = train.continued(start, 3)
     for place, run in enumerate((start, later)):
-        H = hessian(run.net, data.train_inputs, data.train_labels, layer=1).to_numpy()
+        H = hessian(as_subject(run.net, data.train_inputs, data.train_labels, layer=1)).to_numpy()
         top = np.linalg.eigvalsh(H)[::-1][:5]
         assert float(found.flatness[place]) == pytest.approx(flatness(top), rel=1e-6)
         assert float(found.loss[place]) == pytest.approx(run.loss, rel=1e-12)

@@ -16,6 +16,7 @@ from nets.data import datasets
 from nets.measure.laws import law_density, law_fits
 from nets.measure.noise import noise_trace
 from nets.measure.overlaps import noise_alignment
+from nets.measure.subject import as_subject
 from nets.training import train
 from nets.training.along import net_at, weights_along
 from notebooks.studies.noise_and_curvature.alignment import (
@@ -132,7 +133,7 @@ def test_alignment_along_training_is_that_of_each_net_and_is_kept(few, nets, wei
     assert every.identical(alignment_along(nets[0], weights, few, layer=1, store=store))
     assert len(list(tmp_path.iterdir())) == 6
     net = net_at(nets[0], weights, training=1, epoch=5)
-    alone = noise_alignment(net, few.train_inputs, few.train_labels, layer=1).sel(matrix="noise")
+    alone = noise_alignment(as_subject(net, few.train_inputs, few.train_labels, layer=1)).sel(matrix="noise")
     here = every.sel(matrix="noise", epoch=5).isel(training=1)
     for name in ("size_ratio", "slope_diagonal", "label_ratio", "overlap"):
         assert float(here[name]) == pytest.approx(float(alone[name]))
@@ -245,7 +246,7 @@ def test_white_noise_is_as_strong_as_that_of_sgd_and_takes_its_place(few, nets):
     D = mean_white_noise(nets[0], few, learning_rate=0.1, batch_size=50, epochs=(2,), rng=0)
     run = train.sgd(nets[0], few, learning_rate=0.1, batch_size=50, epochs=2, rng=0)
     weights = sum(p.numel() for p in nets[0].parameters())
-    trace = noise_trace(run.net, few.train_inputs, few.train_labels)
+    trace = noise_trace(as_subject(run.net, few.train_inputs, few.train_labels))
     assert pytest.approx(0.1 * trace / (2 * 50 * weights)) == D
     longer = mean_white_noise(nets[0], few, learning_rate=0.1, batch_size=50, epochs=(1, 2, 4), rng=0)
     assert 0.3 < longer / D < 3
