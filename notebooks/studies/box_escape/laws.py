@@ -11,32 +11,26 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from fpsolve.results import dataset, quantity
-from fpsolve.statistics import bootstrap, poisson_line
+from fpsolve.statistics import Estimate, bootstrap, poisson_line
 
 Scanned = Literal["learning_rate", "batch_size", "sharpness", "injected_noise"]
 LAWS = ("exponential", "power")
 
 
 def fit_laws(
-    x: ArrayLike,
-    *,
-    scanned: Scanned,
-    escapes: ArrayLike,
-    total_time: ArrayLike,
-    variation: ArrayLike | None = None,
-    confidence: float = 0.95,
-) -> xr.Dataset:
+    x: ArrayLike, *, scanned: Scanned, escapes: ArrayLike, total_time: ArrayLike,
+    variation: ArrayLike | None = None, confidence: float = 0.95,
+) -> xr.Dataset:  # fmt: skip
     """Two laws with two parameters each, fitted to n escapes in observed times S by likelihood.
 
     - "exponential": ln γ = a − b u with u = B, or 1/x for a learning rate, a sharpness, an injected D, as
-    ICLR
-      2021 reads its figures;
+      ICLR 2021 reads its figures;
     - "power": ln γ = a + p ln x.
 
-    The likelihood is that of exponential waiting times, Σ (n ln γ − γ S), whose maximum does not depend on
-    their true spread. Where times spread less, differences of it are too small: multiplied by 1/cv² they
+    The likelihood is that of exponential waiting times, Σ (n ln γ − γ S). Its maximum does not depend on the
+    true spread of the times. Where times spread less, its differences are too small: multiplied by 1/cv² they
     are about right (a quasi-likelihood), so the AIC differences stated here are cautious. The interval of a
-    slope does use the spread, and grows by √(χ²/dof) where the law does not fit.
+    slope uses the spread, and grows by √(χ²/dof) where the law does not fit.
 
     ``x``, ``escapes`` n > 0, ``total_time`` S and ``variation``, the coefficient of variation of the times
     (default 1), have shape (points,). ``scanned`` says what x is. Fewer than three points, or one without
@@ -54,9 +48,7 @@ def fit_laws(
     x, n, S = (np.asarray(v, dtype=float) for v in (x, escapes, total_time))
     cv = np.ones_like(x) if variation is None else np.asarray(variation, dtype=float)
     if scanned not in get_args(Scanned):
-        raise ValueError(
-            f"scanned={scanned!r} must be learning_rate, batch_size, sharpness or injected_noise"
-        )
+        raise ValueError(f"scanned={scanned!r} must be one of {', '.join(get_args(Scanned))}")
     if x.ndim != 1 or len(x) < 3 or not (x.shape == n.shape == S.shape == cv.shape):
         raise ValueError("x, escapes, total_time and variation must be one-dimensional, of 3 or more points")
     if not ((n > 0) & (S > 0) & (x > 0) & (cv > 0)).all():
@@ -64,20 +56,14 @@ def fit_laws(
     u = {"exponential": -x if scanned == "batch_size" else -1 / x, "power": np.log(x)}
     z = stats.norm.isf((1 - confidence) / 2)
     each = [_fitted(u[law], n, S, cv, z) for law in LAWS]
-    data = dataset(
-        {
-            name: quantity(
-                np.array([one[name] for one in each]), ("law", "point") if name == "fitted" else "law", text
-            )
-            for name, text in _VARIABLES.items()
-        },
-        title="laws of escape",
-        coords={"law": list(LAWS), "x": quantity(x, "point", scanned)},
-        scanned=scanned,
-    )
-    data["aic_difference"] = data.aic.sel(law="exponential", drop=True) - data.aic.sel(law="power", drop=True)
-    data["aic_difference"].attrs = {"long_name": "AIC, exponential − power law", "units": "1"}
-    return data
+    found: dict[str, xr.Variable] = {}
+    for name, text in _VARIABLES.items():
+        found[name] = quantity([one[name] for one in each], "law", text)
+    found["fitted"] = quantity([one["fitted"] for one in each], ("law", "point"), "rate by the law")
+    exponential, power = (one["aic"] for one in each)
+    found["aic_difference"] = quantity(exponential - power, (), "AIC, exponential − power law")
+    coords = {"law": list(LAWS), "x": quantity(x, "point", scanned)}
+    return dataset(found, title="laws of escape", coords=coords, scanned=scanned)
 
 
 _VARIABLES = {
@@ -89,7 +75,6 @@ _VARIABLES = {
     "r_squared": "squared correlation of ln γ with the law's variable",
     "residual": "root mean square residual of ln γ",
     "chi_squared": "χ² per degree of freedom",
-    "fitted": "rate by the law",
 }
 
 
@@ -111,18 +96,12 @@ def _fitted(u: np.ndarray, n: np.ndarray, S: np.ndarray, cv: np.ndarray, z: floa
     }  # fmt: skip
 
 
-def variation(
-    times: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, rng: int = 0
-) -> tuple[float, float, float]:
-    """Coefficient of variation of uncensored escape times, bootstrap interval; 1 for an exponential law.
+def variation(times: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Coefficient of variation of uncensored escape times with a bootstrap interval; 1 for an exponential law.
 
     Fewer than three times are a ValueError.
     """
     t = np.asarray(times, dtype=float)
     if t.ndim != 1 or len(t) < 3:
         raise ValueError(f"times of shape {t.shape} must be at least three numbers")
-    found = bootstrap(
-        lambda drawn: drawn.std(-1, ddof=1) / drawn.mean(-1), t, resamples=resamples, confidence=confidence,
-        rng=rng,
-    )  # fmt: skip
-    return found.value, found.low, found.high
+    return bootstrap(lambda drawn: drawn.std(-1, ddof=1) / drawn.mean(-1), t, confidence=confidence)

@@ -1,4 +1,4 @@
-"""Figures of escapes from trained minima. They draw data they are given and return what they drew on."""
+"""Figures of escapes from trained minima."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINES = {
 
 
 def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
-    """Axes with mean steps to the exit along a scan, double logarithmic, and all readings; no fits.
+    """Axes with mean steps to the exit along a scan, double logarithmic, and their predictions; no fits.
 
     ``rates`` comes from :func:`notebooks.studies.box_escape.summary.dynamics_rates`, ``readings`` from
     :func:`notebooks.studies.box_escape.summary.scan_readings`; ``points`` go to ``errorbar``.
@@ -43,21 +43,9 @@ def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | N
             ax.plot(readings.x, predicted, dashes, color=color, label=label)
     for name, own in rates.items():
         color, marker, label = STYLES[name]
-        options: dict = {
-            "ls": "",
-            "ms": 4,
-            "capsize": 2,
-            "mfc": "none" if name != "network" else color,
-        } | points
-        ax.errorbar(
-            own.x,
-            own.mean_steps,
-            1.96 * own.mean_steps_stderr,
-            fmt=marker,
-            color=color,
-            label=label,
-            **options,
-        )
+        face = color if name == "network" else "none"
+        options: dict = {"fmt": marker, "ls": "", "ms": 4, "capsize": 2, "color": color, "mfc": face} | points
+        ax.errorbar(own.x, own.mean_steps, 1.96 * own.mean_steps_stderr, label=label, **options)
     ax.set(xscale="log", yscale="log", xlabel=_axis(scan), ylabel="mean steps to the exit")
     _sparse(ax)
     return ax
@@ -74,10 +62,7 @@ def as_in_the_paper(rates: xr.Dataset, fits: xr.Dataset, *, ax: Axes | None = No
     u = 1 / rates.x if inverse else rates.x
     y = -np.log(rates.rate)
     options: dict = {"fmt": "o", "ms": 4, "capsize": 2, "color": STYLES["network"][0]} | points
-    ax.errorbar(
-        u, y, np.abs(np.stack([y + np.log(rates.high), -y - np.log(rates.low)])),
-        **options,
-    )  # fmt: skip
+    ax.errorbar(u, y, np.abs(np.stack([y + np.log(rates.high), -y - np.log(rates.low)])), **options)
     fine = np.geomspace(float(rates.x.min()), float(rates.x.max()), 100)
     at = 1 / fine if inverse else fine
     for law in LAWS:
@@ -86,7 +71,7 @@ def as_in_the_paper(rates: xr.Dataset, fits: xr.Dataset, *, ax: Axes | None = No
         shape = -at if law == "exponential" else np.log(fine)
         line = -(float(own.intercept) + float(own.slope) * shape)
         ax.plot(at, line, dashes, color=color, label=f"{label}, $R^2$ = {float(own.r_squared):.3f}")
-    symbol = _SYMBOLS[scan]
+    symbol = _SCANNED[scan][0]
     ax.set(xlabel=f"$1/{symbol}$" if inverse else f"${symbol}$", ylabel="$-\\ln\\gamma$")
     return ax
 
@@ -105,25 +90,18 @@ def spread_of_times(each: Mapping[str, xr.Dataset], *, ax: Axes | None = None, *
         ax.errorbar(rates.x, value, bars, color=colours[i % 6], label=label, **options)
     ax.axhline(1, color="0.4", lw=0.8, ls="--")
     ax.text(0.02, 0.98, "1: exponential law", transform=ax.transAxes, va="top", fontsize="small", color="0.3")
-    ax.set(
-        xscale="log",
-        xlabel=_axis(str(next(iter(each.values())).attrs["scan"])),
-        ylabel="coefficient of variation",
-        ylim=(0, 1.4),
-    )
+    scan = str(next(iter(each.values())).attrs["scan"])
+    ax.set(xscale="log", xlabel=_axis(scan), ylabel="coefficient of variation", ylim=(0, 1.4))
     _sparse(ax)
     return ax
 
 
 _LANGEVIN = ("injected_noise", "sharpness_sgld")
-_SYMBOLS = {
-    "learning_rate": "\\eta", "shuffled": "\\eta", "batch_size": "B", "injected_noise": "D",
-    "sharpness_sgld": "k", "sharpness": "k",
-}  # fmt: skip
-_WORDS = {
-    "learning_rate": "learning rate", "shuffled": "learning rate, shuffled epochs",
-    "batch_size": "batch size",
-    "injected_noise": "injected noise", "sharpness_sgld": "sharpness", "sharpness": "sharpness",
+#: Symbol and words for what is scanned.
+_SCANNED = {
+    "learning_rate": ("\\eta", "learning rate"), "shuffled": ("\\eta", "learning rate, shuffled epochs"),
+    "batch_size": ("B", "batch size"), "injected_noise": ("D", "injected noise"),
+    "sharpness_sgld": ("k", "sharpness"), "sharpness": ("k", "sharpness"),
 }  # fmt: skip
 
 
@@ -141,4 +119,5 @@ def _sparse(ax: Axes) -> None:
 
 
 def _axis(scan: str) -> str:
-    return f"{_WORDS[scan]} ${_SYMBOLS[scan]}$"
+    symbol, words = _SCANNED[scan]
+    return f"{words} ${symbol}$"

@@ -28,22 +28,11 @@ _KEYS = ("learning_rate", "batch_size", "injected_noise", "sharpness")
 
 
 def escape_study(
-    problem: str,
-    start: str,
-    training_seed: int,
-    rng: np.random.SeedSequence,
-    *,
-    points: int = 8,
-    replicas: int = 100,
-    max_steps: int = 30_000,
-    epochs: int = 300,
-    samples: int = 0,
-    decay: float = 1e-3,
-    half_width: float = 0.05,
-    langevin_batch: int = 50,
-    scans: tuple[str, ...] = SCANS,
-) -> Mapping[str, tuple]:
-    """First exits along every scan from one start, with the readings of the same C and H; made for ``sweep``.
+    problem: str, start: str, training_seed: int, rng: np.random.SeedSequence, *, points: int = 8,
+    replicas: int = 100, max_steps: int = 30_000, epochs: int = 300, samples: int = 0, decay: float = 1e-3,
+    half_width: float = 0.05, langevin_batch: int = 50, scans: tuple[str, ...] = SCANS,
+) -> Mapping[str, tuple]:  # fmt: skip
+    """First exits along every scan from one start, and predictions from C and H there; made for ``sweep``.
 
     The range of each scan follows from C at the start: the largest learning rate is that at which free
     diffusion in the noisiest coordinate takes about twenty steps to the wall, and each next one is 1.4
@@ -81,54 +70,46 @@ def escape_study(
 
 
 def _exits(
-    kinds: Mapping[str, Dynamics],
-    settings: Mapping[str, np.ndarray],
-    rng: np.random.SeedSequence,
-    *,
-    scans: tuple[str, ...],
-    half_width: float,
-    replicas: int,
-    max_steps: int,
-) -> dict[str, xr.Variable]:
+    kinds: Mapping[str, Dynamics], settings: Mapping[str, np.ndarray], rng: np.random.SeedSequence, *,
+    scans: tuple[str, ...], half_width: float, replicas: int, max_steps: int,
+) -> dict[str, xr.Variable]:  # fmt: skip
     """Signed steps to the exit, and how many exits go uphill, at every point of every scan."""
     points = settings["x"].shape[1]
     steps = np.full((len(SCANS), len(DYNAMICS), points, replicas), np.nan)
     uphill = np.full((len(SCANS), points), np.nan)
     children = rng.spawn(steps[..., 0].size)
-    for place in np.ndindex(len(SCANS), len(DYNAMICS), points):
-        i, d, j = place
-        kind, shuffled = DYNAMICS[d], SCANS[i] == "shuffled"
-        langevin = bool(settings["injected_noise"][i, j] > 0)
-        if SCANS[i] not in scans or kind not in kinds:
+    for child, (i, d, j) in zip(children, np.ndindex(steps.shape[:3]), strict=True):
+        scan, kind, (eta, B, D, k) = SCANS[i], DYNAMICS[d], (float(settings[key][i, j]) for key in _KEYS)
+        if scan not in scans or kind not in kinds or not _is_run(scan, kind, j, D > 0):
             continue
-        # Beside injected noise the readings are numbers; shuffling is compared with the free walk only; and
-        # the quadratic basin, where a step costs P², is run at every other point.
-        if (langevin and kind != "network") or (kind == "quadratic" and (shuffled or j % 2)):
-            continue
-        many = max(4, replicas // {"quadratic": 2}.get(kind, 4 if langevin else 1))
-        parameters = len(kinds[kind].start)
-        limit = int(min(max_steps, 8e9 / (many * parameters**2))) if kind == "quadratic" else max_steps
+        many, limit = max(4, replicas // (4 if D > 0 else 1)), max_steps
+        if kind == "quadratic":
+            many = max(4, replicas // 2)
+            limit = int(min(max_steps, 8e9 / (many * len(kinds[kind].start) ** 2)))
         runs = simulate_box_escape(
-            kinds[kind],
-            learning_rate=float(settings["learning_rate"][i, j]),
-            batch_size=int(settings["batch_size"][i, j]),
-            injected_noise=float(settings["injected_noise"][i, j]),
-            sharpness=float(settings["sharpness"][i, j]),
-            half_width=half_width,
-            replicas=many,
-            sampling="without_replacement" if shuffled else "with_replacement",
-            max_steps=limit,
-            rng=children[int(np.ravel_multi_index(place, steps.shape[:3]))],
-        )
+            kinds[kind], learning_rate=eta, batch_size=int(B), injected_noise=D, sharpness=k,
+            half_width=half_width, replicas=many, max_steps=limit, rng=child,
+            sampling="without_replacement" if scan == "shuffled" else "with_replacement",
+        )  # fmt: skip
         steps[i, d, j, :many] = np.where(runs.outcome == 1, runs.steps, -runs.steps)
         if kind == "network" and j % 3 == 1:
             uphill[i, j] = _uphill(kinds[kind], runs)
+    by_run = ("scan", "dynamics", "point", "replica")
     return {
-        "steps": quantity(
-            steps, ("scan", "dynamics", "point", "replica"), "steps to the exit, −steps without one"
-        ),
+        "steps": quantity(steps, by_run, "steps to the exit, −steps without one"),
         "uphill": quantity(uphill, _PLANE, "share of exits where the loss still rises"),
     }
+
+
+def _is_run(scan: str, kind: str, point: int, injected: bool) -> bool:
+    """Whether a kind of dynamics is run at a point of a scan.
+
+    Predictions beside injected noise are numbers. Shuffling is compared with the free walk only. The
+    quadratic basin, where a step costs P², is run at every other point.
+    """
+    if injected:
+        return kind == "network"
+    return kind != "quadratic" or (scan != "shuffled" and point % 2 == 0)
 
 
 def _readings(
@@ -150,14 +131,11 @@ def _readings(
             total, positive, learning_rate=eta * k, batch_size=B, half_width=r
         )
         rate[i, j] = k * per_own_time
-    return {
+    numbers = ("mean", "low", "high", "variation")
+    return {f"free_{name}": _scalar(free[name], f"free exit in s: {name}") for name in numbers} | {
         "diffusion_steps": quantity(diffusion, _PLANE, "mean steps by free diffusion"),
         "level_rate": quantity(rate, _PLANE, "level crossing rate of the basin", "1/time"),
         "level_exponent": quantity(exponent, _PLANE, "ΔL/D of the basin"),
-        **{
-            f"free_{name}": _scalar(free[name], f"free exit in s: {name}")
-            for name in ("mean", "low", "high", "variation")
-        },
     }
 
 
@@ -170,20 +148,16 @@ def _described(
     lowest[: min(EIGENVALUES, len(values))] = values[:EIGENVALUES]
     with torch.no_grad():
         loss = float(dynamics.losses(dynamics.start.unsqueeze(0))[0])
-    measured = (
-        "gradient_norm", "noise_trace", "curvature_trace",
-        "descent_exit_time", "descent_time", "descent_change",
-    )  # fmt: skip
-    return {
+    described = {
         "loss": _scalar(loss, "loss at the start"),
         "parameters": _scalar(len(values), "parameters"),
         "box": _scalar(r, "half width of the box"),
         "lowest_eigenvalues": quantity(lowest, "low", "lowest eigenvalues"),
         "largest_eigenvalue": _scalar(values[-1], "largest eigenvalue of the Hessian"),
         "median_noise_curvature": _scalar(np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
-        **{name: _scalar(report[name], str(report[name].attrs["long_name"])) for name in measured},
-        **{key: quantity(plane, _PLANE, key) for key, plane in settings.items()},
     }
+    scalars = {str(name): v.variable for name, v in report.data_vars.items() if not v.ndim}
+    return described | scalars | {key: quantity(plane, _PLANE, key) for key, plane in settings.items()}
 
 
 def _scalar(value, long_name: str) -> xr.Variable:
@@ -202,7 +176,10 @@ class Asked:
 
     @property
     def data(self) -> Data:
-        return _data(self.problem, self.samples)
+        if self.problem == "gaussian":
+            return gaussian_noise(self.samples or 50_000, rng=0)
+        data = binary_data(self.problem)
+        return data.subset(self.samples) if 0 < self.samples < data.samples else data
 
 
 def study_start(
@@ -216,8 +193,9 @@ def study_start(
     return made, HALF_WIDTHS.get(start, half_width)
 
 
+@lru_cache(maxsize=2)
 def _sgd(asked: Asked) -> NetDynamics:
-    return _pretrained(asked.problem, asked.samples, asked.epochs, asked.seed)
+    return pretrained(asked.data, epochs=asked.epochs, rng=asked.seed)
 
 
 def _zeros(asked: Asked) -> NetDynamics:
@@ -230,10 +208,10 @@ def _zeros(asked: Asked) -> NetDynamics:
 
 
 def _three_layers(asked: Asked) -> NetDynamics:
-    """Three layers at 0.1 with noise.
+    """Three layers at 0.1 with noise of standard deviation 0.01.
 
-    The paper prints noise (0, 0.01 I): of variance 0.01, twice as far as the box it starts in. Read as a
-    standard deviation here.
+    The paper prints noise (0, 0.01 I). As a variance that is a standard deviation of 0.1, twice the half
+    width of the box.
     """
     data = asked.data
     net = fully_connected((data.features, 10, 10, 2), rng=0)
@@ -253,18 +231,6 @@ STARTS: dict[str, Callable[[Asked], NetDynamics]] = {
 }
 #: Half widths of boxes that the paper gives for a start of its own.
 HALF_WIDTHS = {"logistic": 0.1}
-
-
-def _data(problem: str, samples: int) -> Data:
-    if problem == "gaussian":
-        return gaussian_noise(samples or 50_000, rng=0)
-    data = binary_data(problem)
-    return data.subset(samples) if samples and samples < data.samples else data
-
-
-@lru_cache(maxsize=2)
-def _pretrained(problem: str, samples: int, epochs: int, seed: int) -> NetDynamics:
-    return pretrained(_data(problem, samples), epochs=epochs, rng=seed)
 
 
 def scan_settings(
@@ -290,13 +256,8 @@ def scan_settings(
     noises[3] = middle * np.geomspace(0.25, 8, points)
     noises[4] = middle
     sharpness[4] = np.geomspace(0.5, 8, points)
-    return {
-        "learning_rate": rates,
-        "batch_size": batches,
-        "injected_noise": noises,
-        "sharpness": sharpness,
-        "x": np.stack([rates[0], rates[1], batches[2], noises[3], sharpness[4]]),
-    }
+    x = np.stack([rates[0], rates[1], batches[2], noises[3], sharpness[4]])
+    return dict(zip(_KEYS, (rates, batches, noises, sharpness), strict=True)) | {"x": x}
 
 
 def _uphill(dynamics: Dynamics, runs: xr.Dataset, most: int = 24) -> float:

@@ -45,39 +45,26 @@ def binary_data(name: str, root: str | os.PathLike[str] | None = None) -> Data:
 
 
 def gaussian_noise(
-    samples: int = 50_000,
-    features: int = 10,
-    *,
+    samples: int = 50_000, features: int = 10, *,
     rng: int | np.random.SeedSequence | np.random.Generator | None = None,
-) -> Data:
+) -> Data:  # fmt: skip
     """Inputs from N(0, I) with labels 0 and 1 at random: nothing to learn (ICLR 2021, appendix E.1).
 
-    The paper has 50 000 samples and does not print the number of features. The test rows are the first
-    training rows: there is nothing to test.
+    The paper has 50 000 samples and does not print the number of features. The test rows are up to a hundred
+    training rows, since no test error is asked for.
     """
     generator = np.random.default_rng(rng)
-    x = generator.standard_normal((samples, features))
-    y = generator.integers(2, size=samples)
-    return _data("gaussian", x, y, {"file": "", "seed": str(rng)})
-
-
-def _data(name: str, x: np.ndarray, y: np.ndarray, provenance: dict[str, str]) -> Data:
-    inputs, labels = torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64))
-    few = min(len(y), 100)
-    return Data(name, inputs, labels, inputs[:few], labels[:few], ("0", "1"), provenance)
+    x = torch.from_numpy(generator.standard_normal((samples, features)).astype(np.float32))
+    y = torch.from_numpy(generator.integers(2, size=samples))
+    provenance = {"file": "", "seed": str(rng)}
+    return Data("gaussian", x, y, x[:100], y[:100], ("0", "1"), provenance)
 
 
 def pretrained(
-    data: Data,
-    *,
-    width: int = 10,
-    epochs: int = 300,
-    learning_rate: float = 0.1,
-    batch_size: int = 50,
-    rng: int = 0,
-    progress: bool = False,
-) -> NetDynamics:
-    """A two-layer net after some hundred epochs of SGD: where the paper starts, minimum or not.
+    data: Data, *, width: int = 10, epochs: int = 300, learning_rate: float = 0.1, batch_size: int = 50,
+    rng: int = 0, progress: bool = False,
+) -> NetDynamics:  # fmt: skip
+    """A two-layer net after some hundred epochs of SGD: the paper's start, minimum or not.
 
     ``width`` neurons in the hidden layer, biases in both layers; the paper says 200–1000 epochs and no more.
     ``rng`` is the seed of weights and minibatches.
@@ -97,10 +84,10 @@ def minimum(
 ) -> NetDynamics:
     """The same dynamics started at a minimum of its loss, by BFGS on all samples.
 
-    Without weight decay a separable problem has none: the loss falls to 0 at infinity. With it there is
-    one, and no direction is flat. ReLU leaves kinks, one for each sample and neuron, on which such minima
-    lie, so that the gradient stops at about the size of the jumps; ``attributes["gradient_norm"]`` holds
-    it.
+    A separable problem without weight decay has no minimum: the loss falls to 0 at infinity. With weight
+    decay the problem has a minimum, and no direction is flat. ReLU leaves kinks, one for each sample and
+    neuron, on which such minima lie; the norm of the gradient there, ``attributes["gradient_norm"]``, is
+    about the size of the jumps.
 
     ``weight_decay`` is λ of ½ λ |w|², kept for the dynamics returned; ``tolerance`` bounds the largest
     component of the gradient.
@@ -138,46 +125,37 @@ def start_report(
     """Is the start a minimum? Gradient, curvature, and what plain gradient descent does from it.
 
     Gradient descent runs for η × steps = ``time``, or less where ``steps`` steps at η = 1/λ_max do not
-    reach it, in a box of ``half_width`` that must not be left without noise. Returned: ``gradient_norm``;
+    reach this time, in a box of ``half_width``; from a minimum it stays inside. Returned: ``gradient_norm``;
     ``eigenvalue`` (parameter) of the Hessian, ascending; ``noise_trace`` Tr C and ``curvature_trace`` Tr H;
     ``noise_curvature`` = C_ii/λ_i in H's eigenbasis, NaN where λ_i is below 10⁻⁶ λ_max;
-    ``descent_exit_time`` of plain gradient descent, NaN if it stays inside, then within ``descent_time``;
+    ``descent_exit_time`` of gradient descent, NaN where it stays inside for ``descent_time``;
     ``descent_change``, its largest |Δ_i| at the end. Also ``gradient``, ``C``, ``H``.
     """
     g, C, H = noise_and_curvature(dynamics)
     values, U = np.linalg.eigh(H)
     noise = np.einsum("ij,ik,kj->j", U, C, U)
-    rate = min(time / steps, 1 / max(values[-1], 1e-12))
-    rate = max(rate, 1e-12)
+    rate = max(min(time / steps, 1 / max(values[-1], 1e-12)), 1e-12)
     down = simulate_box_escape(
         dynamics, learning_rate=rate, batch_size=None, replicas=1, half_width=half_width, max_steps=steps
     )
-    out = bool(down.outcome[0])
+    followed, change = float(down.observed_time[0]), float(abs(down.change[0]).max())
     fine = values > 1e-6 * values[-1]
-
     ratio = np.where(fine, noise / np.where(fine, values, 1), np.nan)
-    exit_time = float(down.observed_time[0]) if out else math.nan
+    exit_time = followed if down.outcome[0] else math.nan
     square = ("parameter", "other")
     return dataset(
         {
             "gradient_norm": quantity(np.linalg.norm(g), (), "norm of the gradient over all samples"),
             "eigenvalue": quantity(values, "parameter", "eigenvalues of the Hessian"),
-            "noise_curvature": quantity(
-                ratio, "parameter", "noise over curvature in the Hessian's eigenbasis"
-            ),
+            "noise_curvature": quantity(ratio, "parameter", "C_ii/λ_i in the Hessian's eigenbasis"),
             "noise_trace": quantity(np.trace(C), (), "trace of C"),
             "curvature_trace": quantity(np.trace(H), (), "trace of H"),
             "descent_exit_time": quantity(exit_time, (), "time at which gradient descent leaves the box"),
-            "descent_time": quantity(
-                float(down.observed_time[0]), (), "time for which gradient descent was followed"
-            ),
-            "descent_change": quantity(
-                float(abs(down.change[0]).max()), (), "its largest change of a parameter"
-            ),
+            "descent_time": quantity(followed, (), "time for which gradient descent was followed"),
+            "descent_change": quantity(change, (), "its largest change of a parameter"),
             "gradient": quantity(g, "parameter", "mean gradient"),
             "C": quantity(C, square, "covariance of one sample's gradient"),
             "H": quantity(H, square, "Hessian"),
         },
-        title="is the start a minimum?",
-        half_width=float(half_width),
-    ).assign_attrs(dynamics.attributes)
+        title="is the start a minimum?", half_width=float(half_width),
+    ).assign_attrs(dynamics.attributes)  # fmt: skip

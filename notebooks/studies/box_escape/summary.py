@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-import fpsolve
+from fpsolve.escape.rates import escape_rate
 from fpsolve.results import quantity
+from fpsolve.statistics import Estimate
 from notebooks.studies.box_escape.laws import Scanned, fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS
 
@@ -43,39 +44,33 @@ def scan_rates(
     if scan == "sharpness":
         x = eta / eta.min()
         eta = np.full_like(eta, eta.min())
-    rows, kept = [], []
-    for j in range(len(x)):
-        signed = steps[j][np.isfinite(steps[j])]
-        if not len(signed):
-            continue
-        kept.append(j)
-        out, stayed = signed[signed > 0], -signed[signed < 0]
-        rate = fpsolve.escape_rate(
-            times=eta[j] * out, censored_time=eta[j] * stayed, confidence=confidence
-        )  # fmt: skip
-        full = not len(stayed) and len(out) >= 3
-        cv = variation(out, confidence=confidence) if full else (math.nan,) * 3
-        mean = (out.mean(), out.std(ddof=1) / math.sqrt(len(out))) if full else (math.nan,) * 2
-        rows.append(
-            [float(rate.rate), float(rate.low), float(rate.high), len(out), len(signed), *mean, *cv,
-             float(rate.total_time)]
-        )  # fmt: skip
-    if not rows:
+    ran = np.isfinite(steps).any(1)
+    if not ran.any():
         raise ValueError(f"no {dynamics} was run in the scan over {scan}")
-    names = (
-        "rate", "low", "high", "escapes", "replicas", "mean_steps", "mean_steps_stderr", "variation",
-        "variation_low", "variation_high", "total_time",
-    )  # fmt: skip
-    columns = zip(names, np.array(rows).T, strict=True)
+    rows = [_rate(signed, e, confidence) for signed, e in zip(steps[ran], eta[ran], strict=True)]
     units = {"rate": "1/time", "low": "1/time", "high": "1/time", "total_time": "time"}
     return xr.Dataset(
         {
-            name: quantity(column, "point", name.replace("_", " "), units.get(name, "1"))
-            for name, column in columns
+            name: quantity([row[name] for row in rows], "point", name.replace("_", " "), units.get(name, "1"))
+            for name in rows[0]
         },
-        {"x": quantity(x[kept], "point", _SCANNED[scan].replace("_", " "))},
+        {"x": quantity(x[ran], "point", _SCANNED[scan].replace("_", " "))},
         {"title": f"escape rates, {dynamics}", "scan": scan, "confidence": float(confidence)},
     )
+
+
+def _rate(signed: np.ndarray, eta: float, confidence: float) -> dict[str, float]:
+    """The numbers of :func:`scan_rates` at one point, from signed steps at a learning rate."""
+    signed = signed[np.isfinite(signed)]
+    out, stayed = signed[signed > 0], -signed[signed < 0]
+    rate = escape_rate(times=eta * out, censored_time=eta * stayed, confidence=confidence)
+    row = {name: float(rate[name]) for name in ("rate", "low", "high", "total_time")}
+    row |= {"escapes": float(len(out)), "replicas": float(len(signed))}
+    spread, mean, error = Estimate(math.nan, math.nan, math.nan), math.nan, math.nan
+    if not len(stayed) and len(out) >= 3:
+        spread, mean, error = variation(out, confidence=confidence), out.mean(), stats.sem(out)
+    row |= {"mean_steps": float(mean), "mean_steps_stderr": float(error)}
+    return row | {"variation": spread.value, "variation_low": spread.low, "variation_high": spread.high}
 
 
 def dynamics_rates(study: xr.Dataset, scan: Scan) -> dict[str, xr.Dataset]:
@@ -93,17 +88,13 @@ def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.
     # Where replicas are censored the spread is unknown: that of an exponential law, the widest seen here.
     spread = np.where(np.isfinite(rates.variation), rates.variation, 1.0)
     return fit_laws(
-        rates.x.values,
-        scanned=_SCANNED[scan],
-        escapes=rates.escapes.values,
-        total_time=rates.total_time.values,
-        variation=spread,
-        confidence=confidence,
-    )
+        rates.x.values, scanned=_SCANNED[scan], escapes=rates.escapes.values,
+        total_time=rates.total_time.values, variation=spread, confidence=confidence,
+    )  # fmt: skip
 
 
 def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
-    """Measured over predicted mean steps along one scan, for each reading; nothing is fitted.
+    """Measured over predicted mean steps along one scan, for each prediction; nothing is fitted.
 
     Over ``reading`` (diffusion, level, quadratic) and ``point``: ``predicted`` mean steps; ``ratio`` =
     measured/predicted, NaN where unknown; ``ratio_error``, one standard error; ``off`` (reading) = root
@@ -113,33 +104,28 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     x = rates.x.values
     place = {float(v): j for j, v in enumerate(_of(study.x, scan).values)}
     at = np.arange(len(x)) if scan == "sharpness" else np.array([place[float(v)] for v in x])
-    measured, error = rates.mean_steps.values, rates.mean_steps_stderr.values
-    eta = _of(study.learning_rate, scan).values[at]
     predicted = np.full((len(READINGS), len(x)), np.nan)
     relative = np.zeros_like(predicted)
     predicted[0] = _of(study.diffusion_steps, scan).values[at]
     relative[0] = float(study.free_high - study.free_low) / (2 * 1.96 * float(study.free_mean))
-    rate = _of(study.level_rate, scan).values[at]
-    predicted[1] = 1 / (rate * eta)
+    predicted[1] = 1 / (_of(study.level_rate, scan) * _of(study.learning_rate, scan)).values[at]
     steps = _of(study.steps, scan).isel(dynamics=DYNAMICS.index("quadratic")).values[at]
     for j, signed in enumerate(steps):
         signed = signed[np.isfinite(signed)]
         if len(signed) >= 3 and (signed > 0).all():
             predicted[2, j] = signed.mean()
             relative[2, j] = stats.sem(signed) / signed.mean()
+    measured, plane = rates.mean_steps.values, ("reading", "point")
     ratio = measured / predicted
+    error = ratio * np.hypot(rates.mean_steps_stderr.values / measured, relative)
     known = np.isfinite(ratio)
-    log = np.log(np.where(known, ratio, 1.0))
-    many = known.sum(1)
+    log, many = np.log(np.where(known, ratio, 1.0)), known.sum(1)
     off = np.sqrt(np.where(many > 0, (log**2 * known).sum(1) / np.maximum(many, 1), np.nan))
-    plane = ("reading", "point")
     return xr.Dataset(
         {
             "predicted": quantity(predicted, plane, "predicted mean steps"),
             "ratio": quantity(ratio, plane, "measured over predicted mean steps"),
-            "ratio_error": quantity(
-                ratio * np.hypot(error / measured, relative), plane, "its standard error"
-            ),
+            "ratio_error": quantity(error, plane, "its standard error"),
             "off": quantity(off, "reading", "root mean square of ln ratio"),
             "points": quantity(many, "reading", "points used"),
         },
@@ -174,25 +160,12 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
     """
     dims = [d for d in studies.dims if d in ("training_seed", "problem", "start")]
     shape = [studies.sizes[d] for d in dims]
-    columns: dict[str, np.ndarray] = {name: np.full(shape, np.nan) for name in _COMPARED}
+    columns = {name: np.full(shape, np.nan) for name in _COMPARED}
     for place in np.ndindex(*shape):
         study = studies.isel(dict(zip(dims, place, strict=True)))
-        try:
-            rates = scan_rates(study, scan)
-        except ValueError:
+        if not np.isfinite(_of(study.steps, scan).isel(dynamics=DYNAMICS.index("network"))).any():
             continue
-        fits, readings = scan_fits(study, scan), scan_readings(study, scan)
-        exponential, power = fits.sel(law="exponential"), fits.sel(law="power")
-        values = {
-            "power": power.slope, "power_low": power.slope_low, "power_high": power.slope_high,
-            "r2_exponential": exponential.r_squared, "r2_power": power.r_squared,
-            "aic_difference": fits.aic_difference,
-            "residual_ratio": (exponential.residual / power.residual) ** 2,
-            "variation_min": rates.variation.min(), "variation_max": rates.variation.max(),
-            "uphill": _of(study.uphill, scan).min(), "exponent_max": _of(study.level_exponent, scan).max(),
-            "slope_ratio": _slope_ratio(study, scan, float(exponential.slope)),
-        } | {f"off_{name}": readings.off.sel(reading=name) for name in READINGS}  # fmt: skip
-        for name, value in values.items():
+        for name, value in zip(_COMPARED, _laws_of(study, scan), strict=True):
             columns[name][place] = float(value)
     return xr.Dataset(
         {n: quantity(v, dims, n.replace("_", " ")) for n, v in columns.items()},
@@ -203,6 +176,19 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
 
 _COMPARED = (
     "power", "power_low", "power_high", "r2_exponential", "r2_power", "aic_difference", "residual_ratio",
-    "variation_min", "variation_max", "off_diffusion", "off_level", "off_quadratic", "uphill", "exponent_max",
-    "slope_ratio",
+    "variation_min", "variation_max", "uphill", "exponent_max", "slope_ratio",
+    *(f"off_{name}" for name in READINGS),
 )  # fmt: skip
+
+
+def _laws_of(study: xr.Dataset, scan: Scan) -> list:
+    """The numbers named by ``_COMPARED`` for one start."""
+    rates, fits, readings = scan_rates(study, scan), scan_fits(study, scan), scan_readings(study, scan)
+    exponential, power = fits.sel(law="exponential"), fits.sel(law="power")
+    return [
+        power.slope, power.slope_low, power.slope_high, exponential.r_squared, power.r_squared,
+        fits.aic_difference, (exponential.residual / power.residual) ** 2,
+        rates.variation.min(), rates.variation.max(), _of(study.uphill, scan).min(),
+        _of(study.level_exponent, scan).max(), _slope_ratio(study, scan, float(exponential.slope)),
+        *readings.off,
+    ]  # fmt: skip

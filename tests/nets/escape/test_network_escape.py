@@ -300,6 +300,6 @@ def test_rare_exits_of_an_ornstein_uhlenbeck_basin_come_at_the_level_crossing_ra
     )
     assert 4 < exponent < 5
     assert float(rate.low) < predicted * (1 - 1 / (2 * exponent)) < float(rate.high)
-    _, low, high = variation(runs.steps)
+    found = variation(runs.steps)
     # Exponential times, here at last, after about one relaxation time 1/η h in which nobody can leave.
-    assert low < 1 - 1 / (eta * float(runs.steps.mean())) < high
+    assert found.low < 1 - 1 / (eta * float(runs.steps.mean())) < found.high
