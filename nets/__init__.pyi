@@ -7,6 +7,7 @@ from nets.data.datasets import load as load
 from nets.escape.box import simulate_box_escape as simulate_box_escape
 from nets.measure import components as _components
 from nets.measure import controls as controls
+from nets.measure import exponents as exponents
 from nets.measure import loss_widths as loss_widths
 from nets.measure.components import analyse as analyse
 from nets.measure.curvature import fisher as fisher

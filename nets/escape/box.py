@@ -163,7 +163,7 @@ def _run_compiled(
     """One replica after another."""
     assert state.batch_size is not None
     advance = state.dynamics.stepper(r, rate)
-    start = state.dynamics.start.numpy()
+    start = state.dynamics.start.cpu().numpy()
     none = np.empty((0, len(start)))
     for i, seed in enumerate(shown(state.seeds, unit="replica", progress=progress, leave=True)):
         position, done, epoch, left = start.copy(), 0, 0, False
@@ -264,7 +264,7 @@ def _ended(state: _Replicas, path: torch.Tensor, r: float, done: int) -> torch.T
 
 
 def _dataset(state: _Replicas, learning_rate: float, attrs: dict[str, str | int | float]) -> xr.Dataset:
-    change = state.change.numpy()
+    change = state.change.cpu().numpy()
     at = state.coordinate
     side = np.where(at >= 0, np.sign(np.take_along_axis(change, np.maximum(at, 0)[:, None], 1)[:, 0]), 0)
 

@@ -126,4 +126,4 @@ def net_at(net: nn.Sequential, weights: xr.Dataset, *, training: int, epoch: int
 
 
 def _flat(net: nn.Sequential) -> np.ndarray:
-    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy().copy()
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).cpu().numpy().copy()

@@ -267,6 +267,6 @@ def _uphill(dynamics: Dynamics, runs: xr.Dataset, most: int = 24) -> float:
         return math.nan
     places = dynamics.start + torch.from_numpy(runs.change.values[left])
     with torch.no_grad():
-        gradient = dynamics.gradients(places, None).numpy()
+        gradient = dynamics.gradients(places, None).cpu().numpy()
     outward = gradient[np.arange(len(left)), runs.coordinate.values[left]] * runs.side.values[left]
     return float((outward > 0).mean())

@@ -99,9 +99,9 @@ def minimum(
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         position = torch.from_numpy(w).unsqueeze(0)
         with torch.no_grad():
-            return float(there.losses(position)[0]), there.gradients(position, None)[0].numpy().copy()
+            return float(there.losses(position)[0]), there.gradients(position, None)[0].cpu().numpy().copy()
 
-    w, left = dynamics.start.numpy().copy(), iterations
+    w, left = dynamics.start.cpu().numpy().copy(), iterations
     while left > 0:  # BFGS stops at kinks with a bad metric; a fresh one goes on
         found = optimize.minimize(
             loss, w, jac=True, method="BFGS", options={"maxiter": left, "gtol": tolerance}

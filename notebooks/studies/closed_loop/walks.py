@@ -76,7 +76,7 @@ def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
     def after_step(step: int, parameters: list[torch.Tensor]) -> None:
         if step % asked["every"] == 0 or step == steps:  # the end, where copies are measured, is always kept
             p = sum(w.flatten(1) @ piece for w, piece in zip(parameters, pieces, strict=True))
-            places.append((p.double() - origin).numpy())
+            places.append((p.double() - origin).cpu().numpy())
             when.append(step)
 
     seeds = [walk_seed(asked["rng"], 1, i) for i in range(asked["replicas"])]

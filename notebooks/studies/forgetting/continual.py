@@ -82,7 +82,7 @@ def second_task(
             first.net, weights, first.second, tasks, epochs=tasks.second_epochs, seed=seed_text(rng),
             after_step=after_step, progress=progress,
         )  # fmt: skip
-        moved = ((weights - first.weights) @ first.directions.T).abs().numpy().astype(np.float32)
+        moved = ((weights - first.weights) @ first.directions.T).abs().cpu().numpy().astype(np.float32)
     at_checkpoints = np.stack(measured, axis=-1)
     by_step = ("constraint", "checkpoint")
     variables = {

@@ -104,7 +104,7 @@ def first_task(
 
         def watch(step: int, weights: torch.Tensor) -> None:
             if step > epochs[0] * steps and step % tasks.every == 0:
-                window.append(weights[0].numpy().copy())
+                window.append(weights[0].cpu().numpy().copy())
 
         descend(rest, start, parts[0], tasks, epochs=sum(epochs), seed=seed_text(seeds[3]), after_step=watch)
         for p, values in zip(learning, start[0].split([p.numel() for p in learning]), strict=True):

@@ -138,4 +138,4 @@ def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: tor
     dense, wrong = DenseNetwork(False), torch.zeros(len(parameters[0]))
     for x, y in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
         wrong += (dense.forward(parameters, x[None], keep=False).argmax(-1) != y).sum(1)
-    return (wrong / len(labels)).double().numpy()
+    return (wrong / len(labels)).double().cpu().numpy()
