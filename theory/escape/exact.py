@@ -158,6 +158,7 @@ def exact_exit_time(process: Process, start: float, *, ends: tuple[float, float]
     start : float
         Inside the interval; otherwise a ValueError.
     ends : pair of float
+        The absorbing ends, in either order.
 
     Returns
     -------

@@ -118,12 +118,15 @@ def barrier_height(landscape: Landscape, *, minimum: Place, saddle: Place) -> fl
     Parameters
     ----------
     landscape : Landscape
+        Every parameter has a value.
     minimum, saddle : float, sequence or mapping
-        A ValueError says which point is not what it is called, or that there is no barrier.
+        Coordinates of the two points. A ValueError says which point is not what it is called, or that there
+        is no barrier.
 
     Returns
     -------
     float
+        Positive.
     """
     return _passage(landscape, minimum, saddle).barrier
 
@@ -211,8 +214,8 @@ def two_temperature_time(
 
     Parameters
     ----------
-    landscape : Landscape
-    minimum, saddle : float, sequence or mapping
+    landscape, minimum, saddle
+        As in :func:`barrier_height`, with the same errors.
     T_a, T_b : float
         Diffusion coefficients along the escape direction at the minimum and at the saddle.
     s : float
@@ -259,8 +262,8 @@ def sgd_escape_time(
 
     Parameters
     ----------
-    landscape : Landscape
-    minimum, saddle : float, sequence or mapping
+    landscape, minimum, saddle
+        As in :func:`barrier_height`, with the same errors.
     learning_rate, batch_size : float
         η and B.
     s : float

@@ -30,9 +30,8 @@ def eliminate_map(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
     """The slow process of the SGD map with shifted minibatches in a valley, to second order.
 
     Δ_S becomes Δ_S/(1 − ηλ(x)/2) in drift and diffusion of :func:`theory.valley.elimination.eliminate`,
-    and d(x) gains
-    (G(ηλ) − ½) s²λ'²/2λ; see the module. Corrections of the drift other than that of ⟨y²⟩ are those of
-    continuous time.
+    and d(x) gains (G(ηλ) − ½) s²λ'²/2λ with the G of the module. Corrections of the drift other than that
+    of ⟨y²⟩ are those of continuous time.
 
     Parameters
     ----------

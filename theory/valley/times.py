@@ -46,6 +46,7 @@ def steady_state(
     landscape : Landscape
         A numeric two-variable valley.
     delta_s : float
+        Δ_S = ησ.
     order : {0, 1, 2}
         Of the elimination; order 0 has no Itô prefactor.
     learning_rate : float
@@ -86,6 +87,7 @@ def search_time(
     landscape : Landscape
         A numeric two-variable valley.
     delta_s : float
+        Δ_S = ησ.
     start, target : float
         At least 0.
     order : {0, 1, 2}
