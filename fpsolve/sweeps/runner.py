@@ -87,8 +87,8 @@ def sweep(
         A module-level function, or ``functools.partial`` of one with fixed keyword values: numbers,
         strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape. It is
         called as ``run(sigma=…, learning_rate=…, rng=…)`` with numbers (or strings) of the grid and
-        the point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, or tuples
-        ``(dims, values, attrs)`` in xarray's manner; shapes are the same at every point.
+        the point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, tuples
+        ``(dims, values, attrs)`` or variables of xarray; shapes are the same at every point.
     grid : mapping
         Values per axis, shape (n,), each value once. The result keeps their order.
     executor : concurrent.futures.Executor, optional

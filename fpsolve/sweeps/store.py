@@ -41,8 +41,10 @@ class Entry:
 
     @classmethod
     def checked(cls, name: str, value: object, taken: Mapping[str, object]) -> Entry:
-        """From a number, an array or a tuple (dims, values, attrs)."""
+        """From a number, an array, a tuple (dims, values, attrs) or a variable of xarray."""
         dims, attrs = None, {}
+        if isinstance(value, xr.Variable | xr.DataArray):
+            value = value.dims, value.to_numpy(), value.attrs
         if isinstance(value, tuple) and value and isinstance(value[0], (str, tuple, list)):
             dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
             attrs = dict(value[2]) if len(value) > 2 else {}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+from notebooks.studies.command import finish, study_parser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Close the loop for three nets; print both tables and the verdicts."""
-    parser = argparse.ArgumentParser(prog="python -m notebooks.studies.closed_loop", description=__doc__)
+    parser = study_parser("closed_loop", __doc__)
     parser.add_argument("--folder", help="keep trainings, valleys and walks there; run again to go on")
     parser.add_argument("--nets", type=int, default=3, help="independent trainings, at least 2 (default 3)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return finish(parser, _run, arguments)
 
+
+def _run(options: argparse.Namespace) -> None:
     from fpsolve.compare.verdicts import VerdictTable
     from notebooks.studies.closed_loop.claims import loop_verdicts
     from notebooks.studies.closed_loop.loop import LoopStudy, closed_loops
@@ -25,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

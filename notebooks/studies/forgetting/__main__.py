@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+from notebooks.studies.command import finish, study_parser
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Scan, choose, report; print the verdicts and the table of comparisons."""
-    parser = argparse.ArgumentParser(prog="python -m notebooks.studies.forgetting", description=__doc__)
+    parser = study_parser("forgetting", __doc__)
     parser.add_argument(
         "--store", metavar="FILE.nc", help="keep finished trainings there; run again to go on"
     )
     parser.add_argument("--seed", type=int, default=2021)
-    options = parser.parse_args()
+    return finish(parser, _run, arguments)
 
+
+def _run(options: argparse.Namespace) -> None:
     from fpsolve.compare.verdicts import VerdictTable
     from notebooks.studies.forgetting import choice, claims, continual
     from notebooks.studies.forgetting.penalties import METHODS, constraint_grid
@@ -35,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from notebooks.studies.command import finish, study_parser
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure noise, alignment and the gain in flatness by SGD; print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="python -m notebooks.studies.noise_and_curvature", description=__doc__
-    )
+    parser = study_parser("noise_and_curvature", __doc__)
     parser.add_argument("--store", metavar="DIR", help="keep what is measured there; run again to go on")
     parser.add_argument("--trainings", type=int, default=3, help="at least 2 (default 3)")
-    options = parser.parse_args()
+    return finish(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace) -> None:
     folder = None if options.store is None else Path(options.store)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,4 +71,4 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

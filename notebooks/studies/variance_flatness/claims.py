@@ -16,7 +16,7 @@ from fpsolve.results import dataset
 from fpsolve.statistics import mean_interval, over_trainings
 from nets.measure import exponents
 from nets.measure.exponents import Exponent
-from notebooks.studies.variance_flatness.experiment import MOTION, NEXT, SAME, Config
+from notebooks.studies.variance_flatness.experiment import CASES, MOTION, NEXT, SAME, Config
 from theory.random_landscape import null_correlation_time
 
 #: What the paper says, with the range that its wording or its figure allows.
@@ -27,10 +27,6 @@ PAPER = {
     "gamma": (2.6, 2.0, 3.0),
     "modes for 90 %": (35.0, 30.0, 40.0),
 }
-#: Cases whose spectrum falls with rank because a PCA made it.
-RANKED = (SAME, "same window, detrended", "shuffled", "random walk")
-#: Controls that no optimiser moved.
-CONTROLS = ("shuffled", "random walk")
 #: How outcomes are worded, by the case that decides.
 WORDS = {
     SAME: {"holds": "reproduced", "holds in part": "compatible", "does not hold": "not reproduced"},
@@ -48,23 +44,17 @@ def exponents_of(
     """Every exponent of one seed, by (case, name); ``fit`` replaces the configuration's range of modes."""
     found: dict[tuple[str, str], Exponent] = {}
     for case in result["case"].to_numpy().astype(str):
-        row = result[["width", *MOTION]].sel(case=case)
-        row = row.isel(mode=~np.isnan(row["width"].to_numpy()))  # not measured; open-ended ones are infinite
-        motion = row.drop_vars("width")
-        control = next((c for c in CONTROLS if case.startswith(c)), "")
-        motion.attrs = dict(result.attrs) | {"basis": str(row["basis"].item()), "control": control}
-        widths = xr.Dataset({"width": row["width"]}, attrs={"loss": result.attrs["loss"]})
+        here = result.sel(case=case)
+        attrs = dict(result.attrs) | {"basis": str(here["basis"].item()), "control": CASES[case].control}
+        measured = here.isel(mode=~np.isnan(here["width"].to_numpy()))  # open-ended ones are infinite
+        motion = measured[[*MOTION]].assign_attrs(attrs)
+        widths = xr.Dataset({"width": measured["width"]}, attrs={"loss": result.attrs["loss"]})
         for name, exponent in exponents.variance_flatness(motion, widths, fit=fit or config.fit).items():
             found[case, name] = exponent
-    for case in (case for case in RANKED if case in result["case"]):
-        variance = result["variance"].sel(case=case)
-        attributes = dict(result.attrs) | {
-            "basis": str(variance["basis"].item()),
-            "control": case if case in CONTROLS else "",
-            "loss_end": result.attrs["loss"],
-        }
-        spectrum = xr.Dataset({"variance": variance.dropna("mode")}, attrs=attributes)
-        found[case, "gamma"] = exponents.rank_exponent(spectrum, fit=config.rank_fit)
+        if CASES[case].ranked:
+            attrs["loss_end"] = result.attrs["loss"]
+            spectrum = xr.Dataset({"variance": here["variance"].dropna("mode")}, attrs=attrs)
+            found[case, "gamma"] = exponents.rank_exponent(spectrum, fit=config.rank_fit)
     return found
 
 

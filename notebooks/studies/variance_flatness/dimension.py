@@ -5,12 +5,14 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Discussion and Fig. 6.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,59 +39,50 @@ RANKS = 1000
 ROWS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 
 
-def sharp_dimension(
-    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
-) -> int:
-    """D_s: number of directions with F_i < ½‖w‖₂, w the layer's weights.
+class Sharp(NamedTuple):
+    """The smallest and the largest D_s that the modes allow, and the F_i that were measured."""
+
+    least: int
+    at_most: int
+    widths: np.ndarray
+
+
+def sharp_bounds(run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK) -> Sharp:
+    """Bounds of D_s, the number of directions with F_i < ½‖w‖₂, w the layer's weights.
 
     The weights of ``run`` are w₀; ``modes`` hold ``direction`` (mode, weight), leading first. ``threshold``,
     in the units of the weights, replaces ½‖w‖₂. Flatness grows with the rank, so directions are taken in
-    blocks until one block holds no sharp direction. If every block holds one and the layer has more weights
-    than there are modes, the number is a lower bound, and a UserWarning says so.
+    blocks until one block holds no sharp direction. The bounds differ where every block holds one and the
+    layer has more weights than there are modes: along directions in which the window did not move nothing
+    was measured.
     """
-    found, at_most = sharp_bounds(run, modes, threshold=threshold, block=block)
-    if at_most > found:
+    if block < 1:
+        raise ValueError(f"block={block} must be at least 1")
+    widths, level, ended = np.empty(0), math.inf, False
+    for first in range(0, modes.sizes["mode"], block):
+        rows = range(first, min(first + block, modes.sizes["mode"]))
+        found = loss_widths.widths(run, modes, directions=rows)
+        level = 0.5 * float(found.attrs["norm"]) if threshold is None else threshold
+        widths = np.append(widths, found["width"].to_numpy())
+        if ended := not (found["width"] < level).any():
+            break
+    count = int((widths < level).sum())
+    return Sharp(count, count if ended else count + modes.sizes["weight"] - modes.sizes["mode"], widths)
+
+
+def sharp_dimension(
+    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
+) -> int:
+    """D_s, see :func:`sharp_bounds`; where it is a lower bound, a UserWarning says so."""
+    count, at_most, _ = sharp_bounds(run, modes, threshold=threshold, block=block)
+    if at_most > count:
         warnings.warn(
-            f"D_s = {found} is a lower bound (at most {at_most}): the last of {modes.sizes['mode']} modes "
+            f"D_s = {count} is a lower bound (at most {at_most}): the last of {modes.sizes['mode']} modes "
             f"are still sharp and the layer has {modes.sizes['weight']} weights; record a longer window or "
             "keep more modes",
             stacklevel=2,
         )
-    return found
-
-
-def sharp_bounds(
-    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
-) -> tuple[int, int]:
-    """The smallest and the largest D_s that the modes allow; arguments as in :func:`sharp_dimension`.
-
-    They differ where every block holds a sharp direction and the layer has more weights than there are modes:
-    along directions in which the window did not move nothing was measured.
-    """
-    return _counted(modes, *_leading_widths(run, modes, threshold=threshold, block=block))
-
-
-def _counted(modes: xr.Dataset, widths: np.ndarray, level: float, ended: bool) -> tuple[int, int]:
-    """The bounds of D_s, from :func:`_leading_widths`."""
-    found = int((widths < level).sum())
-    return found, found if ended else found + modes.sizes["weight"] - modes.sizes["mode"]
-
-
-def _leading_widths(
-    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
-) -> tuple[np.ndarray, float, bool]:
-    """F_i up to a block without a sharp direction, what counts as sharp, and if such a block came."""
-    if block < 1:
-        raise ValueError(f"block={block} must be at least 1")
-    found: list[np.ndarray] = []
-    for first in range(0, modes.sizes["mode"], block):
-        rows = range(first, min(first + block, modes.sizes["mode"]))
-        widths = loss_widths.widths(run, modes, directions=rows)
-        level = 0.5 * float(widths.attrs["norm"]) if threshold is None else threshold
-        found.append(widths["width"].to_numpy())
-        if not (found[-1] < level).any():
-            return np.concatenate(found), level, True
-    return np.concatenate(found), level, False
+    return count
 
 
 def learning_dimension(modes: xr.Dataset, *, share: float = 0.99) -> int:
@@ -106,18 +99,10 @@ def learning_dimension(modes: xr.Dataset, *, share: float = 0.99) -> int:
 
 
 def against_width(
-    data: Data,
-    widths: Sequence[int],
-    *,
-    seeds: int = 10,
-    learning_rate: float = 0.1,
-    batch_size: int = 50,
-    epochs: int = 50,
-    window: int = 10,
-    store: str | Path | None = None,
-    executor: Executor | None = None,
+    data: Data, widths: Sequence[int], *, seeds: int = 10, learning_rate: float = 0.1, batch_size: int = 50,
+    epochs: int = 50, window: int = 10, store: str | Path | None = None, executor: Executor | None = None,
     progress: bool = False,
-) -> xr.Dataset:
+) -> xr.Dataset:  # fmt: skip
     """D_s and D_l of the H × H hidden layer of features-H-H-classes nets, for several H and seeds (Fig. 6).
 
     ``widths`` are the H; each has ``seeds`` ≥ 2 nets, trained for ``epochs`` and recorded for ``window``
@@ -174,18 +159,9 @@ def _add_means(result: xr.Dataset) -> None:
 
 
 def one_width(
-    *,
-    hidden_width: int,
-    seed: int,
-    rng: object = None,
-    name: str,
-    classes: tuple[str, ...],
-    learning_rate: float,
-    batch_size: int,
-    epochs: int,
-    window: int,
-    **rows: np.ndarray,
-) -> dict[str, tuple]:
+    *, hidden_width: int, seed: int, rng: object = None, name: str, classes: tuple[str, ...],
+    learning_rate: float, batch_size: int, epochs: int, window: int, **rows: np.ndarray,
+) -> dict[str, xr.Variable]:  # fmt: skip
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
     ``hidden_width`` is H; ``seed`` decides initial weights and minibatches, ``rng`` nothing. ``name``,
@@ -203,49 +179,41 @@ def one_width(
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
         warnings.simplefilter("ignore", UserWarning)
         recorded, last = train.record(run, layer=1, epochs=window, return_run=True)
-    found = _dimensions(last, components.analyse(recorded))
-    found |= {
-        "explored": (_explored(run), "1 in the exploration phase"),
-        "cpu_seconds": (time.process_time() - started, "processor time, s"),
-    }
-    return {
-        key: (
-            ("rank",) if np.ndim(value) else (),
-            np.asarray(value, float),
-            {"long_name": text, "units": "1"},
-        )
-        for key, (value, text) in found.items()
+    return _dimensions(last, components.analyse(recorded)) | {
+        "explored": quantity(_explored(run), (), "1 in the exploration phase"),
+        "cpu_seconds": quantity(time.process_time() - started, (), "processor time, s"),
     }
 
 
-def _explored(run: Run) -> bool:
-    """Whether a run has reached the exploration phase."""
+def _explored(run: Run) -> float:
+    """1 if a run has reached the exploration phase, else 0."""
     try:
         exploration_start(run)
     except ValueError:
-        return False
-    return True
+        return 0.0
+    return 1.0
 
 
-def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, tuple[ArrayLike, str]]:
-    """Dimensions, norms and sorted flatness of one net, each with its name."""
-    widths, level, ended = _leading_widths(last, modes)
-    low, high = _counted(modes, widths, level, ended)
+def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, xr.Variable]:
+    """Dimensions, norms and sorted flatness of one net."""
+    count, at_most, widths = sharp_bounds(last, modes)
     spectrum = np.full(RANKS, np.nan)
     spectrum[: len(widths)] = np.sort(widths)[:RANKS]
-    return {
-        "sharp": (low, "D_s"),
-        "sharp_at_most": (high, "largest D_s that the modes allow"),
+    norm = float(models.checked_layer(last.net, 1).weight.detach().norm())
+    numbers = {
+        "sharp": (count, "D_s"),
+        "sharp_at_most": (at_most, "largest D_s that the modes allow"),
         "learning_99": (learning_dimension(modes, share=0.99), "D_l for 99 %"),
         "learning_999": (learning_dimension(modes, share=0.999), "D_l for 99.9 %"),
         "modes": (modes.sizes["mode"], "modes above rounding"),
         "loss": (last.loss, "training loss"),
-        "norm": (float(models.checked_layer(last.net, 1).weight.detach().norm()), "norm of the layer"),
-        "width": (spectrum, "flatness by rank"),
+        "norm": (norm, "norm of the layer"),
     }
+    found = {name: quantity(float(value), (), text) for name, (value, text) in numbers.items()}
+    return found | {"width": quantity(spectrum, "rank", "flatness by rank")}
 
 
-def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tuple[float, float, float]:
+def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tuple[float, ...]:
     """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights: value, low, high.
 
     ``result`` is from :func:`against_width`, ``name`` one of :data:`DIMENSIONS`; smaller H than ``smallest``
@@ -260,5 +228,4 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
     if not (values > 0).all():
         raise ValueError(f"{name} is 0 for some net: it has no logarithm")
     slopes = np.polyfit(2 * np.log(part["hidden_width"].to_numpy()), np.log(values), 1)[0]
-    value, low, high = map(float, mean_interval(slopes))
-    return value, low, high
+    return tuple(map(float, mean_interval(slopes)))

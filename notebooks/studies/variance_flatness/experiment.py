@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,7 +22,7 @@ from torch import nn
 
 from fpsolve.command.reader import number, one_of, positive, whole
 from fpsolve.results import quantity
-from fpsolve.sweeps.store import kept, read_store
+from fpsolve.sweeps.store import kept
 from nets import models
 from nets.data import datasets
 from nets.measure import components as pca
@@ -30,20 +31,46 @@ from nets.measure import minibatch_losses as minibatch_ensemble
 from nets.training import train as training
 from nets.training.run import Run, run_attributes
 
-#: Cases: where the directions come from, and where the motion along them is measured.
 SAME, NEXT = "same window", "next window"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where directions come from, and where the motion along them is measured.
+
+    ``directions`` are principal components of the "first" or the "second" window, of the first with each
+    weight's straight line in time removed ("detrended") or with its increments in a random order
+    ("shuffled"), or of an isotropic "random walk" of the same length; or eigenvectors of the "Hessian"
+    between the windows. The motion is that of what gave the components, or else of a window: the "first", the
+    "second", or the second "shuffled"; ``straight`` removes each mode's straight line in time. Flatness is
+    measured between the windows, or ``at_start`` of the first. ``control`` names a motion that no optimiser
+    made.
+    """
+
+    directions: str
+    motion: str = ""
+    straight: bool = False
+    at_start: bool = False
+    control: str = ""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the spectrum falls with rank because a PCA made it, and no other case has the same one."""
+        return not (self.motion or self.at_start)
+
+
 CASES = {
-    SAME: "directions and motion of one window, flatness at its end",
-    "flatness at start": "the same, flatness at the window's start",
-    "same window, detrended": "each weight's straight line in time removed before the PCA",
-    NEXT: "directions of one window, motion of the next, flatness between them",
-    "next window, detrended": "the same, with each mode's straight line in time removed",
-    "previous window": "directions of one window, motion of the one before, flatness between them",
-    "shuffled": "the window's increments in a random order",
-    "shuffled, next window": "directions of the shuffled window, motion of the next one, shuffled as well",
-    "random walk": "an isotropic random walk of the same length",
-    "Hessian": "eigenvectors of the Hessian between the windows, motion of the first",
-    "Hessian, detrended": "the same, with each mode's straight line in time removed",
+    SAME: Case("first"),
+    "flatness at start": Case("first", at_start=True),
+    "same window, detrended": Case("detrended"),
+    NEXT: Case("first", "second"),
+    "next window, detrended": Case("first", "second", straight=True),
+    "previous window": Case("second", "first"),
+    "shuffled": Case("shuffled", control="shuffled"),
+    "shuffled, next window": Case("shuffled", "shuffled", control="shuffled"),
+    "random walk": Case("random walk", control="random walk"),
+    "Hessian": Case("Hessian", "first"),
+    "Hessian, detrended": Case("Hessian", "first", straight=True),
 }
 #: Nets by the name in a file, from the layer sizes (of a fully connected net) and the seed.
 MODELS: dict[str, Callable[[tuple[int, ...], np.random.SeedSequence], nn.Sequential]] = {
@@ -52,6 +79,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], np.random.SeedSequence], nn.Sequent
     "lenet_cifar10": lambda sizes, rng: models.lenet_cifar10(rng=rng),
 }
 MOTION = ("variance", "velocity_variance", "correlation_time")
+_SGD = ("learning_rate", "batch_size", "optimizer", "sampling", "threads")
 
 
 @dataclass(frozen=True)
@@ -116,9 +144,9 @@ class Config:
         for case in self.cases:
             one_of(case, tuple(CASES), "case")
         for name in ("fit", "rank_fit"):
-            first, last = getattr(self, name)
-            if not 1 <= first < last:
-                raise ValueError(f"{name} = {[first, last]} must be two modes, the first below the last")
+            modes = getattr(self, name)
+            if len(modes) != 2 or not 1 <= modes[0] < modes[1]:
+                raise ValueError(f"{name} = {list(modes)} must be two modes, the first below the last")
         if self.fit[1] > self.directions:
             raise ValueError(
                 f"fit reaches mode {self.fit[1]}, flatness is measured up to {self.directions} only"
@@ -131,11 +159,8 @@ class Config:
     @property
     def digest(self) -> str:
         """Of everything that decides what a seed measures."""
-        own = {
-            k: v
-            for k, v in asdict(self).items()
-            if k not in ("name", "root", "seeds", "first_seed", "threads")
-        }
+        skipped = {"name", "root", "seeds", "first_seed", "threads"}
+        own = {k: v for k, v in asdict(self).items() if k not in skipped}
         if self.stop_at_loss:
             own["loss reached at"] = "w0"  # results from before stopped there and measured later
         text = json.dumps(own, sort_keys=True, default=list)
@@ -146,45 +171,22 @@ class Config:
         data = datasets.load(self.data, root=self.root or None, standardise=self.standardise)  # type: ignore[arg-type]
         return data.subset(self.samples) if self.samples else data
 
-    def new_net(self, seed: int) -> nn.Sequential:
-        """A net with the initial weights of a seed."""
-        rng = np.random.SeedSequence(seed, spawn_key=(0,))
-        return MODELS[self.model](self.sizes, rng)
-
-    def train(
-        self,
-        seed: int,
-        *,
-        data: datasets.Data | None = None,
-        checkpoint: Path | None = None,
-        progress: bool = False,
-    ) -> Run:
+    def train(self, seed: int, *, data: datasets.Data | None = None, checkpoint: Path | None = None) -> Run:
         """A run of one seed up to the first window.
 
         A ValueError if ``stop_at_loss`` is reached before there is room for a window, or not at all.
         """
-        data = self.load_data() if data is None else data
+        settings: dict[str, Any] = {name: getattr(self, name) for name in _SGD}
+        settings |= {"data": self.load_data() if data is None else data, "momentum": self.momentum or None}
 
-        def run(epochs: int, stop: float | None = None, checkpoint: Path | None = None) -> Run:
-            return training.sgd(
-                self.new_net(seed),
-                data,
-                learning_rate=self.learning_rate,
-                batch_size=self.batch_size,
-                epochs=epochs,
-                rng=np.random.SeedSequence(seed, spawn_key=(1,)),
-                optimizer=self.optimizer,  # type: ignore[arg-type]  # checked by sgd
-                momentum=self.momentum or None,
-                sampling=self.sampling,  # type: ignore[arg-type]
-                stop_at_loss=stop,
-                threads=self.threads,
-                checkpoint=checkpoint,
-                progress=progress,
-            )
+        def run(epochs: int, **until) -> Run:
+            initial, minibatches = (np.random.SeedSequence(seed, spawn_key=(k,)) for k in (0, 1))
+            net = MODELS[self.model](self.sizes, initial)
+            return training.sgd(net, epochs=epochs, rng=minibatches, **settings, **until)
 
         if not self.stop_at_loss:
             return run(self.epochs, checkpoint=checkpoint)
-        reached = run(self.epochs, self.stop_at_loss, checkpoint)
+        reached = run(self.epochs, stop_at_loss=self.stop_at_loss, checkpoint=checkpoint)
         if reached.loss > self.stop_at_loss:
             raise ValueError(
                 f"stop_at_loss={self.stop_at_loss:g} was not reached: the loss is {reached.loss:.3g} after "
@@ -199,13 +201,9 @@ class Config:
 
 
 def measure(
-    config: Config,
-    seed: int,
-    *,
-    data: datasets.Data | None = None,
-    checkpoint: Path | None = None,
+    config: Config, seed: int, *, data: datasets.Data | None = None, checkpoint: Path | None = None,
     log: Callable[[str], None] | None = None,
-) -> tuple[xr.Dataset, Run]:
+) -> tuple[xr.Dataset, Run]:  # fmt: skip
     """Everything about one seed, which decides initial weights and minibatches; and the run at w₀.
 
     Two windows follow each other; w₀, where flatness is measured, lies between them, so that a direction has
@@ -224,14 +222,12 @@ def measure(
     settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
     first, middle = training.record(run, **settings, return_run=True)
     second, last = training.record(middle, **settings, return_run=True)
-    modes = pca.analyse(first, count=config.directions)
-    say("flatness along the principal components")
-    own = loss_widths.widths(middle, modes, directions=_rows(config, modes, config.directions))
-    found: dict[str, tuple[xr.Dataset, xr.Dataset]] = {SAME: (modes, own)}
-    source = _Source(config, seed, run, middle, first, second, modes, own)
-    for case in (case for case in config.cases if case != SAME):
+    windows = _Windows(config, seed, run, middle, first, second)
+    found = {}
+    for case in dict.fromkeys((SAME, *config.cases)):
         say(case)
-        found[case] = source.control(case)
+        found[case] = windows.case(case)
+    modes, own = found[SAME]
     result = _assembled(found, config.directions).assign(
         spectrum=quantity(modes["variance"].to_numpy(), "rank", "variance by rank"),
         rank=quantity(modes["mode"].to_numpy(), "rank", "rank"),
@@ -243,12 +239,9 @@ def measure(
         result = result.merge(_ensemble(middle, modes, own, config, seed), join="outer")
     result.attrs = run_attributes(middle) | _attributes(run, middle, last, modes, own)
     result.attrs |= {
-        "layer": config.layer,
-        "experiment_seed": int(seed),
-        "cpu_seconds": time.process_time() - started,
-        "digest": config.digest,
-        "window": config.window,
-    }
+        "layer": config.layer, "experiment_seed": int(seed), "cpu_seconds": time.process_time() - started,
+        "digest": config.digest, "window": config.window,
+    }  # fmt: skip
     return result, middle
 
 
@@ -272,8 +265,8 @@ def _attributes(run: Run, middle: Run, last: Run, modes: xr.Dataset, own: xr.Dat
 
 
 @dataclass
-class _Source:
-    """Two windows and what was measured between them; controls that share a basis share its flatness."""
+class _Windows:
+    """Two windows and the run between them; cases with the same directions share their flatness."""
 
     config: Config
     seed: int
@@ -281,86 +274,76 @@ class _Source:
     middle: Run
     first: xr.Dataset
     second: xr.Dataset
-    modes: xr.Dataset
-    own: xr.Dataset
     known: dict[str, tuple[xr.Dataset, xr.Dataset]] = field(default_factory=dict)
 
-    def control(self, case: str) -> tuple[xr.Dataset, xr.Dataset]:
-        """Motion and flatness of one case."""
-        count, straight = self.config.fit[1], case.endswith("detrended")
-        if case == "flatness at start":
-            return self.modes, self._widths(self.modes, self.run)
-        if case == "same window, detrended":
-            modes = pca.analyse(self.first, count=count, detrend=True)
-            return modes, self._widths(modes)
-        if case.startswith(NEXT):
-            return pca.project(
-                self.second, self.modes, count=self.config.directions, detrend=straight
-            ), self.own
-        if case == "previous window":
-            modes = pca.analyse(self.second, count=count)
-            return pca.project(self.first, modes), self._widths(modes)
-        basis = case.split(",")[0]
-        modes, widths = self._basis(basis)
-        if case == "shuffled, next window":
-            return pca.project(controls.shuffled(self.second, rng=self._rng(case)), modes), widths
-        if basis == "Hessian":
-            return pca.project(self.first, modes, detrend=straight), widths
-        return modes, widths
+    def case(self, name: str) -> tuple[xr.Dataset, xr.Dataset]:
+        """Motion and flatness of a case."""
+        case = CASES[name]
+        if case.directions not in self.known:
+            modes = self._directions(case.directions)
+            self.known[case.directions] = modes, self._widths(self.middle, modes, modes.sizes["mode"])
+        modes, widths = self.known[case.directions]
+        if case.at_start:
+            widths = self._widths(self.run, modes, self.config.fit[1])
+        if not case.motion:
+            return modes, widths
+        window = self.first if case.motion == "first" else self.second
+        if case.motion == "shuffled":
+            window = controls.shuffled(window, rng=self._rng(name))
+        return pca.project(window, modes, detrend=case.straight), widths
 
-    def _basis(self, basis: str) -> tuple[xr.Dataset, xr.Dataset]:
-        """Directions that are no principal components of a window as it was, and their flatness."""
-        if basis not in self.known:
-            count, rng = self.config.fit[1], self._rng(basis)
-            if basis == "Hessian":
-                size = self.first.sizes["weight"]
-                modes = controls.hessian_basis(
-                    self.middle, layer=self.config.layer, count=min(count, size - 1), rng=rng
-                )
-            else:
-                change = controls.shuffled if basis == "shuffled" else controls.random_walk
-                modes = pca.analyse(change(self.first, rng=rng), count=count)
-            self.known[basis] = modes, self._widths(modes)
-        return self.known[basis]
+    def _directions(self, name: str) -> xr.Dataset:
+        """Directions by their name in :class:`Case`."""
+        count, rng = self.config.fit[1], self._rng(name)
+        if name == "Hessian":
+            count = min(count, self.first.sizes["weight"] - 1)
+            return controls.hessian_basis(self.middle, layer=self.config.layer, count=count, rng=rng)
+        if name == "first":
+            return pca.analyse(self.first, count=self.config.directions)
+        if name == "second":
+            return pca.analyse(self.second, count=count)
+        change = {"shuffled": controls.shuffled, "random walk": controls.random_walk}.get(name)
+        window = change(self.first, rng=rng) if change else self.first
+        return pca.analyse(window, count=count, detrend=name == "detrended")
 
-    def _widths(self, modes: xr.Dataset, run: Run | None = None) -> xr.Dataset:
-        rows = _rows(self.config, modes, self.config.fit[1])
-        return loss_widths.widths(run or self.middle, modes, directions=rows)
+    def _widths(self, run: Run, modes: xr.Dataset, count: int) -> xr.Dataset:
+        """F of every ``stride``-th of the leading modes; the second mode is always among them."""
+        first, last = (self.config.fit[0] - 1) % self.config.stride, min(count, modes.sizes["mode"])
+        return loss_widths.widths(run, modes, directions=range(first, last, self.config.stride))
 
-    def _rng(self, name: str) -> np.random.SeedSequence:
+    def _rng(self, name: str) -> np.random.SeedSequence | None:
+        """The stream of a case; the directions drawn at random have that of the case of their name."""
+        if name not in CASES:
+            return None
         return np.random.SeedSequence(self.seed, spawn_key=(2, list(CASES).index(name)))
-
-
-def _rows(config: Config, modes: xr.Dataset, count: int) -> range:
-    """Rows of the modes whose flatness is measured; the second mode is always among them."""
-    return range((config.fit[0] - 1) % config.stride, min(count, modes.sizes["mode"]), config.stride)
 
 
 def _assembled(found: Mapping[str, tuple[xr.Dataset, xr.Dataset]], count: int) -> xr.Dataset:
     """All cases in one Dataset, padded with NaN."""
-    mode = np.arange(1, count + 1)
-    columns = {name: np.full((len(found), count), np.nan) for name in ("width", *MOTION)}
+    columns = {name: np.full((len(found), count), np.nan) for name in _WORDS}
     for row, (motion, widths) in enumerate(found.values()):
         there = motion["mode"].to_numpy()
         for name in MOTION:
             values = motion[name].to_numpy()[there <= count]
             columns[name][row, : len(values)] = values
         columns["width"][row, widths["mode"].to_numpy() - 1] = widths["width"].to_numpy()
-    words = {
-        "width": ("flatness F_i", "1"),
-        "variance": ("variance sigma_i^2", "1"),
-        "velocity_variance": ("velocity variance D_i", "1/step^2"),
-        "correlation_time": ("correlation time tau_i about the mean", "steps"),
-    }
     bases = [str(motion.attrs.get("basis", "")) for motion, _ in found.values()]
+    coords = {
+        "case": ("case", np.array(list(found)), {"long_name": "case"}),
+        "mode": quantity(np.arange(1, count + 1), "mode", "mode i"),
+        "basis": ("case", np.array(bases)),
+    }
     return xr.Dataset(
-        {name: quantity(value, ("case", "mode"), *words[name]) for name, value in columns.items()},
-        coords={
-            "case": ("case", np.array(list(found)), {"long_name": "case"}),
-            "mode": quantity(mode, "mode", "mode i"),
-            "basis": ("case", np.array(bases)),
-        },
+        {name: quantity(values, ("case", "mode"), *_WORDS[name]) for name, values in columns.items()}, coords
     )
+
+
+_WORDS = {
+    "width": ("flatness F_i", "1"),
+    "variance": ("variance sigma_i^2", "1"),
+    "velocity_variance": ("velocity variance D_i", "1/step^2"),
+    "correlation_time": ("correlation time tau_i about the mean", "steps"),
+}
 
 
 def _ensemble(run: Run, modes: xr.Dataset, widths: xr.Dataset, config: Config, seed: int) -> xr.Dataset:
@@ -411,8 +394,3 @@ def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = 
         results.append(kept(path, compute, asked={"settings": config.digest, "seed": seed}))
         checkpoint.unlink(missing_ok=True)
     return results
-
-
-def load(path: Path) -> xr.Dataset:
-    """A stored seed, in memory."""
-    return read_store(path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from fpsolve.command.reader import like, parse, read_text, refuse_unknown, shipped, short
+from fpsolve.command.reader import like, parse, read_text, refuse_unknown, shipped
 from notebooks.studies.variance_flatness.experiment import Config
 
 DEFAULTS = asdict(Config())
@@ -28,7 +28,7 @@ def parse_experiments(text: str) -> list[Config]:
     """
     table = parse(text, (*DEFAULTS, "variants"))
     variants = table.pop("variants", None)
-    base = _checked(table)
+    base = _like_defaults(table)
     if variants is None:
         return [Config(**base)]
     if not isinstance(variants, list) or not variants or not all(isinstance(v, dict) for v in variants):
@@ -38,17 +38,13 @@ def parse_experiments(text: str) -> list[Config]:
         refuse_unknown(variant, DEFAULTS, f"variant {number}")
         if "name" not in variant:
             raise ValueError(f"variant {number} needs a name")
-        config = Config(**(base | _checked(variant)))
+        config = Config(**(base | _like_defaults(variant)))
         if config.name in configs:
             raise ValueError(f"two variants are named {config.name!r}")
         configs[config.name] = config
     return list(configs.values())
 
 
-def _checked(table: Mapping[str, object]) -> dict:
+def _like_defaults(table: Mapping[str, object]) -> dict:
     """Values of the kind of the defaults."""
-    found = {key: like(value, DEFAULTS[key], key) for key, value in table.items()}
-    for key in ("fit", "rank_fit"):
-        if key in found and len(table[key]) != 2:  # type: ignore[arg-type]  # like found a list
-            raise ValueError(f"{key} = {short(table[key])} must be two modes, such as {list(DEFAULTS[key])}")
-    return found
+    return {key: like(value, DEFAULTS[key], key) for key, value in table.items()}

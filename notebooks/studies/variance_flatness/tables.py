@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.results import interval_text, provenance, quantity
+from fpsolve.sweeps.store import read_store
 from notebooks.studies.variance_flatness import claims
-from notebooks.studies.variance_flatness.experiment import CASES, NEXT, SAME, Config, load, seed_path
+from notebooks.studies.variance_flatness.experiment import CASES, NEXT, SAME, Config, seed_path
 
 QUANTITIES = {
     "psi": "ψ",
@@ -22,6 +23,12 @@ QUANTITIES = {
     "gamma": "γ",
     "modes_for_90_percent": "modes for 90 %",
 }
+#: Columns of the table: every quantity with the ends of its interval.
+_COLUMNS = {
+    name + end: symbol + text
+    for name, symbol in QUANTITIES.items()
+    for end, text in (("", ""), ("_low", ", low end of 95 %"), ("_high", ", high end of 95 %"))
+} | {"psi_correlation": "correlation of ln σ² with ln F"}
 #: What the table as text shows: a quantity and the case it is measured in.
 COLUMNS = (
     *((name, case) for name in ("psi", "psi_D", "psi_tau") for case in (SAME, NEXT)),
@@ -33,7 +40,7 @@ COLUMNS = (
 def stored(config: Config, out: Path) -> list[xr.Dataset]:
     """The seeds of an experiment that are stored with exactly these settings; nothing is measured."""
     paths = (seed_path(out, config, s) for s in range(config.first_seed, config.first_seed + config.seeds))
-    results = [load(path) for path in paths if path.exists()]
+    results = [read_store(path) for path in paths if path.exists()]
     return [result for result in results if result.attrs.get("digest") == config.digest]
 
 
@@ -61,8 +68,7 @@ def table(configs: Sequence[Config], results: Mapping[str, Sequence[xr.Dataset]]
 
 def _row(config: Config, seeds: Sequence[xr.Dataset], cases: Sequence[str]) -> xr.Dataset:
     """One experiment, dim case."""
-    names = [name + end for name in QUANTITIES for end in ("", "_low", "_high")]
-    values = {name: np.full(len(cases), np.nan) for name in (*names, "psi_correlation")}
+    values = {name: np.full(len(cases), np.nan) for name in _COLUMNS}
     for row in claims.verdict(seeds, config) if seeds else ():
         name = row.quantity.replace(" ", "_").replace("%", "percent")
         for case, e in row.measured.items():
@@ -83,7 +89,7 @@ def _row(config: Config, seeds: Sequence[xr.Dataset], cases: Sequence[str]) -> x
         "batch_size": quantity(config.batch_size, (), "batch size"),
         "seeds": quantity(len(seeds), (), "seeds"),
     }
-    columns = {name: quantity(value, "case", _long_name(name)) for name, value in values.items()}
+    columns = {name: quantity(value, "case", _COLUMNS[name]) for name, value in values.items()}
     return xr.Dataset(columns | scalars, {"case": np.array(cases)})
 
 
@@ -114,13 +120,3 @@ def _cell(row: xr.Dataset, name: str) -> str:
     value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
     form = ".0f" if name == "modes_for_90_percent" else ".2f"
     return "–" if np.isnan(value) else interval_text(value, low, high, form=form)
-
-
-def _long_name(name: str) -> str:
-    """Of a quantity or an end of its interval."""
-    if name == "psi_correlation":
-        return "correlation of ln σ² with ln F"
-    for end in ("_low", "_high"):
-        if name.endswith(end):
-            return f"{QUANTITIES[name.removesuffix(end)]}, {end[1:]} end of 95 %"
-    return QUANTITIES[name]

@@ -347,6 +347,16 @@ def test_shapes_that_differ_between_points_are_named():
         sweep(unequal, GRID)
 
 
+def labelled(sigma, rng):
+    return xr.Dataset({"twice": ("place", [2 * sigma], {"long_name": "2σ"})})
+
+
+def test_variables_of_xarray_are_results():
+    found = sweep(labelled, {"sigma": [1.0, 2.0]})
+    assert found["twice"].dims == ("sigma", "place") and found["twice"].attrs["long_name"] == "2σ"
+    assert found["twice"].to_numpy().tolist() == [[2.0], [4.0]]
+
+
 def test_progress_says_how_much_time_is_left(capsys):
     sweep(scaled, GRID, progress=True)
     shown = capsys.readouterr().err

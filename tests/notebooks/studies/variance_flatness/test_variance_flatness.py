@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from fpsolve.sweeps.store import read_store
 from nets.training import train
-from notebooks.studies.variance_flatness import claims, command, files, tables
+from notebooks.studies.variance_flatness import __main__ as command
+from notebooks.studies.variance_flatness import claims, files, tables
 from notebooks.studies.variance_flatness import experiment as variance_flatness
 
 SMALL = """
@@ -44,8 +46,7 @@ def test_a_seed_is_stored_when_done_and_measured_once(finished, monkeypatch):
     monkeypatch.setattr(variance_flatness, "measure", None)  # nothing is measured again
     again = variance_flatness.run_seeds(experiment, out)
     assert all(
-        a.identical(variance_flatness.load(variance_flatness.seed_path(out, experiment, i)))
-        for i, a in enumerate(again)
+        a.identical(read_store(variance_flatness.seed_path(out, experiment, i))) for i, a in enumerate(again)
     )
     assert all(np.array_equal(a.width, b.width, equal_nan=True) for a, b in zip(again, results, strict=True))
     assert (out / "tiny" / "seed_001.safetensors").exists() and not (
