@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,15 @@ import numpy as np
 import torch
 
 from nets.training.batches import Sampling
-from nets.training.optimizers import NOISY, OPTIMIZERS, Optimizer
+from nets.training.optimizers import (
+    GradientDescent,
+    Optimizer,
+    OptimizerName,
+    check_option,
+    named_optimizer,
+    recorded_optimizer,
+    stored_optimizer,
+)  # fmt: skip
 
 Precision = Literal["float32", "float64"]
 
@@ -22,13 +29,18 @@ class Settings:
 
     learning_rate: float
     batch_size: int
-    optimizer: Optimizer
+    optimizer: OptimizerName
     momentum: float
     noise: float
     sampling: Sampling
     seed: str
     dtype: Precision
     divergence: float
+
+    @property
+    def rule(self) -> Optimizer:
+        """The optimiser with its numbers."""
+        return stored_optimizer(self.optimizer, momentum=self.momentum, noise=self.noise)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -41,7 +53,7 @@ def checked_settings(
     *,
     learning_rate: float,
     batch_size: int | None,
-    optimizer: Optimizer,
+    optimizer: OptimizerName,
     momentum: float | None,
     noise: float | None,
     sampling: Sampling,
@@ -65,12 +77,12 @@ def checked_settings(
     ------
     ValueError
     """
-    _check_option("optimizer", optimizer, OPTIMIZERS)
-    _check_option("sampling", sampling, ("without_replacement", "with_replacement"))
-    _check_option("dtype", dtype, ("float32", "float64"))
+    rule = named_optimizer(optimizer, momentum=momentum, noise=noise)
+    check_option("sampling", sampling, ("without_replacement", "with_replacement"))
+    check_option("dtype", dtype, ("float32", "float64"))
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
-    if optimizer.startswith("gd"):
+    if isinstance(rule, GradientDescent):
         if batch_size not in (None, samples):
             raise ValueError(
                 f"batch_size={batch_size}: optimizer={optimizer!r} uses all {samples} samples; leave it out"
@@ -80,18 +92,11 @@ def checked_settings(
         raise ValueError(
             f"batch_size={batch_size} must be a whole number from 1 to the {samples} training rows"
         )
-    if momentum is not None and (optimizer != "momentum" or not 0 <= momentum < 1):
-        raise ValueError(f"momentum={momentum:g} is for optimizer='momentum' and lies in [0, 1)")
-    if (optimizer in NOISY) != (noise is not None):
-        raise ValueError(f"noise={noise}: it is needed for {' and '.join(NOISY)}, and for no other optimizer")
-    if noise is not None and not (math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"noise={noise:g} must be finite and not negative")
     if not divergence > 0:
         raise ValueError(f"divergence={divergence:g} must be positive")
-    heavy = 0.0 if optimizer != "momentum" else 0.9 if momentum is None else float(momentum)
     return Settings(
-        float(learning_rate), int(batch_size), optimizer, heavy, float(noise or 0.0),  # type: ignore[arg-type]
-        sampling, seed, dtype, float(divergence),
+        float(learning_rate), int(batch_size), **recorded_optimizer(rule),  # type: ignore[arg-type]
+        sampling=sampling, seed=seed, dtype=dtype, divergence=float(divergence),
     )  # fmt: skip
 
 
@@ -127,10 +132,3 @@ def checked_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={str(device)!r} cannot be used here: {error}") from error
     return torch.device(device)
-
-
-def _check_option(word: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        close = difflib.get_close_matches(str(value), known, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{word}={value!r}: {hint}known are {', '.join(known)}")

@@ -154,7 +154,7 @@ def _samples(run: Run) -> tuple[Samples, Samples]:
 def _rule(runs: Sequence[Run]) -> Rule:
     s = runs[0].settings
     rates, seeds = zip(*((r.settings.learning_rate, r.settings.seed) for r in runs), strict=True)
-    return Rule(s.optimizer, rates, seeds, s.batch_size, s.momentum, s.noise, s.sampling)
+    return Rule(s.rule, rates, seeds, s.batch_size, s.sampling)
 
 
 def _stacked(runs: Sequence[Run]) -> Batch:

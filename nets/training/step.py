@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import torch
 
 from nets.training.batches import Sampling, minibatches, noise_stream
 from nets.training.networks import DenseNetwork, Network, sample_losses
-from nets.training.optimizers import Memory, Optimizer, update
+from nets.training.optimizers import GradientDescent, Memory, Optimizer, Plain
 
 #: What may look at the parameters, with a leading axis of length R for R > 1, after each step.
 AfterStep: TypeAlias = Callable[[int, list[torch.Tensor]], None]
@@ -41,8 +41,6 @@ class Rule:
     learning_rates: tuple[float, ...]
     seeds: tuple[str, ...]
     batch_size: int
-    momentum: float
-    noise: float
     sampling: Sampling
 
 
@@ -92,8 +90,8 @@ def train_epoch(
         Numbers of the recorded steps.
     recorded : ndarray, shape (R, kept, weights)
     """
-    if rule.optimizer.startswith("gd"):
-        result = _full_batch_step(batch, samples, rule, layer, every)
+    if isinstance(rule.optimizer, GradientDescent):
+        result = _full_batch_step(batch, samples, rule, rule.optimizer, layer, every)
         if after_step is not None:
             after_step(batch.step, batch.parameters)
         return result
@@ -116,7 +114,7 @@ def train_epoch(
     # Buffers that every step fills anew, and the same with an axis for the replicas.
     inputs, targets = (t.new_empty((R * B, *t.shape[1:])) for t in (samples.inputs, samples.targets))
     x, y = ((t if batch.single else t.view(R, B, *t.shape[1:])) for t in (inputs, targets))
-    dense = batch.network if isinstance(batch.network, DenseNetwork) and rule.optimizer == "sgd" else None
+    dense = batch.network if isinstance(batch.network, DenseNetwork) and rule.optimizer == Plain() else None
     for k, chosen in enumerate(order.unbind(0)):
         torch.index_select(samples.inputs, 0, chosen, out=inputs)
         torch.index_select(samples.targets, 0, chosen, out=targets)
@@ -127,10 +125,8 @@ def train_epoch(
         if dense is not None:
             dense.descend(batch.parameters, slope, rates / B)
         else:
-            update(
-                rule.optimizer, batch.parameters, batch.network.backward(batch.parameters, slope.div_(B)),
-                batch.memory, learning_rate=rates, momentum=rule.momentum, step=batch.step,
-            )  # fmt: skip
+            gradients = batch.network.backward(batch.parameters, slope.div_(B))
+            rule.optimizer.move(batch.parameters, gradients, batch.memory, rate=rates, step=batch.step)
         if layer is not None and batch.step % every == 0:
             next(rows).copy_(watched)
         if after_step is not None:
@@ -142,7 +138,7 @@ def train_epoch(
 
 
 def _full_batch_step(
-    batch: Batch, samples: Samples, rule: Rule, layer: int | None, every: int
+    batch: Batch, samples: Samples, rule: Rule, optimizer: GradientDescent, layer: int | None, every: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One step with the gradient over all samples, and with noise where the rule has it."""
     R, N = len(rule.seeds), len(samples)
@@ -160,20 +156,18 @@ def _full_batch_step(
         p = log_p.exp_()
         for t, g in zip(total, batch.network.backward(batch.parameters, (p - y) / N), strict=True):
             t += g
-        if rule.optimizer == "gd_flatness_noise":
-            slope = _drawn_slope(p, streams) / math.sqrt(N)
-            for t, g in zip(kick, batch.network.backward(batch.parameters, slope), strict=True):
+        if (drawn := optimizer.drawn_slope(p, streams)) is not None:
+            for t, g in zip(
+                kick, batch.network.backward(batch.parameters, drawn / math.sqrt(N)), strict=True
+            ):
                 t += g
-    if rule.optimizer == "gd_isotropic_noise":
-        for t in kick:
-            drawn = np.stack([s.standard_normal(t.numel() // R) for s in streams])
-            t.copy_(torch.from_numpy(drawn).view(t.shape))
+    optimizer.draw(kick, streams)
     rates = torch.tensor(rule.learning_rates, dtype=dtype, device=device)
     for p, g, k in zip(batch.parameters, total, kick, strict=True):
         rate = rates.view(() if batch.single else (-1, *[1] * (p.ndim - 1)))
         p -= rate * g
-        if rule.noise:
-            p -= (2.0 * rule.noise * rate).sqrt() * k
+        if optimizer.diffusion:
+            p -= (2.0 * optimizer.diffusion * rate).sqrt() * k
     batch.step += 1
     batch.epoch += 1
     keep = layer is not None and batch.step % every == 0
@@ -181,21 +175,6 @@ def _full_batch_step(
     if keep:
         recorded = batch.parameters[layer].reshape(R, 1, -1).cpu().numpy().copy()  # type: ignore[index]
     return loss[:, None].cpu().numpy(), np.array([batch.step] if keep else [], np.int64), recorded
-
-
-def _drawn_slope(p: torch.Tensor, streams: Sequence[np.random.Generator]) -> torch.Tensor:
-    """(softmax − one-hot of a label drawn from it) times a normal number, one for each row.
-
-    Its covariance over draws is diag(p) − p pᵀ, the Hessian of the cross-entropy by the logits, so that the
-    gradient behind it, over √N, has the Gauss–Newton Hessian of the mean loss as its covariance.
-    """
-    shape = p.shape if p.ndim == 3 else (1, *p.shape)
-    uniform = np.stack([s.random(shape[1]) for s in streams])
-    normal = np.stack([s.standard_normal(shape[1]) for s in streams])
-    u = torch.from_numpy(uniform).to(p).view(*p.shape[:-1], 1)
-    z = torch.from_numpy(normal).to(p).view(*p.shape[:-1], 1)
-    label = (p.cumsum(-1) < u).sum(-1, keepdim=True).clamp_(max=p.shape[-1] - 1)
-    return (p - torch.zeros_like(p).scatter_(-1, label, 1.0)) * z
 
 
 def evaluate(batch: Batch, samples: Samples) -> tuple[np.ndarray, np.ndarray]:

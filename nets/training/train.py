@@ -17,7 +17,7 @@ from nets.data.datasets import Data
 from nets.models import description, weight_layers, weights_digest, with_parameters
 from nets.training.batches import Sampling, seed_text
 from nets.training.checkpoints import load, save
-from nets.training.optimizers import Optimizer, fresh_memory
+from nets.training.optimizers import OptimizerName, fresh_memory
 from nets.training.recipe import Precision, Settings, check_epochs, checked_device, checked_settings
 from nets.training.run import Diverged, Run, check_trained, finished
 from nets.training.side_by_side import trained
@@ -38,7 +38,7 @@ def sgd(
     batch_size: int | None = None,
     epochs: int,
     rng: Seed = None,
-    optimizer: Optimizer = "sgd",
+    optimizer: OptimizerName = "sgd",
     momentum: float | None = None,
     noise: float | None = None,
     sampling: Sampling = "without_replacement",
@@ -130,7 +130,7 @@ def replicas(
     batch_size: int | None = None,
     epochs: int,
     rng: Sequence[Seed],
-    optimizer: Optimizer = "sgd",
+    optimizer: OptimizerName = "sgd",
     momentum: float | None = None,
     noise: float | None = None,
     sampling: Sampling = "without_replacement",
@@ -257,7 +257,7 @@ def _train(
     *,
     batch_size: int | None,
     epochs: int,
-    optimizer: Optimizer,
+    optimizer: OptimizerName,
     momentum: float | None,
     noise: float | None,
     sampling: Sampling,
@@ -345,7 +345,7 @@ def _start(net: nn.Sequential, data: Data, settings: Settings) -> Run:
     """A run of no epochs."""
     device, dtype = data.train_inputs.device, settings.torch_dtype
     own = with_parameters(net, (p.detach().to(device, dtype, copy=True) for p in net.parameters()))
-    memory = fresh_memory(settings.optimizer, list(own.parameters()))
+    memory = fresh_memory(settings.rule, list(own.parameters()))
     return Run(own, data, settings, weights_digest(own), 0, 0, memory)
 
 

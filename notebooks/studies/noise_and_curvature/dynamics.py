@@ -22,7 +22,7 @@ from nets.measure.curvature import hessian, leading_eigenpairs, top_eigenpairs
 from nets.measure.noise import noise_trace
 from nets.measure.subject import as_subject
 from nets.models import weight_layers
-from nets.training.optimizers import Optimizer
+from nets.training.optimizers import OptimizerName
 from nets.training.run import Run, run_attributes
 from nets.training.train import continued, sgd
 
@@ -170,7 +170,7 @@ def flatness_along(
     length = 1 if batch_size is None else data.samples // batch_size
     if any(s % length for s in steps):
         raise ValueError(f"steps={list(steps)} must be whole epochs of {length}")
-    optimizer: Optimizer = (
+    optimizer: OptimizerName = (
         "sgd" if batch_size is not None else "gd" if noise is None else "gd_isotropic_noise"
     )
     run = sgd(
