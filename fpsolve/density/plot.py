@@ -10,7 +10,7 @@ import xarray as xr
 
 from fpsolve.density.moments import marginal_values
 from fpsolve.density.spectral import marginal as spectral_marginal
-from fpsolve.style import axes, palette
+from fpsolve.style import axes, curve, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,12 +28,7 @@ INK = {
 }
 #: Dash of each order of the reduced theory.
 ORDER_STYLES = {0: ":", 1: "--", 2: "-"}
-#: Colours and dashes of curves that belong to no method; told apart in grey as well.
-CURVES = tuple(
-    (palette[colour], dashes)
-    for colour, dashes in {"blue": "-", "vermilion": "--", "green": ":", "pink": "-.", "sky": "-"}.items()
-)
-#: The same for a loss after reshaping: never solid, and the first is dash-dotted as in PRL Fig. 4.
+#: Colours and dashes of a loss after reshaping: never solid, the first dash-dotted as in PRL Fig. 4.
 RESHAPED = (
     (palette["vermilion"], "-."),
     (palette["blue"], "--"),
@@ -172,7 +167,7 @@ def profiles(
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(curves.items()):
-        colour, dashes = CURVES[k % len(CURVES)]
+        colour, dashes = curve(k)
         ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
     ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]))
     if len(curves) > 1:

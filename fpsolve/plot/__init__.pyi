@@ -1,5 +1,4 @@
 from fpsolve.density.moments import marginal_values as marginal_values
-from fpsolve.density.plot import CURVES as CURVES
 from fpsolve.density.plot import INK as INK
 from fpsolve.density.plot import ORDER_STYLES as ORDER_STYLES
 from fpsolve.density.plot import RESHAPED as RESHAPED
@@ -13,3 +12,4 @@ from fpsolve.escape.plot import crossing_bias as crossing_bias
 from fpsolve.escape.plot import escape_barriers as escape_barriers
 from fpsolve.escape.plot import escape_scan as escape_scan
 from fpsolve.escape.plot import escape_times as escape_times
+from fpsolve.style import CURVES as CURVES

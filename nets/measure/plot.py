@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.density.plot import CURVES
-from fpsolve.style import axes
+from fpsolve.style import axes, curve
 from nets.measure.exponents import Exponent
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **lin
     """
     ax = axes(ax)
     for k, (label, variance) in enumerate(modes.items()):
-        colour, dash = CURVES[k % len(CURVES)]
+        colour, dash = curve(k)
         ax.plot(variance["mode"], variance, **{"color": colour, "ls": dash, "label": label, **line})
     ax.set(xscale="log", yscale="log", xlabel="mode $i$", ylabel="variance $\\sigma_i^2$")
     if len(modes) > 1:
@@ -51,7 +50,7 @@ def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | N
     ``share`` is from :func:`nets.measure.components.cumulative_variance`.
     """
     ax = axes(ax)
-    ax.plot(share["mode"], share, **{"color": CURVES[0][0], **line})
+    ax.plot(share["mode"], share, **{"color": curve(0)[0], **line})
     if float(share[-1]) >= level:
         mode = int(share["mode"][int(np.argmax(share.to_numpy() >= level))])
         ax.plot([mode, mode, 1], [0, level, level], color="0.5", lw=0.8, ls=":")
@@ -68,8 +67,8 @@ def trajectory(modes: xr.Dataset, first: int, second: int, *, ax: Axes | None = 
     """Axes with the ``projection`` of modes in the plane of two of them, counted from 1 (PNAS Fig. 1C, D)."""
     ax = axes(ax)
     x, y = (modes["projection"].sel(mode=m) for m in (first, second))
-    ax.plot(x, y, **{"color": CURVES[0][0], "lw": 0.4, "rasterized": True, **line})
-    ax.plot(x[0], y[0], "o", color=CURVES[1][0], ms=4)
+    ax.plot(x, y, **{"color": curve(0)[0], "lw": 0.4, "rasterized": True, **line})
+    ax.plot(x[0], y[0], "o", color=curve(1)[0], ms=4)
     ax.locator_params(nbins=4)
     ax.set(xlabel=f"$\\theta_{{{first}}}$", ylabel=f"$\\theta_{{{second}}}$")
     return ax
@@ -91,7 +90,7 @@ def against_flatness(
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(quantities.items()):
-        colour, dash = CURVES[k % len(CURVES)]
+        colour, dash = curve(k)
         F, y = (a.to_numpy() for a in xr.align(width, values, join="inner"))
         mode = xr.align(width, values, join="inner")[0]["mode"].to_numpy()
         shown = np.isfinite(F) & np.isfinite(y) & (y > 0)
@@ -130,7 +129,7 @@ def correlation_times(
     """
     ax = axes(ax)
     for k, (label, tau) in enumerate(motions.items()):
-        colour, dash = CURVES[k % len(CURVES)]
+        colour, dash = curve(k)
         ax.plot(tau["mode"], tau, **{"color": colour, "ls": dash, "lw": 1, "label": label, **line})
     for k, (label, value) in enumerate((nulls or {}).items()):
         ax.axhline(value, color="0.45", ls=(":", "--", "-.")[k % 3], lw=0.9, label=label)
@@ -148,14 +147,14 @@ def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes |
     ax = axes(ax)
     start = float(profiles.attrs["loss"])
     for k, mode in enumerate(profiles["mode"].to_numpy()):
-        colour = CURVES[k % len(CURVES)][0]
+        colour = curve(k)[0]
         part = profiles.sel(mode=mode)
         x = part["distance"].to_numpy()
         ax.plot(x, np.log(part["loss"] / start), color=colour, label=f"$i = {mode}$")
         if fits is not None:
             own = fits.sel(mode=mode)
-            curve = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
-            ax.plot(x, curve, color=colour, ls=":", lw=1)
+            parabola = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
+            ax.plot(x, parabola, color=colour, ls=":", lw=1)
     ax.axhline(1.0, color="0.5", lw=0.8)
     ax.set(xlabel="displacement along $p_i$", ylabel="$\\ln(L_i / L_0)$")
     ax.legend(frameon=False, fontsize=8)

@@ -43,4 +43,9 @@ def test_axes_and_their_labels_come_from_the_data():
     assert len(set(style.palette.values())) == len(style.palette)
     assert style.label(xr.DataArray(1.0, attrs={"long_name": "rate", "units": "1/time"})) == "rate (1/time)"
     assert style.label(xr.DataArray(1.0, name="psi")) == "psi"
+    found = xr.Dataset({"a": ("x", [1.0, 2.0]), "a_low": ("x", [0.5, 1.0]), "a_high": ("x", [3.0, 2.5])})
+    assert style.sides(found, "a").tolist() == [[0.5, 1.0], [2.0, 0.5]]
+    style.band(ax, [0, 1], found, "a", marker="o")
+    assert ax.lines[-1].get_ydata().tolist() == [1.0, 2.0] and len(ax.collections) == 1
+    assert style.curve(5) == style.curve(0) != style.curve(1)
     plt.close(figure)

@@ -84,10 +84,9 @@ def spread_of_times(each: Mapping[str, xr.Dataset], *, ax: Axes | None = None, *
     ax = style.axes(ax)
     colours = [style.palette[c] for c in ("black", "vermilion", "green", "blue", "pink", "orange")]
     for i, (label, rates) in enumerate(each.items()):
-        value = rates.variation.values
-        bars = np.stack([value - rates.variation_low.values, rates.variation_high.values - value])
+        bars = style.sides(rates, "variation")
         options: dict = {"fmt": "osD^v<"[i % 6], "ls": "-", "lw": 0.7, "ms": 4, "capsize": 2} | points
-        ax.errorbar(rates.x, value, bars, color=colours[i % 6], label=label, **options)
+        ax.errorbar(rates.x, rates.variation, bars, color=colours[i % 6], label=label, **options)
     ax.axhline(1, color="0.4", lw=0.8, ls="--")
     ax.text(0.02, 0.98, "1: exponential law", transform=ax.transAxes, va="top", fontsize="small", color="0.3")
     scan = str(next(iter(each.values())).attrs["scan"])

@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 
 from fpsolve import style
-from fpsolve.density.plot import CURVES
 from fpsolve.statistics import mean_interval
 from notebooks.studies.closed_loop.budget import CORRECTIONS
 from notebooks.studies.closed_loop.predictions import SGD
@@ -30,7 +29,7 @@ def valley_profile(
     x = found["place_along"].to_numpy()
     line = np.linspace(x[0], x[-1], 200)
     for i, mode in enumerate(found["mode"].to_numpy()):
-        colour = CURVES[i % len(CURVES)][0]
+        colour = style.curve(i)[0]
         ax.plot(x, found[f"{kind}_along"].sel(mode=mode), "o", ms=4, color=colour)
         fit = np.polynomial.Polynomial.fit(x, np.log(found[f"{kind}_fit"].sel(mode=mode)), len(x) - 1)
         ax.plot(line, np.exp(fit(line)), color=colour, lw=1.2, label=f"mode {mode}")
@@ -70,15 +69,13 @@ def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: f
         shift = 0.5 * (i - (len(modes) - 1) / 2) / max(len(modes), 2)
         error = np.abs(np.array([low[:, i], high[:, i]]) - mean[:, i])
         ax.errorbar(
-            at + shift, mean[:, i], error, color=CURVES[i % len(CURVES)][0], marker="o", ms=4, lw=0.8,
+            at + shift, mean[:, i], error, color=style.curve(i)[0], marker="o", ms=4, lw=0.8,
             capsize=2, label=f"mode {mode}",
         )  # fmt: skip
     ax.axhline(1.0, color="0.4", lw=1, zorder=0)
     ax.set_xticks(at, list(CORRECTIONS), rotation=30, ha="right")
     ax.set(yscale="log", ylabel="Var $y_i$: SGD / predicted")
-    from matplotlib import ticker
-
-    ax.yaxis.set_major_locator(ticker.FixedLocator([0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0]))
-    ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    ax.yaxis.set_minor_locator(ticker.NullLocator())
+    ticks = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     return ax

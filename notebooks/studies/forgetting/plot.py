@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 
 from fpsolve import style
-from fpsolve.density.plot import CURVES
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
@@ -34,10 +33,10 @@ def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool =
     """
     ax = style.axes(ax)
     texts = {"error_first": "task 1, $\\epsilon_1$", "error_second": "task 2, $\\epsilon_2$"}
-    for (name, text), (colour, dash) in zip(texts.items(), CURVES, strict=False):
-        mean, low, high = (curve[f"{name}{end}"] for end in ("", "_low", "_high"))
-        ax.plot(curve["step"], mean, color=colour, ls=dash, marker=".", label=text if labels else None)
-        ax.fill_between(curve["step"], low, high, color=colour, alpha=0.2, lw=0)
+    for k, (name, text) in enumerate(texts.items()):
+        colour, dash = style.curve(k)
+        line: dict = {"color": colour, "ls": dash, "marker": ".", "label": text if labels else None}
+        style.band(ax, curve["step"], curve, name, **line)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02))
     ax.set_xlim(0, float(curve["step"][-1]))
@@ -54,14 +53,11 @@ def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None
     for k in range(result.sizes["training"]):
         one = result.isel(training=k)
         q = one["displacement"].isel(constraint=constraint).to_numpy()
-        ax.plot(
-            rank, q, ls="", marker=".", ms=2, color=CURVES[0][0], alpha=0.4, label="$q_i$" if k == 0 else None
-        )
+        dots: dict = {"ls": "", "marker": ".", "ms": 2, "color": style.curve(0)[0], "alpha": 0.4}
+        ax.plot(rank, q, label=None if k else "$q_i$", **dots)
         if bound:
-            ax.plot(
-                rank, PAPER_BOUND * one["width"], color=CURVES[1][0], lw=0.8, ls="--",
-                label="$0.008\\,F_i$" if k == 0 else None,
-            )  # fmt: skip
+            line: dict = {"color": style.curve(1)[0], "lw": 0.8, "ls": "--"}
+            ax.plot(rank, PAPER_BOUND * one["width"], label=None if k else "$0.008\\,F_i$", **line)
     count = int(result["count"][constraint])
     if count:
         ax.axvline(count, color="0.4", lw=0.8, ls=":", label=f"$N_c = {count}$")
@@ -78,28 +74,13 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
     ax = style.axes(ax)
     for name, result in results.items():
         colour, marker = STYLES.get(name, ("0.3", "o"))
-        x, y = (np.maximum(result[k], floor) for k in ("error_first", "error_second"))
-        bars = [
-            np.maximum(
-                np.stack(
-                    [v - np.maximum(result[f"{k}_low"], floor), np.maximum(result[f"{k}_high"], floor) - v]
-                ),
-                0,
-            )
-            for k, v in (("error_first", x), ("error_second", y))
-        ]
+        ends = [f"{error}{end}" for error in ("error_first", "error_second") for end in ("", "_low", "_high")]
+        drawn = result[ends].clip(min=floor)
         ax.errorbar(
-            x,
-            y,
-            xerr=bars[0],
-            yerr=bars[1],
-            color=colour,
-            marker=marker,
-            ms=4,
-            lw=0.8,
-            elinewidth=0.6,
-            label=name,
-        )
+            drawn["error_first"], drawn["error_second"], xerr=style.sides(drawn, "error_first"),
+            yerr=style.sides(drawn, "error_second"), color=colour, marker=marker, ms=4, lw=0.8,
+            elinewidth=0.6, label=name,
+        )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="$\\epsilon_1$, test error of task 1")
     ax.set(ylabel="$\\epsilon_2$, test error of task 2")
     return ax
@@ -113,11 +94,8 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     ax = style.axes(ax)
     for name, result in results.items():
         colour, marker = STYLES.get(name, ("0.3", "o"))
-        y = result["total"]
-        bars = np.stack([y - result["total_low"], result["total_high"] - y])
-        ax.errorbar(
-            result["count"], y, yerr=bars, color=colour, marker=marker, ms=4, lw=1, capsize=2, label=name
-        )
+        options: dict = {"color": colour, "marker": marker, "ms": 4, "lw": 1, "capsize": 2, "label": name}
+        ax.errorbar(result["count"], result["total"], yerr=style.sides(result, "total"), **options)
     ax.set(
         xscale="log", xlabel="constraints $N_c$", ylabel="$\\epsilon_1 + \\epsilon_2$ at the best $\\lambda$"
     )
@@ -129,24 +107,20 @@ def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with ε₁ + ε₂ over the length of task 2, a ``result`` of ``choice.over_steps``."""
     ax = style.axes(ax)
     shown = result.isel(checkpoint=result["step"].to_numpy() > 0)
-    for name in shown["penalty"].to_numpy().astype(str):
-        one = shown.isel(penalty=int(np.flatnonzero(shown["penalty"] == name)[0]))
+    shown = shown.assign(total_low=shown["total_low"].clip(min=1e-3))
+    for k, name in enumerate(shown["penalty"].to_numpy().astype(str)):
         colour, marker = STYLES.get(name, ("0.3", "o"))
-        ax.plot(one["step"], one["total"], color=colour, marker=marker, ms=4, lw=1, label=name)
-        low = np.maximum(one["total_low"], 1e-3)
-        ax.fill_between(one["step"], low, one["total_high"], color=colour, alpha=0.12, lw=0)
+        line: dict = {"color": colour, "marker": marker, "ms": 4, "lw": 1, "label": name}
+        style.band(ax, shown["step"], shown.isel(penalty=k), "total", shade=0.12, **line)
     ax.set(xscale="log", yscale="log", xlabel="steps of task 2", ylim=(1e-2, 1.5))
     ax.set(ylabel="$\\epsilon_1 + \\epsilon_2$, each at its best")
     return ax
 
 
 def at_their_best(
-    summary: xr.Dataset,
-    *,
-    each: Mapping[str, np.ndarray] | None = None,
-    ax: Axes | None = None,
+    summary: xr.Dataset, *, each: Mapping[str, np.ndarray] | None = None, ax: Axes | None = None,
     floor: float = 5e-3,
-) -> Axes:
+) -> Axes:  # fmt: skip
     """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
 
     ``summary`` comes from :func:`notebooks.studies.forgetting.choice.summary`. ``each`` maps penalties to

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.density.plot import CURVES
-from fpsolve.style import axes
+from fpsolve.style import axes, band, curve
 from nets.measure.laws import law_density
 
 if TYPE_CHECKING:
@@ -71,10 +70,7 @@ def along_training(
     ax = axes(ax)
     x = summary[over]
     style: dict = {"marker": "o", "ms": 3} | line
-    (drawn,) = ax.plot(x, summary[name], **style)
-    ax.fill_between(
-        x, summary[f"{name}_low"], summary[f"{name}_high"], color=drawn.get_color(), alpha=0.2, lw=0
-    )
+    band(ax, x, summary, name, **style)
     ax.set(xlabel=str(x.attrs.get("long_name", over)), ylabel=str(summary[name].attrs.get("long_name", name)))
     return ax
 
@@ -136,4 +132,4 @@ def component_laws(
 
 
 def _curves(count: int) -> list:
-    return [CURVES[i % len(CURVES)] for i in range(count)]
+    return [curve(k) for k in range(count)]

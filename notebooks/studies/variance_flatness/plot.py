@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.density.plot import CURVES
-from fpsolve.style import axes
+from fpsolve.style import axes, curve, sides
 from nets.measure.plot import MARKERS, few_ticks
 from notebooks.studies.variance_flatness.claims import Row
+from notebooks.studies.variance_flatness.experiment import NEXT, SAME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +28,9 @@ def loss_history(
     ``windows`` are pairs of first and last epoch.
     """
     ax = axes(ax)
-    ax.plot(history["epoch"], history, color=CURVES[0][0])
+    ax.plot(history["epoch"], history, color=curve(0)[0])
     for k, (start, end) in enumerate(windows):
-        ax.axvspan(start, end, color=CURVES[1 + k % 2][0], alpha=0.2, lw=0, label=f"window {k + 1}")
+        ax.axvspan(start, end, color=curve(1 + k % 2)[0], alpha=0.2, lw=0, label=f"window {k + 1}")
     ax.set(yscale="log", xlabel="epoch", ylabel="training loss")
     if windows:
         ax.legend(frameon=False, fontsize=8)
@@ -45,11 +45,10 @@ def minibatch_profiles(profiles: xr.Dataset, mode: int, *, shown: int = 12, ax: 
     ax = axes(ax)
     part = profiles.sel(mode=mode)
     count = min(shown, part.sizes["batch"])
-    ax.plot(
-        part["distance"], part["minibatch_loss"][:, :count], color=CURVES[0][0], lw=0.7, ls="--", alpha=0.7
-    )
-    ax.plot([], [], color=CURVES[0][0], lw=0.7, ls="--", label="minibatches")
-    ax.plot(part["distance"], part["loss"], color=CURVES[1][0], lw=2, label="their mean")
+    thin: dict = {"color": curve(0)[0], "lw": 0.7, "ls": "--"}
+    ax.plot(part["distance"], part["minibatch_loss"][:, :count], alpha=0.7, **thin)
+    ax.plot([], [], label="minibatches", **thin)
+    ax.plot(part["distance"], part["loss"], color=curve(1)[0], lw=2, label="their mean")
     ax.set(yscale="log", xlabel=f"displacement along $p_{{{mode}}}$", ylabel="loss")
     ax.legend(frameon=False, fontsize=8)
     return ax
@@ -65,14 +64,8 @@ def agreement(
     ax = axes(ax)
     for k, (label, values) in enumerate(predicted.items()):
         x, y = xr.align(measured, values, join="inner")
-        style: dict = {
-            "ls": "",
-            "marker": MARKERS[k],
-            "ms": 4,
-            "color": CURVES[k % len(CURVES)][0],
-            "label": label,
-        }
-        ax.plot(x, y, **(style | points))
+        dots: dict = {"ls": "", "marker": MARKERS[k], "ms": 4, "color": curve(k)[0], "label": label} | points
+        ax.plot(x, y, **dots)
     ax.set(xscale="log", yscale="log")
     middle = float(measured.median())
     ax.axline((middle, middle), (2 * middle, 2 * middle), color="0.5", lw=0.8)
@@ -90,10 +83,10 @@ def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
     """
     ax = axes(ax)
     for k, mode in enumerate(result["mode"].to_numpy()):
-        colour, dash = CURVES[k % len(CURVES)]
+        colour, dash = curve(k)
         part = result.sel(mode=mode)
-        style: dict = {"color": colour, "ls": dash, "label": f"$i = {mode}$"}
-        ax.plot(part["distance"], part["temperature"], **(style | line))
+        style: dict = {"color": colour, "ls": dash, "label": f"$i = {mode}$"} | line
+        ax.plot(part["distance"], part["temperature"], **style)
     ax.set(yscale="log", xlabel="displacement along $p_i$", ylabel="active temperature $T_i$")
     ax.legend(frameon=False, fontsize=8)
     return ax
@@ -105,7 +98,7 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     cases = list(row.measured)
     for k, case in enumerate(cases):
         e = row.measured[case]
-        colour = CURVES[1][0] if case == cases[0] else CURVES[0][0]
+        colour = curve(1)[0] if case == cases[0] else curve(0)[0]
         ax.plot([e.low, e.high], [k, k], color=colour, lw=1.5)
         ax.plot(e.value, k, "o", color=colour, ms=5)
     ax.axvspan(row.paper_low, row.paper_high, color="0.85", lw=0, zorder=0)
@@ -123,13 +116,9 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
 
 
 def experiments(
-    table: xr.Dataset,
-    quantity: str,
-    *,
-    cases: Sequence[str] = ("same window", "next window"),
-    paper: tuple[float, float] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
+    table: xr.Dataset, quantity: str, *, cases: Sequence[str] = (SAME, NEXT),
+    paper: tuple[float, float] | None = None, ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Axes with one exponent of every experiment, its intervals, and the paper's range.
 
     ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
@@ -139,7 +128,7 @@ def experiments(
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
     place = np.arange(run.sizes["experiment"])
     for k, case in enumerate(case for case in cases if case in run["case"]):
-        part, colour = run.sel(case=case), CURVES[k % len(CURVES)][0]
+        part, colour = run.sel(case=case), curve(k)[0]
         y = place + 0.16 * (2 * k - len(cases) + 1)
         ax.hlines(y, part[f"{quantity}_low"], part[f"{quantity}_high"], color=colour, lw=1.3)
         ax.plot(part[quantity], y, MARKERS[k % len(MARKERS)], color=colour, ms=4, label=case)
@@ -158,14 +147,9 @@ def experiments(
 
 
 def against_setting(
-    table: xr.Dataset,
-    setting: str,
-    groups: Mapping[str, Sequence[str]],
-    *,
-    quantity: str = "psi",
-    cases: Sequence[str] = ("same window", "next window"),
-    ax: Axes | None = None,
-) -> Axes:
+    table: xr.Dataset, setting: str, groups: Mapping[str, Sequence[str]], *, quantity: str = "psi",
+    cases: Sequence[str] = (SAME, NEXT), ax: Axes | None = None,
+) -> Axes:  # fmt: skip
     """Axes with an exponent against learning rate or batch size, for groups of experiments (PNAS Fig. 2D).
 
     ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
@@ -177,14 +161,12 @@ def against_setting(
         for k, case in enumerate(case for case in cases if case in table["case"]):
             part = table.sel(case=case, experiment=list(names)).sortby(setting)
             part = part.isel(experiment=np.flatnonzero(part["seeds"] > 0))
-            value = part[quantity].to_numpy()
             # Groups side by side, not on top of each other.
             x = part[setting].to_numpy() * 1.05 ** (g - (len(groups) - 1) / 2)
-            sides = np.abs(np.stack([part[f"{quantity}_low"], part[f"{quantity}_high"]]) - value)
             ax.errorbar(
-                x, value, sides, color=CURVES[k % len(CURVES)][0], marker=MARKERS[g % len(MARKERS)], ms=5,
-                ls=("-", "--", ":")[g % 3], lw=1, capsize=2, mfc=None if g == 0 else "w",
-                label=f"{case}, {label}",
+                x, part[quantity], np.abs(sides(part, quantity)), color=curve(k)[0],
+                marker=MARKERS[g % len(MARKERS)], ms=5, ls=("-", "--", ":")[g % 3], lw=1, capsize=2,
+                mfc=None if g == 0 else "w", label=f"{case}, {label}",
             )  # fmt: skip
     values = np.unique(table[setting].sel(experiment=[n for names in groups.values() for n in names]))
     ax.set_xscale("log")
@@ -204,7 +186,7 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     rank = np.arange(1, result.sizes["rank"] + 1)
     for k, H in enumerate(result["hidden_width"].to_numpy()):
-        colour, dash = CURVES[k % len(CURVES)]
+        colour, dash = curve(k)
         ax.plot(rank, result["width_mean"].sel(hidden_width=H), color=colour, ls=dash, label=f"$H = {H}$")
     ax.axhline(result.attrs["common_threshold"], color="0.4", lw=0.9, ls=":", label="one threshold")
     ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="flatness $F$")
@@ -224,16 +206,14 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         "learning_999": "$D_l$, 99.9 %",
     }  # fmt: skip
     for k, (name, label) in enumerate(labels.items()):
-        mean = result[f"{name}_mean"].to_numpy()
-        sides = np.stack([mean - result[f"{name}_low"], result[f"{name}_high"] - mean])
-        colour, dash = CURVES[k % len(CURVES)]
-        ax.errorbar(N, mean, sides, color=colour, ls=dash, marker=MARKERS[k], ms=4, capsize=2, label=label)
+        colour, dash = curve(k)
+        line: dict = {"color": colour, "ls": dash, "marker": MARKERS[k], "ms": 4, "capsize": 2}
+        mean = result[f"{name}_mean"]
+        ax.errorbar(N, mean, sides(result.assign({name: mean}), name), label=label, **line)
     bound = (result["sharp_at_most"] > result["sharp"]).any("seed").to_numpy()
     if bound.any():
-        ax.plot(
-            N[bound], result["sharp_at_most_mean"][bound], "^", mfc="none", color=CURVES[0][0],
-            label="$D_s$ at most",
-        )  # fmt: skip
+        most = result["sharp_at_most_mean"][bound]
+        ax.plot(N[bound], most, "^", mfc="none", color=curve(0)[0], label="$D_s$ at most")
     ax.plot(N, N, color="0.6", ls=":", lw=1, label="all weights")
     ax.set(xscale="log", yscale="log", xlabel="weights $N_p = H^2$", ylabel="effective dimension")
     ax.legend(frameon=False, fontsize=8)
