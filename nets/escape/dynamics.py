@@ -20,9 +20,9 @@ from torch import nn
 import fpsolve
 from nets.data.datasets import Data
 from nets.escape.kernel import local_steps, net_steps
+from nets.layers import description
 from nets.measure.curvature import hessian
 from nets.measure.subject import as_subject
-from nets.models import description
 from nets.training.networks import Network, dense_biases, network
 
 Drift = Literal["none", "linear", "quadratic"]

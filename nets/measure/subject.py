@@ -23,8 +23,8 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional
 
 from fpsolve.results import provenance
+from nets.layers import checked_layer, description, weight_layers
 from nets.measure.fast import MEMORY, Reduction, Tail, flat
-from nets.models import checked_layer, description, weight_layers
 from nets.training.run import Run
 
 Loss: TypeAlias = Callable[..., Tensor]

@@ -28,11 +28,11 @@ import theory
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import kept
+from nets.layers import weights_digest
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
 from nets.measure.noise import batch_factor
 from nets.measure.subject import Subject, as_subject, numpy
-from nets.models import weights_digest
 from nets.training.run import Run, check_trained
 from nets.training.train import replicas
 

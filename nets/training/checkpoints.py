@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nets.data.datasets import Data
-from nets.models import description, with_parameters
+from nets.layers import description, with_parameters
 from nets.training.recipe import Settings
 from nets.training.run import Run
 

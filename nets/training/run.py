@@ -13,7 +13,7 @@ from torch import nn
 
 import fpsolve
 from nets.data.datasets import Data
-from nets.models import description
+from nets.layers import description
 from nets.training.optimizers import Memory
 from nets.training.recipe import Settings
 

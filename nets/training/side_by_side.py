@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fpsolve.progress import shown
-from nets.models import description, weight_layers, with_parameters
+from nets.layers import description, weight_layers, with_parameters
 from nets.training.networks import dense_biases, network
 from nets.training.run import Outcome, Run
 from nets.training.step import AfterStep, Batch, Rule, Samples, evaluate, train_epoch

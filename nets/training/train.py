@@ -14,7 +14,7 @@ from torch import nn
 
 from fpsolve.symbols.counter_rng import Seed
 from nets.data.datasets import Data
-from nets.models import description, weight_layers, weights_digest, with_parameters
+from nets.layers import description, weight_layers, weights_digest, with_parameters
 from nets.training.batches import Sampling, seed_text
 from nets.training.checkpoints import load, save
 from nets.training.optimizers import OptimizerName, fresh_memory

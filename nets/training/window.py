@@ -9,7 +9,7 @@ from typing import Literal, overload
 import numpy as np
 import xarray as xr
 
-from nets.models import checked_layer
+from nets.layers import checked_layer
 from nets.training.recipe import check_epochs, is_whole
 from nets.training.run import Run, check_trained, finished, run_attributes
 from nets.training.side_by_side import Recorder, trained
@@ -52,7 +52,7 @@ def record(
         :func:`nets.training.train.replicas`)
         go on side by side.
     layer : int
-        Which weights, see :func:`nets.models.weight_layers`; 1 is the hidden layer of 784-50-50-10.
+        Which weights, see :func:`nets.layers.weight_layers`; 1 is the hidden layer of 784-50-50-10.
     epochs : int
         Length of the window; the paper's has 10.
     every : int

@@ -1,4 +1,4 @@
-"""The papers' nets: sizes, seeded weights and their law, layers, descriptions."""
+"""The papers' nets: sizes, seeded weights and their law, descriptions."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from nets import models
+from nets import layers, models
 
 #: Net, shapes of its weights as the papers print them, shape of an input.
 NETS = {
@@ -26,26 +26,19 @@ NETS = {
 def test_the_nets_have_the_papers_layers(name):
     make, shapes, inputs = NETS[name]
     net = make(rng=0)
-    layers = models.weight_layers(net)
-    assert [tuple(layer.weight.shape) for _, layer in layers] == shapes
-    assert all(layer.bias is None for _, layer in layers) and models.description(net) == name
+    held = layers.weight_layers(net)
+    assert [tuple(layer.weight.shape) for _, layer in held] == shapes
+    assert all(layer.bias is None for _, layer in held) and layers.description(net) == name
     assert net(torch.zeros(2, *inputs)).shape == (2, 10)
     biased = make(rng=0, bias=True)
-    assert all(layer.bias is not None for _, layer in models.weight_layers(biased))
-    assert models.description(biased) == name + ", bias"
-
-
-def test_layer_one_of_the_main_net_is_the_hidden_one_of_2500_weights():
-    assert models.checked_layer(models.fully_connected((784, 50, 50, 10)), 1).weight.numel() == 2500
-    for bad in (3, -1, True, 1.0, "1"):
-        with pytest.raises(ValueError, match="layers are 0: 784-50, 1: 50-50, 2: 50-10"):
-            models.checked_layer(models.fully_connected((784, 50, 50, 10)), bad)
+    assert all(layer.bias is not None for _, layer in layers.weight_layers(biased))
+    assert layers.description(biased) == name + ", bias"
 
 
 def test_the_same_seed_gives_the_same_weights_and_torchs_generator_is_left_alone():
     state = torch.get_rng_state()
     a, b, c = (models.fully_connected((9, 8, 7), rng=r) for r in (0, 0, 1))
-    assert models.weights_digest(a) == models.weights_digest(b) != models.weights_digest(c)
+    assert layers.weights_digest(a) == layers.weights_digest(b) != layers.weights_digest(c)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -65,26 +58,9 @@ def test_initial_weights_follow_the_law_that_is_named():
     assert (models.fully_connected((4, 3), bias=True, rng=0, initial="he")[1].bias == 0).all()
 
 
-def test_with_parameters_shares_no_weights():
-    net = models.lenet_mnist(rng=0, bias=True)
-    other = models.with_parameters(net, [2 * p.detach() for p in net.parameters()])
-    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    for a, b in zip(net.parameters(), other.parameters(), strict=True):
-        assert torch.equal(2 * a, b)
-    before = net(x)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.zero_()
-    assert torch.equal(net(x), before) and (other(x) == 0).all()
-
-
 def test_nets_that_make_no_sense_are_refused():
     for sizes in ((), (5,), (5, 0, 2)):
         with pytest.raises(ValueError, match="at least two positive numbers"):
             models.fully_connected(sizes)
     with pytest.raises(ValueError, match="initial='xavier'"):
         models.fully_connected((3, 2), initial="xavier")
-    with pytest.raises(TypeError, match=r"is an nn\.Sequential"):
-        models.weight_layers(nn.Linear(3, 2))
-    with pytest.raises(TypeError, match=r"module 1 \(BatchNorm1d\) holds weights"):
-        models.weight_layers(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))

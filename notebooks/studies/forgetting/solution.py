@@ -13,11 +13,12 @@ import xarray as xr
 from torch import nn
 
 from nets.data.datasets import Data
+from nets.layers import checked_layer, weight_layers
 from nets.measure import components as principal_components
 from nets.measure import loss_widths
 from nets.measure.fast import residuals
 from nets.measure.subject import Subject, layer_names
-from nets.models import checked_layer, fully_connected, weight_layers
+from nets.models import fully_connected
 from nets.training import train
 from nets.training.batches import seed_text
 from nets.training.threads import torch_threads

@@ -31,7 +31,7 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
     from fpsolve.results import with_interval
     from fpsolve.sweeps.store import kept
     from fpsolve.table import interval_table
-    from nets import models
+    from nets import layers, models
     from nets.data import datasets
     from nets.training.along import net_at, weights_along
     from notebooks.studies.noise_and_curvature import alignment, comparison, dynamics, noise
@@ -40,7 +40,7 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
     nets = [models.fully_connected((64, 20, 20, 10), rng=seed) for seed in seeds]
 
     def found(name, compute, **settings):
-        asked = {"name": name, "nets": [models.weights_digest(net) for net in nets], "data": data.digest}
+        asked = {"name": name, "nets": [layers.weights_digest(net) for net in nets], "data": data.digest}
         return kept(folder and folder / f"{name}.nc", partial(compute, **settings), asked=asked | settings)
 
     weights = found(

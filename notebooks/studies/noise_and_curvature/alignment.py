@@ -17,10 +17,10 @@ from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.sweeps.store import kept
 from nets.data.datasets import Data
+from nets.layers import description, weights_digest
 from nets.measure.fast import residuals
 from nets.measure.overlaps import noise_alignment
 from nets.measure.subject import as_subject
-from nets.models import description, weights_digest
 from nets.training.along import net_at
 
 #: Directions in ``size_ratio_top``, as in PRL's flatness.

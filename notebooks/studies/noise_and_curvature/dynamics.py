@@ -18,10 +18,10 @@ from torch import nn
 from fpsolve.progress import shown
 from fpsolve.results import quantity
 from nets.data.datasets import Data
+from nets.layers import weight_layers
 from nets.measure.curvature import hessian, leading_eigenpairs, top_eigenpairs
 from nets.measure.noise import noise_trace
 from nets.measure.subject import as_subject
-from nets.models import weight_layers
 from nets.training.optimizers import OptimizerName
 from nets.training.run import Run, run_attributes
 from nets.training.train import continued, sgd

@@ -23,7 +23,7 @@ from scipy.stats import gmean
 from fpsolve import sweep
 from fpsolve.results import provenance, quantity
 from fpsolve.statistics import mean_interval, over_trainings
-from nets import models
+from nets import layers, models
 from nets.data.datasets import Data
 from nets.measure import components, loss_widths
 from nets.training import train
@@ -199,7 +199,7 @@ def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, xr.Variable]:
     count, at_most, widths = sharp_bounds(last, modes)
     spectrum = np.full(RANKS, np.nan)
     spectrum[: len(widths)] = np.sort(widths)[:RANKS]
-    norm = float(models.checked_layer(last.net, 1).weight.detach().norm())
+    norm = float(layers.checked_layer(last.net, 1).weight.detach().norm())
     numbers = {
         "sharp": (count, "D_s"),
         "sharp_at_most": (at_most, "largest D_s that the modes allow"),

@@ -8,7 +8,7 @@ pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
 from torch import nn
 
-from nets import models
+from nets import layers, models
 from nets.data import datasets
 from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
 from nets.measure.noise import noise_covariance, per_sample_gradients
@@ -29,7 +29,7 @@ def _problem(samples=30, *, sizes=(6, 7, 5, 4), seed=0):
 def _dense(net, inputs, labels, layer):
     """torch's own Hessian of the loss as a function of one vector."""
     values = {n: p.detach() for n, p in net.named_parameters()}
-    chosen = net if layer is None else models.checked_layer(net, layer)
+    chosen = net if layer is None else layers.checked_layer(net, layer)
     names = [n for n, p in net.named_parameters() if any(p is q for q in chosen.parameters())]
 
     def loss(vector):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nets import models
+from nets import layers, models
 from nets.data import datasets
 from nets.measure import fast
 from nets.measure.subject import Subject, layer_names
@@ -37,8 +37,8 @@ CASES = [(name, layer) for name in NETS for layer in range(3)]
 
 def _moved(net, layer, change):
     """A net of its own with one layer changed, float64."""
-    place, _ = models.weight_layers(net)[layer]
-    own = models.with_parameters(net, [p.detach().double().clone() for p in net.parameters()])
+    place, _ = layers.weight_layers(net)[layer]
+    own = layers.with_parameters(net, [p.detach().double().clone() for p in net.parameters()])
     with torch.no_grad():
         own[place].weight += change.view_as(own[place].weight)
     return own
@@ -57,7 +57,7 @@ def _directions(size, count=3):
 @pytest.mark.parametrize(("name", "layer"), CASES)
 def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, name, layer):
     net, x, y = NETS[name](), digits.train_inputs, digits.train_labels
-    p, t = _directions(models.checked_layer(net, layer).weight.numel()), torch.tensor([-2.0, 0.0, 0.5, 30.0])
+    p, t = _directions(layers.checked_layer(net, layer).weight.numel()), torch.tensor([-2.0, 0.0, 0.5, 30.0])
     for block in (1 << 18, 3000):  # in one piece, and in many
         monkeypatch.setattr(fast, "BLOCK", block)
         monkeypatch.setattr(fast, "CONVOLUTIONAL_BLOCK", block)
@@ -72,7 +72,7 @@ def test_losses_along_directions_are_those_of_moved_nets(digits, monkeypatch, na
                 each = functional.cross_entropy(moved(x.double()), y, reduction="none")
                 assert samples[k, j].numpy() == pytest.approx(each.detach().numpy(), rel=1e-10, abs=1e-12)
                 assert values[k, j].item() == pytest.approx(each.mean().item(), rel=1e-12)
-                (gradient,) = torch.autograd.grad(each.mean(), models.checked_layer(moved, layer).weight)
+                (gradient,) = torch.autograd.grad(each.mean(), layers.checked_layer(moved, layer).weight)
                 exact = (gradient.reshape(-1) @ p[k]).item()
                 assert slopes[k, j].item() == pytest.approx(exact, rel=1e-9, abs=1e-13)
 
@@ -99,7 +99,7 @@ def test_slopes_of_samples_average_to_the_slope_and_scatter_as_their_gradients_d
         one = functional.cross_entropy(
             own(digits.train_inputs[n : n + 1].double()), digits.train_labels[n : n + 1]
         )
-        (gradient,) = torch.autograd.grad(one, models.checked_layer(own, 1).weight)
+        (gradient,) = torch.autograd.grad(one, layers.checked_layer(own, 1).weight)
         assert each[:, n].numpy() == pytest.approx((p @ gradient.reshape(-1)).numpy(), rel=1e-9, abs=1e-13)
 
 
@@ -137,9 +137,9 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
 def test_the_net_given_is_not_changed_nor_followed(digits):
     net = NETS["dense"]()
     loss = _of_layer(net, 1, digits)
-    before, digest = loss.losses(), models.weights_digest(net)
+    before, digest = loss.losses(), layers.weights_digest(net)
     loss.along(_directions(loss.size), torch.ones(2))
-    assert models.weights_digest(net) == digest
+    assert layers.weights_digest(net) == digest
     with torch.no_grad():
         next(net.parameters()).zero_()
     assert torch.equal(loss.losses(), before)

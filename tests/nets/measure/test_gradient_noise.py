@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 
 from torch import nn
 
-from nets import models
+from nets import layers, models
 from nets.measure.fast import residuals
 from nets.measure.laws import gaussian_noise, gaussianity, law_fits, stable_fit
 from nets.measure.noise import (
@@ -60,7 +60,7 @@ def _one_by_one(net, inputs, labels, parameters):
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
 def test_gradients_of_samples_are_those_of_autograd_one_by_one(bias, layer):
     net, inputs, labels = _problem(bias=bias)
-    chosen = net if layer is None else models.checked_layer(net, layer)
+    chosen = net if layer is None else layers.checked_layer(net, layer)
     exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
     assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
         exact, abs=1e-15
@@ -70,7 +70,7 @@ def test_gradients_of_samples_are_those_of_autograd_one_by_one(bias, layer):
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
 def test_gradients_of_a_convolutional_net_are_those_of_autograd(layer):
     net, inputs, labels = _convolutional()
-    chosen = net if layer is None else models.checked_layer(net, layer)
+    chosen = net if layer is None else layers.checked_layer(net, layer)
     exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
     assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
         exact, abs=1e-15

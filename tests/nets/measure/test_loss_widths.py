@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from nets import models
+from nets import layers, models
 from nets.data import datasets
 from nets.measure import components, controls, loss_widths, minibatch_losses, temperature
 from nets.training import train
@@ -41,7 +41,7 @@ def _outputs(run, change, layer=1):
     """Logits in float64 with one layer's weights changed, by the plain net."""
     net = models.fully_connected((64, 16, 16, 10)).double()
     net.load_state_dict({k: v.double() for k, v in run.net.state_dict().items()})
-    module = models.checked_layer(net, layer)
+    module = layers.checked_layer(net, layer)
     with torch.no_grad():
         module.weight += torch.as_tensor(change).reshape(module.weight.shape)
         return net(run.data.train_inputs.double())
@@ -125,7 +125,7 @@ def test_an_open_direction_of_a_net_is_reported(trained):
     net = models.fully_connected((64, 16, 16, 10))
     net.load_state_dict(run.net.state_dict())
     with torch.no_grad():
-        models.checked_layer(net, 2).weight[:, 3] = 0.0  # nothing listens to unit 3
+        layers.checked_layer(net, 2).weight[:, 3] = 0.0  # nothing listens to unit 3
     deaf = types.SimpleNamespace(net=net, data=run.data)
     axis = np.zeros((1, 16, 16))
     axis[0, 3, 5] = 1.0
@@ -139,7 +139,7 @@ def test_a_loss_that_is_zero_to_rounding_is_refused(trained):
     net = models.fully_connected((64, 16, 16, 10))
     net.load_state_dict(trained.run.net.state_dict())
     with torch.no_grad():
-        models.checked_layer(net, 2).weight *= 1e4
+        layers.checked_layer(net, 2).weight *= 1e4
     kept = net(trained.run.data.train_inputs).argmax(1) == trained.run.data.train_labels
     data = types.SimpleNamespace(
         train_inputs=trained.run.data.train_inputs[kept],
@@ -195,7 +195,7 @@ def test_profiles_of_an_exact_inverse_gaussian_give_back_its_curvature():
 def test_hessian_products_give_the_eigenvectors_of_the_dense_hessian(trained):
     run = trained.run
     basis = controls.hessian_basis(run, layer=1, count=6, share=1.0)
-    weight = models.checked_layer(run.net, 1).weight.detach().double()
+    weight = layers.checked_layer(run.net, 1).weight.detach().double()
     net = models.fully_connected((64, 16, 16, 10)).double()
     net.load_state_dict({k: v.double() for k, v in run.net.state_dict().items()})
     names = [name for name, _ in net.named_parameters()]

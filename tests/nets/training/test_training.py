@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from nets import models
+from nets import layers, models
 from nets.data import datasets
 from nets.training import batches, train
 from nets.training import window as recording
@@ -294,7 +294,7 @@ def test_a_window_holds_the_weights_after_each_minibatch(explored):
     assert dict(window.sizes) == {"step": 2 * steps, "weight": 400}
     assert np.array_equal(window.step, explored.step + 1 + np.arange(2 * steps))
     assert window.weights.dtype == np.float32
-    flat = models.weight_layers(later.net)[1][1].weight.detach().reshape(-1)
+    flat = layers.weight_layers(later.net)[1][1].weight.detach().reshape(-1)
     assert np.array_equal(window.weights[-1], flat)
     assert _same(later, train.continued(explored, 2))
     assert window.attrs["loss_start"] == explored.loss and window.attrs["loss_end"] == later.loss
@@ -306,7 +306,7 @@ def test_each_recorded_move_is_the_learning_rate_times_the_minibatch_gradient(di
     run = train.sgd(_net(), data, epochs=120, dtype="float64", **OPTIONS)
     window = train.record(run, layer=1, epochs=1)
     net = nn.Sequential(*run.net)
-    first = models.weight_layers(net)[1][1].weight
+    first = layers.weight_layers(net)[1][1].weight
     batch = torch.from_numpy(batches.minibatches(run.settings.seed, run.epoch, samples=300, batch_size=50)[0])
     for p in net.parameters():
         p.requires_grad_(True)
@@ -488,7 +488,7 @@ def test_a_run_in_a_file_goes_on_to_the_bit(digits, tmp_path):
 def test_a_killed_run_resumes_from_its_checkpoint_and_ends_as_if_it_had_never_stopped(digits, tmp_path):
     file = tmp_path / "run.safetensors"
     script = f"""
-from nets import datasets, models, training
+from nets import datasets, layers, models, training
 training.sgd(models.fully_connected((64, 20, 20, 10), rng=1), datasets.load("digits"), learning_rate=0.1,
              batch_size=50, rng=0, epochs=100000, checkpoint={str(file)!r})
 """
