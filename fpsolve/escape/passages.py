@@ -134,7 +134,7 @@ def simulate_escape(
     boundary = chosen_boundary(process, state.time_step, boundary)
     _warn_of_vanishing_noise(process, target, state)
     max_step = whole_steps(max_time, state.time_step, "max_time")
-    end = passages(
+    end = run_walkers(
         escape_kernel(process, target, boundary), signed_members(process, target),
         from_lanes(state.positions, state.walkers), key=state.key, first_walker=0,
         time_step=state.time_step, max_step=max_step, divergence=state.divergence,
@@ -249,7 +249,7 @@ def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray],
     return lambda points: np.ascontiguousarray(function(*points.T).T)
 
 
-def passages(
+def run_walkers(
     kernel: EscapeKernel,
     signed: Callable[[np.ndarray], np.ndarray],
     starts: np.ndarray,

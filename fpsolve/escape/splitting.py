@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel
-from fpsolve.escape.passages import Passages, passage_times, passages
+from fpsolve.escape.passages import Passages, passage_times, run_walkers
 from fpsolve.progress import bar
 
 #: Independent repetitions inside one call; their spread gives the interval.
@@ -70,7 +70,7 @@ class Walk:
         """Passages from ``points``; without ``steps``, each must end. ``first`` repeats an earlier batch."""
         if not len(points):
             return Passages(np.zeros(0, np.int8), np.zeros(0, np.int64), points, np.zeros(0))
-        end = passages(
+        end = run_walkers(
             self.kernel, self.signed, points, key=self.key,
             first_walker=self.used if first is None else first, time_step=self.time_step,
             max_step=self.max_step if steps is None else steps, divergence=self.divergence,

@@ -376,7 +376,7 @@ def test_a_zero_of_the_noise_on_every_way_to_the_target_is_warned_of(
     def stop(*arguments, **options):
         raise InterruptedError
 
-    monkeypatch.setattr("fpsolve.escape.passages.passages", stop)  # the warning comes before any step
+    monkeypatch.setattr("fpsolve.escape.passages.run_walkers", stop)  # the warning comes before any step
     process = Langevin(styblinski_tang(), noise)
     options = {"start": {"x": -2.9}, "walkers": 2, "max_time": 0.02, "rng": 0}
     with warnings.catch_warnings(record=True) as caught:
