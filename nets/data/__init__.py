@@ -1,4 +1,10 @@
-"""Data sets."""
+"""Data sets for classification.
+
+load: a public data set by name, standardised, with training and test rows apart.
+from_npz: a data set of one's own from an npz file.
+gaussian_clusters: a synthetic data set of normal clusters with unit variance.
+Data: inputs and labels of a classification problem, training and test rows apart.
+"""
 
 from theory.face import lazy
 

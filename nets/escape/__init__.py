@@ -1,4 +1,7 @@
-"""Escape of a network from a box around a minimum."""
+"""Escape of a network from a box around a minimum.
+
+simulate_box_escape: first exits of many replicas of SGD from a box around their start.
+"""
 
 from theory.face import lazy
 

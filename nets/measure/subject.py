@@ -476,11 +476,26 @@ def as_subject(
     *,
     layer: int | None = None,
 ) -> Subject:
-    """What a measurement was given, as a :class:`Subject`: the one rule for all of them.
+    """The Subject of a measurement, from a run, or from a model with its data.
 
-    ``measured`` is a Subject by itself; a run, at its weights and on its training data; or a model with its
-    data, on the cross-entropy. For a net of layers ``layer`` chooses the weights (and biases) of one of them,
-    counted from 0. A ValueError where something is missing or given twice, or there is no such layer.
+    Parameters
+    ----------
+    measured : Subject, Run or nn.Module
+        A Subject is returned as it is. A run is measured at its weights and on its training data, a model on
+        the data given; the loss is the cross-entropy.
+    inputs, targets : Tensor
+        The data of a model, and of a model only.
+    layer : int, optional
+        For a net of layers: only the weights (and biases) of this layer, counted from 0; default all.
+
+    Returns
+    -------
+    Subject
+
+    Raises
+    ------
+    ValueError
+        If data are missing or given twice, or there is no such layer.
     """
     if isinstance(measured, Subject):
         if inputs is not None or targets is not None or layer is not None:

@@ -1,4 +1,15 @@
-"""Training loops, recorded windows, checkpoints."""
+"""Training of networks by SGD: runs, recorded windows, checkpoints.
+
+sgd: train one net by stochastic gradient descent; returns a Run that can be continued or replayed to the bit.
+replicas: train nets of one shape side by side, a Run each.
+continued: the same Run, or Runs, after further epochs.
+record: continue a Run and record the weights of one layer after each minibatch.
+exploration_start: the first epoch of the exploration phase of a Run.
+weights_along: the weights of several trainings after chosen epochs, as one Dataset.
+net_at: the net of one training after one of those epochs.
+Run: a trained net with its data, settings, history and state of the optimiser.
+Diverged: the error of a training whose numbers are no longer finite or whose gradient has vanished.
+"""
 
 from theory.face import lazy
 
