@@ -25,7 +25,7 @@ spectral_density: the density of all eigenvalues of the Hessian, by stochastic L
 noise_alignment: noise covariance and both Fisher matrices beside the Hessian at the same weights.
 analyse: the principal components of recorded weights, variances and motion along them.
 widths: the flatness of the loss along directions, the distance between its two crossings of e L₀.
-active_temperature: the temperature T_i of minibatch noise along directions, at chosen distances from the weights.
+active_temperature: the temperature T_i of minibatch noise along directions, at chosen distances.
 measure_valley: sharp curvatures, mean loss and noise along a flat direction of a trained net.
 simulate_box_escape: first exits of many replicas of SGD from a box around their start.
 models: the module nets.models, the papers' networks and their initial weights.

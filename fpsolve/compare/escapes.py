@@ -17,7 +17,7 @@ from fpsolve.density.stationary import numeric_process
 from fpsolve.escape.passages import simulate_escape, start_state
 from fpsolve.escape.rare_events import split_escape
 from fpsolve.escape.rates import escape_rate
-from fpsolve.escape.ways_out import Exit, ways_out
+from fpsolve.escape.saddles import Exit, ways_out
 from fpsolve.symbols.counter_rng import Seed
 from fpsolve.table import Row, Table
 from theory import escape as formulas

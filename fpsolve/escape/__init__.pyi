@@ -2,9 +2,9 @@ from fpsolve.escape.minibatch import simulate_minibatch_escape as simulate_minib
 from fpsolve.escape.passages import simulate_escape as simulate_escape
 from fpsolve.escape.rare_events import split_escape as split_escape
 from fpsolve.escape.rates import escape_rate as escape_rate
+from fpsolve.escape.saddles import ways_out as ways_out
 from fpsolve.escape.scans import fit_slope as fit_slope
 from fpsolve.escape.scans import scan_escape as scan_escape
 from fpsolve.escape.scans import slope_table as slope_table
 from fpsolve.escape.setting import EscapeSetting as EscapeSetting
 from fpsolve.escape.setting import styblinski_tang_setting as styblinski_tang_setting
-from fpsolve.escape.ways_out import ways_out as ways_out

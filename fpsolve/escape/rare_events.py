@@ -16,8 +16,8 @@ from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import Boundary, escape_kernel
 from fpsolve.escape.passages import chosen_boundary, noise_barrier, signed_members, start_state
+from fpsolve.escape.saddles import relaxation_rates_below
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
-from fpsolve.escape.ways_out import relaxation_rates_below
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import check_expressions, numpy_function

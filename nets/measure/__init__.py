@@ -13,7 +13,7 @@ noise_alignment: noise covariance and both Fisher matrices beside the Hessian at
 analyse: the principal components of recorded weights, variances and motion along them.
 project: the motion of recorded weights along directions chosen elsewhere.
 widths: the flatness of the loss along directions, the distance between its two crossings of e L₀.
-active_temperature: the temperature T_i of minibatch noise along directions, at chosen distances from the weights.
+active_temperature: the temperature T_i of minibatch noise along directions, at chosen distances.
 measure_valley: sharp curvatures, mean loss and noise along a flat direction of a trained net.
 """
 

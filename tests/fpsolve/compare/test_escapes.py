@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from fpsolve import compare, plot
-from fpsolve.escape.ways_out import ways_out
+from fpsolve.escape.saddles import ways_out
 from theory import Diffusion, Landscape, Langevin, escape, hessian_proportional, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
