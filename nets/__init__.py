@@ -2,6 +2,13 @@
 
 sgd: train one net by stochastic gradient descent; returns a Run that can be continued or replayed to the bit.
 replicas: train nets of one shape side by side, a Run each.
+Recipe: how a net is trained, each number once; sgd and replicas take a Recipe or its fields as keywords.
+Plain: the optimiser w ← w − α g, with the gradient of a minibatch.
+Momentum: the optimiser v ← m v + g, w ← w − α v.
+Adam: the optimiser of bias-corrected moments of g and g².
+GradientDescent: the optimiser w ← w − α g, with the gradient over all samples.
+IsotropicNoise: gradient descent with white noise, the Langevin equation.
+FlatnessNoise: gradient descent with noise whose covariance is the Gauss–Newton Hessian.
 continued: the same Run, or Runs, after further epochs.
 record: continue a Run and record the weights of one layer after each minibatch.
 Run: a trained net with its data, settings, history and state of the optimiser.

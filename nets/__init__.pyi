@@ -28,6 +28,13 @@ from nets.models import lenet_mnist as lenet_mnist
 from nets.models import logistic as logistic
 from nets.training.along import net_at as net_at
 from nets.training.along import weights_along as weights_along
+from nets.training.optimizers import Adam as Adam
+from nets.training.optimizers import FlatnessNoise as FlatnessNoise
+from nets.training.optimizers import GradientDescent as GradientDescent
+from nets.training.optimizers import IsotropicNoise as IsotropicNoise
+from nets.training.optimizers import Momentum as Momentum
+from nets.training.optimizers import Plain as Plain
+from nets.training.recipe import Recipe as Recipe
 from nets.training.run import Run as Run
 from nets.training.train import continued as continued
 from nets.training.train import replicas as replicas

@@ -524,9 +524,8 @@ def step_settings(
 ) -> tuple[int, float]:
     """B and η: what is given, else those of the run; a ValueError where a Subject leaves them open."""
     if isinstance(measured, Run):
-        own = measured.settings
-        batch_size = own.batch_size if batch_size is None else batch_size
-        learning_rate = own.learning_rate if learning_rate is None else learning_rate
+        batch_size = measured.batch_size if batch_size is None else batch_size
+        learning_rate = measured.recipe.learning_rate if learning_rate is None else learning_rate
     if batch_size is None or learning_rate is None:
         raise ValueError("a Subject knows no training: give batch_size and learning_rate")
     return int(batch_size), float(learning_rate)

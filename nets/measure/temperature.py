@@ -75,7 +75,7 @@ def active_temperature(
     x = np.broadcast_to(x, (len(rows), x.shape[-1])).copy()
     run = measured if isinstance(measured, Run) else None
     if replacement is None:
-        replacement = run is not None and run.settings.sampling == "with_replacement"
+        replacement = run is not None and run.recipe.sampling == "with_replacement"
     factor = 0.5 * rate * batch_factor(M, batch_size=B, replacement=replacement or M == 1)
     table = modes["direction"].to_numpy()
     temperature, error, loss = (np.empty(x.shape) for _ in range(3))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,6 +33,7 @@ from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
 from nets.measure.noise import batch_factor
 from nets.measure.subject import Subject, as_subject, numpy
+from nets.training.optimizers import Plain
 from nets.training.run import Run, check_trained
 from nets.training.train import replicas
 
@@ -72,7 +73,7 @@ class MeasuredValley:
     @property
     def learning_rate(self) -> float:
         """η of the run."""
-        return self.run.settings.learning_rate
+        return self.run.recipe.learning_rate
 
     @cached_property
     def directions(self) -> np.ndarray:
@@ -249,8 +250,8 @@ def measure_valley(
         store holds another valley.
     """
     check_trained(run)
-    if run.settings.optimizer != "sgd":
-        raise ValueError(f"optimizer={run.settings.optimizer!r}: a valley is measured for plain 'sgd'")
+    if run.recipe.optimizer != Plain():
+        raise ValueError(f"optimizer={run.recipe.optimizer.name!r}: a valley is measured for plain 'sgd'")
     if min(n_sharp, epochs, pilots, degree) < 1 or points < degree + 3:
         raise ValueError(f"n_sharp, epochs, pilots, degree must be positive and points at least {degree + 3}")
     if samples is not None and not 1 < samples <= run.data.samples:
@@ -298,7 +299,7 @@ def _directions(
 
 def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
     """Everything measured: directions first, then the points along the flat one."""
-    n, s = asked["n_sharp"], run.settings
+    n, s = asked["n_sharp"], run.recipe
     rows = slice(asked["samples"])
     inputs, labels = run.data.train_inputs[rows].double(), run.data.train_labels[rows]
     directions, moved = _directions(run, asked, inputs, labels)
@@ -334,7 +335,7 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
         title="valley measured along a flat direction",
         coords={"x": quantity(x * scale, "x", "distance along the flat direction")},
         scale=scale, explained=scale**2 / float(moved @ moved), data=run.data.name, flat=asked["flat"],
-        learning_rate=s.learning_rate, batch_size=int(s.batch_size), loss_at_start=run.loss,
+        learning_rate=s.learning_rate, batch_size=run.batch_size, loss_at_start=run.loss,
         epochs=int(asked["epochs"]), degree=int(asked["degree"]), seed=int(asked["rng"]),
         samples=int(asked["samples"]),
     )  # fmt: skip
@@ -373,8 +374,8 @@ def noise_factor(run: Run) -> float:
     """Variance of a minibatch mean over that of one sample, for the run's own sampling."""
     return batch_factor(
         run.data.samples,
-        batch_size=run.settings.batch_size,
-        replacement=run.settings.sampling == "with_replacement",
+        batch_size=run.batch_size,
+        replacement=run.recipe.sampling == "with_replacement",
     )
 
 
@@ -385,11 +386,9 @@ def weights_at(run: Run) -> np.ndarray:
 
 def from_here(run: Run, epochs: int, seeds: Sequence[np.random.SeedSequence], **options) -> list[Run]:
     """Independent trainings from the weights a run ended with, with its settings."""
-    s = run.settings
     later = replicas(
-        run.net, run.data, learning_rate=s.learning_rate, batch_size=s.batch_size, epochs=epochs,
-        rng=list(seeds), sampling=s.sampling, dtype=s.dtype, **options,
-    )  # fmt: skip
+        run.net, run.data, run.recipe, epochs=epochs, stop_at_loss=None, threads=1, rng=list(seeds), **options
+    )
     for r in later:
         check_trained(r)
     return later
@@ -402,10 +401,8 @@ def walk_seed(rng: int, kind: int, index: int) -> np.random.SeedSequence:
 
 def _identity(run: Run) -> dict[str, str]:
     """What a result measured from a run depends on, of the run."""
-    settings = {k: v for k, v in asdict(run.settings).items() if k != "seed"}
-    return {
-        "weights": weights_digest(run.net), "data": run.data.digest, "settings": json.dumps(settings),
-    }  # fmt: skip
+    settings = json.dumps(run.recipe.recorded)
+    return {"weights": weights_digest(run.net), "data": run.data.digest, "settings": settings}
 
 
 def _values(coefficients: np.ndarray, z: ArrayLike) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import nn
 import fpsolve
 from nets.data.datasets import Data
 from nets.layers import description
+from nets.training.run import Run
 from nets.training.train import continued, replicas
 
 
@@ -56,7 +57,8 @@ def weights_along(
     if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] < 1:
         raise ValueError(f"epochs={wanted} must ascend from 0 or more to at least 1")
     rows = {0: [_flat(net) for net in nets]}
-    runs, done = None, 0
+    runs: Sequence[Run] | None = None
+    done = 0
     for epoch in (e for e in wanted if e > 0):
         if runs is None:
             runs = replicas(

@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 
 from nets.data.datasets import Data
 from nets.layers import description, with_parameters
-from nets.training.recipe import Settings
+from nets.training.recipe import Recipe
 from nets.training.run import Run
 
 _FORMAT = "fpsolve nets run, 1"
@@ -50,9 +49,9 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
         for kind, values in run.memory.items():
             tensors |= {f"{i}/memory/{kind}/{j}": value for j, value in enumerate(values)}
         tensors[f"{i}/rows"] = torch.tensor(run.rows, dtype=torch.float64)
-        texts.append({"settings": asdict(run.settings), "identity": _identity(run.net, run.data)} | {
-            key: getattr(run, key) for key in ("start", "epoch", "step", "outcome", "diverged_step")
-        })  # fmt: skip
+        settings = run.recipe.recorded | {"seed": run.seed}
+        state = {k: getattr(run, k) for k in ("start", "epoch", "step", "outcome", "diverged_step")}
+        texts.append(state | {"settings": settings, "identity": _identity(run.net, run.data)})
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     os.close(handle)
@@ -111,7 +110,9 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
 
 
 def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequential, data: Data) -> Run:
-    settings = Settings(**text["settings"])
+    settings = dict(text["settings"])
+    seed, epoch = settings.pop("seed"), int(text["epoch"])
+    recipe = Recipe.stored(settings, epochs=max(epoch, 1))
     device = data.train_inputs.device
     names = [name for name, _ in net.named_parameters()]
     own = with_parameters(net, (tensors[f"{i}/net/{name}"].to(device) for name in names))
@@ -121,7 +122,7 @@ def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequentia
     }
     rows = tuple(tuple(row) for row in tensors[f"{i}/rows"].tolist())
     return Run(
-        own, data, settings, text["start"], int(text["epoch"]), int(text["step"]), memory, rows,
+        own, data, recipe, seed, text["start"], epoch, int(text["step"]), memory, rows,
         text["outcome"], int(text["diverged_step"]),
     )  # fmt: skip
 

@@ -1,10 +1,11 @@
-"""How a run is trained, checked before any step."""
+"""How a net is trained: every choice in one place, checked before any step."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -14,90 +15,145 @@ from nets.training.optimizers import (
     GradientDescent,
     Optimizer,
     OptimizerName,
+    Plain,
     check_option,
     named_optimizer,
     recorded_optimizer,
     stored_optimizer,
-)  # fmt: skip
+)
 
 Precision = Literal["float32", "float64"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of a run, see :func:`nets.training.train.sgd`; ``seed`` is the recorded form of ``rng``."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a net is trained, for :func:`nets.sgd` and :func:`nets.replicas`; both take the fields by name too.
+
+    Two recipes are equal if each step goes alike: ``epochs``, ``stop_at_loss``, ``device`` and ``threads``
+    do not count.
+
+    Parameters
+    ----------
+    learning_rate : float
+        α, called η in the theory; one step lasts α in its time.
+    batch_size : int
+        B. An epoch has ⌊M/B⌋ minibatches. Left out for gradient descent, which uses all samples.
+    epochs : int
+        Epochs to train; of gradient descent an epoch is one step.
+    optimizer : Optimizer
+        ``Plain()``, ``Momentum(0.9)``, ``Adam()``, ``GradientDescent()``, ``IsotropicNoise(D)`` or
+        ``FlatnessNoise(D)``, see :mod:`nets.training.optimizers`.
+    sampling : {"without_replacement", "with_replacement"}
+        See :func:`nets.training.batches.minibatches`.
+    stop_at_loss : float, optional
+        Stop after the first epoch whose training loss is not above this, to compare runs at equal loss.
+        A warning says if it is not reached in ``epochs`` epochs.
+    divergence : float
+        A minibatch loss not below this has diverged.
+    dtype : {"float32", "float64"}
+    device : str or torch.device
+        "cuda" trains there; on a GPU the last bits may change from run to run.
+    threads : int or None
+        Threads torch may use; None leaves its setting. Other numbers may give other last bits.
+
+    Raises
+    ------
+    ValueError
+        If a field makes no sense.
+    """
 
     learning_rate: float
-    batch_size: int
-    optimizer: OptimizerName
-    momentum: float
-    noise: float
-    sampling: Sampling
-    seed: str
-    dtype: Precision
-    divergence: float
+    batch_size: int | None = None
+    epochs: int = field(compare=False)
+    optimizer: Optimizer = field(default_factory=Plain)
+    sampling: Sampling = "without_replacement"
+    stop_at_loss: float | None = field(default=None, compare=False)
+    divergence: float = 1e4
+    dtype: Precision = "float32"
+    device: str | torch.device = field(default="cpu", compare=False)
+    threads: int | None = field(default=1, compare=False)
 
-    @property
-    def rule(self) -> Optimizer:
-        """The optimiser with its numbers."""
-        return stored_optimizer(self.optimizer, momentum=self.momentum, noise=self.noise)
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        if not (isinstance(rate, int | float | np.number) and math.isfinite(rate) and rate > 0):
+            raise ValueError(f"learning_rate={rate} must be positive and finite")
+        check_epochs(self.epochs)
+        if not isinstance(self.optimizer, Optimizer):
+            raise ValueError(f"optimizer={self.optimizer!r} must be one such as Plain() or Momentum(0.9)")
+        check_option("sampling", self.sampling, get_args(Sampling))
+        check_option("dtype", self.dtype, get_args(Precision))
+        if not self.divergence > 0:
+            raise ValueError(f"divergence={self.divergence:g} must be positive")
+        object.__setattr__(self, "learning_rate", float(rate))
+        object.__setattr__(self, "divergence", float(self.divergence))
+
+    def for_samples(self, samples: int) -> Recipe:
+        """The recipe for so many training rows; a ValueError if ``batch_size`` does not fit them."""
+        size = self.batch_size
+        if isinstance(self.optimizer, GradientDescent):
+            if size not in (None, samples):
+                raise ValueError(
+                    f"batch_size={size}: optimizer={self.optimizer.name!r} uses all {samples} samples; "
+                    "leave it out"
+                )
+            size = samples
+        if size is None or not is_whole(size) or not 1 <= size <= samples:
+            raise ValueError(
+                f"batch_size={size} must be a whole number from 1 to the {samples} training rows"
+            )
+        return replace(self, batch_size=int(size))
 
     @property
     def torch_dtype(self) -> torch.dtype:
         """The precision as torch names it."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What decides how each step goes, as text and numbers, for files and ``attrs``."""
+        return {
+            "learning_rate": self.learning_rate, "batch_size": self.batch_size,
+            **recorded_optimizer(self.optimizer), "sampling": self.sampling, "dtype": self.dtype,
+            "divergence": self.divergence,
+        }  # fmt: skip
 
-def checked_settings(
-    samples: int,
-    *,
-    learning_rate: float,
-    batch_size: int | None,
-    optimizer: OptimizerName,
-    momentum: float | None,
-    noise: float | None,
-    sampling: Sampling,
-    seed: str,
-    dtype: Precision,
-    divergence: float,
-) -> Settings:
-    """Settings that make sense for so many training rows, or an error that names what does not.
+    @classmethod
+    def stored(cls, recorded: Mapping[str, Any], *, epochs: int) -> Recipe:
+        """The recipe that :attr:`recorded` describes."""
+        fields = dict(recorded)
+        numbers = {key: fields.pop(key) for key in ("momentum", "noise")}
+        optimizer = stored_optimizer(fields.pop("optimizer"), **numbers)
+        return cls(**fields, optimizer=optimizer, epochs=epochs)
 
-    Parameters
-    ----------
-    samples : int
-    learning_rate, batch_size, optimizer, momentum, noise, sampling, seed, dtype, divergence
-        See :func:`nets.training.train.sgd`.
 
-    Returns
-    -------
-    Settings
+class Options(TypedDict, total=False):
+    """The fields of a :class:`Recipe` as keywords.
 
-    Raises
-    ------
-    ValueError
+    ``optimizer`` may be a name too, with ``momentum`` or ``noise``; ``learning_rate`` is one for each replica
+    where :func:`nets.replicas` is given several.
     """
-    rule = named_optimizer(optimizer, momentum=momentum, noise=noise)
-    check_option("sampling", sampling, ("without_replacement", "with_replacement"))
-    check_option("dtype", dtype, ("float32", "float64"))
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
-    if isinstance(rule, GradientDescent):
-        if batch_size not in (None, samples):
-            raise ValueError(
-                f"batch_size={batch_size}: optimizer={optimizer!r} uses all {samples} samples; leave it out"
-            )
-        batch_size = samples
-    if not is_whole(batch_size) or not 1 <= batch_size <= samples:  # type: ignore[operator]
-        raise ValueError(
-            f"batch_size={batch_size} must be a whole number from 1 to the {samples} training rows"
-        )
-    if not divergence > 0:
-        raise ValueError(f"divergence={divergence:g} must be positive")
-    return Settings(
-        float(learning_rate), int(batch_size), **recorded_optimizer(rule),  # type: ignore[arg-type]
-        sampling=sampling, seed=seed, dtype=dtype, divergence=float(divergence),
-    )  # fmt: skip
+
+    learning_rate: float | Sequence[float]
+    batch_size: int | None
+    epochs: int
+    optimizer: Optimizer | OptimizerName
+    momentum: float | None
+    noise: float | None
+    sampling: Sampling
+    stop_at_loss: float | None
+    divergence: float
+    dtype: Precision
+    device: str | torch.device
+    threads: int | None
+
+
+def changed(recipe: Recipe | None, options: Mapping[str, Any]) -> Recipe:
+    """The recipe with some :class:`Options` in place of its own; they must say all where there is none."""
+    fields = dict(options)
+    numbers = {key: fields.pop(key, None) for key in ("momentum", "noise")}
+    optimizer = fields.get("optimizer", Plain() if recipe is None else recipe.optimizer)
+    fields["optimizer"] = named_optimizer(optimizer, **numbers)
+    return Recipe(**fields) if recipe is None else replace(recipe, **fields)
 
 
 def check_epochs(epochs: int) -> None:
@@ -112,21 +168,7 @@ def is_whole(value: object) -> bool:
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device, if torch can use it.
-
-    Parameters
-    ----------
-    device : str or torch.device
-
-    Returns
-    -------
-    torch.device
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
-    """
+    """The device; a ValueError if torch cannot use it."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

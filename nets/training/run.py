@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import fpsolve
 from nets.data.datasets import Data
 from nets.layers import description
 from nets.training.optimizers import Memory
-from nets.training.recipe import Settings
+from nets.training.recipe import Recipe
 
 Outcome = Literal["trained", "diverged", "still"]
 _MEASURES = {
@@ -44,6 +44,7 @@ class Diverged(RuntimeError):
         self.step, self.epoch = step, epoch
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Run:
     """A trained net, with what is needed to go on exactly.
@@ -54,7 +55,10 @@ class Run:
         Trained; not shared with the net that training started from. Do not change it.
     data : Data
         On the device of training.
-    settings : Settings
+    recipe : Recipe
+        How each step went.
+    seed : str
+        Give it as ``rng`` to replay the run.
     start : str
         sha256 of the weights training started from.
     epoch, step : int
@@ -72,7 +76,8 @@ class Run:
 
     net: nn.Sequential
     data: Data
-    settings: Settings
+    recipe: Recipe
+    seed: str
     start: str
     epoch: int
     step: int
@@ -103,9 +108,14 @@ class Run:
         )
 
     @property
+    def batch_size(self) -> int:
+        """B; the number of training rows where all are used."""
+        return self.recipe.batch_size or self.data.samples
+
+    @property
     def steps_per_epoch(self) -> int:
         """Minibatches in an epoch, ⌊M/B⌋; 1 with full-batch gradients."""
-        return self.data.samples // self.settings.batch_size
+        return self.data.samples // self.batch_size
 
 
 def run_attributes(run: Run) -> dict[str, str | int | float]:
@@ -120,7 +130,8 @@ def run_attributes(run: Run) -> dict[str, str | int | float]:
     dict
         Of str, int and float.
     """
-    s, data = run.settings, run.data
+    data = run.data
+    recorded = {key: value for key, value in run.recipe.recorded.items() if key != "divergence"}
     return {
         "net": description(run.net),
         "data": data.name,
@@ -128,16 +139,10 @@ def run_attributes(run: Run) -> dict[str, str | int | float]:
         "data_selected": data.provenance.get("selected", "all"),
         "standardised": data.provenance.get("standardised", ""),
         "samples": data.samples,
-        "learning_rate": s.learning_rate,
-        "batch_size": s.batch_size,
         "steps_per_epoch": run.steps_per_epoch,
-        "optimizer": s.optimizer,
-        "momentum": s.momentum,
-        "noise": s.noise,
-        "sampling": s.sampling,
-        "seed": s.seed,
+        **recorded,
+        "seed": run.seed,
         "start_sha256": run.start,
-        "dtype": s.dtype,
         "torch_version": str(torch.__version__),
         "fpsolve_version": fpsolve.__version__,
     }
@@ -167,7 +172,7 @@ def finished(run: Run) -> Run:
     """
     if run.outcome == "trained":
         return run
-    s = run.settings
+    s = run.recipe
     if run.outcome == "diverged":
         why = f"its minibatch loss is not below divergence={s.divergence:g}; lower the learning rate"
     else:
@@ -177,7 +182,7 @@ def finished(run: Run) -> Run:
         )
     raise Diverged(
         f"training {_SAID[run.outcome]} at step {run.diverged_step} (epoch {run.epoch + 1}, learning_rate="
-        f"{s.learning_rate:g}, {s.optimizer!r}, batch_size={s.batch_size}): {why}",
+        f"{s.learning_rate:g}, {s.optimizer.name!r}, batch_size={s.batch_size}): {why}",
         step=run.diverged_step,
         epoch=run.epoch,
     )

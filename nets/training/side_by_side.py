@@ -95,7 +95,7 @@ def trained(
                 recorder.weights.append(weights)
             rows = _measures(batch, train, test)
             for i, outcome, row in zip(
-                active, _outcomes(before, batch, losses, first.settings.divergence), rows, strict=True
+                active, _outcomes(before, batch, losses, first.recipe.divergence), rows, strict=True
             ):
                 # Weights stay in the batch until somebody asks for them.
                 more = (row,) if outcome[0] == "trained" else ()
@@ -127,15 +127,12 @@ def _going_on(runs: Sequence[Run], stop_at_loss: float | None) -> list[int]:
 def _check_together(runs: Sequence[Run], active: Sequence[int]) -> None:
     """Runs side by side share all but weights, learning rates and seeds."""
     first = runs[0]
-    rate, seed = first.settings.learning_rate, first.settings.seed
     for run in runs[1:]:
         same_data = run.data is first.data or run.data.digest == first.data.digest
         if not same_data or description(run.net) != description(first.net):
             raise ValueError("runs side by side need the same data and nets of one shape")
-        if replace(run.settings, learning_rate=rate, seed=seed) != first.settings:
-            raise ValueError(
-                f"runs side by side need the same settings: {run.settings} is not {first.settings}"
-            )
+        if replace(run.recipe, learning_rate=first.recipe.learning_rate) != first.recipe:
+            raise ValueError(f"runs side by side need the same recipe: {run.recipe} is not {first.recipe}")
     epochs = sorted({runs[i].epoch for i in active})
     if len(epochs) > 1:
         raise ValueError(f"runs side by side must have done equally many epochs, not {epochs}")
@@ -143,7 +140,7 @@ def _check_together(runs: Sequence[Run], active: Sequence[int]) -> None:
 
 def _samples(run: Run) -> tuple[Samples, Samples]:
     """Training and test rows as the loop wants them: flat where the net is fully connected."""
-    data, dtype = run.data, run.settings.torch_dtype
+    data, dtype = run.data, run.recipe.torch_dtype
     classes = len(list(run.net.parameters())[-1])
     flat = dense_biases(run.net) is not None
     parts = ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels))
@@ -152,9 +149,9 @@ def _samples(run: Run) -> tuple[Samples, Samples]:
 
 
 def _rule(runs: Sequence[Run]) -> Rule:
-    s = runs[0].settings
-    rates, seeds = zip(*((r.settings.learning_rate, r.settings.seed) for r in runs), strict=True)
-    return Rule(s.rule, rates, seeds, s.batch_size, s.sampling)
+    s = runs[0].recipe
+    rates, seeds = zip(*((r.recipe.learning_rate, r.seed) for r in runs), strict=True)
+    return Rule(s.optimizer, rates, seeds, runs[0].batch_size, s.sampling)
 
 
 def _stacked(runs: Sequence[Run]) -> Batch:

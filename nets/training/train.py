@@ -4,51 +4,44 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar, Unpack
 
+import numpy as np
 import torch
 from torch import nn
 
 from fpsolve.symbols.counter_rng import Seed
 from nets.data.datasets import Data
 from nets.layers import description, weight_layers, weights_digest, with_parameters
-from nets.training.batches import Sampling, seed_text
+from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
-from nets.training.optimizers import OptimizerName, fresh_memory
-from nets.training.recipe import Precision, Settings, check_epochs, checked_device, checked_settings
+from nets.training.optimizers import fresh_memory
+from nets.training.recipe import Options, Recipe, changed, check_epochs, checked_device
 from nets.training.run import Diverged, Run, check_trained, finished
 from nets.training.side_by_side import trained
 from nets.training.step import AfterStep
 from nets.training.window import exploration_start, record
 
 __all__ = [
-    "Diverged", "Run", "Settings", "continued", "exploration_start", "load", "record", "replicas", "save",
+    "Diverged", "Recipe", "Run", "continued", "exploration_start", "load", "record", "replicas", "save",
     "sgd",
 ]  # fmt: skip
+
+Runs = TypeVar("Runs", Run, Sequence[Run])
 
 
 def sgd(
     net: nn.Sequential,
     data: Data,
+    recipe: Recipe | None = None,
     *,
-    learning_rate: float,
-    batch_size: int | None = None,
-    epochs: int,
     rng: Seed = None,
-    optimizer: OptimizerName = "sgd",
-    momentum: float | None = None,
-    noise: float | None = None,
-    sampling: Sampling = "without_replacement",
-    stop_at_loss: float | None = None,
-    divergence: float = 1e4,
-    dtype: Precision = "float32",
-    device: str | torch.device = "cpu",
-    threads: int | None = 1,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> Run:
     """Train a net on the cross-entropy of minibatches: w ← w − α ∂L^μ/∂w, or another optimiser's rule.
 
@@ -61,38 +54,19 @@ def sgd(
     net : nn.Sequential
         Where training starts; not changed. See :mod:`nets.models`.
     data : Data
-    learning_rate : float
-        α, called η in the theory; one step lasts α in its time.
-    batch_size : int
-        B. An epoch has ⌊M/B⌋ minibatches. Left out for the ``gd`` optimisers, which use all samples.
-    epochs : int
-        Epochs to train; for the ``gd`` optimisers an epoch is one step.
+    recipe : Recipe, optional
+        Learning rate, batch size, epochs, optimiser and all else, see :class:`nets.Recipe`.
     rng : int, SeedSequence, Generator or str, optional
         Seed of minibatches and noise. A string is the ``seed`` of an earlier run. The initial weights have
         a seed of their own, in :mod:`nets.models`.
-    optimizer : {"sgd", "momentum", "adam", "gd", "gd_isotropic_noise", "gd_flatness_noise"}
-        See :mod:`nets.training.optimizers`.
-    momentum : float, optional
-        For "momentum" only; default 0.9.
-    noise : float
-        D of the two noisy ones: of white noise, in units of loss; or the factor before the Gauss–Newton
-        Hessian, where η/(2B) would be the strength of SGD's own noise (ICLR 2021).
-    sampling : {"without_replacement", "with_replacement"}
-        See :func:`nets.training.batches.minibatches`.
-    stop_at_loss : float, optional
-        Stop after the first epoch whose training loss is not above this, to compare runs at equal loss.
-        A warning says if it is not reached in ``epochs`` epochs.
-    divergence : float
-        A minibatch loss not below this has diverged.
-    dtype : {"float32", "float64"}
-    device : str or torch.device
-        "cuda" trains there; on a GPU the last bits may change from run to run.
-    threads : int or None
-        Threads torch may use; None leaves its setting. Other numbers may give other last bits.
     checkpoint : path, optional
         File that holds the run after each epoch (safetensors, written whole or not at all). If it exists, the
         run resumes from it and ends as if it had never stopped.
     progress : bool
+    **options
+        Fields of a recipe, as keywords: ``learning_rate=0.1, epochs=10``; they replace those of ``recipe``.
+        ``optimizer`` may be a name as well: "sgd", "momentum", "adam", "gd", "gd_isotropic_noise" or
+        "gd_flatness_noise", with ``momentum`` (by default 0.9) for the second and ``noise`` for the last two.
 
     Returns
     -------
@@ -114,34 +88,20 @@ def sgd(
     ----------
     Feng, Tu, PNAS 118, e2015617118 (2021), Eqs. 1–3 and Methods.
     """
-    (run,) = _train(
-        [net], data, [learning_rate], [rng], batch_size=batch_size, epochs=epochs, optimizer=optimizer,
-        momentum=momentum, noise=noise, sampling=sampling, stop_at_loss=stop_at_loss, divergence=divergence,
-        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
+    (run,) = _train([net], data, [changed(recipe, options)], [rng], checkpoint, progress)
     return finished(run)
 
 
 def replicas(
     net: nn.Sequential | Sequence[nn.Sequential],
     data: Data,
+    recipe: Recipe | None = None,
     *,
-    learning_rate: float | Sequence[float],
-    batch_size: int | None = None,
-    epochs: int,
     rng: Sequence[Seed],
-    optimizer: OptimizerName = "sgd",
-    momentum: float | None = None,
-    noise: float | None = None,
-    sampling: Sampling = "without_replacement",
-    stop_at_loss: float | None = None,
-    divergence: float = 1e4,
-    dtype: Precision = "float32",
-    device: str | torch.device = "cpu",
-    threads: int | None = 1,
     checkpoint: str | os.PathLike[str] | None = None,
     after_step: AfterStep | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> list[Run]:
     """Train nets of one shape side by side, in one batch of matrix products where they are fully connected.
 
@@ -149,21 +109,21 @@ def replicas(
     ----------
     net : nn.Sequential, or one for each replica
     data : Data
-    learning_rate : float, or one for each replica
-    batch_size, epochs
-        As in :func:`sgd`.
+    recipe : Recipe, optional
+        As in :func:`sgd`; with ``stop_at_loss`` each replica stops by itself.
     rng : sequence of seeds
         One for each replica: its length is the number of replicas. Replica i takes the minibatches that
         ``sgd(…, rng=rng[i])`` takes and has the same weights but for rounding, which training amplifies:
         after three epochs of digits they agree to 10⁻¹² in float64 and 5·10⁻⁶ in float32.
-    stop_at_loss : float, optional
-        Each replica stops by itself.
-    optimizer, momentum, noise, sampling, divergence, dtype, device, threads, checkpoint, progress
-        As in :func:`sgd`; the checkpoint is one file for all.
+    checkpoint : path, optional
+        As in :func:`sgd`; one file for all.
     after_step : callable, optional
         Called with the number of steps done and the list of parameters, which it must not change; each has
         a leading axis for the replicas that still train, if there are several. To follow what is too long
         to keep.
+    progress : bool
+    **options
+        As in :func:`sgd`; ``learning_rate`` may be one for each replica.
 
     Returns
     -------
@@ -180,42 +140,25 @@ def replicas(
     if not seeds:
         raise ValueError("rng must hold one seed for each replica; it is empty")
     nets = [net] * len(seeds) if isinstance(net, nn.Sequential) else list(net)
-    rates = [learning_rate] * len(seeds) if isinstance(learning_rate, int | float) else list(learning_rate)
+    rates: Any = options.get("learning_rate", recipe and recipe.learning_rate)
+    rates = [rates] * len(seeds) if np.ndim(rates) == 0 else list(rates)
     for word, values in (("net", nets), ("learning_rate", rates)):
         if len(values) != len(seeds):
             raise ValueError(
                 f"{word} has {len(values)} entries and rng {len(seeds)} seeds: give one for each replica"
             )
-    return _train(
-        nets, data, rates, seeds, batch_size=batch_size, epochs=epochs, optimizer=optimizer,
-        momentum=momentum, noise=noise, sampling=sampling, stop_at_loss=stop_at_loss, divergence=divergence,
-        dtype=dtype, device=device, threads=threads, checkpoint=checkpoint, after_step=after_step,
-        progress=progress,
-    )  # fmt: skip
+    recipes = [changed(recipe, {**options, "learning_rate": rate}) for rate in rates]
+    return _train(nets, data, recipes, seeds, checkpoint, progress, after_step)
 
 
-@overload
 def continued(
-    run: Run,
+    run: Runs,
     epochs: int,
     *,
     stop_at_loss: float | None = None,
     threads: int | None = 1,
     progress: bool = False,
-) -> Run: ...
-@overload
-def continued(
-    run: Sequence[Run], epochs: int, *, stop_at_loss: float | None = None, threads: int | None = 1,
-    progress: bool = False,
-) -> list[Run]: ...  # fmt: skip
-def continued(
-    run: Run | Sequence[Run],
-    epochs: int,
-    *,
-    stop_at_loss: float | None = None,
-    threads: int | None = 1,
-    progress: bool = False,
-) -> Run | list[Run]:
+) -> Runs:
     """The same run, or runs side by side, after further epochs, to the bit as if there had been no stop.
 
     Parameters
@@ -225,7 +168,7 @@ def continued(
     epochs : int
         More epochs.
     stop_at_loss, threads, progress
-        As in :func:`sgd`.
+        As in :class:`nets.Recipe` and :func:`sgd`.
 
     Returns
     -------
@@ -239,87 +182,62 @@ def continued(
         With the step, for a single run.
     """
     check_epochs(epochs)
-    if not isinstance(run, Run):
-        several = trained(run, epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
-        _warn_if_not_reached(several, stop_at_loss)
-        return several
-    check_trained(run)
-    later = trained([run], epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
+    if isinstance(run, Run):
+        check_trained(run)
+    runs = [run] if isinstance(run, Run) else run
+    later = trained(runs, epochs, stop_at_loss=stop_at_loss, threads=threads, progress=progress)
     _warn_if_not_reached(later, stop_at_loss)
-    return finished(later[0])
+    return finished(later[0]) if isinstance(run, Run) else later
 
 
 def _train(
     nets: Sequence[nn.Sequential],
     data: Data,
-    rates: Sequence[float],
+    recipes: Sequence[Recipe],
     rngs: Sequence[Seed],
-    *,
-    batch_size: int | None,
-    epochs: int,
-    optimizer: OptimizerName,
-    momentum: float | None,
-    noise: float | None,
-    sampling: Sampling,
-    stop_at_loss: float | None,
-    divergence: float,
-    dtype: Precision,
-    device: str | torch.device,
-    threads: int | None,
     checkpoint: str | os.PathLike[str] | None,
     progress: bool,
     after_step: AfterStep | None = None,
 ) -> list[Run]:
-    """Check everything, start or resume, train."""
-    check_epochs(epochs)
-    moved = data.to(checked_device(device))
+    """Check nets and data, start or resume, train. Recipes differ in their learning rates alone."""
+    recipe = recipes[0]
+    moved = data.to(checked_device(recipe.device))
     for net in {id(net): net for net in nets}.values():
         _check_fits(net, data)
     runs = [
-        _start(net, moved, checked_settings(
-            data.samples, learning_rate=rate, batch_size=batch_size, optimizer=optimizer, momentum=momentum,
-            noise=noise, sampling=sampling, seed=seed_text(rng), dtype=dtype, divergence=divergence,
-        ))
-        for net, rate, rng in zip(nets, rates, rngs, strict=True)
-    ]  # fmt: skip
-    after_epoch: Callable[[list[Run]], None] | None = None
+        _start(net, moved, own.for_samples(data.samples), seed_text(rng))
+        for net, own, rng in zip(nets, recipes, rngs, strict=True)
+    ]
+    after_epoch = None
     if checkpoint is not None:
-        path = Path(checkpoint)
-        if path.exists():
-            runs = _resumed(path, runs, fresh=[rng is None for rng in rngs])
+        after_epoch = partial(save, path=checkpoint)
+        if Path(checkpoint).exists():
+            runs = _resumed(Path(checkpoint), runs, fresh=[rng is None for rng in rngs])
         else:
-            save(runs, path)  # a place that cannot be written is found now
-
-        def after_epoch(these: list[Run]) -> None:
-            save(these, path)
-
+            after_epoch(runs)  # a place that cannot be written is found now
     done = max(run.epoch for run in runs)
-    if done > epochs:
+    if done > recipe.epochs:
         raise ValueError(
-            f"epochs={epochs}, but {checkpoint} already holds {done}; ask for more, or remove it"
+            f"epochs={recipe.epochs}, but {checkpoint} already holds {done}; ask for more, or remove it"
         )
-    if done < epochs:
+    if done < recipe.epochs:
         runs = trained(
-            runs,
-            epochs - done,
-            stop_at_loss=stop_at_loss,
-            threads=threads,
-            progress=progress,
-            after_epoch=after_epoch,
-            after_step=after_step,
-        )
-    _warn_if_not_reached(runs, stop_at_loss)
+            runs, recipe.epochs - done, stop_at_loss=recipe.stop_at_loss, threads=recipe.threads,
+            progress=progress, after_epoch=after_epoch, after_step=after_step,
+        )  # fmt: skip
+    _warn_if_not_reached(runs, recipe.stop_at_loss)
     return runs
 
 
 def _resumed(path: Path, asked: Sequence[Run], fresh: Sequence[bool]) -> list[Run]:
-    """The runs of a checkpoint, if they are those that are asked for."""
+    """The runs of a checkpoint, if they are those that are asked for; a fresh seed is any seed."""
     held = load(path, net=asked[0].net, data=asked[0].data)
     if len(held) != len(asked):
         raise ValueError(f"{path} holds {len(held)} runs, not {len(asked)}; name another checkpoint")
     for there, here, any_seed in zip(held, asked, fresh, strict=True):
-        kept, wanted = asdict(there.settings), asdict(here.settings)
-        kept["initial weights"], wanted["initial weights"] = there.start, here.start
+        kept, wanted = (
+            run.recipe.recorded | {"seed": run.seed, "initial weights": run.start} for run in (there, here)
+        )
         for key, value in wanted.items():
             if kept[key] != value and not (key == "seed" and any_seed):
                 raise ValueError(
@@ -341,12 +259,12 @@ def _warn_if_not_reached(runs: Sequence[Run], stop_at_loss: float | None) -> Non
         )
 
 
-def _start(net: nn.Sequential, data: Data, settings: Settings) -> Run:
+def _start(net: nn.Sequential, data: Data, recipe: Recipe, seed: str) -> Run:
     """A run of no epochs."""
-    device, dtype = data.train_inputs.device, settings.torch_dtype
+    device, dtype = data.train_inputs.device, recipe.torch_dtype
     own = with_parameters(net, (p.detach().to(device, dtype, copy=True) for p in net.parameters()))
-    memory = fresh_memory(settings.rule, list(own.parameters()))
-    return Run(own, data, settings, weights_digest(own), 0, 0, memory)
+    memory = fresh_memory(recipe.optimizer, list(own.parameters()))
+    return Run(own, data, recipe, seed, weights_digest(own), 0, 0, memory)
 
 
 def _check_fits(net: nn.Sequential, data: Data) -> None:

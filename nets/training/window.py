@@ -98,7 +98,7 @@ def record(
     if not is_whole(every) or not 1 <= every <= steps:
         raise ValueError(f"every={every!r} must lie between 1 and the window's {steps} steps")
     kept, weights = steps // every, checked_layer(runs[0].net, layer).weight.numel()
-    size = kept * weights * len(runs) * runs[0].settings.torch_dtype.itemsize
+    size = kept * weights * len(runs) * runs[0].recipe.torch_dtype.itemsize
     if size > LARGEST_WINDOW:
         raise ValueError(
             f"a window of {kept} steps × {weights} weights takes {size / 2**30:.1f} GiB, more than "
@@ -174,8 +174,8 @@ def _window(runs: Sequence[Run], later: Sequence[Run], recorder: Recorder) -> xr
     weights = np.concatenate(recorder.weights, axis=1)
     losses = np.concatenate(recorder.losses, axis=1)[:, step - first.step - 1]
     own: dict[str, list[str] | list[float]] = {
-        "learning_rate": [r.settings.learning_rate for r in runs],
-        "seed": [r.settings.seed for r in runs],
+        "learning_rate": [r.recipe.learning_rate for r in runs],
+        "seed": [r.seed for r in runs],
         "start_sha256": [r.start for r in runs],
         "loss_start": [r.loss for r in runs],
         "loss_end": [r.loss for r in later],

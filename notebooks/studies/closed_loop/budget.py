@@ -40,7 +40,7 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     the walk; what is measured at copies is of its end. ``stiffness`` (place, mode), Cov(p_i, g_i)/Var p_i,
     and ``excess``, ρ at the copies' own weights.
     """
-    if valley.run.settings.sampling != "with_replacement":
+    if valley.run.recipe.sampling != "with_replacement":
         raise ValueError(
             "sampling='without_replacement': its steps are not independent; train with replacement"
         )

@@ -82,11 +82,11 @@ def closed_loop(
         explained=quantity(valley.profile.attrs["explained"], (), "share of the displacement along u"),
         fit_error=quantity(valley.profile.attrs["curvature_fit_error"], (), "largest error of a fitted λ_i"),
     )
-    if valley.run.settings.sampling == "with_replacement":
+    if valley.run.recipe.sampling == "with_replacement":
         both = xr.merge([both, variance_budget(valley, walked)], combine_attrs="override")
     both.attrs |= {
         "title": "prediction of the measured valley beside SGD", "confidence": confidence,
-        "data": valley.run.data.name, "batch_size": int(valley.run.settings.batch_size),
+        "data": valley.run.data.name, "batch_size": valley.run.batch_size,
     }  # fmt: skip
     return both
 
@@ -140,9 +140,7 @@ def _at_ends(valley: MeasuredValley, walked: xr.Dataset) -> dict[str, xr.Variabl
         "log_flatness_net": quantity(grown.mean(), (), "growth of ln F̂ at the copies' own weights"),
         "log_flatness_net_error": quantity(grown.std(ddof=1) / np.sqrt(len(grown)), (), "its standard error"),
         "curvature": quantity(origin, "mode", "curvature λ_i at w₀"),
-        "noise_curvature": quantity(
-            valley.run.settings.batch_size * C0 / origin, "mode", "B C_ii / λ_i at w₀"
-        ),
+        "noise_curvature": quantity(valley.run.batch_size * C0 / origin, "mode", "B C_ii / λ_i at w₀"),
         "loss": quantity(profile.attrs["loss_at_start"], (), "training loss at w₀"),
         "loss_line": quantity(end, (), "on the line where SGD ends"),
         "loss_net": quantity(float(walked["loss"].mean()), (), "training loss of the copies at the end"),

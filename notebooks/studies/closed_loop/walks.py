@@ -67,7 +67,7 @@ def walk(
 
 def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
     w0, n, run = weights_at(valley.run), valley.n_sharp, valley.run
-    dtype = run.settings.torch_dtype
+    dtype = run.recipe.torch_dtype
     columns = torch.from_numpy(np.ascontiguousarray(valley.directions)).to(dtype)
     pieces = columns.split([p.numel() for p in run.net.parameters()])
     origin = torch.from_numpy(w0 @ valley.directions)

@@ -22,7 +22,7 @@ from nets.layers import weight_layers
 from nets.measure.curvature import hessian, leading_eigenpairs, top_eigenpairs
 from nets.measure.noise import noise_trace
 from nets.measure.subject import as_subject
-from nets.training.optimizers import OptimizerName
+from nets.training.optimizers import GradientDescent, IsotropicNoise, Optimizer, Plain
 from nets.training.run import Run, run_attributes
 from nets.training.train import continued, sgd
 
@@ -125,7 +125,7 @@ def flatness_dynamics(
     )
     result = result.assign_coords(
         step=quantity(steps, "epoch", "steps done"),
-        time=quantity(steps * run.settings.learning_rate, "epoch", "learning rate × steps"),
+        time=quantity(steps * run.recipe.learning_rate, "epoch", "learning rate × steps"),
         mode=np.arange(1, count + 1),
     )
     result.attrs = run_attributes(run) | {
@@ -170,12 +170,10 @@ def flatness_along(
     length = 1 if batch_size is None else data.samples // batch_size
     if any(s % length for s in steps):
         raise ValueError(f"steps={list(steps)} must be whole epochs of {length}")
-    optimizer: OptimizerName = (
-        "sgd" if batch_size is not None else "gd" if noise is None else "gd_isotropic_noise"
-    )
+    optimizer: Optimizer = GradientDescent() if noise is None else IsotropicNoise(noise)
     run = sgd(
-        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=1, optimizer=optimizer,
-        noise=noise, rng=rng,
+        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=1, rng=rng,
+        optimizer=optimizer if batch_size is None else Plain(),
     )  # fmt: skip
     epochs = [s // length for s in steps]
     return flatness_dynamics(run, epochs=epochs, norms=layer_norms(net), layer=layer, samples=samples)

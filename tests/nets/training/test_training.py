@@ -16,9 +16,10 @@ from torch import nn
 
 from nets import layers, models
 from nets.data import datasets
-from nets.training import batches, train
+from nets.training import batches, optimizers, train
 from nets.training import window as recording
 from nets.training.networks import AutogradNetwork, DenseNetwork, dense_biases, network
+from nets.training.recipe import Options, Recipe
 
 OPTIONS = {"learning_rate": 0.1, "batch_size": 50, "rng": 0}
 
@@ -67,7 +68,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(digits):
 
 def test_the_recorded_seed_replays_a_run_that_had_none(digits):
     first = train.sgd(_net(), digits, epochs=1, **(OPTIONS | {"rng": None}))
-    assert _same(first, train.sgd(_net(), digits, epochs=1, **(OPTIONS | {"rng": first.settings.seed})))
+    assert _same(first, train.sgd(_net(), digits, epochs=1, **(OPTIONS | {"rng": first.seed})))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,43 @@ def test_training_neither_changes_the_given_net_nor_touches_the_global_generator
     assert torch.equal(_vector(net), before)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+# Recipes
+
+
+def test_a_recipe_is_the_same_as_its_fields_as_keywords(digits):
+    recipe = Recipe(learning_rate=0.1, batch_size=50, epochs=2, optimizer=optimizers.Momentum(0.5))
+    words = {"learning_rate": 0.1, "batch_size": 50, "optimizer": "momentum", "momentum": 0.5}
+    first, second = (
+        train.sgd(_net(), digits, recipe, rng=0),
+        train.sgd(_net(), digits, epochs=2, rng=0, **words),
+    )
+    assert _same(first, second) and first.rows == second.rows and first.recipe == second.recipe == recipe
+    longer = train.sgd(_net(), digits, recipe, epochs=3, rng=0)
+    assert longer.epoch == 3 and longer.rows[:3] == first.rows and longer.recipe == recipe
+    slower = train.sgd(_net(), digits, recipe, momentum=0.0, rng=0)
+    assert slower.recipe.optimizer == optimizers.Momentum(0.0) and slower.recipe != recipe
+    pair = train.replicas(_net(), digits, recipe, learning_rate=[0.1, 0.2], rng=[0, 1])
+    assert [run.recipe.learning_rate for run in pair] == [0.1, 0.2] and pair[0].recipe == recipe
+
+
+def test_every_field_of_a_recipe_is_an_option():
+    fields = {f.name for f in dataclasses.fields(Recipe)}
+    assert set(Options.__annotations__) == fields | {"momentum", "noise"}
+
+
+@pytest.mark.parametrize(("name", "kind"), optimizers.OPTIMIZERS.items())
+def test_a_recipe_is_read_back_from_what_is_recorded(name, kind):
+    numbers = {f.name: 0.25 for f in dataclasses.fields(kind)}
+    recipe = Recipe(learning_rate=0.1, batch_size=50, epochs=2, optimizer=kind(**numbers), dtype="float64")
+    recorded = {
+        "learning_rate": 0.1, "batch_size": 50, "optimizer": name, "momentum": numbers.get("momentum", 0.0),
+        "noise": numbers.get("noise", 0.0), "sampling": "without_replacement", "dtype": "float64",
+        "divergence": 1e4,
+    }  # fmt: skip
+    assert list(recipe.recorded.items()) == list(recorded.items())
+    assert Recipe.stored(recorded, epochs=7) == recipe
 
 
 # Against torch's own autograd and optimisers
@@ -151,7 +189,7 @@ def test_training_meets_autograd_and_torchs_own_optimisers(digits, optimizer, sh
         optimizer=optimizer,
         dtype="float64",
     )
-    reference = _reference(net, data, optimizer, 4, run.settings.seed)
+    reference = _reference(net, data, optimizer, 4, run.seed)
     assert _vector(run) == pytest.approx(_vector(reference), rel=1e-11, abs=1e-13)
 
 
@@ -202,7 +240,7 @@ def test_replicas_side_by_side_are_the_runs_on_their_own(digits, dtype, error, b
     )
     for run, net, rate, seed in zip(together, nets, rates, [7, 8, 7], strict=True):
         alone = train.sgd(net, digits, learning_rate=rate, batch_size=50, epochs=3, rng=seed, dtype=dtype)
-        assert run.settings == alone.settings and run.start == alone.start
+        assert run.recipe == alone.recipe and run.seed == alone.seed and run.start == alone.start
         assert (_vector(run) - _vector(alone)).abs().max() < error
         assert np.array(run.rows) == pytest.approx(np.array(alone.rows), rel=1e2 * error)
 
@@ -307,7 +345,7 @@ def test_each_recorded_move_is_the_learning_rate_times_the_minibatch_gradient(di
     window = train.record(run, layer=1, epochs=1)
     net = nn.Sequential(*run.net)
     first = layers.weight_layers(net)[1][1].weight
-    batch = torch.from_numpy(batches.minibatches(run.settings.seed, run.epoch, samples=300, batch_size=50)[0])
+    batch = torch.from_numpy(batches.minibatches(run.seed, run.epoch, samples=300, batch_size=50)[0])
     for p in net.parameters():
         p.requires_grad_(True)
     loss = nn.functional.cross_entropy(net(data.train_inputs[batch].double()), data.train_labels[batch])
@@ -480,7 +518,9 @@ def test_a_run_in_a_file_goes_on_to_the_bit(digits, tmp_path):
         run = train.sgd(_net(), digits, epochs=2, optimizer=optimizer, **OPTIONS)
         train.save(run, tmp_path / "run.safetensors")
         (back,) = train.load(tmp_path / "run.safetensors", net=_net(9), data=digits)
-        assert _same(run, back) and back.rows == run.rows and back.settings == run.settings
+        assert (
+            _same(run, back) and back.rows == run.rows and back.recipe == run.recipe and back.seed == run.seed
+        )
         assert _same(train.continued(run, 2), train.continued(back, 2))
 
 
@@ -571,6 +611,17 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(digits, tmp_path):
 def test_options_without_sense_are_refused_by_name(digits, change, match):
     with pytest.raises(ValueError, match=match):
         train.sgd(_net(), digits, **({"epochs": 1} | OPTIONS | change))
+
+
+def test_a_recipe_needs_its_numbers_and_an_optimiser(digits):
+    with pytest.raises(ValueError, match="such as Plain"):
+        Recipe(learning_rate=0.1, epochs=1, optimizer="momentum")
+    with pytest.raises(ValueError, match=r"learning_rate=\[0.1, 0.2\]"):
+        Recipe(learning_rate=[0.1, 0.2], epochs=1)
+    with pytest.raises(TypeError, match="learning_rat'"):
+        train.sgd(_net(), digits, learning_rat=0.1, epochs=1)
+    with pytest.raises(TypeError, match="'epochs'"):
+        train.sgd(_net(), digits, learning_rate=0.1)
 
 
 def test_a_net_that_does_not_fit_the_data_is_refused(digits):

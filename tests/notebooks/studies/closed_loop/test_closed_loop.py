@@ -171,7 +171,7 @@ def test_the_last_correction_of_the_budget_is_the_variance_and_the_first_is_reje
         rate * C / (slope * (2 - rate * slope)), rel=1e-9
     )
     assert float(budget["stiffness"].sel(place="own")[0]) > 1.05 * lam
-    shuffled = _one_mode(replace(run, settings=replace(run.settings, sampling="without_replacement")))
+    shuffled = _one_mode(replace(run, recipe=replace(run.recipe, sampling="without_replacement")))
     with pytest.raises(ValueError, match="sampling='without_replacement'"):
         variance_budget(shuffled, walked)
 

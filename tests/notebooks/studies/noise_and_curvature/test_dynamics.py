@@ -55,6 +55,6 @@ def test_flatness_along_training_is_what_each_stop_has_by_itself(optimizer):
         back = rescaled(run.net, layer_norms(net))
         there = top_curvatures(back, data.train_inputs, data.train_labels, count=5, layer=1)
         assert found.eigenvalue_rescaled[place].to_numpy() == pytest.approx(there, rel=1e-9)
-    assert found.attrs["optimizer"] == start.settings.optimizer
+    assert found.attrs["optimizer"] == start.recipe.optimizer.name
     with pytest.raises(ValueError, match="ascend"):
         flatness_dynamics(later, epochs=[1, 4])
