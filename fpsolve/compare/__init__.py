@@ -8,6 +8,7 @@ Claim: What a paper claims, as data.
 Below: Claim that a number is below a border.
 Between: Claim that a number lies in a range.
 About: Claim that a number is near a target.
+Sides: Claim decided by the side of 0 on which an interval lies.
 Verdict: One claim beside what was measured.
 VerdictTable: The verdicts of one notebook.
 read_verdicts: Title and verdicts of a stored notebook.

@@ -5,6 +5,7 @@ from fpsolve.compare.verdicts import About as About
 from fpsolve.compare.verdicts import Below as Below
 from fpsolve.compare.verdicts import Between as Between
 from fpsolve.compare.verdicts import Claim as Claim
+from fpsolve.compare.verdicts import Sides as Sides
 from fpsolve.compare.verdicts import Verdict as Verdict
 from fpsolve.compare.verdicts import VerdictTable as VerdictTable
 from fpsolve.compare.verdicts import read_verdicts as read_verdicts

@@ -139,6 +139,26 @@ class About:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """By the side of 0 on which the whole interval lies; ``neither`` where the interval holds 0.
+
+    A claim does not hold where both ends are nearer to 0 than ``negligible``.
+    """
+
+    above: Outcome
+    below: Outcome = "not decided"
+    neither: Outcome = "not decided"
+    negligible: float = 0.0
+
+    def outcome(self, measured: Measured) -> Outcome:
+        if max(abs(measured.low), abs(measured.high)) < self.negligible:
+            return "does not hold"
+        if measured.low > 0:
+            return self.above
+        return self.below if measured.high < 0 else self.neither
+
+
+@dataclass(frozen=True)
 class Claim:
     """A claim of a paper as data: what it expects of a number, and the number that was measured.
 
@@ -150,7 +170,7 @@ class Claim:
         The paper's number, or what it says where it gives none.
     measured : number with ``value``, ``low`` and ``high``
         Such as :class:`fpsolve.statistics.Estimate`.
-    expected : Below, Between or About
+    expected : Below, Between, About or Sides
     source : str
         Where the paper says so, "PRL Eq. 12".
     shown : str

@@ -13,7 +13,8 @@ import xarray as xr
 
 from fpsolve.results import dataset, quantity
 from nets.measure.valley import MeasuredValley
-from notebooks.studies.closed_loop.predictions import coupled_variances
+from notebooks.studies.closed_loop.predictions import coupled_variances, settled_variance
+from notebooks.studies.closed_loop.walks import PLACES
 
 #: The corrections, one after the other, that lead from D_i/λ_i at w₀ to the identity.
 CORRECTIONS = {
@@ -44,55 +45,51 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
         raise ValueError(
             "sampling='without_replacement': its steps are not independent; train with replacement"
         )
-    n, rate = valley.n_sharp, valley.learning_rate
-    origin = valley.profile.sel(x=0.0, method="nearest")
-    C0, lam0 = np.diag(origin["covariance"].to_numpy())[:n], origin["curvature"].to_numpy()
+    n, rate, rows = valley.n_sharp, valley.learning_rate, ("correction", "mode")
+    start = valley.profile.sel(x=0.0, method="nearest")
+    C0, lam0 = np.diag(start["covariance"].to_numpy())[:n], start["curvature"].to_numpy()
     steps = walked["step"].to_numpy() - int(walked["step"][0])
     late = steps >= steps[-1] / 2
-    x = walked["x"].to_numpy()
-    place = x[late].mean(1)
-    lam, C = valley.curvatures(place), valley.noise(place)[:, :n]
+    place = walked["x"].to_numpy()[late].mean(1)
+    middle = float(place.mean())
+    C = valley.noise(middle)[:n]
+    moving = settled_variance(valley.noise(place)[:, :n], valley.curvatures(place), rate).mean(0)
+    share = moving / settled_variance(C, valley.curvatures(middle), rate)
+    coupled = share * coupled_variances(valley, middle)
+    widened = share * coupled_variances(valley, middle, minibatch_hessians=True)
+    ratio = walked["noise"].mean("measured") / C
+    stiffness, excess = _response(valley, walked)
+    noise = walked["noise"].sel(place="own").mean("measured").to_numpy()
     predicted = {
         "D/λ at the start": rate * C0 / (2 * lam0),
-        "finite step": rate * C0 / (2 * lam0 - rate * lam0**2),
-        "moving": (rate * C / (2 * lam - rate * lam**2)).mean(0),
+        "finite step": settled_variance(C0, lam0, rate),
+        "moving": moving,
+        "couplings": coupled,
+        "minibatch Hessians": widened,
+        "noise at y": coupled * ratio.sel(place="shadow").to_numpy(),
+        "noise of the net": coupled * ratio.sel(place="own").to_numpy(),
+        "D/λ of the net": settled_variance(noise, walked["curvature"].mean("measured").to_numpy(), rate),
+        "force of the net": settled_variance(noise, stiffness[0], rate, excess=excess[0]),
     }
-    middle = float(place.mean())
-    lam_m, C_m = valley.curvatures(middle), valley.noise(middle)[:n]
-    alone = rate * C_m / (lam_m * (2 - rate * lam_m))
-    predicted["couplings"] = predicted["moving"] * coupled_variances(valley, middle) / alone
-    with_hessians = coupled_variances(valley, middle, minibatch_hessians=True)
-    predicted["minibatch Hessians"] = predicted["moving"] * with_hessians / alone
-    ends = x[-1, : walked.sizes["measured"]]
-    ratio = walked["noise"].mean("measured") / C_m
-    for name, at in (("noise at y", "shadow"), ("noise of the net", "own")):
-        predicted[name] = predicted["couplings"] * ratio.sel(place=at).to_numpy()
-    p = walked["y"].to_numpy()[-1, : len(ends)] + valley.floors(ends)
-    p = p - p.mean(0)
-    stiff, excess = {}, {}
-    for at in ("shadow", "own"):
-        g = walked["gradient"].sel(place=at).to_numpy()
-        g = g - g.mean(0)
-        slope = (p * g).sum(0) / (p**2).sum(0)
-        stiff[at] = slope
-        excess[at] = (g**2).sum(0) / (slope**2 * (p**2).sum(0)) - 1
-    noisy = walked["noise"].sel(place="own").mean("measured").to_numpy()
-    curved, forced = walked["curvature"].mean("measured").to_numpy(), stiff["own"]
-    predicted["D/λ of the net"] = rate * noisy / (curved * (2 - rate * curved))
-    predicted["force of the net"] = rate * noisy / (forced * (2 - rate * forced * (1 + excess["own"])))
+    sgd = walked["y"].to_numpy()[late].var(1, ddof=1).mean(0)
     return dataset(
         {
-            "predicted": quantity(
-                [predicted[c] for c in CORRECTIONS], ("correction", "mode"), "Var y_i, predicted"
-            ),
-            "sgd": quantity(walked["y"].to_numpy()[late].var(1, ddof=1).mean(0), "mode", "Var y_i of SGD"),
-            "stiffness": quantity(
-                [stiff["own"], stiff["shadow"]], ("place", "mode"), "Cov(p_i, g_i) / Var p_i"
-            ),
-            "excess": quantity(excess["own"], "mode", "Var g_i / (λ² Var p_i) − 1"),
+            "predicted": quantity([predicted[c] for c in CORRECTIONS], rows, "Var y_i, predicted"),
+            "sgd": quantity(sgd, "mode", "Var y_i of SGD"),
+            "stiffness": quantity(stiffness, ("place", "mode"), "Cov(p_i, g_i) / Var p_i"),
+            "excess": quantity(excess[0], "mode", "Var g_i / (λ² Var p_i) − 1"),
         },
         title="budget of Var y_i",
-        coords={
-            "correction": list(CORRECTIONS), "place": ["own", "shadow"], "mode": np.arange(1, n + 1),
-        },
-    )  # fmt: skip
+        coords={"correction": list(CORRECTIONS), "place": [*PLACES], "mode": np.arange(1, n + 1)},
+    )
+
+
+def _response(valley: MeasuredValley, walked: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """λ = Cov(p_i, g_i)/Var p_i and ρ = Var g_i/(λ²Var p_i) − 1 at the copies' ends, shape (place, mode)."""
+    count = walked.sizes["measured"]
+    x, y = (walked[name].to_numpy()[-1, :count] for name in ("x", "y"))
+    p, g = y + valley.floors(x), walked["gradient"].sel(place=[*PLACES]).to_numpy()
+    p, g = p - p.mean(0), g - g.mean(1, keepdims=True)
+    square = (p**2).sum(0)
+    stiffness = (p * g).sum(1) / square
+    return stiffness, (g**2).sum(1) / (stiffness**2 * square) - 1

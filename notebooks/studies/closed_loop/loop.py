@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -27,7 +27,7 @@ from nets.measure.valley import (
     measure_valley,
     walk_seed,
     weights_at,
-)  # fmt: skip
+)
 from nets.models import fully_connected
 from nets.training import train
 from nets.training.recipe import Precision
@@ -215,13 +215,9 @@ class LoopStudy:
 
 
 def closed_loops(
-    study: LoopStudy,
-    *,
-    nets: int = 3,
-    seed: int = 0,
-    folder: str | Path | None = None,
+    study: LoopStudy, *, nets: int = 3, seed: int = 0, folder: str | Path | None = None,
     progress: bool = False,
-) -> xr.Dataset:
+) -> xr.Dataset:  # fmt: skip
     """The closed loop of several nets, each with its own initial weights and minibatches, over ``net``.
 
     ``seed`` is that of the first net; the others follow. Data files are found through the environment
@@ -252,39 +248,41 @@ def closed_loops(
 def _one_net(
     study: LoopStudy, data: Data, seed: int, folder: str | Path | None, progress: bool
 ) -> xr.Dataset:
-    def place(kind: str, ending: str = "nc", flat: bool = True) -> Path | None:
-        name = study.name if flat else study.name.rsplit("_", 1)[0]
-        return None if folder is None else Path(folder) / f"{name}_{kind}_{seed}.{ending}"
+    """The closed loop of one net, with every part kept in ``folder``."""
+    asked = study.asked | {"net": seed}
+
+    def place(kind: str) -> Path | None:
+        return None if folder is None else Path(folder) / f"{study.name}_{kind}_{seed}.nc"
+
+    def settings(*names: str) -> dict[str, Any]:
+        return {name: getattr(study, name) for name in names}
 
     def compute() -> xr.Dataset:
         began = time.process_time()
+        trained = study.name.rsplit("_", 1)[0]  # the same for every flat direction
         run = train.sgd(
-            fully_connected((data.features, *study.hidden, len(data.classes)), rng=seed), data,
-            learning_rate=study.learning_rate, batch_size=study.batch_size, epochs=study.epochs, rng=seed,
-            sampling="with_replacement", dtype=study.dtype, progress=progress,
-            checkpoint=place("trained", "safetensors", False),
+            fully_connected((data.features, *study.hidden, len(data.classes)), rng=seed), data, rng=seed,
+            sampling="with_replacement", progress=progress,
+            checkpoint=None if folder is None else Path(folder) / f"{trained}_trained_{seed}.safetensors",
+            **settings("learning_rate", "batch_size", "epochs", "dtype"),
         )  # fmt: skip
-        trained = time.process_time()
+        after_training = time.process_time()
         valley = measure_valley(
-            run, n_sharp=study.n_sharp, epochs=study.window, pilots=study.pilots, points=study.points,
-            degree=study.degree, flat=study.flat, tolerance=study.tolerance, rng=seed, store=place("valley"),
-            progress=progress,
+            run, epochs=study.window, rng=seed, store=place("valley"), progress=progress,
+            **settings("n_sharp", "pilots", "points", "degree", "flat", "tolerance"),
         )  # fmt: skip
         walked = walk(
-            valley, replicas=study.replicas, measured=study.measured, rng=seed, store=place("walk"),
-            progress=progress,
-        )  # fmt: skip
+            valley, rng=seed, store=place("walk"), progress=progress, **settings("replicas", "measured")
+        )
         quiet = kept(place("quiet"), lambda: _quiet(study, valley, seed), asked=asked)
         followed = time.process_time()
         found = closed_loop(valley, walked, walkers=study.walkers, rng=seed, progress=progress)
-        found = found.assign({k: quiet[k] for k in quiet.data_vars})
         parts = sum(float(part.attrs["cpu_seconds"]) for part in (valley.profile, walked, quiet))
-        seconds = trained - began + parts + time.process_time() - followed
-        return found.assign(cpu_seconds=quantity(seconds, (), "processor time of this net")).assign_attrs(
-            cpu_seconds=seconds
-        )
+        seconds = after_training - began + parts + time.process_time() - followed
+        found = found.assign({k: quiet[k] for k in quiet.data_vars})
+        found["cpu_seconds"] = quantity(seconds, (), "processor time of this net")
+        return found.assign_attrs(cpu_seconds=seconds)
 
-    asked = study.asked | {"net": seed}
     return kept(place("loop"), compute, asked=asked)
 
 

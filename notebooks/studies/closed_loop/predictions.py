@@ -85,13 +85,16 @@ def stationary_place(valley: MeasuredValley, *, noise: Reading) -> float:
     NaN means that the valley has no stationary density: only that of y_i given x can settle.
     """
     x = valley.profile["x"].to_numpy()
-    line = np.linspace(x[0], x[-1], 400)
-    v = np.array([flat_drift(valley, noise=noise)(t) for t in line]) if noise == "local" else None
-    if v is None:
-        drift = flat_drift(valley, noise=noise)
-        v = np.array([drift(t) for t in line])
+    line, drift = np.linspace(x[0], x[-1], 400), flat_drift(valley, noise=noise)
+    v = np.array([drift(t) for t in line])
     found = np.flatnonzero((v[:-1] > 0) & (v[1:] <= 0))
     return float(line[found[0]]) if len(found) else float("nan")
+
+
+def settled_variance(C: ArrayLike, lam: ArrayLike, rate: float, *, excess: ArrayLike = 0.0) -> np.ndarray:
+    """ηC/(λ(2 − ηλ(1 + ρ))): the stationary variance of y ← (1 − ηλ)y − ηξ with ⟨ξ²⟩ = C; ρ is ``excess``."""
+    C, lam, more = np.asarray(C), np.asarray(lam), 1 + np.asarray(excess)
+    return rate * C / (lam * (2 - rate * lam * more))
 
 
 def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: bool = False) -> np.ndarray:
@@ -130,8 +133,8 @@ def theory_variances(valley: MeasuredValley, *, steps: int, noise: Reading) -> n
     """
     rate = valley.learning_rate
     late = flat_path(valley, steps=steps, noise="local")[steps // 2 :]
-    lam = valley.curvatures(late)
-    return (valley.diffusion(late, noise=noise) / (lam * (1 - rate * lam / 2))).mean(0)
+    C = 2 / rate * valley.diffusion(late, noise=noise)
+    return settled_variance(C, valley.curvatures(late), rate).mean(0)
 
 
 def conditional_variances(
@@ -272,10 +275,10 @@ def _of_theory(
     path = flat_path(valley, steps=steps, noise=noise)
     late = path[steps // 2 :]
     lam, D = valley.curvatures(late), valley.diffusion(late, noise=noise)
-    bare, stepped = (D / lam).mean(0), (D / (lam * (1 - rate * lam / 2))).mean(0)
+    bare, stepped = (D / lam).mean(0), settled_variance(2 / rate * D, lam, rate).mean(0)
     middle = float(late.mean())
     lam, C = valley.curvatures(middle), valley.noise(middle)[:n]
-    coupled = stepped * (coupled_variances(valley, middle) / (rate / 2 * C / (lam * (1 - rate * lam / 2))))
+    coupled = stepped * coupled_variances(valley, middle) / settled_variance(C, lam, rate)
     held = lam, valley.diffusion(middle, noise=noise)
     climb = valley.log_weighted_flatness
     flat = np.array([path[-1], np.nan, climb(path[-1]) - climb(0.0)])

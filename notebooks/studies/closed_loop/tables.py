@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from fpsolve.results import interval_text
-from fpsolve.statistics import Estimate, Scale, mean_interval
+from fpsolve.statistics import Scale, estimate, mean_interval
 from fpsolve.table import Row, Table
 from notebooks.studies.closed_loop.budget import CORRECTIONS
 from notebooks.studies.closed_loop.predictions import FLAT, METHODS, SGD
@@ -74,18 +73,15 @@ def _row(
     mean = float(np.exp(np.log(value).mean()) if (value > 0).all() else value.mean())
     own = float(error.mean() / root) if known else np.nan
     kind = ("standard error, copies" if method == SGD else METHODS[method]) if known else "none"
-    if method == SGD:
-        return Row(quantity, method, mean, own, kind, own / abs(mean), 0.0, np.nan)
-    if not ((value > 0) & (sgd > 0)).all():
+    deviation, sigmas = 0.0, np.nan
+    if method != SGD and ((value > 0) & (sgd > 0)).all():
+        logs = np.log(value / sgd)
+        together = np.sqrt(np.mean((error / value) ** 2 if known else 0.0) + np.mean((sgd_error / sgd) ** 2))
+        deviation = float(np.exp(logs.mean()) - 1)
+        sigmas = float(abs(logs.mean()) / (max(float(logs.std(ddof=1)), float(together)) / root))
+    elif method != SGD:
         deviation = float(value.mean() / sgd.mean() - 1)
-        return Row(quantity, method, mean, own, kind, own / abs(mean), deviation, np.nan)
-    logs = np.log(value / sgd)
-    together = np.sqrt(np.mean((error / value) ** 2 if known else 0.0) + np.mean((sgd_error / sgd) ** 2))
-    scatter = max(float(logs.std(ddof=1)), float(together)) / root
-    deviation = float(np.exp(logs.mean()) - 1)
-    return Row(
-        quantity, method, mean, own, kind, own / abs(mean), deviation, float(abs(logs.mean()) / scatter)
-    )
+    return Row(quantity, method, mean, own, kind, own / abs(mean), deviation, sigmas)
 
 
 def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
@@ -113,7 +109,7 @@ def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
 
 
 def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:
-    """SGD's variance over its prediction by a correction, geometric mean over modes, for each net."""
+    """SGD's variance over its prediction by a correction, geometric mean over modes, of each net."""
     return over_modes(found["sgd"] / found["predicted"].sel(correction=correction))
 
 
@@ -136,12 +132,9 @@ def noise_exponent(found: xr.Dataset) -> np.ndarray:
     return (x * y).sum(1) / (x**2).sum(1)
 
 
-def over_nets(values: xr.DataArray | np.ndarray, scale: Scale = "log") -> Estimate:
-    """Mean over nets and its interval; "log": the geometric mean of positive numbers."""
-    return Estimate(*map(float, mean_interval(values, scale=scale)))
-
-
 def in_words(values: xr.DataArray | np.ndarray, *, scale: Scale = "log", form: str = ".2f") -> str:
-    """Mean over nets and its interval, "1.02 [0.97, 1.08]", with numbers in the format ``form``."""
-    mean = over_nets(values, scale)
-    return interval_text(mean.value, mean.low, mean.high, form=form)
+    """Mean over nets and its interval, "1.02 [0.97, 1.08]", with numbers in the format ``form``.
+
+    On the scale "log" it is the geometric mean of positive numbers.
+    """
+    return f"{estimate(values, scale=scale):{form}}"

@@ -6,6 +6,7 @@ w₀ + x u + Σ p_i e_i, projections onto the directions of the valley.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +16,17 @@ import xarray as xr
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import kept
-from nets.measure.valley import (
-    MeasuredValley,
-    at_weights,
-    from_here,
-    noise_factor,
-    walk_seed,
-    weights_at,
-)
+from nets.measure.valley import MeasuredValley, at_weights, from_here, noise_factor, walk_seed, weights_at
+from nets.training.run import Run
+
+#: Where a copy's end is measured: at its own weights, and at their projection on the valley's directions.
+PLACES = ("own", "shadow")
 
 
 def walk(
-    valley: MeasuredValley,
-    *,
-    replicas: int = 64,
-    epochs: int | None = None,
-    every: int | None = None,
-    measured: int = 16,
-    rng: int = 0,
-    store: str | Path | None = None,
-    progress: bool = False,
-) -> xr.Dataset:
+    valley: MeasuredValley, *, replicas: int = 64, epochs: int | None = None, every: int | None = None,
+    measured: int = 16, rng: int = 0, store: str | Path | None = None, progress: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Coordinates of independent trainings from w₀, and the loss around their ends.
 
     ``epochs`` are by default those of the pilots. Places are kept after steps whose number is a multiple of
@@ -83,37 +74,41 @@ def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
     runs = from_here(run, asked["epochs"], seeds, after_step=after_step, progress=progress)
     p = np.array(places)
     x = p[..., n]
-    inputs, labels = run.data.train_inputs.double(), run.data.train_labels
-    ends = []
-    for r in shown(runs[: asked["measured"]], unit="replica", progress=progress):
-        own = weights_at(r)
-        shadow = w0 + valley.directions @ (valley.directions.T @ (own - w0))
-        ends.append(
-            [
-                at_weights(run, own, inputs, labels, valley.directions),
-                at_weights(run, shadow, inputs, labels, valley.directions, second=False),
-            ]
-        )
-
-    def of_ends(what) -> np.ndarray:
-        return np.array([[what(a) for a in pair] for pair in ends]).swapaxes(0, 1)
-
-    factor, at = noise_factor(run), ("place", "measured", "mode")
-    gradient = of_ends(lambda a: a.gradient)
-    noise = factor * of_ends(lambda a: np.diag(a.covariance)[:n])
-    curvature = of_ends(lambda a: np.diag(a.hessian)[:n])[0]
     return dataset(
         {
             "x": quantity(x, ("step", "replica"), "distance along the flat direction"),
             "y": quantity(p[..., :n] - valley.floors(x), ("step", "replica", "mode"), "from the floor"),
-            "gradient": quantity(gradient[..., :n], at, "gradient of the loss along e_i"),
-            "flat_gradient": quantity(gradient[..., n], at[:2], "gradient of the loss along u"),
-            "noise": quantity(noise, at, "gradient noise C_ii"),
-            "curvature": quantity(curvature, at[1:], "curvature e_iᵀHe_i"),
             "loss": quantity([r.loss for r in runs], "replica", "training loss at the end"),
-        },
+        }
+        | _at_ends(valley, runs[: asked["measured"]], progress),
         title="SGD in the measured valley",
-        coords={"step": np.array(when), "place": ["own", "shadow"]},
+        coords={"step": np.array(when), "place": [*PLACES]},
         seed=int(asked["rng"]), data=run.data.name, epochs=int(asked["epochs"]),
         steps=int(asked["epochs"] * run.steps_per_epoch),
     )  # fmt: skip
+
+
+def _at_ends(valley: MeasuredValley, copies: Sequence[Run], progress: bool) -> dict[str, xr.Variable]:
+    """Gradient, noise and curvature at the copies' own weights and at their shadows."""
+    run, directions, n = valley.run, valley.directions, valley.n_sharp
+    inputs, labels, w0 = run.data.train_inputs.double(), run.data.train_labels, weights_at(run)
+    ends = []
+    for copy in shown(copies, unit="replica", progress=progress):
+        own = weights_at(copy)
+        shadow = w0 + directions @ (directions.T @ (own - w0))
+        ends.append(
+            [
+                at_weights(run, w, inputs, labels, directions, second=second)
+                for w, second in ((own, True), (shadow, False))
+            ]
+        )
+    gradient = np.array([[end.gradient for end in pair] for pair in ends]).swapaxes(0, 1)
+    noise = np.array([[np.diag(end.covariance)[:n] for end in pair] for pair in ends]).swapaxes(0, 1)
+    curvature = np.array([np.diag(own.hessian)[:n] for own, _ in ends])
+    at = ("place", "measured", "mode")
+    return {
+        "gradient": quantity(gradient[..., :n], at, "gradient of the loss along e_i"),
+        "flat_gradient": quantity(gradient[..., n], at[:2], "gradient of the loss along u"),
+        "noise": quantity(noise_factor(run) * noise, at, "gradient noise C_ii"),
+        "curvature": quantity(curvature, at[1:], "curvature e_iᵀHe_i"),
+    }

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Verdict
+from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Sides, Verdict
 from fpsolve.results import with_interval
 from fpsolve.statistics import Estimate, estimate, over_trainings
 from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap
@@ -65,20 +65,6 @@ PAIRS = (
     Pair(f"{_EQUAL} (Eq. 14)", "LDC equal F", paper="implied"),
     Pair(f"{_EQUAL}, both with N_c = {_SMALL}", "LDC equal F", _SMALL, paper="implied"),
 )
-
-
-@dataclass(frozen=True)
-class Sides:
-    """By the side of 0 on which the whole interval lies; ``neither`` where the interval holds 0."""
-
-    above: Outcome
-    below: Outcome
-    neither: Outcome
-
-    def outcome(self, measured: Measured) -> Outcome:
-        if measured.low > 0:
-            return self.above
-        return self.below if measured.high < 0 else self.neither
 
 
 @dataclass(frozen=True)
@@ -205,7 +191,7 @@ def _forgetting(study: Study) -> Verdict:
     grown = Estimate(after.value - before.value, after.low - before.high, after.high - before.low)
     return Claim(
         "without constraints task 1 is forgotten", "ε₁ grows fast, ε₂ small", grown,
-        Sides(above="holds", below="not decided", neither="not decided"), source="Fig. 4 A",
+        Sides(above="holds"), source="Fig. 4 A",
         shown=f"ε₁ {before:.3g} before, {after:.3g} after; ε₂ {_over(none['error_second'])}",
     ).judge({
         "holds": f"ε₁ grows {after.value / max(before.value, 1e-6):.0f}-fold",

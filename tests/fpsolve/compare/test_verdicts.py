@@ -13,6 +13,7 @@ from fpsolve.compare.verdicts import (
     Below,
     Between,
     Claim,
+    Sides,
     Verdict,
     VerdictTable,
     read_verdicts,
@@ -64,6 +65,10 @@ def test_empty_fields_and_empty_tables_are_refused():
 @pytest.mark.parametrize(
     ("expected", "numbers", "outcome"),
     [
+        (Sides("holds", below="holds in part"), (1.0, 0.1, 2.0), "holds"),
+        (Sides("holds", below="holds in part"), (-1.0, -2.0, -0.1), "holds in part"),
+        (Sides("holds"), (1.0, -0.1, 2.0), "not decided"),
+        (Sides("holds", negligible=0.3), (0.1, 0.05, 0.2), "does not hold"),
         (Below(), (-1.0, -2.0, -0.1), "holds"),
         (Below(), (1.0, 0.1, 2.0), "does not hold"),
         (Below(), (-1.0, -2.0, 0.1), "not decided"),
