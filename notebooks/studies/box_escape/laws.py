@@ -97,7 +97,7 @@ def _fitted(u: np.ndarray, n: np.ndarray, S: np.ndarray, cv: np.ndarray, z: floa
 
 
 def variation(times: ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Coefficient of variation of uncensored escape times with a bootstrap interval; 1 for an exponential law.
+    """Coefficient of variation of uncensored escape times, bootstrap interval; 1 for an exponential law.
 
     Fewer than three times are a ValueError.
     """
