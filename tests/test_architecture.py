@@ -181,8 +181,8 @@ PUBLIC = {
         simulate_minibatch_escape simulate_valley slope_table split_escape stationary_density
         styblinski_tang_setting sweep""",
     "fpsolve.compare": """
-        About Below Between Claim Verdict VerdictTable averages escape read_verdicts stationary
-        verdict_page verdicts""",
+        About Below Between Claim Sides Verdict VerdictTable averages escape read_verdicts
+        stationary verdict_page verdicts""",
     "fpsolve.density": """
         averages committor evolve marginal marginal_values mean_first_passage_time
         probability_current relaxation_rates stationary_density""",
@@ -202,11 +202,12 @@ PUBLIC = {
     "fpsolve.symbols": """
         cache_directory numpy_function signed_function target_function""",
     "nets": """
-        Data Run Subject active_temperature analyse continued controls datasets exponents fisher
-        from_npz fully_connected hessian lenet_cifar10 lenet_mnist load logistic loss_widths
-        measure_valley models net_at noise_alignment noise_covariance noise_trace
-        per_sample_gradients principal_components record replicas sgd simulate_box_escape
-        spectral_density top_eigenpairs training weights_along widths""",
+        Adam Data FlatnessNoise GradientDescent IsotropicNoise Momentum Plain Recipe Run Subject
+        active_temperature analyse continued controls datasets exponents fisher from_npz
+        fully_connected hessian lenet_cifar10 lenet_mnist load logistic loss_widths measure_valley
+        models net_at noise_alignment noise_covariance noise_trace per_sample_gradients
+        principal_components record replicas sgd simulate_box_escape spectral_density top_eigenpairs
+        training weights_along widths""",
     "nets.data": """
         Data from_npz gaussian_clusters load""",
     "nets.escape": """
@@ -216,7 +217,8 @@ PUBLIC = {
         noise_covariance noise_trace per_sample_gradients project spectral_density top_eigenpairs
         widths""",
     "nets.training": """
-        Diverged Run continued exploration_start net_at record replicas sgd weights_along""",
+        Adam Diverged FlatnessNoise GradientDescent IsotropicNoise Momentum Plain Recipe Run
+        continued exploration_start net_at record replicas sgd weights_along""",
 }
 
 
