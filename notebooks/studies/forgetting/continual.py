@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-import fpsolve
-from fpsolve.results import quantity
+from fpsolve import sweep
+from fpsolve.results import provenance, quantity
 from nets.data import datasets
 from nets.training.batches import seed_text
 from nets.training.threads import torch_threads
@@ -36,12 +36,9 @@ CHECKPOINTS = 12
 
 
 def second_task(
-    first: FirstTask,
-    constraints: Sequence[Constraint],
-    *,
-    rng: int | np.random.SeedSequence = 0,
+    first: FirstTask, constraints: Sequence[Constraint], *, rng: int | np.random.SeedSequence = 0,
     progress: bool = False,
-) -> xr.Dataset:
+) -> xr.Dataset:  # fmt: skip
     """Test errors of both tasks while the second is learned under each constraint, on the same minibatches.
 
     Each step is w ← w − α ∇L₂ on a minibatch and then the implicit step of the penalty
@@ -57,24 +54,20 @@ def second_task(
     constraints = tuple(constraints)
     if not constraints:
         raise ValueError("constraints is empty")
-    tasks = first.tasks
+    tasks, weights = first.tasks, first.weights.repeat(len(constraints), 1)
     implicit = ImplicitStep(
-        [first.penalty(c) for c in constraints], anchor=first.weights, learning_rate=tasks.learning_rate
+        [c.penalty(first) for c in constraints], anchor=first.weights, learning_rate=tasks.learning_rate
     )
-    weights = first.weights.repeat(len(constraints), 1)
     parameters = views(first.net, weights)
-    steps = len(first.second.labels) // tasks.batch_size * tasks.second_epochs
-    checkpoints = _checkpoints(steps)
-    measured: list[np.ndarray] = []
+    checkpoints = _checkpoints(len(first.second.labels) // tasks.batch_size * tasks.second_epochs)
+    measured: list[list[np.ndarray]] = []
 
     def after_step(step: int, weights: torch.Tensor) -> None:
         if step:
             implicit(weights)
         if step in checkpoints:
-            both = [
-                errors(parameters, task.test_inputs, task.test_labels) for task in (first.first, first.second)
-            ]
-            measured.append(np.stack(both))
+            both = first.first, first.second
+            measured.append([errors(parameters, task.test_inputs, task.test_labels) for task in both])
 
     with torch_threads(1), torch.no_grad():
         after_step(0, weights)
@@ -83,11 +76,11 @@ def second_task(
             after_step=after_step, progress=progress,
         )  # fmt: skip
         moved = ((weights - first.weights) @ first.directions.T).abs().cpu().numpy().astype(np.float32)
-    at_checkpoints = np.stack(measured, axis=-1)
+    one, two = np.stack(measured, axis=-1)
     by_step = ("constraint", "checkpoint")
     variables = {
-        "error_first": quantity(at_checkpoints[0], by_step, "test error of task 1, ε₁"),
-        "error_second": quantity(at_checkpoints[1], by_step, "test error of task 2, ε₂"),
+        "error_first": quantity(one, by_step, "test error of task 1, ε₁"),
+        "error_second": quantity(two, by_step, "test error of task 2, ε₂"),
         "displacement": quantity(moved, ("constraint", "mode"), "displacement q_i along p_i"),
         "variance": quantity(first.modes["variance"].to_numpy(), "mode", "variance σ_i²"),
         "width": quantity(first.modes["width"].to_numpy(), "mode", "flatness F_i"),
@@ -95,19 +88,13 @@ def second_task(
         "weights": quantity(len(first.weights), (), "weights that learn"),
         "loss_before": quantity(first.loss, (), "training loss of task 1 before task 2"),
     }
-    result = _named(xr.Dataset(variables, attrs=_attributes(tasks)), constraints)
-    return result.assign_coords(step=quantity(np.array(checkpoints), "checkpoint", "steps of task 2"))
+    return _named(xr.Dataset(variables, attrs=_attributes(tasks)), constraints, np.array(checkpoints))
 
 
 def scan(
-    tasks: Tasks,
-    constraints: Sequence[Constraint],
-    *,
-    trainings: int = 5,
-    seed: int = 0,
-    store: str | Path | None = None,
-    progress: bool = False,
-) -> xr.Dataset:
+    tasks: Tasks, constraints: Sequence[Constraint], *, trainings: int = 5, seed: int = 0,
+    store: str | Path | None = None, progress: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """Both tasks under every constraint, over independent trainings.
 
     Data files are found through the environment variable ``FPSOLVE_DATA``. Each of the ``trainings``, at
@@ -119,14 +106,13 @@ def scan(
     if trainings < 2:
         raise ValueError(f"trainings={trainings}: an interval needs at least 2")
     constraints = tuple(constraints)
-    result = fpsolve.sweep(
+    result = sweep(
         partial(_one_training, tasks=tasks, constraints=constraints),
         {"training": np.arange(trainings)}, seed=seed, store=store, progress=progress,
     )  # fmt: skip
     result.attrs |= _attributes(tasks) | {"seed": seed}
-    result = _named(result, constraints)
     step = result["step"].isel(training=0).to_numpy()
-    return result.drop_vars("step").assign_coords(step=quantity(step, "checkpoint", "steps of task 2"))
+    return _named(result.drop_vars("step"), constraints, step)
 
 
 def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
@@ -158,12 +144,12 @@ def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constrai
     after = first_task(datasets.load(tasks.data), tasks, rng=rng)
     own = np.random.SeedSequence(rng.entropy, spawn_key=(*rng.spawn_key, 4))
     result = second_task(after, constraints, rng=own)
-    entries = {str(k): (v.dims, v.to_numpy(), dict(v.attrs)) for k, v in result.data_vars.items()}
     took = time.process_time() - began[0], time.perf_counter() - began[1]
-    return entries | {
+    return {
+        **result.data_vars,
         "step": ("checkpoint", result["step"].to_numpy()),
-        "cpu_seconds": ((), took[0], {"long_name": "processor time", "units": "s"}),
-        "wall_seconds": ((), took[1], {"long_name": "time by the clock", "units": "s"}),
+        "cpu_seconds": quantity(took[0], (), "processor time", "s"),
+        "wall_seconds": quantity(took[1], (), "time by the clock", "s"),
     }
 
 
@@ -173,18 +159,18 @@ def _checkpoints(steps: int) -> list[int]:
     return sorted({0, *between.tolist()})
 
 
-def _named(result: xr.Dataset, constraints: Sequence[Constraint]) -> xr.Dataset:
+def _named(result: xr.Dataset, constraints: Sequence[Constraint], step: np.ndarray) -> xr.Dataset:
+    """The result with its coordinates."""
     return result.assign_coords(
         penalty=("constraint", [c.method for c in constraints], {"long_name": "penalty"}),
         strength=quantity([c.strength for c in constraints], "constraint", "strength λ"),
         count=quantity([c.count for c in constraints], "constraint", "constraints N_c, 0 for all"),
         mode=quantity(np.arange(1, result.sizes["mode"] + 1), "mode", "principal direction"),
+        step=quantity(step, "checkpoint", "steps of task 2"),
     )
 
 
 def _attributes(tasks: Tasks) -> dict[str, str | int | float]:
     values = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(tasks).items()}
-    return {
-        "title": "errors of two tasks learned one after the other", **values,
-        "torch_version": str(torch.__version__), "fpsolve_version": fpsolve.__version__,
-    }  # fmt: skip
+    title = "errors of two tasks learned one after the other"
+    return provenance(title, **values, torch_version=str(torch.__version__))

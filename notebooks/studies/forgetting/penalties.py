@@ -19,11 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
-import xarray as xr
+
+from notebooks.studies.forgetting.solution import FirstTask
 
 #: λ and N_c of PNAS Fig. 4 C, D.
 PAPER_STRENGTH, PAPER_CONSTRAINTS = 10.0, 200
@@ -71,21 +72,6 @@ class Penalty:
         return along if self.directions is None else along @ self.directions
 
 
-class Solution(Protocol):
-    """What penalties need at w₁, see :class:`notebooks.studies.forgetting.solution.FirstTask`."""
-
-    @property
-    def weights(self) -> torch.Tensor: ...
-    @property
-    def directions(self) -> torch.Tensor: ...
-    @property
-    def modes(self) -> xr.Dataset: ...
-    @property
-    def fisher_true(self) -> torch.Tensor: ...
-    @property
-    def fisher_empirical(self) -> torch.Tensor: ...
-
-
 @dataclass(frozen=True)
 class Kind:
     """One kind of penalty; plain L2, ‖w − w₁‖², unless a subclass says otherwise.
@@ -98,7 +84,7 @@ class Kind:
     counted: ClassVar[bool] = False
     along_directions: ClassVar[bool] = False
 
-    def penalty(self, at: Solution, strength: float, count: int) -> Penalty | None:
+    def penalty(self, at: FirstTask, strength: float, count: int) -> Penalty | None:
         """The penalty at a solution, with λ and N_c (0: all)."""
         return Penalty(strength, torch.ones(len(at.weights)))
 
@@ -106,7 +92,7 @@ class Kind:
 class Unconstrained(Kind):
     """No penalty."""
 
-    def penalty(self, at: Solution, strength: float, count: int) -> None:
+    def penalty(self, at: FirstTask, strength: float, count: int) -> None:
         return None
 
 
@@ -121,7 +107,7 @@ class Fisher(Kind):
     floored: bool = False
     counted = True
 
-    def penalty(self, at: Solution, strength: float, count: int) -> Penalty:
+    def penalty(self, at: FirstTask, strength: float, count: int) -> Penalty:
         diagonal = at.fisher_empirical if self.empirical else at.fisher_true
         if self.floored:
             diagonal = diagonal.clamp(min=float(diagonal.median()))
@@ -140,7 +126,7 @@ class Landscape(Kind):
         """F_i from measured widths, infinite where the loss never reaches e L₀, and from σ_i."""
         return width
 
-    def penalty(self, at: Solution, strength: float, count: int) -> Penalty:
+    def penalty(self, at: FirstTask, strength: float, count: int) -> Penalty:
         width, variance = (torch.from_numpy(at.modes[name].to_numpy()) for name in ("width", "variance"))
         count = count or len(at.directions)
         stiffness = self.flatness(width, variance.sqrt())[:count] ** -2.0
@@ -208,7 +194,7 @@ class Constraint:
                 f"strength={self.strength:g} and count={self.count} must be finite, none negative"
             )
 
-    def penalty(self, at: Solution) -> Penalty | None:
+    def penalty(self, at: FirstTask) -> Penalty | None:
         """The penalty at a solution; None where nothing is held. A ``count`` above all is a ValueError."""
         kind = METHODS[self.method]
         there = len(at.directions if kind.along_directions else at.weights)

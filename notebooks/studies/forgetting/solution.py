@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from fpsolve.results import quantity
 from nets.data.datasets import Data
 from nets.layers import checked_layer, weight_layers
 from nets.measure import components as principal_components
@@ -22,7 +23,6 @@ from nets.models import fully_connected
 from nets.training import train
 from nets.training.batches import seed_text
 from nets.training.threads import torch_threads
-from notebooks.studies.forgetting.penalties import Constraint, Penalty
 from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, errors, rows_of, views
 
 #: Largest number of weights for which directions without motion are added, up to all.
@@ -50,19 +50,9 @@ class FirstTask:
     loss: float
 
     @property
-    def learning(self) -> list[nn.Parameter]:
-        """The parameters that learn: those of the first layer of ``net``, or all."""
-        every = list(self.net.parameters())
-        return every if self.tasks.layer is None else every[:1]
-
-    @property
     def weights(self) -> torch.Tensor:
         """w₁, shape (N,)."""
-        return torch.cat([p.detach().flatten() for p in self.learning])
-
-    def penalty(self, constraint: Constraint) -> Penalty | None:
-        """The penalty of a constraint at this solution; None for "none"."""
-        return constraint.penalty(self)
+        return torch.cat([p.detach().flatten() for p in _learning(self.net, self.tasks)])
 
     @cached_property
     def directions(self) -> torch.Tensor:
@@ -71,11 +61,7 @@ class FirstTask:
 
 
 def first_task(
-    data: Data,
-    tasks: Tasks,
-    *,
-    rng: int | np.random.SeedSequence = 0,
-    progress: bool = False,
+    data: Data, tasks: Tasks, *, rng: int | np.random.SeedSequence = 0, progress: bool = False
 ) -> FirstTask:
     """Learn task 1, and measure what the penalties need there.
 
@@ -91,40 +77,48 @@ def first_task(
             raise ValueError(f"{name}={getattr(tasks, name)} must be classes from 0 to {classes - 1}")
     before, rest = _net(data, tasks, seeds, progress=progress)
     with torch_threads(1), torch.no_grad():
-        parts = [rows_of(data, before, chosen) for chosen in (tasks.first, tasks.second)]
-        for name, part in zip(("first", "second"), parts, strict=True):
+        first, second = (rows_of(data, before, chosen) for chosen in (tasks.first, tasks.second))
+        for name, part in (("first", first), ("second", second)):
             if len(part.labels) < tasks.batch_size:
                 raise ValueError(
                     f"task {name} has {len(part.labels)} rows, fewer than batch_size={tasks.batch_size}"
                 )
-        learning = list(rest.parameters())[: None if tasks.layer is None else 1]
-        start = torch.cat([p.flatten() for p in learning])[None].clone()
-        window: list[np.ndarray] = []
-        epochs = tasks.first_epochs, tasks.window_epochs
-        steps = len(parts[0].labels) // tasks.batch_size
-
-        def watch(step: int, weights: torch.Tensor) -> None:
-            if step > epochs[0] * steps and step % tasks.every == 0:
-                window.append(weights[0].cpu().numpy().copy())
-
-        descend(rest, start, parts[0], tasks, epochs=sum(epochs), seed=seed_text(seeds[3]), after_step=watch)
-        for p, values in zip(learning, start[0].split([p.numel() for p in learning]), strict=True):
-            p.copy_(values.view(p.shape))
-    recorded = xr.DataArray(np.stack(window), dims=("step", "weight"))
-    components = principal_components.analyse(recorded, count=min(tasks.modes, len(window) - 1))
-    modes = _completed(components[["variance", "direction"]], recorded.to_numpy(), tasks.modes)
-    inputs, labels = (t[: tasks.samples] for t in (parts[0].inputs, parts[0].labels))
+        window, weights = _learned(rest, first, tasks, seed_text(seeds[3]))
+    modes = _components(window, tasks.modes)
+    inputs, labels = (t[: tasks.samples] for t in (first.inputs, first.labels))
     one_layer = tasks.layer is not None
     local = Subject(rest, inputs, labels, weights=layer_names(rest, 0) if one_layer else "all")
     width, loss = _widths(local, modes["direction"].to_numpy(), threads=1 if one_layer else None)
-    modes = modes.assign(
-        width=("mode", width, {"long_name": "flatness F_i: width of L ≤ e L₀ along p_i", "units": "1"})
+    modes["width"] = quantity(width, "mode", "flatness F_i: width of L ≤ e L₀ along p_i")
+    true, empirical = _fisher_diagonals(
+        replace(local, inputs=first.inputs, targets=first.labels) if one_layer else local
     )
-    if one_layer:
-        local = replace(local, inputs=parts[0].inputs, targets=parts[0].labels)
-    true, empirical = _fisher_diagonals(local)
-    error = float(errors(views(rest, start), parts[0].test_inputs, parts[0].test_labels)[0])
-    return FirstTask(tasks, rest, parts[0], parts[1], modes, true, empirical, error, loss)
+    error = float(errors(views(rest, weights), first.test_inputs, first.test_labels)[0])
+    return FirstTask(tasks, rest, first, second, modes, true, empirical, error, loss)
+
+
+def _learning(net: nn.Sequential, tasks: Tasks) -> list[nn.Parameter]:
+    """The parameters that learn: those of the first layer of ``net``, or all."""
+    every = list(net.parameters())
+    return every if tasks.layer is None else every[:1]
+
+
+def _learned(net: nn.Sequential, rows: Rows, tasks: Tasks, seed: str) -> tuple[np.ndarray, torch.Tensor]:
+    """Train ``net`` on the rows, in place: the weights of the window (step, N), and the last (1, N)."""
+    learning = _learning(net, tasks)
+    weights = torch.cat([p.flatten() for p in learning])[None].clone()
+    window: list[np.ndarray] = []
+    fast = tasks.first_epochs * (len(rows.labels) // tasks.batch_size)
+
+    def watch(step: int, weights: torch.Tensor) -> None:
+        if step > fast and step % tasks.every == 0:
+            window.append(weights[0].cpu().numpy().copy())
+
+    epochs = tasks.first_epochs + tasks.window_epochs
+    descend(net, weights, rows, tasks, epochs=epochs, seed=seed, after_step=watch)
+    for p, values in zip(learning, weights[0].split([p.numel() for p in learning]), strict=True):
+        p.copy_(values.view(p.shape))
+    return np.stack(window), weights
 
 
 def _net(
@@ -148,11 +142,15 @@ def _net(
     return nn.Sequential(*layers[:place]), nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
 
 
-def _completed(modes: xr.Dataset, window: np.ndarray, count: int) -> xr.Dataset:
-    """As many directions as asked for: those in which rounding is all the motion, in any order, come last.
+def _components(window: np.ndarray, count: int) -> xr.Dataset:
+    """``variance`` and ``direction`` of as many principal directions of the window as asked for.
 
-    They matter: where constraints are scanned up to all weights, "equal F" must end at plain L2.
+    Directions in which rounding is all the motion come last, in any order. They matter: where constraints
+    are scanned up to all weights, "equal F" must end at plain L2.
     """
+    recorded = xr.DataArray(window, dims=("step", "weight"))
+    modes = principal_components.analyse(recorded, count=min(count, len(window) - 1))
+    modes = modes[["variance", "direction"]]
     directions = modes["direction"].to_numpy()
     there, weights = directions.shape
     count = min(count, weights)
@@ -160,14 +158,9 @@ def _completed(modes: xr.Dataset, window: np.ndarray, count: int) -> xr.Dataset:
         return modes
     rest = np.linalg.qr(directions.T, mode="complete")[0][:, there:count].T
     variance = ((window - window.mean(0)) @ rest.T.astype(window.dtype)).var(0, dtype=float)
-    return xr.Dataset(
-        {
-            "variance": ("mode", np.concatenate([modes["variance"], variance]), modes["variance"].attrs),
-            "direction": (("mode", "weight"), np.concatenate([directions, rest]), modes["direction"].attrs),
-        },
-        {"mode": np.arange(1, count + 1)},
-        attrs=modes.attrs | {"moving_modes": there},
-    )
+    every = {"variance": ("mode", variance), "direction": (("mode", "weight"), rest)}
+    more = xr.Dataset(every, {"mode": np.arange(there + 1, count + 1)})
+    return xr.concat([modes, more], "mode", combine_attrs="override").assign_attrs(moving_modes=there)
 
 
 def _widths(subject: Subject, directions: np.ndarray, *, threads: int | None) -> tuple[np.ndarray, float]:

@@ -106,24 +106,24 @@ def test_penalties_are_those_of_their_formulas(solution):
     displacement = torch.randn(len(weights), generator=torch.Generator().manual_seed(0)).double()
     along = modes["direction"].to_numpy() @ displacement.numpy()
     F = modes["width"].to_numpy()
-    value = float(solution.penalty(Constraint("LDC", 10.0, 50))(displacement.float()))
+    value = float(Constraint("LDC", 10.0, 50).penalty(solution)(displacement.float()))
     assert value == pytest.approx(10 * np.sum(along[:50] ** 2 / F[:50] ** 2), rel=1e-4)
     inputs, labels = solution.first.inputs, solution.first.labels
     for kind, method in (("true", "EWC true"), ("empirical", "EWC empirical")):
         G = np.diag(curvature.fisher(as_subject(solution.net, inputs, labels, layer=0), kind=kind))
-        value = float(solution.penalty(Constraint(method, 4.0))(displacement.float()))
+        value = float(Constraint(method, 4.0).penalty(solution)(displacement.float()))
         assert value == pytest.approx(2 * np.sum(G * displacement.numpy() ** 2), rel=1e-4)
         top = np.argsort(G)[::-1][:30]
-        value = float(solution.penalty(Constraint(method, 4.0, 30))(displacement.float()))
+        value = float(Constraint(method, 4.0, 30).penalty(solution)(displacement.float()))
         assert value == pytest.approx(2 * np.sum(G[top] * displacement.numpy()[top] ** 2), rel=1e-4)
     G = solution.fisher_true.numpy()
-    floored = solution.penalty(Constraint("EWC floored", 4.0)).stiffness.numpy()
+    floored = Constraint("EWC floored", 4.0).penalty(solution).stiffness.numpy()
     assert floored == pytest.approx(np.maximum(G, np.sort(G)[(len(G) - 1) // 2]) / 2)
-    capped = solution.penalty(Constraint("LDC capped", 1.0)).stiffness.numpy() ** -0.5
+    capped = Constraint("LDC capped", 1.0).penalty(solution).stiffness.numpy() ** -0.5
     assert capped == pytest.approx(np.minimum(F, np.sort(F)[(len(F) - 1) // 2]))
-    value = float(solution.penalty(Constraint("L2", 2.0))(displacement.float()))
+    value = float(Constraint("L2", 2.0).penalty(solution)(displacement.float()))
     assert value == pytest.approx(2 * float((displacement**2).sum()), rel=1e-5)
-    assert solution.penalty(Constraint("none")) is None
+    assert Constraint("none").penalty(solution) is None
 
 
 def test_widths_are_where_the_loss_is_e_times_its_value(solution):
@@ -146,7 +146,7 @@ def test_with_all_directions_and_equal_widths_the_constraint_is_plain_l2(solutio
     assert solution.modes.sizes["mode"] == len(solution.weights) == 400
     directions = solution.modes["direction"].to_numpy()
     assert directions @ directions.T == pytest.approx(np.eye(400), abs=1e-9)
-    F = float(solution.penalty(Constraint("LDC equal F", 1.0)).stiffness[0] ** -0.5)
+    F = float(Constraint("LDC equal F", 1.0).penalty(solution).stiffness[0] ** -0.5)
     pair = [Constraint("LDC equal F", 0.3 * F**2), Constraint("L2", 0.3)]
     result = continual.second_task(solution, pair, rng=0)
     final = result["displacement"].to_numpy()
@@ -156,7 +156,7 @@ def test_with_all_directions_and_equal_widths_the_constraint_is_plain_l2(solutio
 def test_widths_from_the_variance_follow_the_power_law(solution):
     sigma = np.sqrt(solution.modes["variance"].to_numpy()[1:60])
     for psi in (3, 4, 5):
-        stiffness = solution.penalty(Constraint(f"LDC psi {psi}", 1.0)).stiffness.numpy()[1:60]
+        stiffness = Constraint(f"LDC psi {psi}", 1.0).penalty(solution).stiffness.numpy()[1:60]
         slope = np.polyfit(np.log(sigma), np.log(stiffness**-0.5), 1)[0]
         assert slope == pytest.approx(-2 / psi, rel=1e-6)
 
@@ -215,9 +215,9 @@ def test_scans_give_the_same_bits_when_they_go_on_after_a_stop(tmp_path):
 
 def test_wrong_arguments_are_named(digits, solution):
     with pytest.raises(ValueError, match="count=500"):
-        solution.penalty(Constraint("LDC", 1.0, 500))
+        Constraint("LDC", 1.0, 500).penalty(solution)
     with pytest.raises(ValueError, match="more than the 400"):
-        solution.penalty(Constraint("EWC true", 1.0, 401))
+        Constraint("EWC true", 1.0, 401).penalty(solution)
     with pytest.raises(ValueError, match="none in common"):
         Tasks(first=(0, 1), second=(1, 2))
     with pytest.raises(ValueError, match="classes from 0 to 9"):
