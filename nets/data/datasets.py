@@ -9,20 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
-from nets.data.files import SOURCES, arrays_of, file_digest, read_npz
+from nets.data.files import PUBLIC, SPLIT_SEED, file_digest, read_npz
 
 Standardise = Literal["pixel", "channel", "none"]
 
-#: Names ``load`` knows. ``cifar10_10k2k`` is the first training batch and 2000 test images of CIFAR-10,
-#: ``mnist_5k1k`` 5000 + 1000 images of MNIST, ``sensorless_2200`` 2200 rows of Sensorless Drive Diagnosis.
-NAMES = ("digits", *sorted(SOURCES))
-#: Rows of data sets that come without a test set are split by this seed, one in five for the test.
-SPLIT_SEED, TEST_SHARE = 0, 0.2
+#: Of data without a test set, this share of the permuted rows is kept for the test.
+TEST_SHARE = 0.2
+_TENSORS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +30,13 @@ class Data:
     Attributes
     ----------
     name : str
+        Of the data set, or of the file.
     train_inputs, test_inputs : Tensor, float32
         (N, features), or images (N, channels, height, width).
     train_labels, test_labels : Tensor, int64, shape (N,)
         0 … len(classes) − 1.
     classes : tuple of str
+        A word for each class.
     provenance : mapping of str to str
         ``file``, ``sha256`` of the file, ``content_sha256`` of these tensors' raw rows, ``standardised``,
         ``split``, and what was selected.
@@ -69,59 +69,29 @@ class Data:
     def digest(self) -> str:
         """The sha256 of all rows and labels as they are, in hexadecimal."""
         digest = hashlib.sha256()
-        for part in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
-            digest.update(part.cpu().contiguous().numpy().tobytes())
+        for name in _TENSORS:
+            digest.update(getattr(self, name).cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def subset(self, samples: int, *, test_samples: int | None = None) -> Data:
-        """The first training rows (and test rows), standardised as before.
+        """The first ``samples`` training rows and ``test_samples`` test rows (default all).
 
-        Parameters
-        ----------
-        samples : int
-            Training rows to keep.
-        test_samples : int, optional
-            Test rows to keep; default all.
-
-        Returns
-        -------
-        Data
-
-        Raises
-        ------
-        ValueError
-            If there are not that many rows.
+        The rows stay standardised as before. More rows than there are, or none, are a ValueError.
         """
-        kept_test = len(self.test_labels) if test_samples is None else test_samples
-        for word, wanted, there in (
-            ("samples", samples, self.samples),
-            ("test_samples", kept_test, len(self.test_labels)),
-        ):
-            if not 0 < wanted <= there:
-                raise ValueError(f"{word}={wanted} must lie between 1 and {there}")
-        note = (
-            f"first {samples} of {self.samples} training and {kept_test} of {len(self.test_labels)} test rows"
-        )
-        return self._with_rows(torch.arange(samples), torch.arange(kept_test), note)
+        there = len(self.test_labels)
+        test_samples = there if test_samples is None else test_samples
+        counts = {"samples": (samples, self.samples), "test_samples": (test_samples, there)}
+        for word, (wanted, most) in counts.items():
+            if not 0 < wanted <= most:
+                raise ValueError(f"{word}={wanted} must lie between 1 and {most}")
+        note = f"first {samples} of {self.samples} training and {test_samples} of {there} test rows"
+        return self._with_rows(torch.arange(samples), torch.arange(test_samples), note)
 
     def select(self, classes: Sequence[int], *, binary: bool = False) -> Data:
         """The rows of some classes, relabelled 0, 1, … in the order given.
 
-        Parameters
-        ----------
-        classes : sequence of int
-            Numbers of classes, each once.
-        binary : bool
-            Keep all rows instead, and label them 1 where the class is one of these, else 0.
-
-        Returns
-        -------
-        Data
-
-        Raises
-        ------
-        ValueError
-            If a class does not exist or is given twice.
+        With ``binary`` all rows are kept instead, labelled 1 where the class is one of these, else 0. A class
+        that does not exist or is given twice is a ValueError.
         """
         chosen = [int(c) for c in classes]
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(len(self.classes))):
@@ -129,7 +99,7 @@ class Data:
                 f"classes={list(classes)} must be different numbers from 0 to {len(self.classes) - 1}"
             )
         new = torch.full((len(self.classes),), 0 if binary else -1)
-        new[chosen] = torch.ones(len(chosen), dtype=torch.int64) if binary else torch.arange(len(chosen))
+        new[chosen] = 1 if binary else torch.arange(len(chosen))
         train, test = new[self.train_labels], new[self.test_labels]
         names = [self.classes[c] for c in chosen]
         labels = ("other", "/".join(names)) if binary else tuple(names)
@@ -142,30 +112,19 @@ class Data:
         """The same data on another device, for instance ``"cuda"``."""
         if torch.device(device) == self.train_inputs.device:
             return self
-        return replace(
-            self,
-            train_inputs=self.train_inputs.to(device),
-            train_labels=self.train_labels.to(device),
-            test_inputs=self.test_inputs.to(device),
-            test_labels=self.test_labels.to(device),
-        )
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def _with_rows(self, train: torch.Tensor, test: torch.Tensor, note: str) -> Data:
+        taken = {name: getattr(self, name)[train if "train" in name else test] for name in _TENSORS}
         before = self.provenance.get("selected")
-        return replace(
-            self,
-            train_inputs=self.train_inputs[train],
-            train_labels=self.train_labels[train],
-            test_inputs=self.test_inputs[test],
-            test_labels=self.test_labels[test],
-            provenance={**self.provenance, "selected": f"{before}; {note}" if before else note},
-        )
+        selected = f"{before}; {note}" if before else note
+        return replace(self, **taken, provenance={**self.provenance, "selected": selected})
 
 
 def load(
     name: str = "digits", root: str | os.PathLike[str] | None = None, *, standardise: Standardise = "pixel"
 ) -> Data:
-    """A public data set by name.
+    """A public data set by name, standardised, with training and test rows apart.
 
     ``"digits"`` comes with scikit-learn and needs no file. The others are looked for in ``root`` or the
     directory named by the environment variable ``FPSOLVE_DATA``; else in the cache; else fetched from
@@ -174,8 +133,8 @@ def load(
     Parameters
     ----------
     name : str
-        One of ``NAMES``. Those without a test set of their own are split once and for all: one row in
-        five for the test (``digits``: 297 of 1797), by a fixed permutation.
+        A key of :data:`nets.data.files.PUBLIC`. Sets without a test set of their own are split once and for
+        all: one row in five for the test (``digits``: 297 of 1797), by a fixed permutation.
     root : path, optional
         Directory with the files.
     standardise : {"pixel", "channel", "none"}
@@ -194,17 +153,13 @@ def load(
     FileNotFoundError
         If the file cannot be found; the message says what to do.
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(str(name), NAMES, 1)
+    if name not in PUBLIC:
+        close = difflib.get_close_matches(str(name), PUBLIC, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown data set {name!r}: {hint}known are {', '.join(NAMES)}")
+        raise ValueError(f"unknown data set {name!r}: {hint}known are {', '.join(PUBLIC)}")
     _check_standardise(standardise)
-    if name == "digits":
-        return _digits(standardise)
-    arrays, file, digest = arrays_of(name, root)
-    if name == "cardiotocography":  # two labellings; the three states N, S, P are the usual one
-        arrays["y"] = arrays["y_nsp"]
-    return _from_arrays(name, arrays, standardise, {"file": file, "sha256": digest})
+    arrays, provenance = PUBLIC[name].read(root)
+    return _from_arrays(name, arrays, standardise, provenance)
 
 
 def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel") -> Data:
@@ -234,8 +189,8 @@ def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel"
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    digest = file_digest(file)
-    return _from_arrays(file.stem, read_npz(file), standardise, {"file": file.name, "sha256": digest})
+    provenance = {"file": file.name, "sha256": file_digest(file)}
+    return _from_arrays(file.stem, read_npz(file), standardise, provenance)
 
 
 def gaussian_clusters(
@@ -257,9 +212,11 @@ def gaussian_clusters(
     samples : int
         Training rows; a quarter as many test rows are drawn beside them.
     features, classes : int
+        Numbers in one input, and clusters.
     separation : float
         Distance of centres in standard deviations.
     rng : int, SeedSequence or Generator, optional
+        Seed of the centres and rows.
 
     Returns
     -------
@@ -268,13 +225,10 @@ def gaussian_clusters(
     Raises
     ------
     ValueError
-        If a number is too small.
+        If there are fewer samples than classes, no feature or fewer than two classes.
     """
-    for word, value, least in (
-        ("samples", samples, classes),
-        ("features", features, 1),
-        ("classes", classes, 2),
-    ):
+    limits = {"samples": (samples, classes), "features": (features, 1), "classes": (classes, 2)}
+    for word, (value, least) in limits.items():
         if value < least:
             raise ValueError(f"{word}={value} must be at least {least}")
     seed = str(rng) if isinstance(rng, int) else type(rng).__name__
@@ -289,34 +243,18 @@ def gaussian_clusters(
     return _from_arrays("gaussian_clusters", arrays, "none", provenance)
 
 
-def _digits(standardise: Standardise) -> Data:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(bunch.target))
-    train, test = order[:1500], order[1500:]
-    images = bunch.images.astype(np.uint8)  # 0 … 16
-    arrays = {
-        "x_train": images[train], "y_train": bunch.target[train],
-        "x_test": images[test], "y_test": bunch.target[test],
-    }  # fmt: skip
-    provenance = {"file": "sklearn.datasets.load_digits", "sha256": "", "split": "1500 + 297, permuted"}
-    return _from_arrays("digits", arrays, standardise, provenance)
-
-
 def _from_arrays(
     name: str, arrays: Mapping[str, np.ndarray], standardise: Standardise, provenance: Mapping[str, str]
 ) -> Data:
-    """Checked, split, standardised."""
-    provenance = dict(provenance)
+    """The arrays checked, split into training and test rows, standardised; each failure is a ValueError."""
+    split = "as published"
     if {"x", "y"} <= arrays.keys() and "x_train" not in arrays:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(arrays["y"]))
         kept = len(order) - round(TEST_SHARE * len(order))
         parts = {"train": order[:kept], "test": order[kept:]}
-        arrays = {f"{k}_{part}": arrays[k][rows] for part, rows in parts.items() for k in ("x", "y")} | {
-            k: v for k, v in arrays.items() if k not in "xy"
-        }
-        provenance["split"] = f"{kept} + {len(order) - kept} rows, permuted by seed {SPLIT_SEED}"
+        rows = {f"{k}_{part}": arrays[k][chosen] for part, chosen in parts.items() for k in "xy"}
+        arrays = {**{k: v for k, v in arrays.items() if k not in "xy"}, **rows}
+        split = f"{kept} + {len(order) - kept} rows, permuted by seed {SPLIT_SEED}"
     missing = [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in arrays]
     if missing:
         raise ValueError(f"{name}: arrays {', '.join(missing)} are missing; there are {', '.join(arrays)}")
@@ -329,8 +267,7 @@ def _from_arrays(
         content.update(np.ascontiguousarray(inputs[part]).tobytes())
         content.update(labels[part].tobytes())
     train, test, how = _standardised(inputs["train"], inputs["test"], standardise)
-    provenance.setdefault("split", "as published")
-    provenance |= {"content_sha256": content.hexdigest(), "standardised": how}
+    provenance = {"split": split, **provenance, "content_sha256": content.hexdigest(), "standardised": how}
     return Data(
         name, torch.from_numpy(train), torch.from_numpy(labels["train"]), torch.from_numpy(test),
         torch.from_numpy(labels["test"]), names if len(names) == count else tuple(map(str, range(count))),
@@ -411,5 +348,5 @@ def _blocks(x: np.ndarray) -> Iterator[slice]:
 
 
 def _check_standardise(standardise: str) -> None:
-    if standardise not in ("pixel", "channel", "none"):
+    if standardise not in get_args(Standardise):
         raise ValueError(f"standardise={standardise!r} must be 'pixel', 'channel' or 'none'")

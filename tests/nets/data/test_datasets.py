@@ -38,9 +38,8 @@ def known(tmp_path, monkeypatch):
     handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=path.parent)  # noqa: E731
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = files.Source("tiny.npz", digest, f"http://127.0.0.1:{server.server_port}/tiny.npz")
-    monkeypatch.setattr(files, "SOURCES", {"tiny": (source,)})
-    monkeypatch.setattr(datasets, "NAMES", ("digits", "tiny"))
+    tiny = files.PublicFile("tiny.npz", digest, f"http://127.0.0.1:{server.server_port}/tiny.npz")
+    monkeypatch.setitem(files.PUBLIC, "tiny", tiny)
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)
     monkeypatch.delenv("FPSOLVE_DATA", raising=False)
     yield path
@@ -71,7 +70,7 @@ def test_a_public_file_is_fetched_once_and_then_found_in_the_cache(known, tmp_pa
     known.unlink()  # nothing is there any more to be fetched
     again = datasets.load("tiny")
     assert torch.equal(first.train_inputs, again.train_inputs)
-    assert first.provenance["sha256"] == files.SOURCES["tiny"][0].sha256
+    assert first.provenance["sha256"] == files.PUBLIC["tiny"].sha256
     assert (tmp_path / "cache" / "fpsolve" / "tiny.npz").is_file()
 
 
@@ -107,7 +106,7 @@ def test_a_corrupted_file_in_the_cache_is_refused_and_kept(known, tmp_path):
 
 
 def test_without_a_public_address_the_error_says_what_to_do(known, monkeypatch):
-    monkeypatch.setattr(files, "SOURCES", {"tiny": (files.Source("tiny.npz", "0" * 64),)})
+    monkeypatch.setitem(files.PUBLIC, "tiny", files.PublicFile("tiny.npz", "0" * 64))
     with pytest.raises(FileNotFoundError, match=r"put tiny\.npz \(sha256 0{64}\).*FPSOLVE_DATA.*digits"):
         datasets.load("tiny")
 
@@ -152,7 +151,7 @@ def test_the_binary_form_of_cifar_is_read_as_images(tmp_path):
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
             member.size = batches[name].nbytes
             archive.addfile(member, io.BytesIO(batches[name].tobytes()))
-    read = files._read_cifar(tmp_path / "cifar.tar.gz")
+    read = files.read_cifar(tmp_path / "cifar.tar.gz")
     assert read["x_train"].shape == (20, 32, 32, 3) and read["x_test"].shape == (4, 32, 32, 3)
     # A record is a label, then all red values row by row, then green, then blue.
     assert read["y_train"][5] == batches["data_batch_2"][1, 0]
