@@ -9,7 +9,7 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import scipy.fft
@@ -20,7 +20,6 @@ import xarray as xr
 from fpsolve.results import provenance, quantity
 from theory.random_landscape import correlation_time_from_velocities
 
-Origin: TypeAlias = Literal["mean", "start"]
 #: Estimates of drift and of D_i get their errors from this many blocks where the window names no epochs.
 BLOCKS = 10
 #: Attributes of a window that its modes and exponents carry along.
@@ -35,7 +34,7 @@ def analyse(
     window: xr.Dataset | xr.DataArray,
     *,
     count: int | None = None,
-    origin: Origin = "mean",
+    origin: Literal["mean", "start"] = "mean",
     detrend: bool = False,
 ) -> xr.Dataset:
     """Principal components of a window: the eigenvectors of ⟨(w − origin)(w − origin)ᵀ⟩, largest first.
@@ -70,7 +69,7 @@ def analyse(
     ValueError
         If the window has fewer than 3 steps, holds values that are not finite, or does not move.
     """
-    weights = _weights(window)
+    weights = recorded(window)
     if origin not in ("mean", "start"):
         raise ValueError(f"origin={origin!r} must be 'mean' or 'start'")
     if count is not None and count < 1:
@@ -83,30 +82,21 @@ def analyse(
     if not total > 0:
         raise ValueError("the weights do not move in this window: nothing to analyse")
     variance, direction = _eigen(centred, count)
-    result = _statistics(weights, centre, direction, detrend=detrend, attrs=_attrs(window))
+    words = {
+        "title": "principal components of SGD weights",
+        "basis": "principal components of the same window",
+    }
+    result = _motion(window, weights, centre, direction, detrend=detrend, origin=origin, **words)
     # The eigenvalues are the exact second moments; those of the projections agree to rounding.
     result["variance"].data[:] = variance
     for name, other in (("correlation_time", "mean"), ("correlation_time_from_start", "start")):
         if origin == other:
             result[name].data[:] = variance / result.velocity_variance
-    result["direction"] = quantity(direction, ("mode", "weight"), "principal direction p_i")
-    result["origin"] = quantity(centre, "weight", f"{origin} of the weights")
-    result.attrs |= {
-        "title": "principal components of SGD weights",
-        "basis": "principal components of the same window",
-        "origin": origin,
-        "detrended": int(detrend),
-        "total_variance": total,
-    }
-    return result
+    return result.assign_attrs(total_variance=total)
 
 
 def project(
-    window: xr.Dataset | xr.DataArray,
-    modes: xr.Dataset,
-    *,
-    count: int | None = None,
-    detrend: bool = False,
+    window: xr.Dataset | xr.DataArray, modes: xr.Dataset, *, count: int | None = None, detrend: bool = False
 ) -> xr.Dataset:
     """The motion in a window along directions that were chosen elsewhere: the cross-window control.
 
@@ -134,7 +124,7 @@ def project(
     ValueError
         If the numbers of weights differ, or the window is unusable.
     """
-    weights = _weights(window)
+    weights = recorded(window)
     direction = modes["direction"].to_numpy()[:count]
     if direction.shape[1] != weights.shape[1]:
         raise ValueError(
@@ -142,19 +132,14 @@ def project(
             "they belong to different layers"
         )
     centre = weights.mean(0)
-    result = _statistics(weights, centre, direction, detrend=detrend, attrs=_attrs(window))
+    basis = str(modes.attrs.get("basis", "directions given")).replace("the same window", "another window")
+    title = "motion of SGD weights along given directions"
+    result = _motion(
+        window, weights, centre, direction, detrend=detrend, origin="mean", title=title, basis=basis
+    )
     result = result.assign_coords(mode=modes["mode"][: len(direction)])
     result["direction"] = modes["direction"][: len(direction)]
-    result["origin"] = quantity(centre, "weight", "mean of the weights")
-    basis = str(modes.attrs.get("basis", "directions given"))
-    result.attrs |= {
-        "title": "motion of SGD weights along given directions",
-        "basis": basis.replace("the same window", "another window"),
-        "origin": "mean",
-        "detrended": int(detrend),
-        "total_variance": float(np.square(weights - centre).sum()) / len(weights),
-    }
-    return result
+    return result.assign_attrs(total_variance=float(np.square(weights - centre).sum()) / len(weights))
 
 
 def cumulative_variance(modes: xr.Dataset, *, first: int = 2) -> xr.DataArray:
@@ -196,10 +181,7 @@ def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     return xr.DataArray(
         correlation,
         dims=("lag", "mode"),
-        coords={
-            "lag": quantity(np.arange(lags + 1), "lag", "lag", "steps"),
-            "mode": modes["mode"],
-        },
+        coords={"lag": quantity(np.arange(lags + 1), "lag", "lag", "steps"), "mode": modes["mode"]},
         name="velocity_correlation",
         attrs={"long_name": "normalised velocity correlation c_i", "units": "1"},
     )
@@ -223,8 +205,11 @@ def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     )
 
 
-def _weights(window: xr.Dataset | xr.DataArray) -> np.ndarray:
-    """The window's one variable over (step, weight), in float64."""
+def recorded(window: xr.Dataset | xr.DataArray) -> np.ndarray:
+    """The window's one variable over (step, weight), in float64.
+
+    Other dims, fewer than 3 steps and numbers that are not finite are a ValueError.
+    """
     if isinstance(window, xr.Dataset):
         found = [v for v in window.data_vars.values() if set(v.dims) == {"step", "weight"}]
         if len(found) != 1:
@@ -240,10 +225,6 @@ def _weights(window: xr.Dataset | xr.DataArray) -> np.ndarray:
         step = int(np.flatnonzero(~np.isfinite(weights).all(1))[0])
         raise ValueError(f"the weights are not finite from step {step} of the window on: training diverged")
     return weights
-
-
-def _attrs(window: xr.Dataset | xr.DataArray) -> dict:
-    return {key: window.attrs[key] for key in CARRIED if key in window.attrs}
 
 
 def _line(values: np.ndarray) -> np.ndarray:
@@ -281,11 +262,12 @@ def _eigen(centred: np.ndarray, count: int | None) -> tuple[np.ndarray, np.ndarr
     return values.copy(), direction
 
 
-def _statistics(
-    weights: np.ndarray, centre: np.ndarray, direction: np.ndarray, *, detrend: bool, attrs: dict
-) -> xr.Dataset:
-    """Motion along directions: variance, drift, D and both correlation times."""
-    steps = len(weights)
+def _motion(
+    window: xr.Dataset | xr.DataArray, weights: np.ndarray, centre: np.ndarray, direction: np.ndarray, *,
+    detrend: bool, origin: str, title: str, basis: str,
+) -> xr.Dataset:  # fmt: skip
+    """Motion along directions: variance, drift, D and both correlation times, with what a window carries."""
+    steps, attrs = len(weights), {key: window.attrs[key] for key in CARRIED if key in window.attrs}
     theta = (weights - centre) @ direction.T
     velocity = np.diff(theta, axis=0)
     if detrend:
@@ -308,8 +290,11 @@ def _statistics(
     }
     variables = {name: quantity(value, "mode", *words) for name, (value, *words) in columns.items()}
     variables["projection"] = quantity(theta.astype(np.float32), ("step", "mode"), "projection θ_i")
+    variables["direction"] = quantity(direction, ("mode", "weight"), "principal direction p_i")
+    variables["origin"] = quantity(centre, "weight", f"{origin} of the weights")
     mode = quantity(np.arange(1, len(direction) + 1), "mode", "mode i")
-    return xr.Dataset(variables, {"mode": mode}, attrs | provenance("motion along directions", steps=steps))
+    own = provenance(title, steps=steps, basis=basis, origin=origin, detrended=detrend)
+    return xr.Dataset(variables, {"mode": mode}, attrs | own)
 
 
 def _blocks(steps: int, attrs: dict) -> int:

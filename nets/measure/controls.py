@@ -14,6 +14,7 @@ import xarray as xr
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, random_key
 from nets.measure import curvature
+from nets.measure.components import recorded
 from nets.measure.loss_widths import layer_subject, starting_loss
 from nets.measure.subject import Subject
 from nets.training.run import Run, run_attributes
@@ -24,38 +25,34 @@ def shuffled(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
 
     ``weights`` (step, weight) in float64; ``attrs["control"]`` says what was done.
     """
-    weights = _recorded(window)
+    weights = recorded(window)
     steps = np.random.default_rng(random_key(rng)).permutation(np.diff(weights, axis=0))
     return _walk(window, weights[0], steps, "shuffled increments")
 
 
 def random_walk(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
     """An isotropic random walk with length, start and mean square step of a window; as :func:`shuffled`."""
-    weights = _recorded(window)
+    weights = recorded(window)
     scale = np.sqrt(np.square(np.diff(weights, axis=0)).mean())
     steps = np.random.default_rng(random_key(rng)).normal(0.0, scale, (len(weights) - 1, weights.shape[1]))
     return _walk(window, weights[0], steps, "isotropic random walk")
 
 
 def hessian_basis(
-    measured: Subject | Run,
-    *,
-    layer: int | None = None,
-    count: int,
-    share: float = 0.999,
-    rng: Seed = 0,
+    measured: Subject | Run, *, layer: int | None = None, count: int, share: float = 0.999, rng: Seed = 0
 ) -> xr.Dataset:
     """Leading ``count`` eigenvectors of the Hessian, by a subject's weights or by one layer's of a run.
 
-    From :func:`nets.measure.curvature.top_eigenpairs`, in float64. The layer's biases stay as they are: its
+    From :func:`nets.measure.curvature.top_eigenpairs`, in float64. A layer's biases stay as they are: its
     weights are numbered as in windows, for :func:`nets.measure.loss_widths.widths` and
-    :func:`nets.measure.components.project`. Samples are taken from the largest loss down until they hold
-    ``share`` (in (0, 1]) of it: the curvature of a sample's cross-entropy in its logits is at most twice its
-    loss, so the rest can hardly matter. ``rng`` draws the starting vector.
+    :func:`nets.measure.components.project`. For the cross-entropy of labels, samples are taken from the
+    largest loss down until they hold ``share`` (in (0, 1]) of it: the curvature of a sample's cross-entropy
+    in its logits is at most twice its loss, so the rest can hardly matter. Of another loss, whose curvature
+    has no such bound, all samples count. ``rng`` draws the starting vector.
 
     The result has ``direction`` (mode, weight) and ``curvature`` (mode), largest first, and
-    ``attrs["samples_used"]``. A ``count`` not below the number of weights, and a loss that is zero to
-    rounding, are a ValueError.
+    ``attrs["samples_used"]``. A run without ``layer``, a Subject with it, a ``count`` not below the number of
+    weights, and a loss that is zero to rounding, are a ValueError.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share={share:g} must lie in (0, 1]")
@@ -66,9 +63,9 @@ def hessian_basis(
     starting_loss(subject)
     if not 1 <= count < subject.size:
         raise ValueError(
-            f"count={count} must lie between 1 and {subject.size - 1}, below the layer's weights"
+            f"count={count} must lie between 1 and {subject.size - 1}, below the number of weights"
         )
-    kept = _heaviest(subject, share)
+    kept = _heaviest(subject, share if subject.labelled else 1.0)
     found = curvature.top_eigenpairs(
         subject.rows(kept), count=count, rng=np.random.default_rng(random_key(rng))
     )
@@ -80,7 +77,7 @@ def hessian_basis(
             "curvature": quantity(values, "mode", "eigenvalue of the Hessian"),
             "direction": quantity(found["eigenvector"].to_numpy().T, ("mode", "weight"), "eigenvector"),
         },
-        title="eigenvectors of the Hessian by one layer's weights",
+        title="eigenvectors of the Hessian",
         coords={"mode": quantity(np.arange(1, count + 1), "mode", "mode i")},
         **own,
         basis="eigenvectors of the Hessian",
@@ -98,20 +95,12 @@ def _heaviest(subject: Subject, share: float) -> torch.Tensor:
     return order[: int((reached < share).sum()) + 1]
 
 
-def _recorded(window: xr.Dataset) -> np.ndarray:
-    weights = window["weights"].transpose("step", "weight").to_numpy().astype(float)
-    if len(weights) < 3:
-        raise ValueError(f"the window has {len(weights)} steps; a control needs at least 3")
-    return weights
-
-
 def _walk(window: xr.Dataset, start: np.ndarray, steps: np.ndarray, control: str) -> xr.Dataset:
     """A window with other increments."""
     path = np.concatenate([start[None], steps])
     np.cumsum(path, axis=0, out=path)
-    result = xr.Dataset(
+    return xr.Dataset(
         {"weights": (("step", "weight"), path, dict(window["weights"].attrs))},
         coords={"step": window["step"]} if "step" in window.coords else {},
         attrs=dict(window.attrs) | {"control": control},
     )
-    return result

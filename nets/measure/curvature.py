@@ -129,11 +129,7 @@ def fisher(
     return _matrix(subject, matrix, f"{kind} Fisher matrix", kind=kind)
 
 
-def hessian_operator(
-    measured: Subject | Run,
-    *,
-    layer: int | None = None,
-) -> sparse_linalg.LinearOperator:
+def hessian_operator(measured: Subject | Run, *, layer: int | None = None) -> sparse_linalg.LinearOperator:
     """The Hessian as an operator for scipy, (N, N), in the precision of the model, for any number of weights.
 
     Products are those of :meth:`nets.measure.subject.Subject.hessian_product`.

@@ -43,10 +43,7 @@ class AlongDirections:
 
 
 def along_directions(
-    measured: Subject | Run,
-    directions: np.ndarray,
-    *,
-    second: bool = True,
+    measured: Subject | Run, directions: np.ndarray, *, second: bool = True
 ) -> AlongDirections:
     """Loss, gradient, Hessian and their scatter over samples along directions, the columns of (N, K).
 

@@ -1,21 +1,23 @@
 """Exponents of power laws between modes, such as variance against flatness, with intervals and provenance.
 
-σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13): slopes of straight lines
-through logarithms, by least squares. With τ_i = σ_i²/D_i on the same modes ψ = ψ_D + ψ_τ holds to rounding,
-whatever the data: it is an identity and no test of a theory.
+σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13). The paper's four letters are
+minus the slopes of least-squares lines through logarithms. With τ_i = σ_i²/D_i on the same modes ψ = ψ_D + ψ_τ
+holds to rounding, whatever the data: it is an identity and no test of a theory.
 
 Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
-from fpsolve.statistics import mean_interval, power_law
+from fpsolve.statistics import Estimate, mean_interval, power_law
 from fpsolve.symbols.counter_rng import Seed
 
 #: Modes of the fits: the drift mode is left out, and so is the tail of the spectrum (PNAS Fig. 1A, 2D).
@@ -26,14 +28,15 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent, positive where the quantity falls, and everything needed to judge it.
+    """ψ of y = A x^{−ψ}, with the sign of the paper, and everything needed to judge it.
 
     ``name`` is "psi", "psi_D", "psi_tau" or "gamma"; ``low`` and ``high`` end the 95 % interval, which comes
     from "blocks of modes" or "seeds" (``interval``). ``correlation`` is Pearson's, of the logarithms: without
     it near −1 the slope says little; r² times the slope of the regression the other way round is this slope.
     ``points`` modes from ``first`` to ``last`` are in the fit; ``left_out`` of the range have no finite
     positive value, such as open-ended widths. ``basis`` and ``sampler`` say where directions and minibatches
-    come from. ``loss`` is L₀ at the weights the flatness was measured at; ``seeds`` counts trainings.
+    come from. ``loss`` is L₀ at the weights the flatness was measured at; ``seeds`` counts trainings;
+    ``amplitude`` is A.
     """
 
     name: str
@@ -50,9 +53,19 @@ class Exponent:
     sampler: str
     loss: float
     seeds: int = 1
+    amplitude: float = math.nan
 
     def __str__(self) -> str:
-        return f"{self.name} = {self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.name} = {self.estimate:.2f}"
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value and its interval."""
+        return Estimate(self.value, self.low, self.high)
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        """The fitted line A x^{−ψ}."""
+        return self.amplitude * np.asarray(x, float) ** -self.value
 
     def excludes(self, value: float) -> bool:
         """Whether the interval leaves a value out."""
@@ -64,7 +77,7 @@ def rank_exponent(modes: xr.Dataset, *, fit: tuple[int, int] = RANK_FIT, rng: Se
 
     ``fit`` holds the first and the last mode; ``rng`` draws the bootstrap.
     """
-    variance = _range(modes["variance"], fit)
+    variance = modes["variance"]
     return _fitted("gamma", variance["mode"].astype(float), variance, fit, modes.attrs, modes.attrs, rng)
 
 
@@ -85,20 +98,12 @@ def variance_flatness(
     rounding where no mode is left out. ``rng`` draws the bootstraps. Fewer than 5 common modes are a
     ValueError.
     """
-    width = _range(widths["width"], fit)
     tau = modes["correlation_time"] if correlation_time is None else correlation_time
     quantities = {"psi": modes["variance"], "psi_D": modes["velocity_variance"], "psi_tau": tau}
     return {
-        name: _fitted(name, width, _range(quantity, fit), fit, modes.attrs, widths.attrs, rng)
+        name: _fitted(name, widths["width"], quantity, fit, modes.attrs, widths.attrs, rng)
         for name, quantity in quantities.items()
     }
-
-
-def _range(values: xr.DataArray, fit: tuple[int, int]) -> xr.DataArray:
-    first, last = fit
-    if not 1 <= first < last:
-        raise ValueError(f"fit={fit} must be two modes, the first at least 1 and below the last")
-    return values.sel(mode=slice(first, last))
 
 
 def _fitted(
@@ -108,15 +113,19 @@ def _fitted(
     fit: tuple[int, int],
     motion: Mapping,
     landscape: Mapping,
-    rng,
+    rng: Seed,
 ) -> Exponent:
-    """One exponent with its provenance."""
-    x, y = xr.align(x, y, join="inner")
+    """The exponent of y against x over the modes of ``fit``, with its provenance."""
+    first, last = fit
+    if not 1 <= first < last:
+        raise ValueError(f"fit={fit} must be two modes, the first at least 1 and below the last")
+    x, y = (values.sel(mode=slice(first, last)) for values in xr.align(x, y, join="inner"))
     usable = np.isfinite(x) & (x > 0) & np.isfinite(y) & (y > 0)
-    left_out = int((~usable).sum())
-    if int(usable.sum()) < 5:
+    points = int(usable.sum())
+    left_out = usable.size - points
+    if points < 5:
         raise ValueError(
-            f"{name}: modes {fit[0]} to {fit[1]} hold {int(usable.sum())} usable points "
+            f"{name}: modes {first} to {last} hold {points} usable points "
             f"({left_out} are open-ended or not positive); an exponent needs at least 5"
         )
     law = power_law(
@@ -129,13 +138,14 @@ def _fitted(
         -law.low,
         interval="blocks of modes",
         correlation=law.correlation,
-        points=int(usable.sum()),
+        points=points,
         left_out=left_out,
         first=int(x["mode"][0]),
         last=int(x["mode"][-1]),
         basis=str(motion.get("basis", "given")),
         sampler=_sampler(motion),
         loss=float(landscape.get("loss", motion.get("loss_end", np.nan))),
+        amplitude=law.amplitude,
     )
 
 
@@ -143,7 +153,7 @@ def _sampler(attrs: Mapping) -> str:
     """Optimiser, its numbers and how minibatches are drawn, in a few words."""
     words = [str(attrs.get("control") or attrs.get("optimizer", "unknown"))]
     if "learning_rate" in attrs:
-        words.append(f"alpha={float(attrs['learning_rate']):g}")
+        words.append(f"eta={float(attrs['learning_rate']):g}")
     if "batch_size" in attrs:
         words.append(f"B={int(attrs['batch_size'])}")
     if "sampling" in attrs:
@@ -154,8 +164,8 @@ def _sampler(attrs: Mapping) -> str:
 def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
     """Mean over independent trainings with the 95 % interval of Student's t from their scatter.
 
-    Correlation and loss are means (of the logarithm for the loss), ``points`` is the smallest. Fewer than two
-    exponents, or some of another quantity, basis or sampler, are a ValueError.
+    Correlation, loss and amplitude are means (of logarithms for the latter two), ``points`` is the smallest.
+    Fewer than two exponents, or some of another quantity, basis or sampler, are a ValueError.
     """
     items = list(exponents)
     if len(items) < 2:
@@ -173,6 +183,7 @@ def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
         points=min(e.points for e in items),
         left_out=max(e.left_out for e in items),
         loss=float(np.exp(np.mean(np.log([e.loss for e in items])))),
+        amplitude=float(np.exp(np.mean(np.log([e.amplitude for e in items])))),
         seeds=sum(e.seeds for e in items),
     )
 

@@ -149,12 +149,7 @@ def crossings(
 
 
 def profiles(
-    measured: Subject | Run,
-    modes: xr.Dataset,
-    widths: xr.Dataset,
-    *,
-    points: int = 41,
-    span: float = 1.2,
+    measured: Subject | Run, modes: xr.Dataset, widths: xr.Dataset, *, points: int = 41, span: float = 1.2
 ) -> xr.Dataset:
     """L_i(x) = L(w₀ + x p_i) across the width of each direction (PNAS 6, Fig. 2A, B).
 

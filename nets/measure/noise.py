@@ -22,11 +22,7 @@ from nets.training.run import Run
 Rng: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
 
-def per_sample_gradients(
-    measured: Subject | Run,
-    *,
-    layer: int | None = None,
-) -> torch.Tensor:
+def per_sample_gradients(measured: Subject | Run, *, layer: int | None = None) -> torch.Tensor:
     """Gradients ∇l(s; θ) of the loss of each sample.
 
     Parameters
@@ -102,12 +98,7 @@ def noise_covariance(
     )
 
 
-def noise_trace(
-    measured: Subject | Run,
-    *,
-    layer: int | None = None,
-    memory: int = MEMORY,
-) -> float:
+def noise_trace(measured: Subject | Run, *, layer: int | None = None, memory: int = MEMORY) -> float:
     """Tr C₁ = ⟨‖g_s‖²⟩ − ‖ḡ‖², the size of single samples' noise, for any number of weights.
 
     Parameters
@@ -170,11 +161,7 @@ def minibatch_gradients(
 
 
 def projected_gradients(
-    measured: Subject | Run,
-    directions: np.ndarray,
-    *,
-    layer: int | None = None,
-    memory: int = MEMORY,
+    measured: Subject | Run, directions: np.ndarray, *, layer: int | None = None, memory: int = MEMORY
 ) -> np.ndarray:
     """Components g_s · v of single samples' gradients along the columns v of (N, K): (M, K), float64.
 

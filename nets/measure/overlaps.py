@@ -99,11 +99,7 @@ def _alignment(
 
 
 def noise_alignment(
-    measured: Subject | Run,
-    *,
-    layer: int | None = None,
-    top: int = 10,
-    memory: int = MEMORY,
+    measured: Subject | Run, *, layer: int | None = None, top: int = 10, memory: int = MEMORY
 ) -> xr.Dataset:
     """C·B and both Fisher matrices against the Hessian at these weights.
 

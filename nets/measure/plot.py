@@ -34,13 +34,19 @@ def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **lin
 
     ``modes`` maps labels to variances, dim ``mode``; ``line`` goes to ``plot``.
     """
-    ax = axes(ax)
-    for k, (label, variance) in enumerate(modes.items()):
-        colour, dash = curve(k)
-        ax.plot(variance["mode"], variance, **{"color": colour, "ls": dash, "label": label, **line})
-    ax.set(xscale="log", yscale="log", xlabel="mode $i$", ylabel="variance $\\sigma_i^2$")
+    ax = _against_rank(modes, "variance $\\sigma_i^2$", ax, line)
     if len(modes) > 1:
         ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _against_rank(curves: Mapping[str, xr.DataArray], ylabel: str, ax: Axes | None, line: dict) -> Axes:
+    """Labelled curves over ``mode`` on logarithmic scales."""
+    ax = axes(ax)
+    for k, (label, values) in enumerate(curves.items()):
+        colour, dash = curve(k)
+        ax.plot(values["mode"], values, **{"color": colour, "ls": dash, "label": label, **line})
+    ax.set(xscale="log", yscale="log", xlabel="mode $i$", ylabel=ylabel)
     return ax
 
 
@@ -85,30 +91,22 @@ def against_flatness(
     """Axes with quantities of the modes against their flatness, and their power laws (PNAS Fig. 2D, 3B).
 
     ``width`` is F_i and ``quantities`` maps labels to values, both over ``mode``; open-ended modes are left
-    out. ``fits`` maps labels to exponents, each drawn as a line through the middle of the modes it was fitted
-    to. ``points`` goes to ``plot``.
+    out. ``fits`` maps labels to exponents, each drawn as its line over the modes it was fitted to. ``points``
+    goes to ``plot``.
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(quantities.items()):
         colour, dash = curve(k)
-        F, y = (a.to_numpy() for a in xr.align(width, values, join="inner"))
-        mode = xr.align(width, values, join="inner")[0]["mode"].to_numpy()
-        shown = np.isfinite(F) & np.isfinite(y) & (y > 0)
-        fit = None if fits is None else fits.get(label)
-        name = label if fit is None else f"{label}: {fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]"
-        style: dict = {
-            "ls": "",
-            "marker": MARKERS[k % len(MARKERS)],
-            "ms": 2.5,
-            "color": colour,
-            "alpha": 0.7,
-        }
-        ax.plot(F[shown], y[shown], **(style | {"label": name} | points))
+        F, y = xr.align(width, values, join="inner")
+        F = F[np.isfinite(F) & np.isfinite(y) & (y > 0)]
+        fit = (fits or {}).get(label)
+        name = label if fit is None else f"{label}: {fit.estimate:.2f}"
+        style: dict = {"marker": MARKERS[k % len(MARKERS)], "color": colour, "label": name}
+        ax.plot(F, y.sel(mode=F["mode"]), **({"ls": "", "ms": 2.5, "alpha": 0.7} | style | points))
         if fit is not None:
-            used = shown & (mode >= fit.first) & (mode <= fit.last)
-            line = np.array([F[used].min(), F[used].max()])
-            u, v = np.log(F[used]).mean(), np.log(y[used]).mean()
-            ax.plot(line, np.exp(v - fit.value * (np.log(line) - u)), color=colour, ls=dash, lw=1.2)
+            used = F.sel(mode=slice(fit.first, fit.last))
+            ends = np.array([used.min(), used.max()])
+            ax.plot(ends, fit(ends), color=colour, ls=dash, lw=1.2)
     ax.set(xscale="log", yscale="log", xlabel="flatness $F_i$")
     few_ticks(ax.xaxis, ax.yaxis)
     ax.legend(frameon=False, fontsize=7)
@@ -127,13 +125,9 @@ def correlation_times(
     ``motions`` maps labels to correlation times over ``mode``, ``nulls`` labels to numbers, such as
     :func:`theory.random_landscape.null_correlation_time`.
     """
-    ax = axes(ax)
-    for k, (label, tau) in enumerate(motions.items()):
-        colour, dash = curve(k)
-        ax.plot(tau["mode"], tau, **{"color": colour, "ls": dash, "lw": 1, "label": label, **line})
+    ax = _against_rank(motions, "correlation time $\\tau_i$ (steps)", ax, {"lw": 1, **line})
     for k, (label, value) in enumerate((nulls or {}).items()):
         ax.axhline(value, color="0.45", ls=(":", "--", "-.")[k % 3], lw=0.9, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="mode $i$", ylabel="correlation time $\\tau_i$ (steps)")
     ax.legend(frameon=False, fontsize=7)
     return ax
 
@@ -153,8 +147,8 @@ def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes |
         ax.plot(x, np.log(part["loss"] / start), color=colour, label=f"$i = {mode}$")
         if fits is not None:
             own = fits.sel(mode=mode)
-            parabola = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
-            ax.plot(x, parabola, color=colour, ls=":", lw=1)
+            curve = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
+            ax.plot(x, curve, color=colour, ls=":", lw=1)
     ax.axhline(1.0, color="0.5", lw=0.8)
     ax.set(xlabel="displacement along $p_i$", ylabel="$\\ln(L_i / L_0)$")
     ax.legend(frameon=False, fontsize=8)

@@ -33,7 +33,7 @@ def test_exact_power_laws_give_their_exponents_and_everything_needed_to_judge_th
     psi = found["psi"]
     assert (psi.points, psi.first, psi.last, psi.left_out, psi.loss) == (99, 2, 100, 0, 1e-4)
     assert psi.correlation == pytest.approx(-1) and "same window" in psi.basis
-    assert psi.sampler == "sgd, alpha=0.1, B=50, without replacement"
+    assert psi.sampler == "sgd, eta=0.1, B=50, without replacement"
     assert psi.low == pytest.approx(3.5) and psi.high == pytest.approx(3.5)
     assert "psi" in exponents.table([psi]) and str(psi) == "psi = 3.50 [3.50, 3.50]"
 

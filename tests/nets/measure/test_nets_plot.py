@@ -27,7 +27,7 @@ def _over_modes(values):
 
 
 def _psi(value=4.0, low=3.5, high=4.5):
-    return Exponent("psi", value, low, high, "seeds", -0.9, 30, 0, 2, 30, "basis", "sgd", 1e-4, 5)
+    return Exponent("psi", value, low, high, "seeds", -0.9, 30, 0, 2, 30, "basis", "sgd", 1e-4, 5, 2.0)
 
 
 def test_spectra_and_cumulative_shares_are_drawn_as_given(ax):
