@@ -147,8 +147,8 @@ def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes |
         ax.plot(x, np.log(part["loss"] / start), color=colour, label=f"$i = {mode}$")
         if fits is not None:
             own = fits.sel(mode=mode)
-            curve = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
-            ax.plot(x, curve, color=colour, ls=":", lw=1)
+            fitted = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
+            ax.plot(x, fitted, color=colour, ls=":", lw=1)
     ax.axhline(1.0, color="0.5", lw=0.8)
     ax.set(xlabel="displacement along $p_i$", ylabel="$\\ln(L_i / L_0)$")
     ax.legend(frameon=False, fontsize=8)
