@@ -11,6 +11,7 @@ IsotropicNoise: gradient descent with white noise, the Langevin equation.
 FlatnessNoise: gradient descent with noise whose covariance is the Gauss–Newton Hessian.
 continued: the same Run, or Runs, after further epochs.
 record: continue a Run and record the weights of one layer after each minibatch.
+record_and_continue: record, and the Run or Runs at the end of the window.
 Run: a trained net with its data, settings, history and state of the optimiser.
 weights_along: the weights of several trainings after chosen epochs, as one Dataset.
 net_at: the net of one training after one of those epochs.

@@ -40,5 +40,6 @@ from nets.training.train import continued as continued
 from nets.training.train import replicas as replicas
 from nets.training.train import sgd as sgd
 from nets.training.window import record as record
+from nets.training.window import record_and_continue as record_and_continue
 
 principal_components = _components

@@ -12,8 +12,14 @@ import xarray as xr
 from fpsolve.progress import bar, shown
 from fpsolve.symbols.counter_rng import Seed
 from nets.escape.dynamics import Dynamics
-from nets.training.batches import Sampling, minibatches, noise_stream, seed_text
-from nets.training.threads import torch_threads
+from nets.training.batches import (
+    Sampling,
+    minibatches,
+    noise_stream,
+    seed_text,
+    side_by_side_minibatches,
+)
+from nets.training.step import torch_threads
 
 #: Numbers of the positions kept between two looks at who has left.
 _BUFFER = 1 << 20
@@ -138,14 +144,11 @@ class _Replicas:
         """Rows of this epoch's minibatches, shape (steps, R, B), of those still inside."""
         if self.batch_size is None:
             return None
-        drawn = [
-            minibatches(
-                self.seeds[i], self.epoch, samples=self.dynamics.samples, batch_size=self.batch_size,
-                sampling=self.sampling,
-            )
-            for i in self.inside
-        ]  # fmt: skip
-        return torch.from_numpy(np.stack(drawn, 1)).to(self.dynamics.start.device)
+        drawn = side_by_side_minibatches(
+            [self.seeds[i] for i in self.inside], self.epoch, samples=self.dynamics.samples,
+            batch_size=self.batch_size, sampling=self.sampling,
+        )  # fmt: skip
+        return drawn.to(self.dynamics.start.device)
 
 
 def _compiled(method: str | None, dynamics: Dynamics, batch_size: int | None) -> bool:

@@ -14,3 +14,4 @@ from nets.training.train import replicas as replicas
 from nets.training.train import sgd as sgd
 from nets.training.window import exploration_start as exploration_start
 from nets.training.window import record as record
+from nets.training.window import record_and_continue as record_and_continue

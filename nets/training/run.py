@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 import numpy as np
 import torch
@@ -116,6 +117,10 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Minibatches in an epoch, ⌊M/B⌋; 1 with full-batch gradients."""
         return self.data.samples // self.batch_size
+
+
+#: One run, or several side by side.
+Runs = TypeVar("Runs", Run, Sequence[Run])
 
 
 def run_attributes(run: Run) -> dict[str, str | int | float]:

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
 
 from fpsolve.progress import shown
-from nets.layers import description, weight_layers, with_parameters
+from nets.layers import description, with_parameters
 from nets.training.networks import dense_biases, network
 from nets.training.run import Outcome, Run
-from nets.training.step import AfterStep, Batch, Rule, Samples, evaluate, train_epoch
-from nets.training.threads import torch_threads
+from nets.training.step import AfterStep, Batch, Samples, evaluate, torch_threads, train_epoch
 
 #: Weights that rest for an epoch at a mean loss above this are no success.
 STILL_LOSS = 0.1
-
-
-@dataclass
-class Recorder:
-    """Which layer to record how often, and what was recorded, epoch by epoch: see ``train_epoch``."""
-
-    layer: int
-    every: int
-    losses: list[np.ndarray] = field(default_factory=list)
-    steps: list[np.ndarray] = field(default_factory=list)
-    weights: list[np.ndarray] = field(default_factory=list)
+AfterEpoch: TypeAlias = Callable[[list[Run], np.ndarray], None]
 
 
 def trained(
@@ -38,44 +27,20 @@ def trained(
     stop_at_loss: float | None = None,
     threads: int | None = 1,
     progress: bool = False,
-    recorder: Recorder | None = None,
-    after_epoch: Callable[[list[Run]], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
     after_step: AfterStep | None = None,
 ) -> list[Run]:
     """All runs after so many epochs more. They agree but for their weights, learning rates and seeds.
 
-    Parameters
-    ----------
-    runs : sequence of Run
-        Not changed.
-    epochs : int
-    stop_at_loss : float, optional
-        A replica stops after the epoch in which its training loss is no longer above this.
-    threads, progress
-        As in :func:`nets.training.train.sgd`.
-    recorder : Recorder, optional
-        Filled.
-    after_epoch : callable, optional
-        Given the runs as they are after each epoch.
-    after_step : callable, optional
-        See :func:`nets.training.step.train_epoch`; of replicas that still train.
-
-    Raises
-    ------
-    ValueError
-        If the runs do not fit together.
-
-    Returns
-    -------
-    list of Run
-        One that diverged or stands still is as it was after the epoch before.
+    With ``stop_at_loss`` a replica stops after the epoch in which its training loss is no longer above that.
+    ``after_epoch`` is given the runs as they are after each epoch, and the minibatch losses (R, steps) of
+    those that trained; ``after_step`` is that of :func:`nets.training.step.train_epoch`. A run that diverged
+    or stands still is as it was after the epoch before. Runs that do not fit together are a ValueError.
     """
     runs = list(runs)
     first = runs[0]
     _check_together(runs, _going_on(runs, stop_at_loss))
     train, test = _samples(first)
-    layer = None if recorder is None else _parameter_index(first.net, recorder.layer)
-    every = 1 if recorder is None else recorder.every
     with torch_threads(threads), torch.no_grad():
         if not first.rows:
             rows = _measures(_stacked(runs), train, test)
@@ -85,14 +50,8 @@ def trained(
         for _ in shown(range(epochs), unit="epoch", progress=progress, leave=True):
             if batch is None:
                 break
-            before, rule = _copied(batch), _rule([runs[i] for i in active])
-            losses, steps, weights = train_epoch(
-                batch, train, rule, layer=layer, every=every, after_step=after_step
-            )
-            if recorder is not None:
-                recorder.losses.append(losses)
-                recorder.steps.append(steps)
-                recorder.weights.append(weights)
+            before = _copied(batch)
+            losses = train_epoch(batch, train, after_step)
             rows = _measures(batch, train, test)
             for i, outcome, row in zip(
                 active, _outcomes(before, batch, losses, first.recipe.divergence), rows, strict=True
@@ -109,7 +68,7 @@ def trained(
             if staying != active:
                 active, batch = staying, _stacked([runs[i] for i in staying]) if staying else None
             if after_epoch is not None:
-                after_epoch(runs)
+                after_epoch(runs, losses)
         if batch is not None:
             for place, i in enumerate(active):
                 runs[i] = _taken(runs[i], batch, place)
@@ -148,12 +107,6 @@ def _samples(run: Run) -> tuple[Samples, Samples]:
     return train, test
 
 
-def _rule(runs: Sequence[Run]) -> Rule:
-    s = runs[0].recipe
-    rates, seeds = zip(*((r.recipe.learning_rate, r.seed) for r in runs), strict=True)
-    return Rule(s.optimizer, rates, seeds, runs[0].batch_size, s.sampling)
-
-
 def _stacked(runs: Sequence[Run]) -> Batch:
     """Copies of the runs' weights and memories, side by side."""
 
@@ -168,7 +121,11 @@ def _stacked(runs: Sequence[Run]) -> Batch:
         for name in runs[0].memory
     }
     first = runs[0]
-    return Batch(network(first.net), parameters, memory, first.epoch, first.step, single=len(runs) == 1)
+    rates, seeds = zip(*((r.recipe.learning_rate, r.seed) for r in runs), strict=True)
+    return Batch(
+        network(first.net), parameters, memory, first.epoch, first.step, first.recipe, first.batch_size,
+        rates, seeds,
+    )  # fmt: skip
 
 
 def _copied(batch: Batch) -> Batch:
@@ -212,9 +169,3 @@ def _outcomes(
         else ("trained", -1)
         for bad, rests in zip(outside, still, strict=True)
     ]  # fmt: skip
-
-
-def _parameter_index(net: nn.Sequential, layer: int) -> int:
-    """Where the weights of a layer are among the net's parameters."""
-    module = weight_layers(net)[layer][1]
-    return next(i for i, p in enumerate(net.parameters()) if p is module.weight)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -20,17 +19,15 @@ from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
 from nets.training.optimizers import fresh_memory
 from nets.training.recipe import Options, Recipe, changed, check_epochs, checked_device
-from nets.training.run import Diverged, Run, check_trained, finished
+from nets.training.run import Diverged, Run, Runs, check_trained, finished
 from nets.training.side_by_side import trained
 from nets.training.step import AfterStep
-from nets.training.window import exploration_start, record
+from nets.training.window import exploration_start, record, record_and_continue
 
 __all__ = [
-    "Diverged", "Recipe", "Run", "continued", "exploration_start", "load", "record", "replicas", "save",
-    "sgd",
+    "Diverged", "Recipe", "Run", "continued", "exploration_start", "load", "record",
+    "record_and_continue", "replicas", "save", "sgd",
 ]  # fmt: skip
-
-Runs = TypeVar("Runs", Run, Sequence[Run])
 
 
 def sgd(
@@ -208,13 +205,16 @@ def _train(
         _start(net, moved, own.for_samples(data.samples), seed_text(rng))
         for net, own, rng in zip(nets, recipes, rngs, strict=True)
     ]
-    after_epoch = None
     if checkpoint is not None:
-        after_epoch = partial(save, path=checkpoint)
         if Path(checkpoint).exists():
             runs = _resumed(Path(checkpoint), runs, fresh=[rng is None for rng in rngs])
         else:
-            after_epoch(runs)  # a place that cannot be written is found now
+            save(runs, checkpoint)  # a place that cannot be written is found now
+
+    def after_epoch(runs: list[Run], losses: np.ndarray) -> None:
+        if checkpoint is not None:
+            save(runs, checkpoint)
+
     done = max(run.epoch for run in runs)
     if done > recipe.epochs:
         raise ValueError(
@@ -223,7 +223,7 @@ def _train(
     if done < recipe.epochs:
         runs = trained(
             runs, recipe.epochs - done, stop_at_loss=recipe.stop_at_loss, threads=recipe.threads,
-            progress=progress, after_epoch=after_epoch, after_step=after_step,
+            progress=progress, after_epoch=after_epoch if checkpoint else None, after_step=after_step,
         )  # fmt: skip
     _warn_if_not_reached(runs, recipe.stop_at_loss)
     return runs

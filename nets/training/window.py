@@ -4,74 +4,50 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, overload
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 import xarray as xr
 
+from fpsolve.results import dataset, quantity
 from nets.layers import checked_layer
 from nets.training.recipe import check_epochs, is_whole
-from nets.training.run import Run, check_trained, finished, run_attributes
-from nets.training.side_by_side import Recorder, trained
+from nets.training.run import Run, Runs, check_trained, finished, run_attributes
+from nets.training.side_by_side import trained
 
 #: Bytes of recorded weights; putting the epochs together needs twice this for a moment.
 LARGEST_WINDOW = 4 << 30
 
 
-@overload
 def record(
-    run: Run | Sequence[Run], *, layer: int, epochs: int, every: int = 1,
-    return_run: Literal[False] = False, threads: int | None = 1, progress: bool = False,
-) -> xr.Dataset: ...  # fmt: skip
-@overload
-def record(
-    run: Run, *, layer: int, epochs: int, every: int = 1,
-    return_run: Literal[True], threads: int | None = 1, progress: bool = False,
-) -> tuple[xr.Dataset, Run]: ...  # fmt: skip
-@overload
-def record(
-    run: Sequence[Run], *, layer: int, epochs: int, every: int = 1,
-    return_run: Literal[True], threads: int | None = 1, progress: bool = False,
-) -> tuple[xr.Dataset, list[Run]]: ...  # fmt: skip
-def record(
-    run: Run | Sequence[Run],
-    *,
-    layer: int,
-    epochs: int,
-    every: int = 1,
-    return_run: bool = False,
-    threads: int | None = 1,
+    run: Run | Sequence[Run], *, layer: int, epochs: int, every: int = 1, threads: int | None = 1,
     progress: bool = False,
-) -> xr.Dataset | tuple[xr.Dataset, Run] | tuple[xr.Dataset, list[Run]]:
+) -> xr.Dataset:  # fmt: skip
     """Go on with a run and record the weights of one layer after each minibatch.
 
     Parameters
     ----------
     run : Run, or sequence of Run
         Not changed: recording twice gives the same window. Several runs (of
-        :func:`nets.training.train.replicas`)
-        go on side by side.
+        :func:`nets.training.train.replicas`) go on side by side.
     layer : int
         Which weights, see :func:`nets.layers.weight_layers`; 1 is the hidden layer of 784-50-50-10.
     epochs : int
         Length of the window; the paper's has 10.
     every : int
         Keep the states after steps whose number is a multiple of this.
-    return_run : bool
-        Also return the run at the window's end, from which the next window starts.
     threads, progress
-        As in :func:`nets.training.train.sgd`.
+        As in :class:`nets.Recipe` and :func:`nets.sgd`.
 
     Returns
     -------
     Dataset
         ``weights`` (step, weight): flattened, after minibatch ``step``, counted from the start of training.
         ``minibatch_loss`` (step): L^μ of that minibatch at the weights before it. Coordinate ``epoch``
-        (step). ``attrs``: settings, data, ``steps_per_epoch``, and the loss over all training rows at both
+        (step). ``attrs``: recipe, data, ``steps_per_epoch``, and the loss over all training rows at both
         ends, ``loss_start`` and ``loss_end``. With several runs a leading dim ``replica``, with coordinates
         ``learning_rate``, ``seed``, ``loss_start``, ``loss_end`` and ``start_sha256`` along it.
-    Run or list of Run
-        With ``return_run``.
 
     Raises
     ------
@@ -89,16 +65,69 @@ def record(
     ----------
     Feng, Tu, PNAS 118, e2015617118 (2021), Methods (window T = 10 epochs, a row for each minibatch).
     """
-    runs = [run] if isinstance(run, Run) else list(run)
+    runs = [run] if isinstance(run, Run) else run
+    window, _ = _recorded(runs, layer, epochs, every, threads, progress)
+    return window.isel(replica=0, drop=True) if isinstance(run, Run) else window
+
+
+def record_and_continue(
+    run: Runs, *, layer: int, epochs: int, every: int = 1, threads: int | None = 1, progress: bool = False
+) -> tuple[xr.Dataset, Runs]:
+    """The window of :func:`record`, and the run at the window's end, from which the next window starts.
+
+    Parameters
+    ----------
+    run, layer, epochs, every, threads, progress
+        As in :func:`record`.
+
+    Returns
+    -------
+    Dataset
+    Run, or list of Run
+    """
+    runs = [run] if isinstance(run, Run) else run
+    window, later = _recorded(runs, layer, epochs, every, threads, progress)
+    return (window.isel(replica=0, drop=True), later[0]) if isinstance(run, Run) else (window, later)
+
+
+@dataclass
+class _Recorder:
+    """Weights of one parameter after every ``every``-th step, and all minibatch losses, epoch by epoch."""
+
+    parameter: int
+    every: int
+    steps: list[int] = field(default_factory=list)
+    fresh: list[torch.Tensor] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    losses: list[np.ndarray] = field(default_factory=list)
+
+    def after_step(self, step: int, parameters: list[torch.Tensor]) -> None:
+        if step % self.every == 0:
+            self.steps.append(step)
+            self.fresh.append(parameters[self.parameter].clone())
+
+    def after_epoch(self, runs: list[Run], losses: np.ndarray) -> None:
+        self.losses.append(losses)
+        if self.fresh:
+            kept = torch.stack(self.fresh).reshape(len(self.fresh), len(losses), -1)
+            self.weights.append(kept.transpose(0, 1).cpu().numpy())
+        self.fresh = []
+
+
+def _recorded(
+    runs: Sequence[Run], layer: int, epochs: int, every: int, threads: int | None, progress: bool
+) -> tuple[xr.Dataset, list[Run]]:
+    """The window with dims replica, step, weight, and the runs at its end."""
     for one in runs:
         checked_layer(one.net, layer)
         check_trained(one)
     check_epochs(epochs)
-    steps = epochs * runs[0].steps_per_epoch
+    first = runs[0]
+    steps, weight = epochs * first.steps_per_epoch, checked_layer(first.net, layer).weight
     if not is_whole(every) or not 1 <= every <= steps:
         raise ValueError(f"every={every!r} must lie between 1 and the window's {steps} steps")
-    kept, weights = steps // every, checked_layer(runs[0].net, layer).weight.numel()
-    size = kept * weights * len(runs) * runs[0].recipe.torch_dtype.itemsize
+    kept, weights = steps // every, weight.numel()
+    size = kept * weights * len(runs) * first.recipe.torch_dtype.itemsize
     if size > LARGEST_WINDOW:
         raise ValueError(
             f"a window of {kept} steps × {weights} weights takes {size / 2**30:.1f} GiB, more than "
@@ -108,17 +137,48 @@ def record(
         try:
             exploration_start(one)
         except ValueError as error:
-            warnings.warn(f"the window starts in the first, fast phase of learning: {error}", stacklevel=2)
+            warnings.warn(f"the window starts in the first, fast phase of learning: {error}", stacklevel=3)
             break
-    recorder = Recorder(layer, every)
-    later = [
-        finished(r) for r in trained(runs, epochs, threads=threads, progress=progress, recorder=recorder)
-    ]
-    window = _window(runs, later, recorder)
-    if isinstance(run, Run):
-        window = window.isel(replica=0, drop=True)
-        return (window, later[0]) if return_run else window
-    return (window, later) if return_run else window
+    recorder = _Recorder(next(i for i, p in enumerate(first.net.parameters()) if p is weight), every)
+    later = trained(
+        runs, epochs, threads=threads, progress=progress, after_step=recorder.after_step,
+        after_epoch=recorder.after_epoch,
+    )  # fmt: skip
+    later = [finished(r) for r in later]
+    window = _window(runs, later, recorder).assign_attrs(
+        layer=int(layer), layer_shape="×".join(map(str, weight.shape)), every=int(every)
+    )
+    return window, later
+
+
+def _window(runs: Sequence[Run], later: Sequence[Run], recorder: _Recorder) -> xr.Dataset:
+    """The Dataset of what was recorded, dims replica, step, weight."""
+    first, step = runs[0], np.array(recorder.steps, dtype=np.int64)
+    weights = np.concatenate(recorder.weights, axis=1)
+    losses = np.concatenate(recorder.losses, axis=1)[:, step - first.step - 1]
+    own: dict[str, list[str] | list[float]] = {
+        "learning_rate": [r.recipe.learning_rate for r in runs],
+        "seed": [r.seed for r in runs],
+        "start_sha256": [r.start for r in runs],
+        "loss_start": [r.loss for r in runs],
+        "loss_end": [r.loss for r in later],
+    }
+    window = dataset(
+        {
+            "weights": quantity(weights, ("replica", "step", "weight"), "weights of one layer"),
+            "minibatch_loss": quantity(losses, ("replica", "step"), "loss of the minibatch before its step"),
+        },
+        title="weights of one layer along training",
+        coords={
+            "step": quantity(step, "step", "minibatches done"),
+            "epoch": quantity(step / first.steps_per_epoch, "step", "epochs done"),
+        },
+        **{key: value for key, value in run_attributes(first).items() if key not in own},
+        epoch_start=first.epoch, epoch_end=later[0].epoch,
+    )  # fmt: skip
+    if len(runs) == 1:
+        return window.assign_attrs({key: values[0] for key, values in own.items()})
+    return window.assign_coords({key: ("replica", values) for key, values in own.items()})
 
 
 def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -> int:
@@ -164,46 +224,3 @@ def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -
         f"after {run.epoch} epochs the run is not in the exploration phase ({now}; wanted: {error:.2%} "
         f"and {slowing:.0%}); train longer"
     )
-
-
-def _window(runs: Sequence[Run], later: Sequence[Run], recorder: Recorder) -> xr.Dataset:
-    """The Dataset of what was recorded, dims replica, step, weight."""
-    first = runs[0]
-    layer = checked_layer(first.net, recorder.layer)
-    step = np.concatenate(recorder.steps)
-    weights = np.concatenate(recorder.weights, axis=1)
-    losses = np.concatenate(recorder.losses, axis=1)[:, step - first.step - 1]
-    own: dict[str, list[str] | list[float]] = {
-        "learning_rate": [r.recipe.learning_rate for r in runs],
-        "seed": [r.seed for r in runs],
-        "start_sha256": [r.start for r in runs],
-        "loss_start": [r.loss for r in runs],
-        "loss_end": [r.loss for r in later],
-    }
-    attributes = {key: value for key, value in run_attributes(first).items() if key not in own}
-    window = xr.Dataset(
-        {
-            "weights": (("replica", "step", "weight"), weights, _says("weights of one layer")),
-            "minibatch_loss": (("replica", "step"), losses, _says("loss of the minibatch before its step")),
-        },
-        {
-            "step": ("step", step, _says("minibatches done")),
-            "epoch": ("step", step / first.steps_per_epoch, _says("epochs done")),
-        },
-        {
-            "title": "weights of one layer along training",
-            **attributes,
-            "layer": int(recorder.layer),
-            "layer_shape": "×".join(map(str, layer.weight.shape)),
-            "every": int(recorder.every),
-            "epoch_start": first.epoch,
-            "epoch_end": later[0].epoch,
-        },
-    )
-    if len(runs) == 1:
-        return window.assign_attrs({key: values[0] for key, values in own.items()})
-    return window.assign_coords({key: ("replica", values) for key, values in own.items()})
-
-
-def _says(long_name: str) -> dict[str, str]:
-    return {"long_name": long_name, "units": "1"}

@@ -28,7 +28,7 @@ from nets import models
 from nets.data import datasets
 from nets.measure.subject import Subject, layer_names
 from nets.training import train
-from nets.training.threads import torch_threads
+from nets.training.step import torch_threads
 
 SIZES, BATCH, RATE, REPEATS, REPLICAS = (784, 50, 50, 10), 50, 0.1, 7, 16
 

@@ -26,7 +26,7 @@ from fpsolve import sweep
 from fpsolve.results import provenance, quantity
 from nets.data import datasets
 from nets.training.batches import seed_text
-from nets.training.threads import torch_threads
+from nets.training.step import torch_threads
 from notebooks.studies.forgetting.penalties import Constraint, ImplicitStep
 from notebooks.studies.forgetting.solution import FirstTask, first_task
 from notebooks.studies.forgetting.tasks import Tasks, descend, errors, views

@@ -22,7 +22,7 @@ from nets.measure.subject import Subject, layer_names
 from nets.models import fully_connected
 from nets.training import train
 from nets.training.batches import seed_text
-from nets.training.threads import torch_threads
+from nets.training.step import torch_threads
 from notebooks.studies.forgetting.tasks import BLOCK, Rows, Tasks, descend, errors, rows_of, views
 
 #: Largest number of weights for which directions without motion are added, up to all.

@@ -11,8 +11,9 @@ from torch import nn
 
 from fpsolve.progress import shown
 from nets.data.datasets import Data
-from nets.training.batches import minibatches
+from nets.training.batches import steps
 from nets.training.networks import DenseNetwork, dense_biases
+from nets.training.optimizers import Plain
 
 #: Rows worked on together where all samples are gone through.
 BLOCK = 500
@@ -119,18 +120,18 @@ def descend(
     inputs, labels = task.inputs, task.labels
     parameters = views(net, weights)
     targets = nn.functional.one_hot(labels, parameters[-1].shape[1]).to(inputs.dtype)
-    dense, learning, step = DenseNetwork(False), weights.shape[1], 0
-    for epoch in shown(range(epochs), unit="epoch", progress=progress, leave=True):
-        for rows in minibatches(seed, epoch, samples=len(labels), batch_size=tasks.batch_size):
-            chosen = torch.from_numpy(rows)
-            slope = torch.softmax(dense.forward(parameters, inputs[chosen][None]), -1).sub_(targets[chosen])
-            done = 0
-            for p, g in zip(parameters, dense.backward(parameters, slope), strict=True):
-                if done < learning:
-                    p.add_(g, alpha=-tasks.learning_rate / tasks.batch_size)
-                done += p[0].numel()
-            step += 1
-            after_step(step, weights)
+    dense, rate = DenseNetwork(False), tasks.learning_rate / tasks.batch_size
+    learning = int(np.searchsorted(np.cumsum([p[0].numel() for p in parameters]), weights.shape[1])) + 1
+    order = steps(
+        [seed], shown(range(epochs), unit="epoch", progress=progress, leave=True), samples=len(labels),
+        batch_size=tasks.batch_size, sampling="without_replacement",
+    )  # fmt: skip
+    # Not nets.training.replicas: there each row would gather a minibatch of its own and all parameters learn.
+    for step, rows in order:
+        slope = torch.softmax(dense.forward(parameters, inputs[rows]), -1).sub_(targets[rows])
+        gradients = dense.backward(parameters, slope)[:learning]
+        Plain().move(parameters[:learning], gradients, {}, rate=rate, step=step)
+        after_step(step, weights)
 
 
 def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

@@ -178,7 +178,7 @@ def one_width(
     )  # fmt: skip
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
         warnings.simplefilter("ignore", UserWarning)
-        recorded, last = train.record(run, layer=1, epochs=window, return_run=True)
+        recorded, last = train.record_and_continue(run, layer=1, epochs=window)
     return _dimensions(last, components.analyse(recorded)) | {
         "explored": quantity(_explored(run), (), "1 in the exploration phase"),
         "cpu_seconds": quantity(time.process_time() - started, (), "processor time, s"),

@@ -220,8 +220,8 @@ def measure(
     run = config.train(seed, data=data, checkpoint=checkpoint)
     say("recording two windows")
     settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
-    first, middle = training.record(run, **settings, return_run=True)
-    second, last = training.record(middle, **settings, return_run=True)
+    first, middle = training.record_and_continue(run, **settings)
+    second, last = training.record_and_continue(middle, **settings)
     windows = _Windows(config, seed, run, middle, first, second)
     found = {}
     for case in dict.fromkeys((SAME, *config.cases)):

@@ -28,7 +28,7 @@ def trained():
         epochs=40,
         rng=0,
     )
-    window, run = train.record(start, layer=1, epochs=10, return_run=True)
+    window, run = train.record_and_continue(start, layer=1, epochs=10)
     return types.SimpleNamespace(run=run, window=window, modes=components.analyse(window))
 
 

@@ -228,7 +228,7 @@ def biased():
     data = datasets.load("digits").subset(300)
     net = models.fully_connected((64, 12, 12, 10), rng=1, bias=True)
     start = train.sgd(net, data, learning_rate=0.1, batch_size=20, epochs=30, rng=0)
-    window, run = train.record(start, layer=1, epochs=5, return_run=True)
+    window, run = train.record_and_continue(start, layer=1, epochs=5)
     return run, window
 
 

@@ -327,7 +327,7 @@ def test_with_replacement_the_minibatch_gradients_scatter_as_independent_draws_d
 
 
 def test_a_window_holds_the_weights_after_each_minibatch(explored):
-    window, later = train.record(explored, layer=1, epochs=2, return_run=True)
+    window, later = train.record_and_continue(explored, layer=1, epochs=2)
     steps = explored.steps_per_epoch
     assert dict(window.sizes) == {"step": 2 * steps, "weight": 400}
     assert np.array_equal(window.step, explored.step + 1 + np.arange(2 * steps))
@@ -362,12 +362,23 @@ def test_a_thinned_window_is_every_nth_row_of_the_full_one(explored):
     assert np.array_equal(thin.minibatch_loss, rows.minibatch_loss)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_window_of_full_batch_steps_has_one_state_in_every(digits, every):
+    options = {"learning_rate": 0.1, "epochs": 3, "optimizer": "gd"}
+    window = train.record(train.sgd(_net(), digits, **options), layer=1, epochs=4, every=every)
+    assert window.step.values.tolist() == [s for s in (4, 5, 6, 7) if s % every == 0]
+    later = train.sgd(_net(), digits, **(options | {"epochs": 6}))
+    assert np.array_equal(
+        window.weights.sel(step=6), layers.weight_layers(later.net)[1][1].weight.detach().reshape(-1)
+    )
+
+
 def test_replicas_are_recorded_side_by_side(digits):
     data = digits.subset(300)
     runs = train.replicas(
         _net(), data, learning_rate=[0.1, 0.2], batch_size=50, epochs=120, rng=[0, 1], dtype="float64"
     )
-    window, later = train.record(runs, layer=1, epochs=1, return_run=True)
+    window, later = train.record_and_continue(runs, layer=1, epochs=1)
     assert window.weights.dims == ("replica", "step", "weight")
     assert list(window.learning_rate.values) == [0.1, 0.2]
     for i in range(2):

@@ -32,7 +32,7 @@ def trained():
         epochs=30,
         rng=0,
     )
-    window, last = train.record(run, layer=1, epochs=8, return_run=True)
+    window, last = train.record_and_continue(run, layer=1, epochs=8)
     return last, components.analyse(window)
 
 
