@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 
 from fpsolve.progress import bar, shown
+from fpsolve.results import Attribute, dataset, quantity
 from fpsolve.symbols.counter_rng import Seed
 from nets.escape.dynamics import Dynamics
 from nets.training.batches import (
@@ -46,12 +47,12 @@ def simulate_box_escape(
     """When each of many replicas of SGD first leaves the box |θ_i − θ_i⁰| ≤ r around its start.
 
     All start at θ⁰ and follow θ ← θ − η ∇L_k^μ + √(2ηD) ξ with L_k(θ) = L(√k θ), white ξ, from the start
-    θ⁰ = w₀/√k in the box r = ``half_width``/√k, looked at after every step. With φ = √k θ that is
+    θ⁰ = w₀/√k in the box r = ``half_width``/√k, which is checked after every step. With φ = √k θ that is
 
         φ ← φ − kη ∇L^μ(φ) + √(2kηD) ξ,   φ⁰ = w₀,   |φ_i − w₀_i| ≤ ``half_width``,
 
     SGD on L itself at the learning rate kη: the number of steps depends on k and η through kη alone, and
-    only the unit of time, η steps, tells them apart. This is what is run.
+    only the unit of time, η steps, tells them apart. The iteration of φ is what is run.
 
     Parameters
     ----------
@@ -61,7 +62,6 @@ def simulate_box_escape(
         η.
     batch_size : int or None
         B; None takes all samples: gradient descent, with injected noise a Langevin equation.
-    replicas : int
     half_width : float
         0.05 in the paper.
     sharpness : float
@@ -71,36 +71,39 @@ def simulate_box_escape(
     sampling : {"without_replacement", "with_replacement"}
         As in :func:`nets.training.train.sgd`.
     max_steps : int
-        Who is inside after so many is censored.
+        A replica that is inside after so many steps is censored.
     rng : int, SeedSequence, Generator or str, optional
-        Replica i has the seed ``spawn_key=(i,)`` of it: its minibatches depend neither on the other
-        replicas nor on their number.
+        Replica i has the child ``spawn_key=(i,)`` of this seed, so that its minibatches depend neither on
+        the other replicas nor on their number.
     method : {"compiled", "batched"}, optional
         One replica after another in compiled code, or all in one batch of matrix products, which also
-        runs on a GPU. The same paths but for rounding. Default: compiled where it can be, which is with
-        minibatches and on a processor.
+        runs on a GPU. Both give the same paths but for rounding. Default: compiled where that is possible,
+        with minibatches and on a processor.
     threads : int or None
         Threads torch may use; None leaves its setting.
-    progress : bool
 
     Returns
     -------
     Dataset, dim ``replica``
         ``outcome`` (1 escaped, 0 censored), ``steps``, ``observed_time`` = η steps, ``coordinate`` that left
         first (−1 if none; the farthest if several in one step), ``side`` (±1), and ``change`` (replica,
-        parameter) = φ − w₀ after the last step. :func:`fpsolve.escape_rate` takes it as it is.
+        parameter) = φ − w₀ after the last step. :func:`fpsolve.escape_rate` takes this Dataset.
 
     Raises
     ------
     ValueError
-        If an argument makes no sense; before any step.
+        Before any step: if a number is out of its range, ``method`` is unknown or cannot run this case, or
+        all replicas would be the same.
 
     References
     ----------
     Xie, Sato, Sugiyama, ICLR 2021, section 4, appendices D.1 and E.1. The paper rescales the box "by k";
-    1/√k is what leaves the landscape in it the same.
+    1/√k is the factor that leaves the landscape inside the box the same.
     """
-    _check(dynamics, learning_rate, batch_size, replicas, half_width, sharpness, injected_noise, max_steps)
+    positive = {
+        "learning_rate": float(learning_rate), "half_width": float(half_width), "sharpness": float(sharpness)
+    }  # fmt: skip
+    _check(dynamics, batch_size, replicas, max_steps, injected_noise, positive)
     seed = seed_text(rng)
     seeds = [seed_text(np.random.SeedSequence(int(seed, 16), spawn_key=(i,))) for i in range(replicas)]
     state = _Replicas(dynamics, seeds, sampling, batch_size)
@@ -108,26 +111,20 @@ def simulate_box_escape(
     run = _run_compiled if _compiled(method, dynamics, batch_size) else _run_batched
     with torch_threads(threads), torch.no_grad():
         run(state, learning_rate * sharpness, kick, half_width, max_steps, progress)
-    return _dataset(
-        state,
-        learning_rate,
-        {
-            "title": "first exits of SGD from a box",
-            **dynamics.attributes,
-            "learning_rate": float(learning_rate),
-            "batch_size": int(batch_size or dynamics.samples),
-            "half_width": float(half_width),
-            "sharpness": float(sharpness),
-            "injected_noise": float(injected_noise),
-            "sampling": str(sampling) if batch_size else "all samples",
-            "max_steps": int(max_steps),
-            "seed": seed,
-        },
-    )
+    attrs: dict[str, Attribute] = {
+        **dynamics.attributes,
+        **positive,
+        "batch_size": int(batch_size or dynamics.samples),
+        "injected_noise": float(injected_noise),
+        "sampling": sampling if batch_size else "all samples",
+        "max_steps": int(max_steps),
+        "seed": seed,
+    }
+    return _dataset(state, learning_rate, attrs)
 
 
 class _Replicas:
-    """Who is inside, where, and how those ended who are not."""
+    """Which replicas are inside the box, and how the others ended."""
 
     def __init__(
         self, dynamics: Dynamics, seeds: list[str], sampling: Sampling, batch_size: int | None
@@ -163,7 +160,7 @@ def _compiled(method: str | None, dynamics: Dynamics, batch_size: int | None) ->
 def _run_compiled(
     state: _Replicas, rate: float, kick: float, r: float, max_steps: int, progress: bool
 ) -> None:
-    """One replica after another."""
+    """Run one replica after another in compiled code, until it is outside or ``max_steps`` is reached."""
     assert state.batch_size is not None
     advance = state.dynamics.stepper(r, rate)
     start = state.dynamics.start.cpu().numpy()
@@ -194,7 +191,7 @@ def _run_compiled(
 def _run_batched(
     state: _Replicas, rate: float, kick: float, r: float, max_steps: int, progress: bool
 ) -> None:
-    """All at once, step by step, until all are outside or ``max_steps`` is reached."""
+    """Run all replicas at once, step by step, until all are outside or ``max_steps`` is reached."""
     dynamics, done = state.dynamics, 0
     start = dynamics.start
     positions = start.expand(len(state.seeds), -1).clone()
@@ -248,7 +245,7 @@ def _block(
 
 
 def _ended(state: _Replicas, path: torch.Tensor, r: float, done: int) -> torch.Tensor | None:
-    """Take out those who left during a block; the places of those who stay, None if nobody left."""
+    """Record the replicas that left during a block; the places of those that stay, None if none left."""
     start = state.dynamics.start
     inside = ((path - start).abs_() <= r).all(-1)  # a NaN is outside
     left = ~inside.all(0)
@@ -266,38 +263,29 @@ def _ended(state: _Replicas, path: torch.Tensor, r: float, done: int) -> torch.T
     return keep
 
 
-def _dataset(state: _Replicas, learning_rate: float, attrs: dict[str, str | int | float]) -> xr.Dataset:
+def _dataset(state: _Replicas, learning_rate: float, attrs: dict[str, Attribute]) -> xr.Dataset:
     change = state.change.cpu().numpy()
-    at = state.coordinate
+    at = state.coordinate.astype(np.int64)
     side = np.where(at >= 0, np.sign(np.take_along_axis(change, np.maximum(at, 0)[:, None], 1)[:, 0]), 0)
-
-    def variable(values, long_name: str, units: str = "1"):
-        return ("replica", values, {"long_name": long_name, "units": units})
-
-    return xr.Dataset(
-        {
-            "outcome": variable((at >= 0).astype(np.int64), "1 escaped, 0 still inside"),
-            "steps": variable(state.steps, "steps taken"),
-            "observed_time": variable(learning_rate * state.steps, "learning rate × steps", "time"),
-            "coordinate": variable(at.astype(np.int64), "parameter that left the box, −1 for none"),
-            "side": variable(side.astype(np.int64), "side on which it left"),
-            "change": (("replica", "parameter"), change, {"long_name": "√k θ − w₀ at the end", "units": "1"}),
-        },
-        attrs=attrs,
-    )
+    variables = {
+        "outcome": quantity((at >= 0).astype(np.int64), "replica", "1 escaped, 0 still inside"),
+        "steps": quantity(state.steps, "replica", "steps taken"),
+        "observed_time": quantity(learning_rate * state.steps, "replica", "learning rate × steps", "time"),
+        "coordinate": quantity(at, "replica", "parameter that left the box, −1 for none"),
+        "side": quantity(side.astype(np.int64), "replica", "side on which it left"),
+        "change": quantity(change, ("replica", "parameter"), "√k θ − w₀ at the end"),
+    }
+    return dataset(variables, coords=None, title="first exits of SGD from a box", **attrs)
 
 
 def _check(
     dynamics: Dynamics,
-    learning_rate: float,
     batch_size: int | None,
     replicas: int,
-    half_width: float,
-    sharpness: float,
-    injected_noise: float,
     max_steps: int,
+    injected_noise: float,
+    positive: dict[str, float],
 ) -> None:
-    positive = {"learning_rate": learning_rate, "half_width": half_width, "sharpness": sharpness}
     for name, value in positive.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value:g} must be positive and finite")

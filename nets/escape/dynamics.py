@@ -1,9 +1,9 @@
-"""What SGD sees around a start: the net itself, or a local model of it with the measured noise and curvature.
+"""Minibatch gradients around a start: of the net, or of a local model with its noise and curvature.
 
-Both give gradients of minibatches at many places at once, all parameters of a replica in one row, so that
-:func:`nets.escape.box.simulate_box_escape` runs either. The local models are the null models of escape:
-the same
-samples, the same noise at the start, but no landscape (``"none"``) or only its curvature (``"quadratic"``).
+Both give gradients at many places at once, all parameters of a replica in one row, so that
+:func:`nets.escape.box.simulate_box_escape` runs either. The local models are the null models of escape: the
+same samples, the same noise at the start, but no landscape (``"none"``) or only its curvature
+(``"quadratic"``).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from functools import partial
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-import fpsolve
+from fpsolve.results import Attribute
 from nets.data.datasets import Data
 from nets.escape.kernel import local_steps, net_steps
 from nets.layers import description
@@ -28,10 +29,8 @@ from nets.training.networks import Network, dense_biases, network
 Drift = Literal["none", "linear", "quadratic"]
 #: Numbers in the largest intermediate result of a sum over all samples.
 _BLOCK = 1 << 21
-
-
-#: Moves a position (P,) in place along rows (steps, B) with noise (steps or 0, P) added; returns the steps
-#: taken, and whether the last of them left the box.
+#: Moves a position (P,) in place along rows (steps, B) with noise (steps or 0, P) added. Returned are the
+#: number of steps taken, and whether the last of them left the box.
 Stepper: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[int, bool]]
 
 
@@ -47,8 +46,8 @@ class Dynamics(Protocol):
         """Rows of data."""
 
     @property
-    def attributes(self) -> dict[str, str | int | float]:
-        """Where it comes from, for ``attrs``."""
+    def attributes(self) -> dict[str, Attribute]:
+        """The net, the data and the drift, for ``attrs`` of a result."""
 
     def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         """Minibatch gradients (R, P) at positions (R, P) for rows (R, B); None takes all samples."""
@@ -61,19 +60,8 @@ class Dynamics(Protocol):
 class NetDynamics:
     """Gradients of a net's cross-entropy, all replicas in one batch of matrix products.
 
-    Attributes
-    ----------
-    net : nn.Sequential
-        Its shape.
-    network : Network
-    shapes : tuple of torch.Size
-        Of the parameters, in order.
-    start : Tensor, float64, shape (P,)
-    inputs, targets : Tensor, float64
-        (M, …), and labels as rows of 0 and 1.
-    weight_decay : float
-        λ of the ½ λ |w|² in the loss.
-    attributes : dict
+    ``shapes`` are those of the parameters, in order; ``start`` (P,), ``inputs`` (M, …) and ``targets``, the
+    labels as rows of 0 and 1, are float64; ``weight_decay`` is the λ of the ½ λ |w|² in the loss.
     """
 
     net: nn.Sequential
@@ -83,7 +71,7 @@ class NetDynamics:
     inputs: torch.Tensor
     targets: torch.Tensor
     weight_decay: float
-    attributes: dict[str, str | int | float]
+    attributes: dict[str, Attribute]
 
     @property
     def samples(self) -> int:
@@ -102,12 +90,14 @@ class NetDynamics:
             total += self._gradients(positions, x.unsqueeze(0), y.unsqueeze(0)) * (len(y) / self.samples)
         return total + decay
 
-    def per_sample(self) -> torch.Tensor:
-        """Gradient of each sample's loss (and of the decay) at the start, shape (M, P)."""
+    def mean_and_noise(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """At the start, the mean gradient ḡ, shape (P,), and g_s − ḡ of each sample, shape (M, P)."""
         w = self.start
         numbers = torch.arange(self.samples, device=w.device).unsqueeze(1)
-        block = max(1, _BLOCK // len(w))
-        return torch.cat([self.gradients(w.expand(len(part), -1), part) for part in numbers.split(block)])
+        parts = numbers.split(max(1, _BLOCK // len(w)))
+        gradients = torch.cat([self.gradients(w.expand(len(part), -1), part) for part in parts])
+        mean = gradients.mean(0)
+        return mean, gradients - mean
 
     def losses(self, positions: torch.Tensor) -> torch.Tensor:
         """Loss over all samples at each place, shape (R,)."""
@@ -121,7 +111,7 @@ class NetDynamics:
     def hessian(self) -> torch.Tensor:
         """Hessian of the loss over all samples at the start, shape (P, P); see :mod:`nets.measure.curvature`.
 
-        ReLU's kinks add curvature only where a sample lies on one; here none does.
+        ReLU's kinks add curvature only where a sample lies on a kink; here none does.
         """
         there = copy.deepcopy(self.net)
         nn.utils.vector_to_parameters(self.start, there.parameters())
@@ -136,15 +126,19 @@ class NetDynamics:
         labels = self.targets.argmax(1).cpu().numpy()
         start = self.start.cpu().numpy()
         biases, scratch = len(weights) < len(self.shapes), np.empty((len(sizes) + 2, int(sizes.max())))
-        gradient = np.empty_like(start)
-
-        def steps(position: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> tuple[int, bool]:
-            return net_steps(
-                position, start, r, rate, inputs, labels, sizes, biases, self.weight_decay, rows, noise,
-                scratch, gradient,
-            )  # fmt: skip
-
-        return steps
+        fixed = (
+            start,
+            r,
+            rate,
+            inputs,
+            labels,
+            sizes,
+            biases,
+            self.weight_decay,
+            scratch,
+            np.empty_like(start),
+        )
+        return partial(net_steps, *fixed)
 
     def _parameters(self, positions: torch.Tensor) -> list[torch.Tensor]:
         parts = positions.split([s.numel() for s in self.shapes], 1)
@@ -161,26 +155,17 @@ class NetDynamics:
 class LocalDynamics:
     """Frozen noise: each sample's gradient g_s as it is at the start w₀, plus a drift.
 
-    The minibatch gradient at w₀ + Δ is mean_{s ∈ μ}(g_s − ḡ) + drift, with drift 0 ("none"), ḡ ("linear"),
-    or ḡ + HΔ ("quadratic"). Its covariance is C of the net at the start, exactly, and so are its higher
-    moments.
-
-    Attributes
-    ----------
-    start : Tensor, shape (P,)
-    noise : Tensor, shape (M, P)
-        g_s − ḡ.
-    mean : Tensor, shape (P,)
-        What is added everywhere.
-    hessian : Tensor, shape (P, P), or None
-    attributes : dict
+    The minibatch gradient at w₀ + Δ is mean_{s ∈ μ}(g_s − ḡ) + ``mean`` + ``hessian`` Δ. The drift is 0
+    ("none"), ḡ ("linear"), or ḡ + HΔ ("quadratic"). Covariance C and higher moments of the noise are exactly
+    those of the net at the start. ``noise`` holds g_s − ḡ, shape (M, P); ``start`` and ``mean`` have shape
+    (P,), ``hessian`` (P, P).
     """
 
     start: torch.Tensor
     noise: torch.Tensor
     mean: torch.Tensor
     hessian: torch.Tensor | None
-    attributes: dict[str, str | int | float]
+    attributes: dict[str, Attribute]
 
     @property
     def samples(self) -> int:
@@ -196,35 +181,14 @@ class LocalDynamics:
         """See :class:`Dynamics`."""
         start, mean, frozen = (t.cpu().numpy() for t in (self.start, self.mean, self.noise))
         hessian = np.empty((0, 0)) if self.hessian is None else np.ascontiguousarray(self.hessian.cpu())
-        gradient = np.empty_like(start)
-
-        def steps(position: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> tuple[int, bool]:
-            return local_steps(position, start, r, rate, frozen, mean, hessian, rows, noise, gradient)
-
-        return steps
+        return partial(local_steps, start, r, rate, frozen, mean, hessian, np.empty_like(start))
 
 
 def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -> NetDynamics:
-    """SGD of a net on the training rows of some data.
+    """SGD of a net on the training rows of some data, started at the net's weights, in float64.
 
-    The loss is the mean cross-entropy plus ½ λ |w|² over all parameters.
-
-    Parameters
-    ----------
-    net : nn.Sequential
-        At the start; copied, in float64. Fully connected, with ReLU between its layers.
-    data : Data
-    weight_decay : float
-        λ.
-
-    Returns
-    -------
-    NetDynamics
-
-    Raises
-    ------
-    ValueError
-        If the net is of another kind, or λ is negative.
+    The loss is the mean cross-entropy plus ½ λ |w|² over all parameters. A net that is not fully connected
+    with ReLU between its layers, or a negative λ, is a ValueError.
     """
     if dense_biases(net) is None:
         raise ValueError(f"net {description(net)} must be fully connected with ReLU; see nets.models")
@@ -233,18 +197,17 @@ def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -
     own = copy.deepcopy(net).double().to(data.train_inputs.device)
     parameters = [p.detach() for p in own.parameters()]
     targets = nn.functional.one_hot(data.train_labels, len(data.classes)).double()
-    attributes: dict[str, str | int | float] = {
+    start = torch.cat([p.reshape(-1) for p in parameters])
+    attributes: dict[str, Attribute] = {
         "net": description(net),
         "data": data.name,
         "data_sha256": data.provenance.get("content_sha256", ""),
         "data_selected": data.provenance.get("selected", "all"),
         "samples": data.samples,
-        "parameters": sum(p.numel() for p in parameters),
+        "parameters": len(start),
         "weight_decay": float(weight_decay),
         "drift": "network",
-        "fpsolve_version": fpsolve.__version__,
     }
-    start = torch.cat([p.reshape(-1) for p in parameters])
     shapes = tuple(p.shape for p in parameters)
     inputs = data.train_inputs.double()
     return NetDynamics(own, network(own), shapes, start, inputs, targets, float(weight_decay), attributes)
@@ -253,52 +216,26 @@ def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -
 def local_dynamics(
     dynamics: NetDynamics, *, drift: Drift = "none", curvature: torch.Tensor | None = None
 ) -> LocalDynamics:
-    """The model of a net around its start, with the noise it has there.
+    """The model of a net around its start, with the noise of the samples there.
 
-    Parameters
-    ----------
-    dynamics : NetDynamics
-    drift : {"none", "linear", "quadratic"}
-        "none" is free diffusion, "linear" adds the mean gradient at the start, "quadratic" the curvature too.
-    curvature : Tensor, shape (P, P), optional
-        H for "quadratic"; default ``dynamics.hessian()``.
-
-    Returns
-    -------
-    LocalDynamics
-
-    Raises
-    ------
-    ValueError
-        If ``drift`` is unknown.
+    ``drift`` "none" is free diffusion, "linear" adds the mean gradient at the start, "quadratic" adds the
+    ``curvature`` too, shape (P, P), by default ``dynamics.hessian()``. Another drift is a ValueError.
     """
-    if drift not in ("none", "linear", "quadratic"):
+    if drift not in get_args(Drift):
         raise ValueError(f"drift={drift!r} must be 'none', 'linear' or 'quadratic'")
-    gradients = dynamics.per_sample()
-    mean = gradients.mean(0)
+    mean, noise = dynamics.mean_and_noise()
     H = None
     if drift == "quadratic":
         H = dynamics.hessian() if curvature is None else curvature
     kept = torch.zeros_like(mean) if drift == "none" else mean
-    attributes = {**dynamics.attributes, "drift": drift}
-    return LocalDynamics(dynamics.start, gradients - mean, kept, H, attributes)
+    return LocalDynamics(dynamics.start, noise, kept, H, {**dynamics.attributes, "drift": drift})
 
 
 def noise_and_curvature(dynamics: NetDynamics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean gradient ḡ, covariance C of one sample's gradient, and Hessian H, at the start.
+    """At the start, the mean gradient (P,), the covariance C of one sample's gradient, and the Hessian H.
 
-    Parameters
-    ----------
-    dynamics : NetDynamics
-
-    Returns
-    -------
-    gradient : ndarray, shape (P,)
-    C, H : ndarray, shape (P, P)
-        A minibatch of B drawn with replacement has covariance C/B.
+    C and H have shape (P, P). A minibatch of B drawn with replacement has the covariance C/B.
     """
-    gradients = dynamics.per_sample()
-    mean = gradients.mean(0)
-    noise = gradients - mean
+    mean, noise = dynamics.mean_and_noise()
     C = noise.T @ noise / len(noise)
     return mean.cpu().numpy(), C.cpu().numpy(), dynamics.hessian().cpu().numpy()

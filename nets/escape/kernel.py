@@ -1,7 +1,7 @@
-"""Compiled steps of one replica, net or local model: what a processor does best with nets this small.
+"""Compiled steps of one replica, of a net or of a local model.
 
-A step of a net of a hundred weights at B = 1 takes about a microsecond in the arithmetic below and hundreds
-in calls to a library of matrix products. tests/test_network_escape.py holds both to the same paths.
+For nets of a hundred weights at B = 1 a step takes about a microsecond here, and hundreds of microseconds in
+calls to a library of matrix products. tests/nets/escape/test_network_escape.py compares the paths of both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 @numba.njit(cache=True)
-def net_steps(position, start, r, rate, inputs, labels, sizes, biases, decay, rows, noise, scratch, gradient):
+def net_steps(start, r, rate, inputs, labels, sizes, biases, decay, scratch, gradient, position, rows, noise):
     """Steps of SGD of a dense ReLU net along ``rows`` (steps, B), in place, until outside the box.
 
     Returns the number of steps taken, and whether the last left the box.
@@ -72,8 +72,11 @@ def net_steps(position, start, r, rate, inputs, labels, sizes, biases, decay, ro
 
 
 @numba.njit(cache=True)
-def local_steps(position, start, r, rate, frozen, mean, hessian, rows, noise, gradient):
-    """The same for frozen noise of samples, a mean gradient, and a Hessian (of shape (0, 0) for none)."""
+def local_steps(start, r, rate, frozen, mean, hessian, gradient, position, rows, noise):
+    """Steps of SGD with frozen noise of samples, a mean gradient, and a Hessian (of shape (0, 0) for none).
+
+    Arguments and results are those of :func:`net_steps`.
+    """
     for n in range(len(rows)):
         weight = 1.0 / rows.shape[1]
         for i in range(len(position)):
@@ -91,7 +94,7 @@ def local_steps(position, start, r, rate, frozen, mean, hessian, rows, noise, gr
 
 @numba.njit(cache=True)
 def _moved(position, start, r, rate, gradient, noise, n):
-    """Make the step; whether it ended outside the box (a NaN is outside)."""
+    """Make step ``n``, and say whether it ended outside the box (a NaN is outside)."""
     inside = True
     for i in range(len(position)):
         position[i] -= rate * gradient[i]

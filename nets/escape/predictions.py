@@ -1,9 +1,9 @@
-"""What three readings predict for the exit from a box, from the measured noise C and curvature H; no fits.
+"""Predictions for the exit from a box, from the measured noise C and curvature H, without a fit.
 
 1. Free diffusion: no barrier, no landscape. dΔ = √(ηC/B) dW from the centre of the box; the mean exit time
    is s B/η with s a number that C and the box fix, so that per iteration 1/⟨n⟩ = η²/(sB).
 2. Level crossing in the basin ½ ΔᵀHΔ of the same noise: exponential in B/η, for rare exits.
-3. The basin itself, run with the frozen noise of the samples: ``local_dynamics(…, drift="quadratic")``.
+3. The basin itself, simulated with the frozen noise of the samples: ``local_dynamics(…, drift="quadratic")``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import math
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import integrate, linalg
+from scipy import integrate, linalg, stats
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 
-#: 1/√(2π) |ζ(1/2)|: a walk looked at every dt crosses as Brownian motion does a boundary this many
-#: standard deviations of a step closer (Broadie, Glasserman, Kou, Math. Finance 7, 325, 1997).
+#: |ζ(1/2)|/√(2π). A walk that is checked every dt crosses a boundary as late as Brownian motion crosses one
+#: this many standard deviations of a step farther (Broadie, Glasserman, Kou, Math. Finance 7, 325, 1997).
 SHIFT = 0.5825971579390106
 
 
@@ -32,31 +32,13 @@ def free_exit_time(
     confidence: float = 0.95,
     rng: int | np.random.SeedSequence | np.random.Generator | None = None,
 ) -> xr.Dataset:
-    """When a Brownian motion of covariance C per unit of s first leaves a box, in units of s.
+    """Times s at which a Brownian motion of covariance C per unit of s first leaves the box |Δ_i| ≤ r.
 
-    For SGD s = (η/B) · time = (η²/B) · iterations; with noise D injected, C → C + (2BD/η) I.
-
-    Parameters
-    ----------
-    C : array, shape (P, P)
-        Covariance of one sample's gradient.
-    half_width : float
-        r of the box |Δ_i| ≤ r.
-    walkers : int
-    steps : int
-        About so many until the exit; the boundary is moved in for what happens between them.
-    confidence : float
-    rng : int, SeedSequence or Generator, optional
-
-    Returns
-    -------
-    Dataset
-        ``mean``, ``low``, ``high`` of s; ``variation`` = standard deviation / mean; ``s`` (walker).
-
-    Raises
-    ------
-    ValueError
-        If C is no covariance, or is zero.
+    For SGD s = (η/B) · time = (η²/B) · iterations; with noise D injected, C → C + (2BD/η) I. C has shape
+    (P, P); r is ``half_width``; the exit takes about ``steps`` steps, with the boundary moved in by
+    :data:`SHIFT` for exits between two of them. Returned: ``mean`` with its ends ``low`` and ``high`` at the
+    ``confidence``, ``variation`` = standard deviation / mean, and ``s`` (walker). A C that is no covariance,
+    or zero, is a ValueError.
     """
     C = np.asarray(C, dtype=float)
     if C.ndim != 2 or C.shape[0] != C.shape[1] or not np.allclose(C, C.T, atol=1e-9 * abs(C).max()):
@@ -83,23 +65,19 @@ def free_exit_time(
             left[inside[~stay]] = (n - 0.5) * ds
             inside, position = inside[stay], position[stay]
     mean, spread = left.mean(), left.std(ddof=1)
-    from scipy import stats
-
     width = stats.norm.isf((1 - confidence) / 2) * spread / math.sqrt(walkers)
-    return xr.Dataset(
-        {
-            "mean": ((), mean, {"long_name": "mean exit in s", "units": "1"}),
-            "low": ((), mean - width, {"long_name": "lower end of its interval", "units": "1"}),
-            "high": ((), mean + width, {"long_name": "upper end of its interval", "units": "1"}),
-            "variation": ((), spread / mean, {"long_name": "coefficient of variation", "units": "1"}),
-            "s": ("walker", left, {"long_name": "exit in s", "units": "1"}),
-        },
-        attrs={
-            "title": "exit of free diffusion from a box",
-            "half_width": float(half_width),
-            "confidence": float(confidence),
-            "fpsolve_version": fpsolve.__version__,
-        },
+    variables = {
+        "mean": quantity(mean, (), "mean exit in s"),
+        "low": quantity(mean - width, (), "lower end of its interval"),
+        "high": quantity(mean + width, (), "upper end of its interval"),
+        "variation": quantity(spread / mean, (), "coefficient of variation"),
+        "s": quantity(left, "walker", "exit in s"),
+    }
+    return dataset(
+        variables,
+        title="exit of free diffusion from a box",
+        half_width=float(half_width),
+        confidence=float(confidence),
     )
 
 
@@ -107,24 +85,8 @@ def isotropic_exit_time(parameters: int, *, half_width: float = 0.05, diffusion:
     """Mean time until the first of P independent coordinates leaves ±r by diffusion alone, exactly.
 
     T = ∫ S(t)^P dt with S(t) = (4/π) Σ_n (−1)ⁿ/(2n + 1) exp(−(2n + 1)² π² D t / 4r²). For P = 1 this is
-    r²/2D. The rate 1/T is ∝ D, and, with the box r/√k, ∝ k: what is reported for SGLD.
-
-    Parameters
-    ----------
-    parameters : int
-        P.
-    half_width : float
-    diffusion : float
-        D.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive.
+    r²/2D. The rate 1/T is ∝ D, and, with the box r/√k, ∝ k, as reported for SGLD. A P, r or D that is not
+    positive is a ValueError.
     """
     for name, value in (("parameters", parameters), ("half_width", half_width), ("diffusion", diffusion)):
         if not value > 0:
@@ -143,19 +105,11 @@ def isotropic_exit_time(parameters: int, *, half_width: float = 0.05, diffusion:
 
 
 def basin_covariance(C: ArrayLike, H: ArrayLike) -> np.ndarray:
-    """Stationary covariance Σ of dΔ = −HΔ dt + √C dW: HΣ + ΣH = C. In SGD's basin it is (η/B) Σ.
+    """Stationary covariance Σ of dΔ = −HΔ dt + √C dW, HΣ + ΣH = C. SGD's basin has (η/B) Σ.
 
-    Directions of no curvature and no noise, such as a ReLU net's symmetries, have no variance; those of
-    no curvature and some noise, or of negative curvature, have no stationary state.
-
-    Parameters
-    ----------
-    C, H : array, shape (P, P)
-
-    Returns
-    -------
-    ndarray, shape (P, P)
-        Infinite on the diagonal where there is no stationary state.
+    C, H and Σ have shape (P, P). Directions of no curvature and no noise, such as a ReLU net's symmetries,
+    have no variance. Directions of no curvature and some noise, or of negative curvature, have no stationary
+    state: Σ is infinite on the diagonal of each coordinate with a part in such a direction.
     """
     values, U = linalg.eigh(np.asarray(H, dtype=float))
     noise = U.T @ np.asarray(C, dtype=float) @ U
@@ -172,16 +126,7 @@ def basin_covariance(C: ArrayLike, H: ArrayLike) -> np.ndarray:
 
 
 def positive_part(H: ArrayLike) -> np.ndarray:
-    """[H]₊ = U |Λ| Uᵀ, as ICLR 2021 writes it below Eq. 7: eigenvalues by their size.
-
-    Parameters
-    ----------
-    H : array, shape (P, P)
-
-    Returns
-    -------
-    ndarray, shape (P, P)
-    """
+    """[H]₊ = U |Λ| Uᵀ, shape (P, P), as ICLR 2021 writes it below Eq. 7: eigenvalues by their size."""
     values, U = linalg.eigh(np.asarray(H, dtype=float))
     return (U * np.abs(values)) @ U.T
 
@@ -191,31 +136,17 @@ def level_crossing_rate(
 ) -> tuple[float, float]:
     """Rate at which SGD in its quadratic basin leaves a box, for rare exits; and the exponent ΔL/D.
 
-    With D = ηC/2B and Σ of :func:`basin_covariance`, the density at the face Δ_i = r times the speed of
-    the way out, both faces of each coordinate:
+    With D = ηC/2B, Σ of :func:`basin_covariance` and r the ``half_width``, the rate is the density at the
+    face Δ_i = r times the speed of the way out, both faces of each coordinate:
 
         γ = Σ_i 2 (D_ii r/Σ'_ii) exp(−r²/2Σ'_ii) / √(2πΣ'_ii),   Σ' = (η/B) Σ.
 
-    For C = H the exponent is B r²/η for *every* direction: the curvature cancels. ICLR's Theorem 3.2 for
-    such a face is s times that, s ∈ (0, 1) (it sets both curvatures of its path, H_ae and H_be).
+    γ is per unit of time, η × iterations. The exponent is the smallest r²/2Σ'_ii; γ holds where it is ≫ 1.
+    Without a stationary state they are NaN and 0. For C = H the exponent is B r²/η for *every* direction: the
+    curvature cancels. ICLR's Theorem 3.2 for such a face is s times that, s ∈ (0, 1) (it sets both curvatures
+    of its path, H_ae and H_be).
 
-    Parameters
-    ----------
-    C, H : array, shape (P, P)
-    learning_rate, batch_size : float
-        η and B.
-    half_width : float
-
-    Returns
-    -------
-    rate : float
-        Per unit of time, η × iterations. NaN where there is no stationary state.
-    exponent : float
-        The smallest r²/2Σ'_ii; 0 where there is no stationary state. The rate holds for ≫ 1.
-
-    References
-    ----------
-    Gardiner, *Stochastic Methods* (2009), first passage in several dimensions; ICLR 2021, Theorem 3.2.
+    Gardiner, *Stochastic Methods* (2009), first passage in several dimensions.
     """
     D = learning_rate / (2 * batch_size) * np.diag(np.asarray(C, dtype=float))
     variance = learning_rate / batch_size * np.diag(basin_covariance(C, H))
