@@ -5,14 +5,10 @@ Fisher matrix, which is the Gauss–Newton matrix too; R = (1/M) Σ_s Σ_c (p_sc
 Where logits are piecewise linear in the weights, R = 0 almost everywhere: so in a net of ReLU layers the
 Hessian *of one layer* is its true Fisher matrix, and Tr H = Tr F for all layers together. The empirical
 Fisher matrix has the data's labels in place of the net's: it is C·B plus the outer product of the gradient.
-
-Every function takes a :class:`nets.measure.subject.Subject`, a run, or a model with its data, as
-:func:`nets.measure.subject.as_subject` reads them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -44,7 +40,7 @@ def hessian(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     method : {"auto", "products", "gauss-newton"}
         "products": N Hessian–vector products. "gauss-newton": the true Fisher matrix, which is H for one
         layer of a piecewise linear net and refused otherwise. "auto" takes it where it holds.
@@ -68,13 +64,13 @@ def hessian(
         raise ValueError(f"method={method!r} must be 'auto', 'products' or 'gauss-newton'")
     subject = as_subject(measured, layer=layer)
     check_dense(subject)
-    if method == "gauss-newton" and not subject.piecewise_linear:
-        raise ValueError(
-            "the Gauss–Newton matrix is the Hessian for one layer of a ReLU net only; use 'products'"
-        )
     if method != "products" and subject.piecewise_linear:
         matrix = logit_moment(subject, memory=memory)
         return _matrix(subject, matrix, "Hessian", method="gauss-newton")
+    if method == "gauss-newton":
+        raise ValueError(
+            "the Gauss–Newton matrix is the Hessian for one layer of a ReLU net only; use 'products'"
+        )
     H = hessian_operator(subject)
     matrix = np.empty((subject.size, subject.size))
     for start in range(0, subject.size, columns):
@@ -98,7 +94,7 @@ def fisher(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     kind : {"true", "empirical"}
         There is no default: the two differ by a factor of a hundred once the training error is zero.
     memory : int
@@ -122,10 +118,8 @@ def fisher(
         raise ValueError(f"kind={kind!r} must be 'true' or 'empirical'")
     subject = as_subject(measured, layer=layer)
     subject.labels(f"the {kind} Fisher matrix")
-    if kind == "true":
-        matrix = logit_moment(subject, memory=memory)
-    else:
-        matrix = gradient_moments(subject, memory=memory)[0]
+    true = kind == "true"
+    matrix = logit_moment(subject, memory=memory) if true else gradient_moments(subject, memory=memory)[0]
     return _matrix(subject, matrix, f"{kind} Fisher matrix", kind=kind)
 
 
@@ -139,11 +133,8 @@ def hessian_operator(measured: Subject | Run, *, layer: int | None = None) -> sp
     def product(v: np.ndarray) -> np.ndarray:
         return numpy(subject.hessian_product(v))
 
-    kind = numpy(subject.vector).dtype
-    shape = subject.size, subject.size
-    return sparse_linalg.LinearOperator(
-        shape, matvec=product, rmatvec=product, matmat=product, rmatmat=product, dtype=kind
-    )
+    every = dict.fromkeys(("matvec", "rmatvec", "matmat", "rmatmat"), product)
+    return sparse_linalg.LinearOperator((subject.size,) * 2, dtype=numpy(subject.vector).dtype, **every)
 
 
 def top_eigenpairs(
@@ -159,7 +150,7 @@ def top_eigenpairs(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     count : int
         How many; algebraically largest.
     tolerance : float
@@ -244,7 +235,7 @@ def spectral_density(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     nodes : int
         Lanczos vectors of one quadrature, each one product with H.
     repeats : int
@@ -274,49 +265,30 @@ def spectral_density(
         raise ValueError(f"scale={scale!r} must be 'linear' or 'log'")
     import curvlinops
 
-    linear = scale == "linear"
-    estimate = (
-        curvlinops.lanczos_approximate_spectrum if linear else curvlinops.lanczos_approximate_log_spectrum
-    )
+    estimate, name = {
+        "linear": (curvlinops.lanczos_approximate_spectrum, "density of λ"),
+        "log": (curvlinops.lanczos_approximate_log_spectrum, "density of |λ|"),
+    }[scale]
     subject = as_subject(measured, layer=layer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.default_rng(rng).integers(2**62)))
         # The library's own search for the ends would start from numpy's global generator: give them.
-        grid, density = estimate(
-            _Operator(subject),
-            min(nodes, subject.size),
-            points,
-            repeats,
-            boundaries=_ends(subject, scale, rng),
-        )
-    eigenvalue = quantity(numpy(grid.double()), "eigenvalue", "eigenvalue")
+        ends, nodes_taken = _ends(subject, scale, rng), min(nodes, subject.size)
+        grid, density = estimate(_Operator(subject), nodes_taken, points, repeats, boundaries=ends)
     attrs = subject.attributes("spectral density of the Hessian", scale=scale, nodes=nodes, repeats=repeats)
     return xr.DataArray(
-        numpy(density.double()),
-        dims=("eigenvalue",),
-        coords={"eigenvalue": eigenvalue},
+        quantity(numpy(density.double()), "eigenvalue", name, **attrs),
+        coords={"eigenvalue": quantity(numpy(grid.double()), "eigenvalue", "eigenvalue")},
         name="spectral_density",
-        attrs=attrs | {"long_name": f"density of {'λ' if linear else '|λ|'}", "units": "1"},
     )
 
 
-@dataclass(frozen=True)
 class _Operator:
     """The Hessian in the form in which ``curvlinops`` multiplies: ``H @ v`` of tensors."""
 
-    subject: Subject
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.subject.size, self.subject.size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.subject.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.subject.device
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.shape = subject, (subject.size, subject.size)
+        self.dtype, self.device = subject.dtype, subject.device
 
     def __matmul__(self, v: torch.Tensor) -> torch.Tensor:
         return self.subject.hessian_product(v)
@@ -337,9 +309,5 @@ def _ends(subject: Subject, scale: str, rng: Rng) -> tuple[float, float]:
 
 def _matrix(subject: Subject, values: np.ndarray, name: str, **more: object) -> xr.DataArray:
     """A matrix over pairs of weights, labelled."""
-    return xr.DataArray(
-        values,
-        dims=("weight", "weight_2"),
-        name=name.replace(" ", "_"),
-        attrs=subject.attributes(name, **more) | {"long_name": name, "units": "1"},
-    )
+    attrs = subject.attributes(name, **more)
+    return xr.DataArray(quantity(values, ("weight", "weight_2"), name, **attrs), name=name.replace(" ", "_"))

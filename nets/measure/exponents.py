@@ -1,8 +1,8 @@
 """Exponents of power laws between modes, such as variance against flatness, with intervals and provenance.
 
-σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13). The paper's letters are minus
-the slopes of least-squares lines through logarithms. With τ_i = σ_i²/D_i on the same modes ψ = ψ_D + ψ_τ holds
-to rounding, whatever the data: it is an identity and no test of a theory.
+σ_i² ∝ F_i^{−ψ}, D_i ∝ F_i^{−ψ_D}, τ_i ∝ F_i^{−ψ_τ}, σ_i² ∝ i^{−γ} (PNAS 8, 12, 13). The paper's letters are
+minus the slopes of least-squares lines through logarithms. With τ_i = σ_i²/D_i on the same modes
+ψ = ψ_D + ψ_τ holds to rounding, whatever the data: it is an identity and no test of a theory.
 
 Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 """

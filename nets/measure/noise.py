@@ -1,8 +1,7 @@
 """The noise of minibatch gradients from per-sample gradients: its covariance C, exactly, and samples of it.
 
 C = ⟨(∇L^μ − ∇L)(∇L^μ − ∇L)ᵀ⟩ over minibatches μ (PRL 4). It follows from the gradients of single samples,
-without drawing any minibatch. Every function takes a :class:`nets.measure.subject.Subject`, a run, or a model
-with its data, as :func:`nets.measure.subject.as_subject` reads them.
+without drawing any minibatch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def per_sample_gradients(measured: Subject | Run, *, layer: int | None = None) -
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
 
     Returns
     -------
@@ -61,7 +60,7 @@ def noise_covariance(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     batch_size : int
         B.
     replacement : bool
@@ -104,7 +103,7 @@ def noise_trace(measured: Subject | Run, *, layer: int | None = None, memory: in
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     memory : int
         Bytes of gradients held at once.
 

@@ -9,6 +9,8 @@ probabilities say, and not where the net fits every label.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import xarray as xr
@@ -52,16 +54,15 @@ def alignment(matrix: np.ndarray, hessian: np.ndarray, *, top: int = 10, floor: 
     A, H = np.asarray(matrix, dtype=float), np.asarray(hessian, dtype=float)
     if A.shape != H.shape or A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"matrices of shapes {A.shape} and {H.shape} must be square and alike")
-    N = len(A)
-    if not 1 <= top <= N:
-        raise ValueError(f"top={top} must lie between 1 and {N}")
-    return _alignment(A, H, *_eigenbasis(H), top, floor)
+    return _alignments([A], H, top, floor)[0]
 
 
-def _eigenbasis(H: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, descending, and eigenvectors as columns."""
+def _alignments(matrices: Iterable[np.ndarray], H: np.ndarray, top: int, floor: float) -> list[xr.Dataset]:
+    """:func:`alignment` of several matrices with one Hessian, which is diagonalised once."""
+    if not 1 <= top <= len(H):
+        raise ValueError(f"top={top} must lie between 1 and {len(H)}")
     values, U = np.linalg.eigh(H)
-    return values[::-1], U[:, ::-1]
+    return [_alignment(A, H, values[::-1], U[:, ::-1], top, floor) for A in matrices]
 
 
 def _pearson(A: np.ndarray, H: np.ndarray) -> float:
@@ -73,6 +74,7 @@ def _pearson(A: np.ndarray, H: np.ndarray) -> float:
 def _alignment(
     A: np.ndarray, H: np.ndarray, values: np.ndarray, U: np.ndarray, top: int, floor: float
 ) -> xr.Dataset:
+    """:func:`alignment`, with the eigenvalues of H, descending, and its eigenvectors as columns."""
     N = len(A)
     diagonal = np.einsum("ij,ij->j", U, A @ U)
     V = leading_eigenpairs(A, top)[1]
@@ -106,7 +108,7 @@ def noise_alignment(
     Parameters
     ----------
     measured, layer
-        What is measured, see :func:`nets.measure.subject.as_subject`.
+        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
     top : int
         Dimension of the leading subspaces.
     memory : int
@@ -136,16 +138,14 @@ def noise_alignment(
         matrices["empirical Fisher"] = second
         exact = H.attrs["method"] == "gauss-newton"
         matrices["true Fisher"] = H.to_numpy() if exact else logit_moment(subject, memory=memory)
-        logits, y = subject.outputs(), subject.targets
+        logits, y = subject.outputs(), subject.targets.to(subject.device)
         scalars["loss"] = float(functional.cross_entropy(logits, y)), "loss"
         wrong = float((logits.argmax(1) != y).float().mean())
         scalars["error"] = wrong, "share of samples misclassified"
         scalars["label_ratio"] = label_ratio(logits, y), "labels against probabilities"
-    basis = _eigenbasis(H.to_numpy())
-    parts = [_alignment(A, H.to_numpy(), *basis, top, FLOOR) for A in matrices.values()]
-    result = xr.concat(
-        parts, dim="matrix", data_vars=[n for n in parts[0].data_vars if n != "eigenvalue"]
-    ).assign_coords(matrix=list(matrices))
+    parts = _alignments(matrices.values(), H.to_numpy(), top, FLOOR)
+    several = [name for name in parts[0].data_vars if name != "eigenvalue"]
+    result = xr.concat(parts, dim="matrix", data_vars=several).assign_coords(matrix=list(matrices))
     result = result.assign({name: quantity(value, (), text) for name, (value, text) in scalars.items()})
     result.attrs = subject.attributes(
         "alignment of noise and Hessian", hessian_method=H.attrs["method"], top=top
