@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import sympy as sp
@@ -22,7 +23,7 @@ from fpsolve.command.reader import (
     short,
     whole,
 )
-from fpsolve.density.grid import Box, checked_box
+from fpsolve.density.grid import Box, Method, Scheme, Walls, checked_box
 from theory.catalogue import CATALOGUE
 from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
@@ -40,8 +41,8 @@ _EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
 SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
 TABLES = ("noise", "box", "solver", "simulate", "escape", "phases")
 SOLVER_KEYS = ("method", "shape", "scheme", "walls", "cross_diffusion", "accuracy")
-METHODS = ("all", "finite-volume", "spectral")
-SCHEMES = ("central", "exponential")
+METHODS = ("all", *get_args(Method))
+SCHEMES = get_args(Scheme)
 #: Above this the factorisation of a mesh no longer fits into the memory of a usual machine.
 MAX_CELLS = 2_000_000
 MIN_CELLS_PER_AXIS = 8
@@ -165,7 +166,7 @@ def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str,
             one_of(entry, SCHEMES, "solver.scheme")
     else:
         one_of(scheme, ("auto", *SCHEMES), "solver.scheme")
-    one_of(options.get("walls", "far"), ("far", "reflecting"), "solver.walls")
+    one_of(options.get("walls", "far"), get_args(Walls), "solver.walls")
     if not isinstance(options.get("cross_diffusion", True), bool):
         raise ValueError(f"solver.cross_diffusion = {options['cross_diffusion']!r} must be true or false")
     accuracy = number(options.get("accuracy", 1e-3), "solver.accuracy")

@@ -10,9 +10,9 @@ import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.grid import Grid, checked_box, checked_shape, drift_values
-from fpsolve.density.operator import Scheme, fokker_planck_matrix, time_stepper
-from fpsolve.density.stationary import chosen_schemes, fixed_schemes, numeric_process, titled
+from fpsolve.density.grid import Grid, Scheme, checked_box, checked_shape, drift_values
+from fpsolve.density.operator import fokker_planck_matrix, time_stepper
+from fpsolve.density.stationary import chosen_schemes, numeric_process, titled
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.functions import numpy_function
@@ -27,7 +27,7 @@ def evolve(
     time_step: float,
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
-    scheme: Literal["auto", "central", "exponential"] | Sequence[Scheme] = "auto",
+    scheme: Literal["auto"] | Scheme | Sequence[Scheme] = "auto",
     cross_diffusion: bool = True,
     progress: bool = False,
 ) -> xr.DataArray:
@@ -70,7 +70,7 @@ def evolve(
     if not (np.isfinite(time_step) and time_step > 0):
         raise ValueError(f"time_step={time_step} must be positive and finite")
     grid, density = _initial_state(process, initial, box, shape)
-    schemes = chosen_schemes(process, grid) if scheme == "auto" else fixed_schemes(process, scheme, ())
+    schemes = chosen_schemes(process, grid, scheme)
     matrix = fokker_planck_matrix(process, grid, schemes)
     frames, drift = _frames(matrix, density, grid, instants, time_step, progress)
     coordinates = {"time": quantity(instants, "time", "time", "learning rate x iterations")}

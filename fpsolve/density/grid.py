@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Box = dict[str, tuple[float, float]]
+#: How a density is computed; how the convective flux is put on the faces of an axis; what ends the box.
+Method: TypeAlias = Literal["finite-volume", "spectral"]
+Scheme: TypeAlias = Literal["central", "exponential"]
+Walls: TypeAlias = Literal["far", "reflecting"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,12 @@ class Grid:
 def kept_axes(values: np.ndarray, *axes: int) -> np.ndarray:
     """An array summed over all axes but ``axes``."""
     return values.sum(axis=tuple(a for a in range(values.ndim) if a not in axes))
+
+
+def unfolded(values: np.ndarray, axis: int = 0, *, odd: bool = False) -> np.ndarray:
+    """Values on v ≥ 0 with their mirror image before them, its sign changed if ``odd``."""
+    image = np.flip(values, axis)
+    return np.concatenate([-image if odd else image, values], axis)
 
 
 def place(names: Sequence[str], point: np.ndarray) -> str:
@@ -135,6 +146,16 @@ def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
     if process.landscape is None:
         return None
     return _loss_function(process)(*np.moveaxis(points, -1, 0))
+
+
+def lowest(process: Process, points: np.ndarray) -> int:
+    """Index among points (..., N) of the lowest loss, or without a landscape of the smallest drift.
+
+    At a stationary point the density is not negligible.
+    """
+    loss = loss_values(process, points)
+    score = np.sum(drift_values(process, points) ** 2, axis=-1) if loss is None else loss
+    return int(np.argmin(score))
 
 
 @lru_cache(maxsize=32)

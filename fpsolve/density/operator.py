@@ -17,16 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from itertools import permutations
-from typing import Literal
 
 import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
-from fpsolve.density.grid import Grid, drift_values, loss_values, place
+from fpsolve.density.grid import Grid, Scheme, drift_values, loss_values, place
 from theory.langevin import Process
-
-Scheme = Literal["central", "exponential"]
 
 
 @dataclass(frozen=True)

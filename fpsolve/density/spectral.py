@@ -23,7 +23,7 @@ import xarray as xr
 from numpy.polynomial import hermite_e, legendre
 from scipy.sparse.linalg import SuperLU
 
-from fpsolve.density.grid import Box, drift_values, kept_axes, loss_values
+from fpsolve.density.grid import Box, kept_axes, lowest, unfolded
 from fpsolve.density.operator import factorised, pinned_system
 from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
@@ -175,7 +175,7 @@ def _judge(change: float, rounding: float, tolerance: float) -> None:
         )
     else:
         return
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=5)
 
 
 def _trimmed(solution: _Solution, box: Box) -> Box:
@@ -344,10 +344,7 @@ def _pinned_unknown(process: Process, axes: list[Axis], earlier: _Solution | Non
         place = [a.nodes.ravel()[k] for a, k in zip(earlier.axes, top, strict=True)]
     else:
         mesh = np.stack(np.meshgrid(*(a.points.ravel() for a in axes), indexing="ij"), axis=-1)
-        score = loss_values(process, mesh)
-        if score is None:
-            score = np.sum(drift_values(process, mesh) ** 2, axis=-1)
-        place = list(mesh[np.unravel_index(int(np.argmin(score)), score.shape)])
+        place = list(mesh.reshape(-1, len(axes))[lowest(process, mesh)])
     index = [_unknown_at(axis, v) for axis, v in zip(axes, place, strict=True)]
     return int(np.ravel_multi_index(index, tuple(a.size for a in axes)))
 
@@ -409,9 +406,8 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
         rim += _rim(density * volume, k, axis)
         line, weight = axis.nodes.ravel(), axis.node_weights.ravel()
         if axis.folded:
-            density = np.concatenate([np.flip(density, k), density], k)
-            volume = np.concatenate([np.flip(volume, k), volume], k)
-            line, weight = np.concatenate([-line[::-1], line]), np.concatenate([weight[::-1], weight])
+            density, volume = unfolded(density, k), unfolded(volume, k)
+            line, weight = unfolded(line, odd=True), unfolded(weight)
         coordinates[f"{axis.name}_weight"] = quantity(weight, axis.name, "quadrature weight")
         coordinates[axis.name] = quantity(line, axis.name, axis.name, points_per_element=axis.nodes.shape[1])
     density = density / (density * volume).sum()

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 import xarray as xr
 
-from fpsolve.density.grid import (
-    Box,
-    Grid,
-    checked_box,
-    checked_shape,
-    kept_axes,
-    loss_values,
-    mirror_symmetries,
-)
-from fpsolve.density.operator import NullVector, Scheme, coefficients, fokker_planck_matrix, null_vector
-from fpsolve.density.window import default_shape, starting_window
+from fpsolve.density import grid as mesh
+from fpsolve.density.grid import Box, Grid, Method, Scheme, Walls, kept_axes, unfolded
+from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
+from fpsolve.density.window import Window, default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
 
@@ -35,12 +29,12 @@ RIM = 0.02
 def stationary_density(
     process: Process,
     *,
-    method: Literal["finite-volume", "spectral"] = "finite-volume",
+    method: Method = "finite-volume",
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
     cross_diffusion: bool = True,
-    scheme: Literal["auto", "central", "exponential"] | Sequence[Scheme] = "auto",
-    walls: Literal["far", "reflecting"] = "far",
+    scheme: Literal["auto"] | Scheme | Sequence[Scheme] = "auto",
+    walls: Walls = "far",
     symmetry: bool = True,
     accuracy: float = 1e-3,
 ) -> xr.DataArray:
@@ -104,30 +98,47 @@ def stationary_density(
     tests/fpsolve/density/test_convergence.py.
     """
     process = numeric_process(process, cross_diffusion)
-    mirrored = mirror_symmetries(process) if symmetry else ()
-    given = None if box is None else checked_box(process, box)
+    for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):
+        if value not in get_args(choices):
+            raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, get_args(choices)))}")
+    mirrored = mesh.mirror_symmetries(process) if symmetry else ()
+    given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
         mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))
-    if method == "spectral":
-        from fpsolve.density.spectral import spectral_density
+    density = _METHODS[method](
+        process, given, mirrored, shape=shape, scheme=scheme, walls=walls, accuracy=accuracy
+    )
+    return titled(density, process)
 
-        region = given or _widened(starting_window(process, mirrored).box, mirrored)
-        return titled(spectral_density(process, box=region, symmetric=mirrored), process)
-    if method != "finite-volume":
-        raise ValueError(f"method={method!r} must be 'finite-volume' or 'spectral'")
-    solution = _solve_adaptively(process, given, shape, scheme, mirrored, accuracy)
+
+def _finite_volumes(
+    process: Process, box: Box | None, mirrored: tuple[str, ...], *, shape, scheme, walls, accuracy: float
+) -> xr.DataArray:
+    """The density by finite volumes, judged."""
+    solution = _solve_adaptively(process, box, shape, scheme, mirrored, accuracy)
     _judge(solution, walls, accuracy)
-    return titled(_labelled(solution), process)
+    return _labelled(solution)
 
 
-def _widened(box: Box, mirrored: tuple[str, ...], share: float = 0.12) -> Box:
-    """An automatic box enlarged by 12 % per side, so that truncation is negligible for spectral elements."""
-    wide: Box = {}
-    for v, (low, high) in box.items():
-        extra = share * (high - low)
-        inner = -(high + extra) if low == -high else low - extra
-        wide[v] = (max(inner, 0.0) if v in mirrored and low >= 0 else inner, high + extra)
-    return wide
+def _spectral_elements(
+    process: Process, box: Box | None, mirrored: tuple[str, ...], **finite_volumes_only: object
+) -> xr.DataArray:
+    """The density by spectral elements; an automatic box is enlarged by 12 % per side against truncation."""
+    from fpsolve.density.spectral import spectral_density
+
+    if box is None:
+        box = starting_window(process, mirrored).box
+        for v, (low, high) in box.items():
+            extra = 0.12 * (high - low)
+            inner = -(high + extra) if low == -high else low - extra
+            box[v] = (max(inner, 0.0) if v in mirrored and low >= 0 else inner, high + extra)
+    return spectral_density(process, box=box, symmetric=mirrored)
+
+
+_METHODS: dict[Method, Callable[..., xr.DataArray]] = {
+    "finite-volume": _finite_volumes,
+    "spectral": _spectral_elements,
+}
 
 
 def numeric_process(process: Process, cross_diffusion: bool = True) -> Process:
@@ -151,39 +162,50 @@ class _Solution:
     folded: tuple[str, ...]
     schemes: tuple[Scheme, ...]
     state: NullVector
-    boundary_mass: float
     half_grid_estimate: float
     peclet: tuple[float, ...]
 
+    def marginal(self, axis: int) -> np.ndarray:
+        """|Mass| of the cells along an axis."""
+        return kept_axes(np.abs(self.state.density), axis) * self.grid.cell_volume
+
+    @cached_property
+    def rim(self) -> dict[tuple[str, str], float]:
+        """Mass in the outer ``RIM`` share of the box, for every end that is a wall."""
+        masses = {}
+        for axis, name in enumerate(self.grid.names):
+            marginal = self.marginal(axis)
+            cells = max(1, round(RIM * len(marginal)))
+            if name not in self.grid.mirrored:
+                masses[name, "low"] = float(marginal[:cells].sum())
+            masses[name, "high"] = float(marginal[-cells:].sum())
+        return masses
+
+    @property
+    def boundary_mass(self) -> float:
+        """Mass in the rim."""
+        return sum(self.rim.values())
+
 
 def _solve_adaptively(
-    process: Process,
-    box: Box | None,
-    shape: Sequence[int] | int | None,
-    scheme: str | Sequence[Scheme],
-    mirrored: tuple[str, ...],
-    accuracy: float,
+    process: Process, given: Box | None, shape, scheme, mirrored: tuple[str, ...], accuracy: float
 ) -> _Solution:
     """Solve; widen an automatic box while its rim holds mass, refine an automatic mesh."""
     dimension = len(process.variables)
-    found = starting_window(process, mirrored) if box is None else None
-    region = dict(box) if box is not None else dict(found.box)  # type: ignore[union-attr]
-    cells = checked_shape(shape, dimension)
-    automatic_shape = cells is None
-    if cells is None:
-        cells = found.shape if found is not None else default_shape(process, mirrored)
-    elif mirrored:
+    window = Window(given, default_shape(process, mirrored)) if given else starting_window(process, mirrored)
+    box, cells = window.box, window.shape
+    if asked := mesh.checked_shape(shape, dimension):
         # The user counts the cells of the whole box; an odd count keeps a cell at the middle.
-        odd = [n for n, v in zip(cells, process.names, strict=True) if v in mirrored and n % 2]
-        mirrored = () if odd else mirrored
-        cells = tuple(n // 2 if v in mirrored else n for n, v in zip(cells, process.names, strict=True))
+        counts = dict(zip(process.names, asked, strict=True))
+        mirrored = () if any(counts[v] % 2 for v in mirrored) else mirrored
+        cells = tuple(n // 2 if v in mirrored else n for v, n in counts.items())
     for _ in range(8):
-        grid = _grid(process, region, cells, mirrored)
-        solution = _solve(process, grid, scheme, mirrored)
-        if box is None and _refit(solution, region):
+        solution = _solve(process, _grid(process, box, cells, mirrored), scheme, mirrored)
+        if given is None and (fitted := _refitted(solution, box)) is not None:
+            box = fitted
             continue
         excess = solution.half_grid_estimate / accuracy
-        if not automatic_shape or excess <= 1.0:
+        if asked or excess <= 1.0:
             break
         room = (MAX_CELLS[dimension] / np.prod(cells)) ** (1.0 / dimension)
         factor = min(2.0, 1.1 * np.sqrt(excess), room)
@@ -211,27 +233,24 @@ def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[st
     return Grid(process.names, tuple(low), tuple(high), cells, at_zero)
 
 
-def _solve(
-    process: Process, grid: Grid, scheme: str | Sequence[Scheme], folded: tuple[str, ...]
-) -> _Solution:
+def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _Solution:
     """Solve on the grid and on the one with half as many cells per axis."""
     weights = _coarse_density(process, grid)
     peclet = _bulk_peclet(process, grid, weights)
-    schemes = fixed_schemes(process, scheme, peclet)
+    schemes = chosen_schemes(process, grid, scheme, peclet)
     half = grid.coarsened()
-    coarse = null_vector(
-        fokker_planck_matrix(process, half, schemes), half, pin=_nearest_cell(weights, half), eigenvalue=False
-    )
+    matrix = fokker_planck_matrix(process, half, schemes)
+    coarse = null_vector(matrix, half, pin=_nearest_cell(weights, half), eigenvalue=False)
     if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
         # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
         return _solve(process, grid, "exponential", folded)
-    pin = _nearest_cell(coarse.density, grid)
-    state = null_vector(fokker_planck_matrix(process, grid, schemes), grid, pin=pin)
-    difference = _moments(state.density, grid) - _moments(coarse.density, half)
-    scale = np.abs(_moments(state.density, grid, scales=True))
+    matrix = fokker_planck_matrix(process, grid, schemes)
+    state = null_vector(matrix, grid, pin=_nearest_cell(coarse.density, grid))
+    numbers, scales = _moments(state.density, grid)
+    difference = numbers - _moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(np.nanmax(np.abs(difference) / scale) / 3.0)
-    return _Solution(grid, folded, schemes, state, _rim_mass(state.density, grid), estimate, peclet)
+        estimate = float(np.nanmax(np.abs(difference) / scales) / 3.0)
+    return _Solution(grid, folded, schemes, state, estimate, peclet)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
@@ -239,9 +258,7 @@ def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
     small = {1: 200, 2: 48, 3: 12}[len(grid.shape)]
     coarse = Grid(grid.names, grid.low, grid.high, tuple(min(n, small) for n in grid.shape), grid.mirrored)
     matrix = fokker_planck_matrix(process, coarse, ["exponential"] * len(grid.shape))
-    pin = 0
-    if process.landscape is not None:
-        pin = int(np.argmin(loss_values(process, coarse.points())))  # type: ignore[arg-type]
+    pin = mesh.lowest(process, coarse.points())
     return np.abs(null_vector(matrix, coarse, pin=pin, eigenvalue=False).density)
 
 
@@ -268,122 +285,84 @@ def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[flo
     return tuple(bulk)
 
 
-def chosen_schemes(process: Process, grid: Grid) -> tuple[Scheme, ...]:
-    """The scheme of each axis that :func:`stationary_density` would choose on a grid."""
-    return fixed_schemes(process, "auto", _bulk_peclet(process, grid, _coarse_density(process, grid)))
-
-
-def fixed_schemes(
-    process: Process, scheme: str | Sequence[Scheme], peclet: tuple[float, ...]
+def chosen_schemes(
+    process: Process,
+    grid: Grid,
+    scheme: Literal["auto"] | Scheme | Sequence[Scheme] = "auto",
+    peclet: tuple[float, ...] | None = None,
 ) -> tuple[Scheme, ...]:
-    """The scheme of each axis.
+    """The scheme of each axis, given or chosen by the cell Péclet number of the bulk.
 
     Exponential fitting adds the diffusion D·Pe²/12. The sum is exact in equilibrium. It is wrong along a
     slow axis whose drift fluctuates with a fast variable, where Pe ≫ 1 and the mean drift is small.
     """
-    dimension = len(process.variables)
-    if not isinstance(scheme, str):
-        if len(scheme) != dimension or not set(scheme) <= {"central", "exponential"}:
-            raise ValueError(f"scheme={scheme!r} must name 'central' or 'exponential' for each variable")
-        return cast(tuple[Scheme, ...], tuple(scheme))
-    if scheme in ("central", "exponential"):
-        return cast(tuple[Scheme, ...], (scheme,) * dimension)
-    if scheme != "auto":
-        raise ValueError(f"scheme={scheme!r} must be 'auto', 'central', 'exponential', or one per axis")
-    if _is_isotropic(process):
-        peclet = (0.0,) * dimension
-    chosen: list[Scheme] = ["exponential" if number <= 1.0 else "central" for number in peclet]
-    return tuple(chosen)
+    size = len(grid.shape)
+    chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
+    if scheme == "auto" and process.landscape is not None and process.temperature is not None:
+        chosen = ("exponential",) * size
+    elif scheme == "auto":
+        peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
+        chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
+    if len(chosen) != size or not set(chosen) <= set(get_args(Scheme)):
+        names = ", ".join(map(repr, get_args(Scheme)))
+        raise ValueError(f"scheme={scheme!r} must be 'auto', {names}, or one of these two for each variable")
+    return cast(tuple[Scheme, ...], chosen)
 
 
-def _is_isotropic(process: Process) -> bool:
-    """True for a landscape with constant D·I, where exp(−L/D) is the exact answer."""
-    return process.landscape is not None and process.temperature is not None
+def _moments(density: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """⟨v²⟩ and std per axis (of |v| where mirrored), ⟨u v⟩ per pair; and the scale of each.
 
-
-def _moments(density: np.ndarray, grid: Grid, *, scales: bool = False) -> np.ndarray:
-    """⟨v²⟩ and std per axis (of |v| where mirrored), ⟨u v⟩ per pair, by the midpoint rule.
-
-    With ``scales``, the sizes that errors of these numbers are compared with.
+    By the midpoint rule. The scale of ⟨u v⟩, which may vanish, is the product of the root mean squares.
     """
-    dimension = len(grid.shape)
     P = density / density.sum()
-    lines = [grid.centres(axis) for axis in range(dimension)]
-    numbers, squares = [], []
-    for axis in range(dimension):
+    lines = [grid.centres(axis) for axis in range(P.ndim)]
+    squares, numbers = [], []
+    for axis, v in enumerate(lines):
         marginal = kept_axes(P, axis)
-        mean = float(marginal @ lines[axis])
-        squares.append(float(marginal @ lines[axis] ** 2))
-        numbers += [squares[-1], math.sqrt(max(float(marginal @ (lines[axis] - mean) ** 2), 0.0))]
-    for i, j in combinations(range(dimension), 2):
-        product = float(lines[i] @ kept_axes(P, i, j) @ lines[j])
-        numbers.append(float(np.sqrt(abs(squares[i] * squares[j]))) if scales else product)
-    return np.array(numbers)
+        mean = float(marginal @ v)
+        squares.append(float(marginal @ v**2))
+        numbers += [squares[-1], math.sqrt(max(float(marginal @ (v - mean) ** 2), 0.0))]
+    pairs = [*combinations(range(P.ndim), 2)]
+    products = [lines[i] @ kept_axes(P, i, j) @ lines[j] for i, j in pairs]
+    sizes = [np.sqrt(abs(squares[i] * squares[j])) for i, j in pairs]
+    return np.array([*numbers, *products]), np.abs([*numbers, *sizes])
 
 
-def _rim_masses(density: np.ndarray, grid: Grid) -> dict[tuple[str, str], float]:
-    """Probability in the outer ``RIM`` share of the box, for every end that is a wall."""
-    masses = {}
-    for axis, name in enumerate(grid.names):
-        marginal = kept_axes(np.abs(density), axis) * grid.cell_volume
-        rim = max(1, round(RIM * grid.shape[axis]))
-        if name not in grid.mirrored:
-            masses[name, "low"] = float(marginal[:rim].sum())
-        masses[name, "high"] = float(marginal[-rim:].sum())
-    return masses
+def _refitted(solution: _Solution, box: Box) -> Box | None:
+    """An automatic box fitted to its density; None if it fits already.
 
-
-def _rim_mass(density: np.ndarray, grid: Grid) -> float:
-    return sum(_rim_masses(density, grid).values())
-
-
-def _refit(solution: _Solution, box: Box) -> bool:
-    """Fit an automatic ``box`` to its density, in place; False if it fits already.
-
-    Walls that hold mass move out by a third; a box that is much wider than the density (the
-    reduced theory overestimates heavy tails) is cut where the tail holds 1e-10.
+    Walls that hold more than 1e-8 of the mass move out by 0.3 of the width. A wall moves in to where the tail
+    holds 1e-10 if that takes off more than a quarter (the reduced theory overestimates heavy tails).
     """
     grid, state = solution.grid, solution.state
-    changed = False
     # Where the exchange between wells is lost in rounding, an empty tail may be a lost well.
     trusted = state.second_eigenvalue > state.rounding_rate
-    masses = _rim_masses(solution.state.density, grid)
+    fitted, moved = {}, False
     for axis, name in enumerate(grid.names):
-        low, high = box[name]
-        mirrored = name in grid.mirrored
-        marginal = kept_axes(np.abs(state.density), axis) * grid.cell_volume
-        span = grid.high[axis] - grid.low[axis]
-        if masses[name, "high"] > 1e-8:
-            high, changed = high + 0.3 * span, True
-        elif trusted:
-            tail = grid.high[axis] - grid.widths[axis] * _empty_cells(marginal[::-1])
-            if tail < grid.high[axis] - 0.25 * span:
-                high, changed = tail, True
-        if mirrored:
-            low = -high
-        elif masses[name, "low"] > 1e-8:
-            low, changed = low - 0.3 * span, True
-        elif trusted:
-            tail = grid.low[axis] + grid.widths[axis] * _empty_cells(marginal)
-            if tail > grid.low[axis] + 0.25 * span:
-                low, changed = tail, True
-        box[name] = (low, high)
-    return changed
+        h, span = grid.widths[axis], grid.high[axis] - grid.low[axis]
+        ends = {"low": box[name][0], "high": box[name][1]}
+        for end, wall, out in (("low", grid.low[axis], -1), ("high", grid.high[axis], 1)):
+            if (name, end) not in solution.rim:
+                continue
+            marginal = solution.marginal(axis)[::-out]
+            # Leading cells that hold less than 1e-10 of the mass together, less one for safety.
+            empty = max(0, int(np.searchsorted(np.cumsum(marginal), 1e-10)) - 1)
+            if solution.rim[name, end] > 1e-8:
+                ends[end] = wall + out * 0.3 * span
+            elif trusted and h * empty > 0.25 * span:
+                ends[end] = wall - out * h * empty
+            else:
+                continue
+            moved = True
+        fitted[name] = (-ends["high"] if name in grid.mirrored else ends["low"], ends["high"])
+    return fitted if moved else None
 
 
-def _empty_cells(marginal: np.ndarray) -> int:
-    """How many leading cells hold less than 1e-10 of the mass together, less one for safety."""
-    return max(0, int(np.searchsorted(np.cumsum(marginal), 1e-10)) - 1)
-
-
-def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
+def _judge(solution: _Solution, walls: Walls, accuracy: float) -> None:
     """Refuse a density that does not fit its box; warn of every other self-check that fails."""
-    if walls not in ("far", "reflecting"):
-        raise ValueError(f"walls={walls!r} must be 'far' or 'reflecting'")
-    state, grid = solution.state, solution.grid
-    rim = _rim_masses(state.density, grid)
-    if walls == "far" and solution.boundary_mass > 1e-2:
-        (name, end), mass = max(rim.items(), key=lambda item: item[1])
+    state, far, outside = solution.state, walls == "far", solution.boundary_mass
+    if far and outside > 1e-2:
+        (name, end), mass = max(solution.rim.items(), key=lambda item: item[1])
         raise ValueError(
             f"the loss does not confine the density in the box: {mass:.1%} of the mass lies at the "
             f"{end} end of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
@@ -393,28 +372,20 @@ def _judge(solution: _Solution, walls: str, accuracy: float) -> None:
             f"the mesh does not resolve this density (negative cells hold {state.negative_mass:.1%} of the "
             "mass): use more cells (shape=), a smaller box=, or a loss and noise that are smooth in it"
         )
-    complaints = []
-    if walls == "far" and solution.boundary_mass > 1e-6:
-        complaints.append(
-            f"the rim of the box holds {solution.boundary_mass:.1e} of the mass: enlarge the box"
-        )
-    if state.residual > 1e-9:
-        complaints.append(f"the relative residual is {state.residual:.1e}: the matrix is nearly singular")
-    if state.negative_mass > 1e-4:
-        complaints.append(
-            f"negative cells hold {state.negative_mass:.1e} of the mass: use more cells (shape=)"
-        )
-    if solution.half_grid_estimate > 3 * accuracy:
-        complaints.append(
-            f"moments are good to about {solution.half_grid_estimate:.1e} only: use more cells (shape=)"
-        )
-    if not state.second_eigenvalue > state.rounding_rate:
-        complaints.append(
-            f"the slowest relaxation rate is {state.second_eigenvalue:.1e}: the weights of separate valleys "
-            "are lost in rounding; solve one valley at a time (box=) or raise the noise"
-        )
-    for complaint in complaints:
-        warnings.warn(complaint, stacklevel=3)
+    estimate, rate = solution.half_grid_estimate, state.second_eigenvalue
+    complaints = {
+        f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": far and outside > 1e-6,
+        f"the relative residual is {state.residual:.1e}: the matrix is nearly singular": state.residual
+        > 1e-9,
+        f"negative cells hold {state.negative_mass:.1e} of the mass: "
+        "use more cells (shape=)": state.negative_mass > 1e-4,
+        f"moments are good to about {estimate:.1e} only: use more cells (shape=)": estimate > 3 * accuracy,
+        f"the slowest relaxation rate is {rate:.1e}: the weights of separate valleys are lost in rounding; "
+        "solve one valley at a time (box=) or raise the noise": not rate > state.rounding_rate,
+    }
+    for complaint, true in complaints.items():
+        if true:
+            warnings.warn(complaint, stacklevel=4)
 
 
 def _labelled(solution: _Solution) -> xr.DataArray:
@@ -427,9 +398,8 @@ def _labelled(solution: _Solution) -> xr.DataArray:
             # Cells between the walls of two distant mirrored windows hold no density.
             empty = round(grid.low[axis] / grid.widths[axis])
             density = np.pad(density, [(empty if a == axis else 0, 0) for a in range(density.ndim)])
-            line = (np.arange(empty + grid.shape[axis]) + 0.5) * grid.widths[axis]
-            density = np.concatenate([np.flip(density, axis), density], axis)
-            line = np.concatenate([-line[::-1], line])
+            line = unfolded((np.arange(empty + grid.shape[axis]) + 0.5) * grid.widths[axis], odd=True)
+            density = unfolded(density, axis)
         coordinates[name] = quantity(line, name, name)
     density = density / (density.sum() * grid.cell_volume)
     volume = np.full(density.shape, grid.cell_volume)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
-from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, loss_values
+from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.symbols.functions import numpy_function
 from theory.landscape import exact
@@ -125,7 +125,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     for _ in range(30):
         grid = Grid.on(box, (cells,) * dimension)
         matrix = fokker_planck_matrix(process, grid, ["exponential"] * dimension)
-        state = null_vector(matrix, grid, pin=_start_cell(process, grid))
+        state = null_vector(matrix, grid, pin=lowest(process, grid.points()))
         if not state.second_eigenvalue > state.rounding_rate:
             break  # wells whose exchange is lost in rounding: keep them all, the solver warns
         density = np.abs(state.density)
@@ -185,15 +185,6 @@ def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
     if np.max(np.linalg.eigvals(jacobian).real) >= 0:
         return np.eye(len(point)) / 16.0
     return solve_continuous_lyapunov(jacobian, -2.0 * D)
-
-
-def _start_cell(process: Process, grid: Grid) -> int:
-    """The cell of smallest drift: a stationary point, where the density is not negligible."""
-    points = grid.points()
-    loss = loss_values(process, points)
-    if loss is not None:
-        return int(np.argmin(loss))
-    return int(np.argmin(np.sum(drift_values(process, points) ** 2, axis=-1)))
 
 
 def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
