@@ -206,7 +206,8 @@ PUBLIC = {
         active_temperature analyse continued controls datasets exponents fisher from_npz
         fully_connected hessian lenet_cifar10 lenet_mnist load logistic loss_widths measure_valley
         models net_at noise_alignment noise_covariance noise_trace per_sample_gradients
-        principal_components record replicas sgd simulate_box_escape spectral_density top_eigenpairs
+        principal_components record record_and_continue replicas sgd simulate_box_escape
+        spectral_density top_eigenpairs
         training weights_along widths""",
     "nets.data": """
         Data from_npz gaussian_clusters load""",
@@ -218,7 +219,7 @@ PUBLIC = {
         widths""",
     "nets.training": """
         Adam Diverged FlatnessNoise GradientDescent IsotropicNoise Momentum Plain Recipe Run
-        continued exploration_start net_at record replicas sgd weights_along""",
+        continued exploration_start net_at record record_and_continue replicas sgd weights_along""",
 }
 
 

@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -22,18 +21,11 @@ SPLIT_SEED = 0
 Arrays = dict[str, np.ndarray]
 
 
-class PublicSet(Protocol):
-    """A data set that is known by name."""
-
-    def read(self, root: str | os.PathLike[str] | None) -> tuple[Arrays, dict[str, str]]:
-        """Arrays as :func:`nets.data.datasets.from_npz` takes them, and provenance; files lie in ``root``."""
-
-
 class Digits:
     """The digits that come with scikit-learn: 1797 images of 8 × 8 numbers from 0 to 16."""
 
     def read(self, root: str | os.PathLike[str] | None) -> tuple[Arrays, dict[str, str]]:
-        """The first 1500 of the permuted rows for training, 297 for the test."""
+        """Arrays and provenance: the first 1500 of the permuted rows for training, 297 for the test."""
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -59,7 +51,7 @@ class PublicFile:
     labels: str | None = None
 
     def read(self, root: str | os.PathLike[str] | None) -> tuple[Arrays, dict[str, str]]:
-        """The arrays of the file; a file of another sha256 is a ValueError and stays where it is."""
+        """The file's arrays and provenance; a file of another sha256 is a ValueError and stays where it is."""
         path = self._found(root)
         digest = file_digest(path)
         known = [sha256 for sha256 in (self.sha256, self.other) if sha256]
@@ -110,7 +102,7 @@ class PublicFile:
 #: Every data set by its name. ``cifar10_10k2k`` is the first training batch and 2000 test images of CIFAR-10,
 #: ``mnist_5k1k`` 5000 + 1000 images of MNIST, ``sensorless_2200`` 2200 rows of Sensorless Drive Diagnosis.
 #: Cardiotocography has two labellings; the three states N, S, P are the usual one.
-PUBLIC: dict[str, PublicSet] = {
+PUBLIC: dict[str, Digits | PublicFile] = {
     "digits": Digits(),
     "avila": PublicFile("avila.npz", "83d122d6e337ff5d981999993010c570abbb3f6733705b730ea05e275ae97619"),
     "banknote": PublicFile(

@@ -195,9 +195,8 @@ def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay={weight_decay:g} must not be negative")
     own = copy.deepcopy(net).double().to(data.train_inputs.device)
-    parameters = [p.detach() for p in own.parameters()]
     targets = nn.functional.one_hot(data.train_labels, len(data.classes)).double()
-    start = torch.cat([p.reshape(-1) for p in parameters])
+    start = nn.utils.parameters_to_vector(own.parameters()).detach()
     attributes: dict[str, Attribute] = {
         "net": description(net),
         "data": data.name,
@@ -208,7 +207,7 @@ def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -
         "weight_decay": float(weight_decay),
         "drift": "network",
     }
-    shapes = tuple(p.shape for p in parameters)
+    shapes = tuple(p.shape for p in own.parameters())
     inputs = data.train_inputs.double()
     return NetDynamics(own, network(own), shapes, start, inputs, targets, float(weight_decay), attributes)
 
