@@ -18,6 +18,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,11 +27,11 @@ from numpy.typing import ArrayLike
 
 from fpsolve.progress import bar
 from fpsolve.results import quantity, shortened
-from fpsolve.sweeps.store import Entry, Journal, checked_store, finished_dataset, journal_path, write_store
+from fpsolve.sweeps.journal import Entry, Journal, finished_dataset, journal_path
+from fpsolve.sweeps.store import checked_store, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
 _IN_FLIGHT = 4096
-
 
 Parameters: TypeAlias = Mapping[str, object]
 
@@ -77,17 +78,17 @@ def sweep(
 
     With a ``store``, every finished point goes to the journal ``store + ".journal"`` before the next point is
     looked at: one line with a checksum, in one write. After a kill an incomplete last line is dropped and its
-    point is run again; no other point is. When the last point is in, the store appears in one move and the
-    journal goes. The store's bytes depend neither on the executor nor on the order nor on restarts.
-    ``open_sweep`` reads either.
+    point alone is run again. After the last point the store appears in one move, with the sha256 of its
+    content, and the journal goes. The store's bytes depend neither on the executor nor on the order nor on
+    restarts. ``open_sweep`` reads either.
 
     Parameters
     ----------
     run : callable
         A module-level function, or ``functools.partial`` of one with fixed keyword values: numbers,
-        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape. It is
-        called as ``run(sigma=…, learning_rate=…, rng=…)`` with numbers (or strings) of the grid and
-        the point's own ``SeedSequence``. It returns a mapping of names to numbers, arrays, tuples
+        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape.
+        Called as ``run(sigma=…, learning_rate=…, rng=…)`` with values of the grid and the point's own
+        ``SeedSequence``, it returns a mapping of names to numbers, arrays, tuples
         ``(dims, values, attrs)`` or variables of xarray; shapes are the same at every point.
     grid : mapping
         Values per axis, shape (n,), each value once. The result keeps their order.
@@ -114,8 +115,8 @@ def sweep(
     Raises
     ------
     ValueError
-        Before any point, if an argument makes no sense, or the store holds another sweep: another
-        grid, seed, version or function (its source and its fixed values; what it calls is not looked at).
+        Before any point, if an argument makes no sense, or the store is damaged, in use or that of another
+        sweep: another grid, seed, version or function (source and fixed values, not what it calls).
     SweepError
         If points failed.
     RuntimeError
@@ -275,7 +276,7 @@ def _checked_grid(grid: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
 def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
     function = run.func if isinstance(run, partial) else run
     name = getattr(function, "__qualname__", None)
-    if name is None or "<" in name:
+    if name is None or "<" in name or inspect.ismethod(function):
         raise ValueError(
             f"run={run!r} must be a function defined at the level of its module, to reach workers"
         )
@@ -296,6 +297,7 @@ def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
 
 def _identity(value: object) -> str | None:
     """Text that tells a fixed value apart in every Python process; None where there is none."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
@@ -321,9 +323,9 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
-        source = ""  # typed at a prompt: known by its name alone
-    shown = {name: repr(value) if isinstance(value, str) else str(value) for name, value in fixed.items()}
-    words = [f"{name}={shortened(text)}" for name, text in sorted(shown.items())]
+        source = _instructions(getattr(function, "__code__", None))  # typed at a prompt
+    shown = ((k, repr(v) if isinstance(v, str) else str(v)) for k, v in sorted(fixed.items()))
+    words = [f"{name}={shortened(text)}" for name, text in shown]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
     return {
@@ -334,6 +336,14 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         "seed": seed,
         "fpsolve_version": __version__,
     }
+
+
+def _instructions(code: CodeType | None) -> str:
+    """A compiled function without its place, for want of source; "" for what is not Python."""
+    if code is None:
+        return ""
+    constants = [_instructions(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def _hash(text: str) -> str:

@@ -1,238 +1,31 @@
-"""Datasets on disk: a result with the question that it answers; the points of a sweep and its Dataset.
+"""Datasets on disk, each with the question that it answers.
 
-A sweep's journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
-which sweep it is; each other one holds a point, numbers as base64 of their bytes, which keeps every bit.
-Lines are appended in one write each. After a kill, at most the last line is incomplete, and is dropped.
+A store is written by one thread of one process at a time: under another name, read back, then moved. The
+sha256 of all that it holds is its attribute ``store_sha256``, which is checked at every reading. A finished
+store is read without a lock.
 """
 
 from __future__ import annotations
 
-import base64
+import glob
 import hashlib
 import json
-import math
 import os
+import secrets
 import shutil
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from fpsolve.results import quantity, shortened
+from fpsolve.results import plain, shortened
+from fpsolve.sweeps.lock import alone
 
-#: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
-_SYNC_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One variable at one point."""
-
-    dims: tuple[str, ...]
-    values: np.ndarray
-    attrs: Mapping[str, str | int | float] = field(default_factory=dict)
-
-    @classmethod
-    def checked(cls, name: str, value: object, taken: Mapping[str, object]) -> Entry:
-        """From a number, an array, a tuple (dims, values, attrs) or a variable of xarray."""
-        dims, attrs = None, {}
-        if isinstance(value, xr.Variable | xr.DataArray):
-            value = value.dims, value.to_numpy(), value.attrs
-        if isinstance(value, tuple) and value and isinstance(value[0], (str, tuple, list)):
-            dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
-            attrs = dict(value[2]) if len(value) > 2 else {}
-            value = value[1]
-        array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be a number or an array of numbers, not {type(value).__name__}")
-        if dims is None:
-            dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
-        if len(dims) != array.ndim or set(dims) & set(taken) or name in taken:
-            raise ValueError(
-                f"{name}, of shape {array.shape}, cannot have dims {dims} beside {sorted(taken)}"
-            )
-        return cls(dims, np.ascontiguousarray(array).reshape(array.shape), attrs)
-
-    def packed(self) -> list:
-        """As JSON."""
-        data = base64.b64encode(self.values.tobytes()).decode("ascii")
-        return [list(self.dims), self.values.dtype.str, list(self.values.shape), data, dict(self.attrs)]
-
-    @classmethod
-    def unpacked(cls, record: list) -> Entry:
-        """From JSON."""
-        dims, dtype, shape, data, attrs = record
-        values = np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype)).reshape(shape)
-        return cls(tuple(dims), values, attrs)
-
-
-@dataclass
-class Journal:
-    """Finished points of one sweep, in memory and, if there is a file, on disk."""
-
-    provenance: Mapping[str, str | int]
-    entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
-    complete: xr.Dataset | None = None
-    file: IO[bytes] | None = None
-    path: Path | None = None
-    synced: float = 0.0
-
-    @property
-    def total(self) -> int:
-        """Points of the grid."""
-        return math.prod(len(values) for values in json.loads(str(self.provenance["grid_values"])).values())
-
-    @classmethod
-    @contextmanager
-    def opened(cls, store: Path | None, provenance: Mapping[str, str | int]) -> Iterator[Journal]:
-        """The journal to write to, for this process alone, with the points of an earlier run of the sweep."""
-        if store is None:
-            yield cls(provenance)
-            return
-        path = journal_path(store)
-        with _locked(path, store) as file:
-            journal = cls(provenance, file=file, path=path)
-            if store.exists():
-                journal.complete = read_store(store)
-                _refuse_other(store, journal.complete.attrs, provenance)
-                journal.discard()
-            else:
-                journal._take_up(store)
-            yield journal
-
-    @classmethod
-    def read(cls, store: Path) -> xr.Dataset:
-        """Dataset of the finished store, or of the journal, without touching either."""
-        if store.exists():
-            return read_store(store)
-        header, entries, _ = _records(journal_path(store).read_bytes(), journal_path(store))
-        if header is None or not entries:
-            raise ValueError(f"no point of the sweep in {store} is finished yet")
-        axes = {name: np.array(values) for name, values in json.loads(str(header["grid_values"])).items()}
-        return finished_dataset(entries, axes, header)
-
-    def _take_up(self, store: Path) -> None:
-        """Read the journal, drop an incomplete last line, begin one if there is none."""
-        assert self.file is not None and self.path is not None
-        header, self.entries, good = _records(self.file.read(), self.path)
-        self.file.seek(good)
-        self.file.truncate()
-        if header is None:
-            self._append(dict(self.provenance))
-        else:
-            _refuse_other(store, header, self.provenance)
-
-    def add(self, i: int, values: dict[str, Entry]) -> None:
-        """Keep a finished point."""
-        self.entries[i] = values
-        if self.file is not None:
-            self._append({"point": i, "values": {name: entry.packed() for name, entry in values.items()}})
-
-    def _append(self, record: dict) -> None:
-        assert self.file is not None
-        text = json.dumps(record, separators=(",", ":")).encode()
-        line = b"%08x %s\n" % (zlib.crc32(text), text)
-        if self.file.write(line) != len(line):
-            raise OSError(f"{self.path}: no room for another point")
-        if time.monotonic() - self.synced > _SYNC_SECONDS:
-            os.fsync(self.file.fileno())
-            self.synced = time.monotonic()
-
-    def misfit(self, values: Mapping[str, Entry]) -> str | None:
-        """How a point's names, dims or shapes differ from those of the points before, or None."""
-        if not self.entries:
-            return None
-        first = next(iter(self.entries.values()))
-        if values.keys() != first.keys():
-            return f"returned {sorted(values)}, where other points returned {sorted(first)}"
-        for name, entry in values.items():
-            expected = first[name]
-            if entry.dims != expected.dims or entry.values.shape != expected.values.shape:
-                return (
-                    f"returned {name} with shape {entry.values.shape} and dims {entry.dims}, where other "
-                    f"points returned {expected.values.shape} and {expected.dims}"
-                )
-        return None
-
-    def discard(self) -> None:
-        """Remove the journal: all is in the store."""
-        assert self.path is not None
-        self.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, store: Path) -> Iterator[IO[bytes]]:
-    """The journal's file, unbuffered, for this process alone; the lock ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        fcntl = None  # type: ignore[assignment]
-    while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
-            if fcntl is not None:
-                try:
-                    # lockf, not flock: forked workers that outlive this process must not keep the lock
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    raise ValueError(f"store={store}: another sweep is writing there; wait for it") from None
-            try:
-                same = os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-            except FileNotFoundError:
-                same = False
-            if same:  # else another sweep finished, and removed it, between open and lock
-                yield file
-                return
-
-
-def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, Entry]], int]:
-    """Header, points and the length of the good part; an incomplete last line is left out."""
-    header: dict | None = None
-    entries: dict[int, dict[str, Entry]] = {}
-    good = 0
-    while good < len(text):
-        end = text.find(b"\n", good)
-        line = text[good:end] if end >= 0 else b""
-        if not (line[8:9] == b" " and line[:8] == b"%08x" % zlib.crc32(line[9:])):
-            if end >= 0 and end + 1 < len(text):
-                raise ValueError(f"{path} is damaged at byte {good}; delete it to begin again")
-            break
-        record = json.loads(line[9:])
-        if header is None:
-            header = record
-        else:
-            entries[int(record["point"])] = {k: Entry.unpacked(v) for k, v in record["values"].items()}
-        good = end + 1
-    return header, entries, good
-
-
-def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
-    """Raise if a store belongs to another sweep."""
-    words = {
-        "grid_values": "grid",
-        "run_hash": "function (source or fixed values)",
-        "run": "run",
-        "seed": "seed",
-    }
-    for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
-        if found.get(key) != wanted[key]:
-            old, new = (shortened(str(value.get(key)), 80) for value in (found, wanted))
-            said = "differs" if key == "run_hash" else f"is {old}, not {new}"
-            raise ValueError(
-                f"store={store} holds another sweep: its {words.get(key, key)} {said}; "
-                "choose another store, or delete that one"
-            )
-
-
-def journal_path(store: Path) -> Path:
-    """Where finished points wait until the store is complete."""
-    return store.with_name(store.name + ".journal")
+_HASH = "store_sha256"
 
 
 def checked_store(store: str | Path | None) -> Path | None:
@@ -243,7 +36,10 @@ def checked_store(store: str | Path | None) -> Path | None:
     if path.suffix not in (".zarr", ".nc"):
         raise ValueError(f"store={str(store)!r} must end in .zarr or .nc")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"store={str(store)!r}: there is no directory {path.parent}")
+        raise ValueError(f"store={str(store)!r}: there is no directory {path.parent}; create it first")
+    if path.exists() and path.is_dir() != (path.suffix == ".zarr"):
+        kind = "directory" if path.is_dir() else "file"
+        raise ValueError(f"store={str(store)!r} is a {kind}; choose another name, or delete it")
     if path.suffix == ".zarr":
         try:
             import zarr  # noqa: F401
@@ -254,72 +50,121 @@ def checked_store(store: str | Path | None) -> Path | None:
     return path
 
 
-def finished_dataset(
-    entries: Mapping[int, Mapping[str, Entry]],
-    axes: Mapping[str, np.ndarray],
-    provenance: Mapping[str, str | int],
-) -> xr.Dataset:
-    """All points as one Dataset; NaN, and ``finished``, where some are missing."""
-    shape = tuple(len(values) for values in axes.values())
-    total = math.prod(shape)
-    dataset = xr.Dataset(coords={name: (name, values) for name, values in axes.items()})
-    dataset.attrs = {"title": f"sweep of {provenance['run']} over {provenance['grid']}", **provenance}
-    order = sorted(entries)
-    for name, first in entries[order[0]].items() if order else ():
-        dtype = np.result_type(*{entries[i][name].values.dtype for i in order})
-        if len(order) < total and dtype.kind != "f":
-            dtype = np.dtype(float)
-        whole = np.full((total, *first.values.shape), np.nan if dtype.kind == "f" else 0, dtype)
-        for i in order:
-            whole[i] = entries[i][name].values
-        attrs = {"long_name": name, "units": "1", **first.attrs}
-        dataset[name] = ((*axes, *first.dims), whole.reshape(*shape, *first.values.shape), attrs)
-    if len(order) < total:
-        finished = np.isin(np.arange(total), order).astype(np.int8).reshape(shape)
-        dataset["finished"] = quantity(finished, tuple(axes), "1 if the point is finished")
-    return dataset
-
-
 def write_store(dataset: xr.Dataset, path: Path) -> None:
-    """Write beside the store, then move: it is there whole or not at all."""
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    if path.suffix == ".nc":
-        dataset.to_netcdf(part, engine="h5netcdf")
-        _sync(part)
-    else:
-        shutil.rmtree(part, ignore_errors=True)
-        dataset.to_zarr(part, mode="w", zarr_format=2, consolidated=True)  # v3 has no consolidation
-    os.replace(part, path)
-    _sync(path.absolute().parent)
+    """Write beside the store, read that back, then move: the store is there whole or not at all.
+
+    The caller holds the lock. A TypeError names what a file cannot hold, or would give back changed.
+    """
+    path = Path(os.path.realpath(path))
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # by a process that was killed
+        _remove(left)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        hashes = _hashes(dataset)
+        whole = dataset.assign_attrs({_HASH: _joined(hashes)})
+        if path.suffix == ".nc":
+            whole.to_netcdf(part, engine="h5netcdf")
+            _sync(part)
+        else:
+            whole.to_zarr(part, mode="w", zarr_format=2, consolidated=True)  # v3 has no consolidation
+        with _opened(part, path) as back:
+            found = _hashes(back)
+        for name in sorted(hashes.keys() | found.keys()):
+            if hashes.get(name) != found.get(name):
+                raise TypeError(f"{name} would come back changed")
+        os.replace(part, path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise TypeError(f"store={str(path)!r} cannot hold the result: {_said(error, 200)}") from error
+    finally:
+        _remove(part)
+    _sync(path.parent)
 
 
 def read_store(path: Path) -> xr.Dataset:
-    """A finished store, in memory; a ValueError in one line if it is damaged."""
+    """A finished store, in memory; a ValueError in one line if it is damaged or carries no hash."""
     try:
-        if path.suffix == ".nc":
-            with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                return dataset.load()
-        with xr.open_zarr(path, chunks=None) as dataset:
-            return dataset.load()
-    except (OSError, KeyError, ValueError, RuntimeError) as error:  # what h5py, zarr and the codecs raise
+        with _opened(path, path) as dataset:
+            said, found = dataset.attrs.get(_HASH), _with_plain_attrs(dataset.load())
+        if said is not None and said != _joined(_hashes(found)):
+            raise ValueError(f"its content does not have its {_HASH}")
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        # all that h5py, zarr, the codecs and xarray raise
         if isinstance(error, PermissionError | BlockingIOError) or not path.exists():
             raise
-        reason = shortened(" ".join(str(error).split()), 80) or type(error).__name__
-        raise ValueError(f"store={str(path)!r} is damaged ({reason}); delete it to begin again") from error
+        raise ValueError(
+            f"store={str(path)!r} is damaged ({_said(error, 80)}); delete it to begin again"
+        ) from error
+    if said is None:
+        raise ValueError(
+            f"store={str(path)!r} has no {_HASH}: another program or an earlier version wrote it, and damage "
+            "could not be told; choose another store, or delete that one"
+        )
+    return found
+
+
+def _opened(path: Path, store: Path) -> xr.Dataset:
+    """The Dataset of a file or directory as its store's name says, not yet in memory."""
+    return xr.open_dataset(path, engine="h5netcdf" if store.suffix == ".nc" else "zarr", cache=False)
+
+
+def _with_plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
+    """The same data with attributes as :func:`fpsolve.results.plain` makes them, without the hash."""
+    found = dataset.copy()
+    found.attrs = plain({key: value for key, value in dataset.attrs.items() if key != _HASH})
+    for variable in found.variables.values():
+        variable.attrs = plain(variable.attrs)
+    return found
+
+
+def _said(error: Exception, length: int) -> str:
+    return shortened(" ".join(str(error).split()), length) or type(error).__name__
+
+
+def _hashes(dataset: xr.Dataset) -> dict[str, str]:
+    """For each variable the sha256 of its values, with dims and attributes; and the Dataset's attributes.
+
+    Texts have no width, numbers no byte order, and all NaN are one. A TypeError for other objects.
+    """
+    plain_one = _with_plain_attrs(dataset)
+    found = {"the attributes": json.dumps(plain_one.attrs, sort_keys=True)}
+    for name, variable in plain_one.variables.items():
+        values = np.asarray(variable.values)
+        if values.dtype.kind in "OUT":
+            if not all(isinstance(value, str) for value in values.flat):
+                raise TypeError(f"{name} holds objects; give numbers or text")
+            values = values.astype(object).astype(str)
+        else:
+            values = values.astype(values.dtype.newbyteorder("="), order="C", copy=False)
+        if values.dtype.kind in "fc" and np.isnan(values).any():
+            parts = values.reshape(-1).view(values.real.dtype)
+            values = np.where(np.isnan(parts), parts.dtype.type(np.nan), parts)
+        said = [variable.dims, variable.shape, name in dataset.coords, variable.attrs]
+        found[f"variable {name}"] = digest(values) + json.dumps(said, sort_keys=True)
+    return found
+
+
+def _joined(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
     """Ask the disk to hold what was written, where it can."""
-    try:
+    with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def kept(
@@ -327,15 +172,20 @@ def kept(
 ) -> xr.Dataset:
     """Cache a Dataset on disk: a second call with the same question returns the stored answer.
 
+    Of several threads and processes that ask at once, one computes; the others wait, and read what it stored.
+
     Parameters
     ----------
     store : path or None
-        ``….nc`` or ``….zarr``; written whole or not at all. None: compute, and keep nothing.
+        ``….nc`` or ``….zarr``; written whole or not at all, with the sha256 of the content, which is checked
+        on reading. None: compute, and keep nothing.
     compute : callable
         Takes nothing and gives the result.
     asked : mapping
         The question: everything that the result depends on, such as a :func:`digest` of weights and data,
-        layer, seed and settings. Stored as JSON in ``attrs["asked"]`` and compared as a whole.
+        layer, seed and settings, of text, numbers, None, lists and mappings. Stored as JSON in
+        ``attrs["asked"]`` and compared as text: tuples and arrays are lists, NumPy's numbers are plain ones,
+        NaN is NaN, order of keys does not count; 1, 1.0 and True are three numbers, and so are 0.0 and −0.0.
 
     Returns
     -------
@@ -345,36 +195,62 @@ def kept(
     Raises
     ------
     TypeError
-        If the question is not JSON.
+        If the question is not such; after the work, if the result is no Dataset or cannot be stored.
     ValueError
         If the question is empty, or the store cannot be written, is damaged, holds the answer to another
         question, or says no question; before any work.
     """
     path, question = checked_store(store), _question(asked)
-    if path is not None and path.exists():
-        found = read_store(path)
-        _refuse_other_question(path, found.attrs.get("asked"), question)
-        return found
-    began = time.process_time()
-    result = compute()
-    result.attrs.setdefault("cpu_seconds", time.process_time() - began)
-    result.attrs["asked"] = question
-    if path is not None:
-        write_store(result, path)
-    return result
+
+    def answer() -> xr.Dataset:
+        began = time.process_time()
+        result = compute()
+        if not isinstance(result, xr.Dataset):
+            raise TypeError(f"compute gives {type(result).__name__}, not Dataset")
+        seconds = time.process_time() - began
+        result = _with_plain_attrs(result.load())
+        result.attrs = {"cpu_seconds": seconds} | result.attrs | {"asked": question}
+        return result
+
+    if path is None:
+        return answer()
+    if not path.exists():
+        with alone(path, wait=True):
+            if not path.exists():
+                result = answer()
+                write_store(result, path)
+                return result
+    found = read_store(path)
+    _refuse_other_question(path, found.attrs.get("asked"), question)
+    return found
 
 
 def _question(asked: Mapping[str, object]) -> str:
-    """A question as JSON, keys in order; NumPy's numbers and arrays are plain ones."""
+    """A question as JSON, keys in order."""
+    if not isinstance(asked, Mapping):
+        raise TypeError(f"asked={asked!r} must be a mapping")
     if not asked:
         raise ValueError("asked={} says nothing of what the result depends on")
+    try:
+        return json.dumps(_as_json(asked, "asked"), sort_keys=True)
+    except RecursionError:
+        raise TypeError("asked holds itself") from None
 
-    def plain(value: object) -> object:
-        if isinstance(value, np.ndarray | np.generic):
-            return value.tolist()
-        raise TypeError(f"asked holds {value!r}, which is not JSON; give text, numbers, lists or a digest")
 
-    return json.dumps(dict(asked), sort_keys=True, default=plain)
+def _as_json(value: object, what: str) -> object:
+    """NumPy's numbers and arrays, tuples and mappings as plain ones; a TypeError names what is not JSON."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_as_json(item, what) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _as_json(item, f"{what}[{key!r}]") for key, item in value.items()}
+    raise TypeError(
+        f"{what} holds {shortened(repr(value), 80)}, which is not JSON; give text, numbers, lists, mappings "
+        "with text as keys, or a digest"
+    )
 
 
 def _refuse_other_question(path: Path, there: object, question: str) -> None:
@@ -389,8 +265,9 @@ def _refuse_other_question(path: Path, there: object, question: str) -> None:
         if key not in stored or key not in wanted:
             where = "without" if key not in stored else "with"
             raise ValueError(f"store={str(path)!r} was made {where} {key} in its question; {advice}")
-        if stored[key] != wanted[key]:
-            old, new = (shortened(str(value[key]), 80) for value in (stored, wanted))
+        old, new = (json.dumps(value[key], sort_keys=True) for value in (stored, wanted))
+        if old != new:
+            old, new = (shortened(repr(value[key]), 80) for value in (stored, wanted))
             raise ValueError(f"store={str(path)!r} was made with {key}={old}, not {new}; {advice}")
 
 
@@ -406,9 +283,16 @@ def digest(*arrays: ArrayLike) -> str:
     -------
     str
         In hexadecimal.
+
+    Raises
+    ------
+    TypeError
+        If an array holds Python objects.
     """
     found = hashlib.sha256()
     for values in map(np.asarray, arrays):
-        found.update(f"{values.dtype.str}{values.shape}".encode())
-        found.update(np.ascontiguousarray(values).tobytes())
+        if values.dtype.hasobject:
+            raise TypeError("an array of objects has no digest; give numbers or text")
+        found.update(f"{np.lib.format.dtype_to_descr(values.dtype)}{values.shape}".encode())
+        found.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return found.hexdigest()

@@ -54,6 +54,17 @@ def unequal(sigma, learning_rate, rng):
     return {"value": np.zeros(2 if sigma == 0.1 else 3)}
 
 
+class Scale:
+    """A value that no store could tell from another."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def scaled(self, sigma, learning_rate, rng):
+        """One number."""
+        return {"value": self.factor * sigma}
+
+
 def dying(sigma, learning_rate, rng):
     """Kills its worker at one point."""
     if sigma == 0.2:
@@ -301,6 +312,29 @@ def test_a_store_of_another_sweep_is_refused(tmp_path, change, word):
         sweep(functools.partial(scaled, factor=3.0), GRID, store=store)
 
 
+def test_functions_typed_at_a_prompt_are_told_apart(tmp_path):
+    for factor in (2, 3):
+        text = f"def typed(sigma, rng):\n    return {{'value': {factor} * sigma}}\n"
+        names = {"__name__": "__main__"}
+        exec(text, names)
+        if factor == 2:
+            sweep(names["typed"], {"sigma": [1.0]}, store=tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"function .* differs"):
+        sweep(names["typed"], {"sigma": [1.0]}, store=tmp_path / "a.nc")
+
+
+def test_two_sweeps_of_one_process_cannot_write_one_store_at_the_same_time(tmp_path):
+    run, store = functools.partial(slow, log=str(tmp_path / "log"), pause=0.1), tmp_path / "runs.nc"
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(sweep, run, GRID, store=store)
+        while not (tmp_path / "log").exists():
+            time.sleep(0.01)
+        open_sweep(store) if "point" in store.with_name("runs.nc.journal").read_text() else None
+        with pytest.raises(ValueError, match="another sweep is writing"):
+            sweep(run, GRID, store=store)
+    assert first.result().identical(sweep(run, GRID))
+
+
 def test_two_sweeps_cannot_write_one_store_at_the_same_time(tmp_path):
     # a second process, since the lock is between processes
     store = tmp_path / "runs.zarr"
@@ -327,6 +361,7 @@ def test_two_sweeps_cannot_write_one_store_at_the_same_time(tmp_path):
         ({"grid": {"sigma": [0.1]}}, "cannot be called"),
         ({"grid": {"sigma": [0.1], "rng": [1]}}, "cannot be an argument"),
         ({"run": lambda sigma, learning_rate, rng: {}}, "level of its module"),
+        ({"run": Scale(2.0).scaled}, "level of its module"),
         ({"run": functools.partial(scaled, factor=object())}, "number, string"),
         ({"seed": -1}, "seed=-1"),
         ({"store": "runs.csv"}, "must end in"),
@@ -367,7 +402,7 @@ def test_a_result_is_read_back_from_netcdf_and_zarr_without_a_warning(tmp_path, 
     for suffix, reader in (("nc", xr.open_dataset), ("zarr", xr.open_zarr)):
         whole = sweep(noisy, GRID, store=tmp_path / f"a.{suffix}")
         with reader(tmp_path / f"a.{suffix}") as read:
-            assert read.load().identical(whole)
+            assert len(read.attrs.pop("store_sha256")) == 64 and read.load().identical(whole)
     assert not [w for w in recwarn if "onsolidated" in str(w.message)]
 
 
@@ -402,28 +437,212 @@ def test_a_store_of_another_question_is_refused_before_any_work(tmp_path, asked,
         kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked=asked)
 
 
-def test_a_store_without_a_question_is_refused(tmp_path):
-    xr.Dataset({"a": 3.0}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    with pytest.raises(ValueError, match="does not say which question"):
-        kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked={"seed": 1})
-    with pytest.raises(TypeError, match="not JSON"):
-        kept(None, lambda: pytest.fail("computed"), asked={"seed": object()})
+def test_a_store_without_a_question_or_a_hash_is_refused(tmp_path):
+    whole = sweep(scaled, GRID, store=tmp_path / "a.nc")
+    whole.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    for name, message in (
+        ("a.nc", "not say which question"),
+        ("b.nc", "has no store_sha256.*or delete that"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kept(tmp_path / name, lambda: pytest.fail("computed"), asked={"seed": 1})
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (1, 1.0, False), (1, True, False), (0, False, False), (0.0, -0.0, False), (1, "1", False),
+        (None, "None", False), ({}, [], False), ({"b": 1}, {"b": 1, "c": None}, False), (0.1, np.float32(0.1), False),
+        (float(2**53), 2**53 + 1, False), (NAN, "NaN", False), (NAN, None, False), (NAN, np.array(NAN), True),
+        ((1, 2), [1, 2], True), (np.arange(2), (0, 1), True), (np.float64(0.1), 0.1, True), (np.bool_(True), True, True),
+        (np.int64(3), 3, True), ({"b": 1, "c": 2}, {"c": 2, "b": 1}, True), (np.str_("a"), "a", True),
+    ],
+)  # fmt: skip
+def test_which_questions_are_the_same(tmp_path, first, second, same):
+    kept(tmp_path / "a.nc", lambda: xr.Dataset({"a": 3.0}), asked={"q": first})
+    if same:
+        kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked={"q": second})
+    else:
+        with pytest.raises(ValueError, match="was made with q="):
+            kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked={"q": second})
+
+
+def _holds_itself():
+    asked = {}
+    return asked | {"q": [asked.setdefault("p", asked)]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"q": object()}, r"asked\['q'\] holds <object.*not JSON; give"), ({"q": {1: 2}}, "keys"), ({1: 2}, "keys"),
+        ({"q": 1j}, "not JSON"), ({"q": {1}}, "not JSON"), ({"q": b""}, "not JSON"), ({"q": Path("a")}, "not JSON"),
+        ({"q": np.datetime64("2020")}, "not JSON"), ({"q": np.array([None, len])}, "not JSON"),
+        ([("q", 1)], "mapping"), (None, "mapping"), (_holds_itself(), "holds itself"),
+    ],
+)  # fmt: skip
+def test_a_question_that_cannot_be_compared_is_refused_before_any_work(asked, message):
+    with pytest.raises(TypeError, match=message):
+        kept(None, lambda: pytest.fail("computed"), asked=asked)
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (xr.DataArray([1.0]), "gives DataArray, not Dataset"),
+        (xr.Dataset({"a": ("x", np.array([len, 1], object))}), "a holds objects; give numbers or text"),
+        (xr.Dataset({"a": 1.0}, attrs={"l": [1, 2]}), r"l=\[1, 2\] must be text or a number"),
+        (xr.Dataset({"a": ((), 1.0, {"f": len})}), "f=<built-in function len> must be text or a number"),
+        (xr.Dataset({"a": ((), 1.0, {"units": "days since 2000-01-01"})}), "variable a would come back changed"),
+        (xr.Dataset({"a": ((), 1.25, {})}).assign(a=lambda d: d.a.assign_attrs(scale_factor=0.1)), "come back changed"),
+    ],
+)  # fmt: skip
+def test_a_result_that_cannot_be_stored_is_named_and_leaves_nothing(tmp_path, suffix, result, message):
+    with pytest.raises(TypeError, match=message):
+        kept(tmp_path / f"a.{suffix}", lambda: result, asked={"seed": 1})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_what_can_be_stored_comes_back_the_same(tmp_path, suffix):
+    negative = -np.array(np.nan)
+    whole = xr.Dataset(
+        {
+            "bits": ("x", [True, False]), "bytes": ("x", np.array([1, 2], "u1")), "text": ("x", ["", "yé"]),
+            "complex": ("x", [1j, complex(1, np.nan)]), "half": ("x", np.array([1, np.nan], "f4")), "nan": ((), negative),
+            "objects": ("x", np.array(["p", "qq"], object)), "none": ("y", np.empty(0)), "big": ("x", np.array([1, np.nan], ">f8")),
+            "time": ("x", np.array(["2020", "2021"], "M8[ns]")),
+        },
+        {"x": ["p", "q"], "place": ("x", [1, 2])},
+        {"empty": "", "true": True, "none": None, "number": np.int64(3), "store_sha256": "mine"},
+    )  # fmt: skip
+    first = kept(tmp_path / f"a.{suffix}", lambda: whole, asked={"seed": 1})
+    again = kept(tmp_path / f"a.{suffix}", lambda: pytest.fail("computed"), asked={"seed": 1})
+    assert again.identical(first) and first.drop_attrs(deep=False).identical(whole.drop_attrs(deep=False))
+    assert again.attrs.keys() == {"cpu_seconds", "empty", "true", "number", "asked"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder.nc", "is a directory; choose another name, or"), ("file.zarr", "is a file; choose another name, or"),
+        ("none/a.nc", "there is no directory .*none; create it first"), ("a.csv", "must end in"),
+        ("link.nc", r"cannot be written \(.*\); choose another folder"),
+        pytest.param("/proc/a.nc", "cannot be written", marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux")),
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_is_found_out_before_any_work(tmp_path, name, message):
+    (tmp_path / "folder.nc").mkdir()
+    (tmp_path / "file.zarr").touch()
+    (tmp_path / "link.nc").symlink_to(tmp_path / "none" / "a.nc")
+    with pytest.raises(ValueError, match=message):
+        kept(tmp_path / name, lambda: pytest.fail("computed"), asked={"seed": 1})
+
+
+def _kept_slowly(store, question):
+    """Adds a line to a file beside the store whenever it computes."""
+
+    def compute():
+        with open(store.with_suffix(".log"), "a") as file:
+            file.write("computed\n")
+        time.sleep(0.3)
+        return xr.Dataset({name: ("x", np.full(2000, float(question))) for name in "abcd"})
+
+    try:
+        return set(np.unique(kept(store, compute, asked={"question": question}).to_dataarray()).tolist())
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.parametrize("questions", [(1, 1, 1), (1, 2, 3)])
+def test_of_several_who_ask_at_once_one_computes_and_the_others_read_that(tmp_path, pool, suffix, questions):
+    store = tmp_path / f"a.{suffix}"
+    with pool(3) as executor:
+        found = list(executor.map(_kept_slowly, [store] * 3, questions))
+    assert (tmp_path / "a.log").read_text() == "computed\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.log", store.name]
+    right = [answer == {float(question)} for answer, question in zip(found, questions, strict=True)]
+    assert sum(right) == (3 if questions[0] == questions[1] else 1)
+    assert all(there or "was made with question=" in said for said, there in zip(found, right, strict=True))
+
+
+_STOPPED = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from fpsolve.sweeps.store import kept
+def compute():
+    executor = ProcessPoolExecutor(1)
+    print(executor.submit(os.getpid).result(), flush=True)
+    time.sleep(100)
+kept(sys.argv[1], compute, asked={"seed": 1})
+"""
+
+
+def test_the_lock_ends_with_a_killed_process_even_if_its_workers_live_on(tmp_path):
+    store = tmp_path / "a.nc"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STOPPED, str(store)], stdout=subprocess.PIPE, text=True
+    )
+    worker = int(process.stdout.readline())
+    (tmp_path / ".a.nc.0123.part").touch()  # of a kill while the store was written
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    os.kill(worker, 0)  # alive
+    assert float(kept(store, lambda: xr.Dataset({"a": 3.0}), asked={"seed": 1}).a) == 3
+    os.kill(worker, signal.SIGKILL)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_a_function_that_asks_for_the_store_it_fills_is_refused(tmp_path):
+    def compute():
+        return kept(tmp_path / "a.nc", compute, asked={"seed": 1})
+
+    with pytest.raises(ValueError, match="by the very function that fills it"):
+        compute()
 
 
 def test_a_digest_tells_arrays_apart_by_values_shape_and_type():
     x = np.arange(6.0)
     assert digest(x, x) == digest(x.copy(), x)
     assert len({digest(x), digest(-x), digest(x.reshape(2, 3)), digest(x.astype("f4")), digest(x, x)}) == 5
+    with pytest.raises(TypeError, match="objects"):
+        digest([None])
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "text"),
-    [("a.nc", "", b"\x89HDF"), ("b.zarr", "a/0", b"?"), ("c.zarr", ".zmetadata", b"{")],
+    ("name", "file", "damage"),
+    [
+        ("a.nc", "", lambda text: b"\x89HDF"),
+        ("b.nc", "", lambda text: text[: len(text) // 2]),
+        (
+            "c.nc",
+            "",
+            lambda text: text.replace(np.array([1.0, 2.0]).tobytes(), np.array([1.0, 2.5]).tobytes()),
+        ),
+        ("d.nc", "", lambda text: text.replace(b'"seed": 1', b'"seed": 2')),
+        ("e.zarr", "a/0", lambda text: b"?"),
+        ("f.zarr", "a/0", None),
+        ("g.zarr", ".zmetadata", lambda text: b"{"),
+        ("h.zarr", ".zmetadata", lambda text: text.replace(b"long", b"lang")),
+    ],
 )
-def test_a_damaged_store_is_named_and_what_to_do_is_said(tmp_path, name, file, text):
+def test_a_damaged_store_is_named_and_what_to_do_is_said(tmp_path, name, file, damage):
     store, asked = tmp_path / name, {"seed": 1}
-    kept(store, lambda: xr.Dataset({"a": ("x", [1.0, 2.0])}), asked=asked)
-    (store / file if file else store).write_bytes(text)
+    kept(store, lambda: xr.Dataset({"a": ("x", [1.0, 2.0], {"long_name": "a"})}), asked=asked)
+    part = store / file if file else store
+    if damage is None:
+        part.unlink()
+    else:
+        text = part.read_bytes()
+        part.write_bytes(damage(text))
+        assert part.read_bytes() != text
     with pytest.raises(ValueError, match=rf"{name}' is damaged \(.+\); delete it to begin again$"):
         kept(store, lambda: pytest.fail("computed"), asked=asked)
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,243 @@
+"""The points of a sweep on disk, and its Dataset.
+
+A sweep's journal is text, one line per record: a CRC-32 in hexadecimal, a blank, JSON. The first record says
+which sweep it is; each other one holds a point, numbers as base64 of their bytes, which keeps every bit.
+Lines are appended in one write each. After a kill, at most the last line is incomplete, and is dropped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import xarray as xr
+
+from fpsolve.results import plain, quantity, shortened
+from fpsolve.sweeps.lock import alone
+from fpsolve.sweeps.store import read_store
+
+#: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
+_SYNC_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variable at one point."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attrs: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @classmethod
+    def checked(cls, name: str, value: object, taken: Mapping[str, object]) -> Entry:
+        """From a number, an array, a tuple (dims, values, attrs) or a variable of xarray."""
+        dims, attrs = None, {}
+        if isinstance(value, xr.Variable | xr.DataArray):
+            value = value.dims, value.to_numpy(), value.attrs
+        if isinstance(value, tuple) and value and isinstance(value[0], (str, tuple, list)):
+            dims = (value[0],) if isinstance(value[0], str) else tuple(value[0])
+            attrs = plain(dict(value[2])) if len(value) > 2 else {}
+            value = value[1]
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be a number or an array of numbers, not {type(value).__name__}")
+        if dims is None:
+            dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
+        if len(dims) != array.ndim or set(dims) & set(taken) or name in taken:
+            raise ValueError(
+                f"{name}, of shape {array.shape}, cannot have dims {dims} beside {sorted(taken)}"
+            )
+        return cls(dims, np.ascontiguousarray(array).reshape(array.shape), attrs)
+
+    def packed(self) -> list:
+        """As JSON."""
+        data = base64.b64encode(self.values.tobytes()).decode("ascii")
+        return [list(self.dims), self.values.dtype.str, list(self.values.shape), data, dict(self.attrs)]
+
+    @classmethod
+    def unpacked(cls, record: list) -> Entry:
+        """From JSON."""
+        dims, dtype, shape, data, attrs = record
+        values = np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype)).reshape(shape)
+        return cls(tuple(dims), values, attrs)
+
+
+@dataclass
+class Journal:
+    """Finished points of one sweep, in memory and, if there is a file, on disk."""
+
+    provenance: Mapping[str, str | int]
+    entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
+    complete: xr.Dataset | None = None
+    file: IO[bytes] | None = None
+    path: Path | None = None
+    synced: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Points of the grid."""
+        return math.prod(len(values) for values in json.loads(str(self.provenance["grid_values"])).values())
+
+    @classmethod
+    @contextmanager
+    def opened(cls, store: Path | None, provenance: Mapping[str, str | int]) -> Iterator[Journal]:
+        """The journal to write to, held alone, with the points of an earlier run; or the complete store."""
+        if store is None:
+            yield cls(provenance)
+            return
+        path = journal_path(store)
+        if not store.exists():
+            with alone(store, wait=False):
+                if not store.exists():
+                    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
+                        journal = cls(provenance, file=file, path=path)
+                        journal._take_up(store)
+                        yield journal
+                    return
+        complete = read_store(store)
+        _refuse_other(store, complete.attrs, provenance)
+        path.unlink(missing_ok=True)
+        yield cls(provenance, complete=complete)
+
+    @classmethod
+    def read(cls, store: Path) -> xr.Dataset:
+        """Dataset of the finished store, or of the journal, without touching either."""
+        try:
+            text = b"" if store.exists() else journal_path(store).read_bytes()
+        except FileNotFoundError:  # the store was finished just now
+            text = b""
+        if store.exists():
+            return read_store(store)
+        header, entries, _ = _records(text, journal_path(store))
+        if header is None or not entries:
+            raise ValueError(f"no point of the sweep in {store} is finished yet")
+        axes = {name: np.array(values) for name, values in json.loads(str(header["grid_values"])).items()}
+        return finished_dataset(entries, axes, header)
+
+    def _take_up(self, store: Path) -> None:
+        """Read the journal, drop an incomplete last line, begin one if there is none."""
+        assert self.file is not None and self.path is not None
+        header, self.entries, good = _records(self.file.read(), self.path)
+        self.file.seek(good)
+        self.file.truncate()
+        if header is None:
+            self._append(dict(self.provenance))
+        else:
+            _refuse_other(store, header, self.provenance)
+
+    def add(self, i: int, values: dict[str, Entry]) -> None:
+        """Keep a finished point."""
+        self.entries[i] = values
+        if self.file is not None:
+            self._append({"point": i, "values": {name: entry.packed() for name, entry in values.items()}})
+
+    def _append(self, record: dict) -> None:
+        assert self.file is not None
+        text = json.dumps(record, separators=(",", ":")).encode()
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        if self.file.write(line) != len(line):
+            raise OSError(f"{self.path}: no room for another point")
+        if time.monotonic() - self.synced > _SYNC_SECONDS:
+            os.fsync(self.file.fileno())
+            self.synced = time.monotonic()
+
+    def misfit(self, values: Mapping[str, Entry]) -> str | None:
+        """How a point's names, dims or shapes differ from those of the points before, or None."""
+        if not self.entries:
+            return None
+        first = next(iter(self.entries.values()))
+        if values.keys() != first.keys():
+            return f"returned {sorted(values)}, where other points returned {sorted(first)}"
+        for name, entry in values.items():
+            expected = first[name]
+            if entry.dims != expected.dims or entry.values.shape != expected.values.shape:
+                return (
+                    f"returned {name} with shape {entry.values.shape} and dims {entry.dims}, where other "
+                    f"points returned {expected.values.shape} and {expected.dims}"
+                )
+        return None
+
+    def discard(self) -> None:
+        """Remove the journal: all is in the store."""
+        assert self.path is not None
+        self.path.unlink(missing_ok=True)
+
+
+def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, Entry]], int]:
+    """Header, points and the length of the good part; an incomplete last line is left out."""
+    header: dict | None = None
+    entries: dict[int, dict[str, Entry]] = {}
+    good = 0
+    while good < len(text):
+        end = text.find(b"\n", good)
+        line = text[good:end] if end >= 0 else b""
+        if not (line[8:9] == b" " and line[:8] == b"%08x" % zlib.crc32(line[9:])):
+            if end >= 0 and end + 1 < len(text):
+                raise ValueError(f"{path} is damaged at byte {good}; delete it to begin again")
+            break
+        record = json.loads(line[9:])
+        if header is None:
+            header = record
+        else:
+            entries[int(record["point"])] = {k: Entry.unpacked(v) for k, v in record["values"].items()}
+        good = end + 1
+    return header, entries, good
+
+
+def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
+    """Raise if a store belongs to another sweep."""
+    words = {
+        "grid_values": "grid",
+        "run_hash": "function (source or fixed values)",
+        "run": "run",
+        "seed": "seed",
+    }
+    for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
+        if found.get(key) != wanted[key]:
+            old, new = (shortened(str(value.get(key)), 80) for value in (found, wanted))
+            said = "differs" if key == "run_hash" else f"is {old}, not {new}"
+            raise ValueError(
+                f"store={store} holds another sweep: its {words.get(key, key)} {said}; "
+                "choose another store, or delete that one"
+            )
+
+
+def journal_path(store: Path) -> Path:
+    """Where finished points wait until the store is complete."""
+    return store.with_name(store.name + ".journal")
+
+
+def finished_dataset(
+    entries: Mapping[int, Mapping[str, Entry]],
+    axes: Mapping[str, np.ndarray],
+    provenance: Mapping[str, str | int],
+) -> xr.Dataset:
+    """All points as one Dataset; NaN, and ``finished``, where some are missing."""
+    shape = tuple(len(values) for values in axes.values())
+    total = math.prod(shape)
+    dataset = xr.Dataset(coords={name: (name, values) for name, values in axes.items()})
+    dataset.attrs = {"title": f"sweep of {provenance['run']} over {provenance['grid']}", **provenance}
+    order = sorted(entries)
+    for name, first in entries[order[0]].items() if order else ():
+        dtype = np.result_type(*{entries[i][name].values.dtype for i in order})
+        if len(order) < total and dtype.kind != "f":
+            dtype = np.dtype(float)
+        whole = np.full((total, *first.values.shape), np.nan if dtype.kind == "f" else 0, dtype)
+        for i in order:
+            whole[i] = entries[i][name].values
+        attrs = {"long_name": name, "units": "1", **first.attrs}
+        dataset[name] = ((*axes, *first.dims), whole.reshape(*shape, *first.values.shape), attrs)
+    if len(order) < total:
+        finished = np.isin(np.arange(total), order).astype(np.int8).reshape(shape)
+        dataset["finished"] = quantity(finished, tuple(axes), "1 if the point is finished")
+    return dataset
