@@ -45,7 +45,7 @@ def analyse(
     Parameters
     ----------
     window : Dataset or DataArray, dims (step, weight)
-        Weights at every minibatch, such as :func:`nets.training.train.record` returns.
+        Weights at every minibatch, such as :func:`nets.record` returns.
     count : int, optional
         How many modes; default every one above rounding.
     origin : {"mean", "start"}

@@ -1,5 +1,7 @@
 from nets.training.along import net_at as net_at
 from nets.training.along import weights_along as weights_along
+from nets.training.checkpoints import load as load
+from nets.training.checkpoints import save as save
 from nets.training.optimizers import Adam as Adam
 from nets.training.optimizers import FlatnessNoise as FlatnessNoise
 from nets.training.optimizers import GradientDescent as GradientDescent

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-import fpsolve
+from fpsolve.results import dataset, quantity
 from nets.data.datasets import Data
 from nets.layers import description
 from nets.training.run import Run
@@ -36,11 +36,10 @@ def weights_along(
     data : Data
     epochs : sequence of int
         Ascending; 0 are the weights before training.
-    learning_rate : float
-    batch_size : int
+    learning_rate, batch_size, progress
+        As in :class:`nets.Recipe` and :func:`nets.sgd`.
     rng : sequence of int
         One seed for each training.
-    progress : bool
 
     Returns
     -------
@@ -58,7 +57,6 @@ def weights_along(
         raise ValueError(f"epochs={wanted} must ascend from 0 or more to at least 1")
     rows = {0: [_flat(net) for net in nets]}
     runs: Sequence[Run] | None = None
-    done = 0
     for epoch in (e for e in wanted if e > 0):
         if runs is None:
             runs = replicas(
@@ -66,29 +64,20 @@ def weights_along(
                 progress=progress,
             )  # fmt: skip
         else:
-            runs = continued(runs, epoch - done, progress=progress)
-        rows[epoch], done = [_flat(run.net) for run in runs], epoch
+            runs = continued(runs, epoch - runs[0].epoch, progress=progress)
+        rows[epoch] = [_flat(run.net) for run in runs]
     assert runs is not None  # the last epoch is above 0
     accuracy = np.stack([run.history.accuracy.sel(epoch=wanted) for run in runs])
-    return xr.Dataset(
+    return dataset(
         {
             "weights": (("epoch", "training", "weight"), np.array([rows[e] for e in wanted])),
-            "accuracy": (
-                ("training", "epoch"),
-                accuracy,
-                {"long_name": "accuracy on the training data", "units": "1"},
-            ),
+            "accuracy": quantity(accuracy, ("training", "epoch"), "accuracy on the training data"),
         },
-        coords={"epoch": ("epoch", wanted, {"long_name": "epochs", "units": "1"})},
-        attrs={
-            "title": f"weights along training: {description(nets[0])}",
-            "data": data.name,
-            "learning_rate": float(learning_rate),
-            "batch_size": int(batch_size),
-            "seeds": " ".join(map(str, rng)),
-            "fpsolve_version": fpsolve.__version__,
-        },
-    )
+        title=f"weights along training: {description(nets[0])}",
+        coords={"epoch": quantity(wanted, "epoch", "epochs")},
+        data=data.name, learning_rate=float(learning_rate), batch_size=int(batch_size),
+        seeds=" ".join(map(str, rng)),
+    )  # fmt: skip
 
 
 def net_at(net: nn.Sequential, weights: xr.Dataset, *, training: int, epoch: int) -> nn.Sequential:

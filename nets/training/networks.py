@@ -1,7 +1,7 @@
 """Outputs of one net or many nets of one shape, and the gradients behind them.
 
 Fully connected ReLU nets are multiplied out by hand, all replicas in one batch of matrix products; any
-other net goes through autograd, one replica after the other. Both say the same: tests/test_gradients.py.
+other net goes through autograd, one replica after the other. A test in test_training.py compares the two.
 """
 
 from __future__ import annotations
@@ -19,19 +19,10 @@ Parameters: TypeAlias = Sequence[torch.Tensor]
 
 
 def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sample, ln(1 + Σ exp(z_c − z_label)), the sum over c ≠ label.
+    """Cross-entropy of each sample, ln(1 + Σ exp(z_c − z_label)), the sum over c ≠ label; (…, classes) → (…).
 
-    Written so that a tiny loss keeps its relative precision, where −ln softmax is rounded to a multiple of
-    the machine precision.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (…, classes)
-    labels : Tensor of int64, shape (…)
-
-    Returns
-    -------
-    Tensor, shape (…)
+    In this form a tiny loss keeps its relative precision; −ln softmax is rounded to a multiple of the
+    machine precision.
     """
     chosen = labels.unsqueeze(-1)
     others = (logits - logits.gather(-1, chosen)).exp_().scatter_(-1, chosen, 0.0)
@@ -55,31 +46,13 @@ class Network(Protocol):
 
 
 def network(net: nn.Sequential) -> Network:
-    """The fast form where the net is fully connected with ReLU, else the general one.
-
-    Parameters
-    ----------
-    net : nn.Sequential
-
-    Returns
-    -------
-    Network
-    """
+    """The fast form where the net is fully connected with ReLU, else the general one."""
     biases = dense_biases(net)
     return AutogradNetwork(net) if biases is None else DenseNetwork(biases)
 
 
 def dense_biases(net: nn.Sequential) -> bool | None:
-    """Whether a fully connected ReLU net has biases; None if the net is of another kind.
-
-    Parameters
-    ----------
-    net : nn.Sequential
-
-    Returns
-    -------
-    bool or None
-    """
+    """Whether a fully connected ReLU net has biases; None if the net is of another kind."""
     modules = list(net)
     if modules and isinstance(modules[0], nn.Flatten) and modules[0].start_dim == 1:
         modules = modules[1:]

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import nn
 
 import fpsolve
+from fpsolve.results import dataset, quantity
 from nets.data.datasets import Data
 from nets.layers import description
 from nets.training.optimizers import Memory
@@ -25,6 +26,14 @@ _MEASURES = {
     "test_loss": "test loss",
     "test_accuracy": "test accuracy",
     "weight_norm": "Euclidean norm of all parameters",
+}
+
+
+_SAID = {"diverged": "diverged", "still": "came to a stand"}
+_WHY = {
+    "diverged": "its minibatch loss is not below divergence={:g}; lower the learning rate",
+    "still": "no weight has moved for an epoch though the loss is large: either all units of a layer are "
+    "shut (lower the learning rate), or the steps are lost in rounding (raise it)",
 }
 
 
@@ -94,18 +103,17 @@ class Run:
 
     @cached_property
     def history(self) -> xr.Dataset:
-        """After each epoch, from the start at epoch 0, over all rows and parameters.
+        """After each epoch, from the start at epoch 0, over all rows and parameters; dim ``epoch``.
 
-        ``loss``, ``accuracy``, ``test_loss``, ``test_accuracy``, ``weight_norm`` ‖w‖₂; dim ``epoch``.
+        ``loss``, ``accuracy``, ``test_loss``, ``test_accuracy``, ``weight_norm`` ‖w‖₂.
         """
         columns = np.array(self.rows, dtype=float).reshape(-1, 1 + len(_MEASURES)).T
-        variables = {
-            name: ("epoch", column, {"long_name": long_name, "units": "1"})
-            for (name, long_name), column in zip(_MEASURES.items(), columns[1:], strict=True)
-        }
-        epochs = ("epoch", columns[0].astype(np.int64), {"long_name": "epochs done", "units": "1"})
-        return xr.Dataset(
-            variables, {"epoch": epochs}, {"title": "history of training", **run_attributes(self)}
+        measured = zip(_MEASURES.items(), columns[1:], strict=True)
+        return dataset(
+            {name: quantity(column, "epoch", long_name) for (name, long_name), column in measured},
+            title="history of training",
+            coords={"epoch": quantity(columns[0].astype(np.int64), "epoch", "epochs done")},
+            **run_attributes(self),
         )
 
     @property
@@ -124,17 +132,7 @@ Runs = TypeVar("Runs", Run, Sequence[Run])
 
 
 def run_attributes(run: Run) -> dict[str, str | int | float]:
-    """Where a result comes from: net, data, settings, versions; for ``attrs``.
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    dict
-        Of str, int and float.
-    """
+    """Where a result comes from: net, data, recipe, versions, as text and numbers for ``attrs``."""
     data = run.data
     recorded = {key: value for key, value in run.recipe.recorded.items() if key != "divergence"}
     return {
@@ -160,37 +158,14 @@ def check_trained(run: Run) -> None:
 
 
 def finished(run: Run) -> Run:
-    """The run, if training went well.
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    Diverged
-        If it did not.
-    """
+    """The run, if training went well; else :class:`Diverged` is raised."""
     if run.outcome == "trained":
         return run
-    s = run.recipe
-    if run.outcome == "diverged":
-        why = f"its minibatch loss is not below divergence={s.divergence:g}; lower the learning rate"
-    else:
-        why = (
-            "no weight has moved for an epoch though the loss is large: either all units of a layer are shut "
-            "(lower the learning rate), or the steps are lost in rounding (raise it)"
-        )
+    recipe = run.recipe
     raise Diverged(
         f"training {_SAID[run.outcome]} at step {run.diverged_step} (epoch {run.epoch + 1}, learning_rate="
-        f"{s.learning_rate:g}, {s.optimizer.name!r}, batch_size={s.batch_size}): {why}",
+        f"{recipe.learning_rate:g}, {recipe.optimizer.name!r}, batch_size={recipe.batch_size}): "
+        + _WHY[run.outcome].format(recipe.divergence),
         step=run.diverged_step,
         epoch=run.epoch,
     )
-
-
-_SAID = {"diverged": "diverged", "still": "came to a stand"}

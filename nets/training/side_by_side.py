@@ -52,15 +52,11 @@ def trained(
                 break
             before = _copied(batch)
             losses = train_epoch(batch, train, after_step)
-            rows = _measures(batch, train, test)
-            for i, outcome, row in zip(
-                active, _outcomes(before, batch, losses, first.recipe.divergence), rows, strict=True
-            ):
+            outcomes, rows = _outcomes(before, batch, losses), _measures(batch, train, test)
+            for i, (outcome, step), row in zip(active, outcomes, rows, strict=True):
                 # Weights stay in the batch until somebody asks for them.
-                more = (row,) if outcome[0] == "trained" else ()
-                runs[i] = replace(
-                    runs[i], outcome=outcome[0], diverged_step=outcome[1], rows=runs[i].rows + more
-                )
+                more = (row,) if outcome == "trained" else ()
+                runs[i] = replace(runs[i], outcome=outcome, diverged_step=step, rows=runs[i].rows + more)
             staying = _going_on(runs, stop_at_loss)
             if after_epoch is not None or staying != active:
                 for place, i in enumerate(active):
@@ -153,11 +149,9 @@ def _measures(batch: Batch, train: Samples, test: Samples) -> list[tuple[float, 
     return [(float(batch.epoch), *map(float, row)) for row in columns]
 
 
-def _outcomes(
-    before: Batch, after: Batch, losses: np.ndarray, divergence: float
-) -> list[tuple[Outcome, int]]:
+def _outcomes(before: Batch, after: Batch, losses: np.ndarray) -> list[tuple[Outcome, int]]:
     """What became of each replica in an epoch, and at which step if it was bad, else −1."""
-    outside = ~(losses < divergence)  # NaN is outside
+    outside = ~(losses < after.recipe.divergence)  # NaN is outside
     still = np.ones(len(losses), bool)
     for old, new in zip(before.parameters, after.parameters, strict=True):
         still &= (old == new).reshape(len(losses), -1).all(1).cpu().numpy()

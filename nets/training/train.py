@@ -19,15 +19,9 @@ from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
 from nets.training.optimizers import fresh_memory
 from nets.training.recipe import Options, Recipe, changed, check_epochs, checked_device
-from nets.training.run import Diverged, Run, Runs, check_trained, finished
+from nets.training.run import Run, Runs, check_trained, finished
 from nets.training.side_by_side import trained
 from nets.training.step import AfterStep
-from nets.training.window import exploration_start, record, record_and_continue
-
-__all__ = [
-    "Diverged", "Recipe", "Run", "continued", "exploration_start", "load", "record",
-    "record_and_continue", "replicas", "save", "sgd",
-]  # fmt: skip
 
 
 def sgd(

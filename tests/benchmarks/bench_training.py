@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.subject import Subject, layer_names
-from nets.training import train
 from nets.training.step import torch_threads
 
 SIZES, BATCH, RATE, REPEATS, REPLICAS = (784, 50, 50, 10), 50, 0.1, 7, 16

@@ -26,9 +26,9 @@ from fpsolve.statistics import mean_interval, over_trainings
 from nets import layers, models
 from nets.data.datasets import Data
 from nets.measure import components, loss_widths
-from nets.training import train
 from nets.training.run import Run
-from nets.training.window import exploration_start
+from nets.training.train import sgd
+from nets.training.window import exploration_start, record_and_continue
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
 BLOCK = 50
@@ -172,13 +172,13 @@ def one_width(
     data = Data(name=name, classes=classes, **tensors)
     H = int(hidden_width)
     initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
-    run = train.sgd(
+    run = sgd(
         models.fully_connected((data.features, H, H, len(classes)), rng=initial), data,
         learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
     )  # fmt: skip
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
         warnings.simplefilter("ignore", UserWarning)
-        recorded, last = train.record_and_continue(run, layer=1, epochs=window)
+        recorded, last = record_and_continue(run, layer=1, epochs=window)
     return _dimensions(last, components.analyse(recorded)) | {
         "explored": quantity(_explored(run), (), "1 in the exploration phase"),
         "cpu_seconds": quantity(time.process_time() - started, (), "processor time, s"),

@@ -28,8 +28,9 @@ from nets.data import datasets
 from nets.measure import components as pca
 from nets.measure import controls, exponents, loss_widths, temperature
 from nets.measure import minibatch_losses as minibatch_ensemble
-from nets.training import train as training
 from nets.training.run import Run, run_attributes
+from nets.training.train import sgd
+from nets.training.window import record_and_continue
 
 SAME, NEXT = "same window", "next window"
 
@@ -182,7 +183,7 @@ class Config:
         def run(epochs: int, **until) -> Run:
             initial, minibatches = (np.random.SeedSequence(seed, spawn_key=(k,)) for k in (0, 1))
             net = MODELS[self.model](self.sizes, initial)
-            return training.sgd(net, epochs=epochs, rng=minibatches, **settings, **until)
+            return sgd(net, epochs=epochs, rng=minibatches, **settings, **until)
 
         if not self.stop_at_loss:
             return run(self.epochs, checkpoint=checkpoint)
@@ -220,8 +221,8 @@ def measure(
     run = config.train(seed, data=data, checkpoint=checkpoint)
     say("recording two windows")
     settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
-    first, middle = training.record_and_continue(run, **settings)
-    second, last = training.record_and_continue(middle, **settings)
+    first, middle = record_and_continue(run, **settings)
+    second, last = record_and_continue(middle, **settings)
     windows = _Windows(config, seed, run, middle, first, second)
     found = {}
     for case in dict.fromkeys((SAME, *config.cases)):

@@ -9,6 +9,7 @@ import torch
 
 from fpsolve import escape_rate
 from nets import models
+from nets import training as train
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
 from nets.escape.predictions import (
@@ -22,7 +23,6 @@ from nets.escape.predictions import (
 from nets.measure import curvature
 from nets.measure import noise as gradient_noise
 from nets.measure.subject import as_subject
-from nets.training import train
 from notebooks.studies.box_escape.laws import variation
 from notebooks.studies.box_escape.starts import gaussian_noise
 

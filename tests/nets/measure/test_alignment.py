@@ -10,11 +10,11 @@ pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
 from fpsolve.statistics import over_trainings
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.curvature import leading_eigenpairs
 from nets.measure.overlaps import alignment, label_ratio, noise_alignment
 from nets.measure.subject import as_subject
-from nets.training import train
 
 
 def _random_hessian(n=60, seed=0):

@@ -9,11 +9,11 @@ pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 from torch import nn
 
 from nets import layers, models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
 from nets.measure.noise import noise_covariance, per_sample_gradients
 from nets.measure.subject import as_subject
-from nets.training import train
 
 
 def _problem(samples=30, *, sizes=(6, 7, 5, 4), seed=0):

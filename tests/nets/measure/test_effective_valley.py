@@ -8,13 +8,13 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.curvature import hessian, top_eigenpairs
 from nets.measure.directions import along_directions
 from nets.measure.noise import noise_covariance, per_sample_gradients
 from nets.measure.subject import as_subject
 from nets.measure.valley import measure_valley
-from nets.training import train
 
 
 @pytest.fixture(scope="module")

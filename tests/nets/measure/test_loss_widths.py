@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from nets import layers, models
+from nets import training as train
 from nets.data import datasets
 from nets.measure import components, controls, loss_widths, minibatch_losses, temperature
-from nets.training import train
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure import components, controls, loss_widths, minibatch_losses
 from nets.measure.curvature import fisher, hessian, hessian_operator, spectral_density, top_eigenpairs
@@ -24,7 +25,6 @@ from nets.measure.noise import (
 from nets.measure.overlaps import noise_alignment
 from nets.measure.subject import Subject, as_subject, cross_entropy, layer_names, numpy
 from nets.measure.temperature import active_temperature
-from nets.training import train
 from nets.training.networks import sample_losses
 
 

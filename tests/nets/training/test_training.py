@@ -15,8 +15,9 @@ from scipy import stats
 from torch import nn
 
 from nets import layers, models
+from nets import training as train
 from nets.data import datasets
-from nets.training import batches, optimizers, train
+from nets.training import batches, optimizers
 from nets.training import window as recording
 from nets.training.networks import AutogradNetwork, DenseNetwork, dense_biases, network
 from nets.training.recipe import Options, Recipe
@@ -362,6 +363,7 @@ def test_a_thinned_window_is_every_nth_row_of_the_full_one(explored):
     assert np.array_equal(thin.minibatch_loss, rows.minibatch_loss)
 
 
+@pytest.mark.filterwarnings("ignore:the window starts")
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_window_of_full_batch_steps_has_one_state_in_every(digits, every):
     options = {"learning_rate": 0.1, "epochs": 3, "optimizer": "gd"}

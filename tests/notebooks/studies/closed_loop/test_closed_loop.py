@@ -10,9 +10,9 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.valley import MeasuredValley, measure_valley
-from nets.training import train
 from notebooks.studies.closed_loop.budget import CORRECTIONS, variance_budget
 from notebooks.studies.closed_loop.claims import loop_verdicts, near
 from notebooks.studies.closed_loop.loop import LoopStudy, closed_loop, closed_loops

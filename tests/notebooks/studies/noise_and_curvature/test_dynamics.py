@@ -7,10 +7,10 @@ torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure.curvature import hessian
 from nets.measure.subject import as_subject
-from nets.training import train
 from notebooks.studies.noise_and_curvature.dynamics import (
     flatness,
     flatness_dynamics,

@@ -5,9 +5,9 @@ import pytest
 import xarray as xr
 
 from nets import models
+from nets import training as train
 from nets.data import datasets
 from nets.measure import components, loss_widths
-from nets.training import train
 from notebooks.studies.variance_flatness import dimension
 
 

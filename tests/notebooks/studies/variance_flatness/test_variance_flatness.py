@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fpsolve.sweeps.store import read_store
-from nets.training import train
+from nets import training as train
 from notebooks.studies.variance_flatness import __main__ as command
 from notebooks.studies.variance_flatness import claims, files, tables
 from notebooks.studies.variance_flatness import experiment as variance_flatness
