@@ -64,3 +64,15 @@ def band(ax: Axes, x: ArrayLike, summary: xr.Dataset, name: str, *, shade: float
     (drawn,) = ax.plot(x, summary[name], **line)
     ends = summary[f"{name}_low"], summary[f"{name}_high"]
     ax.fill_between(x, *ends, color=drawn.get_color(), alpha=shade, lw=0)
+
+
+def few_ticks(ax: Axes, *, span: float = 30.0) -> None:
+    """Ticks at 1, 2, 5 on logarithmic axes that span less than a factor ``span``, else at powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axis in (axis for axis in (ax.xaxis, ax.yaxis) if axis.get_scale() == "log"):
+        low, high = axis.get_view_interval()
+        if high < span * low:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+        axis.set_minor_formatter(NullFormatter())

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fpsolve.table import markdown
+
 #: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
 OUTCOMES = ("holds", "holds in part", "does not hold", "not decided")
 Outcome = Literal["holds", "holds in part", "does not hold", "not decided"]
@@ -239,9 +241,8 @@ class VerdictTable:
 
     def __str__(self) -> str:
         """The table in Markdown."""
-        lines = ["| claim | paper | measured | verdict |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(map(_cell, asdict(row).values())) + " |" for row in self.rows]
-        return "\n".join(lines)
+        cells = [[_cell(text) for text in asdict(row).values()] for row in self.rows]
+        return markdown(("claim", "paper", "measured", "verdict"), cells)
 
     def __repr__(self) -> str:
         return str(self)

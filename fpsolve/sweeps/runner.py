@@ -86,7 +86,8 @@ def sweep(
     ----------
     run : callable
         A module-level function, or ``functools.partial`` of one with fixed keyword values: numbers,
-        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape.
+        strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape, or
+        objects with a ``digest`` of what they hold, such as data of ``nets``.
         Called as ``run(sigma=…, learning_rate=…, rng=…)`` with values of the grid and the point's own
         ``SeedSequence``, it returns a mapping of names to numbers, arrays, tuples
         ``(dims, values, attrs)`` or variables of xarray; shapes are the same at every point.
@@ -287,7 +288,7 @@ def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
             if _identity(value) is None:
                 raise ValueError(
                     f"run fixes {key}={value!r}, which must be a number, string, array, sympy expression, "
-                    "or a tuple or dataclass of these, to be recognised in a store"
+                    "a tuple or dataclass of these, or have a digest, to be recognised in a store"
                 )
     try:
         inspect.signature(run).bind(**dict.fromkeys(axes), rng=None)
@@ -305,6 +306,8 @@ def _identity(value: object) -> str | None:
     if isinstance(value, (tuple, list)):
         parts = [_identity(item) for item in value]
         return None if None in parts else f"({', '.join(map(str, parts))})"
+    if isinstance(digest := getattr(value, "digest", None), str):
+        return f"{type(value).__qualname__} {digest}"
     if is_dataclass(value) and not isinstance(value, type):
         whole = _identity(tuple(getattr(value, field.name) for field in fields(value)))
         return None if whole is None else type(value).__qualname__ + whole
@@ -313,6 +316,13 @@ def _identity(value: object) -> str | None:
 
         return srepr(value)
     return None
+
+
+def _words(value: object) -> str:
+    """A fixed value as it is shown."""
+    if isinstance(value, str):
+        return repr(value)
+    return (_identity(value) or "") if isinstance(getattr(value, "digest", None), str) else str(value)
 
 
 def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dict[str, str | int]:
@@ -324,8 +334,7 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = _instructions(getattr(function, "__code__", None))  # typed at a prompt
-    shown = ((k, repr(v) if isinstance(v, str) else str(v)) for k, v in sorted(fixed.items()))
-    words = [f"{name}={shortened(text)}" for name, text in shown]
+    words = [f"{name}={shortened(_words(value))}" for name, value in sorted(fixed.items())]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
     return {

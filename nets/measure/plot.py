@@ -8,25 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.style import axes, curve
+from fpsolve.style import axes, curve, few_ticks
 from nets.measure.exponents import Exponent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = "osD^vP"
-
-
-def few_ticks(*several) -> None:
-    """Ticks at 1, 2, 5 on logarithmic axes that hold about a decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    for axis in several:
-        low, high = axis.get_view_interval()
-        if high < 30 * low:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **line) -> Axes:
@@ -108,7 +96,7 @@ def against_flatness(
             ends = np.array([used.min(), used.max()])
             ax.plot(ends, fit(ends), color=colour, ls=dash, lw=1.2)
     ax.set(xscale="log", yscale="log", xlabel="flatness $F_i$")
-    few_ticks(ax.xaxis, ax.yaxis)
+    few_ticks(ax)
     ax.legend(frameon=False, fontsize=7)
     return ax
 

@@ -7,6 +7,7 @@ import xarray as xr
 import fpsolve
 from fpsolve import style
 from fpsolve.results import dataset, interval_text, provenance, quantity, side_of_zero, with_interval
+from fpsolve.table import markdown
 
 
 def test_a_dataset_is_labelled_headed_and_can_be_stored(tmp_path):
@@ -47,5 +48,12 @@ def test_axes_and_their_labels_come_from_the_data():
     assert style.sides(found, "a").tolist() == [[0.5, 1.0], [2.0, 0.5]]
     style.band(ax, [0, 1], found, "a", marker="o")
     assert ax.lines[-1].get_ydata().tolist() == [1.0, 2.0] and len(ax.collections) == 1
+    ax.set(xscale="log", xlim=(1, 20))
+    style.few_ticks(ax)
+    assert ax.xaxis.get_major_formatter()(5) == "5" and 5 in ax.get_xticks().tolist()
     assert style.curve(5) == style.curve(0) != style.curve(1)
     plt.close(figure)
+
+
+def test_cells_under_a_head_are_a_table_in_markdown():
+    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"

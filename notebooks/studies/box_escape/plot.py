@@ -47,7 +47,7 @@ def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | N
         options: dict = {"fmt": marker, "ls": "", "ms": 4, "capsize": 2, "color": color, "mfc": face} | points
         ax.errorbar(own.x, own.mean_steps, 1.96 * own.mean_steps_stderr, label=label, **options)
     ax.set(xscale="log", yscale="log", xlabel=_axis(scan), ylabel="mean steps to the exit")
-    _sparse(ax)
+    style.few_ticks(ax, span=100)
     return ax
 
 
@@ -91,7 +91,7 @@ def spread_of_times(each: Mapping[str, xr.Dataset], *, ax: Axes | None = None, *
     ax.text(0.02, 0.98, "1: exponential law", transform=ax.transAxes, va="top", fontsize="small", color="0.3")
     scan = str(next(iter(each.values())).attrs["scan"])
     ax.set(xscale="log", xlabel=_axis(scan), ylabel="coefficient of variation", ylim=(0, 1.4))
-    _sparse(ax)
+    style.few_ticks(ax, span=100)
     return ax
 
 
@@ -102,19 +102,6 @@ _SCANNED = {
     "batch_size": ("B", "batch size"), "injected_noise": ("D", "injected noise"),
     "sharpness_sgld": ("k", "sharpness"), "sharpness": ("k", "sharpness"),
 }  # fmt: skip
-
-
-def _sparse(ax: Axes) -> None:
-    """Few labels on logarithmic axes: 1, 2, 5 within a decade or two, powers of ten beyond."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-        if axis.get_scale() != "log":
-            continue
-        axis.set_minor_formatter(NullFormatter())
-        if high < 100 * low:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter("{x:g}")
 
 
 def _axis(scan: str) -> str:

@@ -15,6 +15,7 @@ from scipy import stats
 from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Sides, Verdict
 from fpsolve.results import with_interval
 from fpsolve.statistics import Estimate, estimate, over_trainings
+from fpsolve.table import markdown
 from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap
 from notebooks.studies.forgetting.penalties import METHODS, PAPER_BOUND, PAPER_CONSTRAINTS, PAPER_STRENGTH
 
@@ -155,17 +156,21 @@ def comparisons(studies: Mapping[str, Study], *, one: str = "LDC") -> str:
     """
     every = {m for study in studies.values() for m in study.methods}
     others = [m for m in METHODS if m in every and m != one]
-    lines = [
-        f"| tasks | {one}: ε₁, ε₂ (λ, N_c) | " + " | ".join(f"less {m}" for m in others) + " |",
-        "|---" * (len(others) + 2) + "|",
+    head = ["tasks", f"{one}: ε₁, ε₂ (λ, N_c)", *(f"less {m}" for m in others)]
+    settings = [
+        (label + when, count, checkpoint)
+        for label, count in (("", None), (f", N_c = {_SMALL}", _SMALL))
+        for when, checkpoint in (("", -1), (", best stop", None))
     ]
-    for name, study in studies.items():
-        for label, count in (("", None), (f", N_c = {_SMALL}", _SMALL)):
-            for when, checkpoint in (("", -1), (", best stop", None)):
-                if study.has(one, count):
-                    cells = _compared_with(study, one, others, count, checkpoint)
-                    lines.append(f"| {name}{label}{when} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown(
+        head,
+        [
+            [f"{name}{words}", *_compared_with(study, one, others, count, checkpoint)]
+            for name, study in studies.items()
+            for words, count, checkpoint in settings
+            if study.has(one, count)
+        ],
+    )
 
 
 def _compared_with(

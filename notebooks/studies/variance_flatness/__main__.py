@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
     def log(line: str) -> None:
         print(f"variance_flatness: {line}", file=sys.stderr, flush=True)
 
-    every = {c.name: experiment.run_seeds(c, Path(options.out), log=log) for c in configs}
+    every = {c.name: experiment.run_trainings(c, Path(options.out), log=log) for c in configs}
     verdicts = {config.name: claims.verdict(every[config.name], config) for config in configs}
     if options.json:
         print(json.dumps({name: [asdict(row) for row in rows] for name, rows in verdicts.items()}, indent=1))

@@ -41,7 +41,7 @@ WORDS = {
 def exponents_of(
     result: xr.Dataset, config: Config, *, fit: tuple[int, int] | None = None
 ) -> dict[tuple[str, str], Exponent]:
-    """Every exponent of one seed, by (case, name); ``fit`` replaces the configuration's range of modes."""
+    """Every exponent of one training, by (case, name); ``fit`` replaces that of the configuration."""
     found: dict[tuple[str, str], Exponent] = {}
     for case in result["case"].to_numpy().astype(str):
         here = result.sel(case=case)
@@ -58,10 +58,10 @@ def exponents_of(
     return found
 
 
-def over_seeds(
+def exponents_over(
     results: Sequence[xr.Dataset], config: Config, *, fit: tuple[int, int] | None = None
 ) -> dict[tuple[str, str], Exponent]:
-    """Every exponent, by (case, name), with its interval over seeds; with one seed, over modes."""
+    """Every exponent, by (case, name), with its interval over trainings; of one training, over modes."""
     each = [exponents_of(result, config, fit=fit) for result in results]
     if len(each) == 1:
         return each[0]
@@ -83,12 +83,12 @@ class Row:
 def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     """Each number of the paper, ours with its interval, and whether it survives its controls.
 
-    ``results`` are from :func:`notebooks.studies.variance_flatness.experiment.run_seeds`. *Reproduced*: the
-    estimate in the same window lies in the paper's range; *compatible*: only its interval reaches the range.
-    The same is said for directions of one window and motion of the next. Shuffled increments have no
-    correlation in time: what they show comes from choosing directions in the window that is measured.
+    ``results`` are from ``experiment.run_trainings``. *Reproduced*: the estimate in the same window lies in
+    the paper's range; *compatible*: only its interval reaches the range. The same is said for directions of
+    one window and motion of the next. Shuffled increments have no correlation in time: what they show comes
+    from choosing directions in the window that is measured.
     """
-    found = over_seeds(results, config)
+    found = exponents_over(results, config)
     rows = []
     for quantity in ("psi", "psi_D", "psi_tau", "gamma"):
         measured = {case: e for (case, name), e in found.items() if name == quantity}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from scipy.stats import gmean
@@ -35,8 +34,6 @@ BLOCK = 50
 DIMENSIONS = ("sharp", "sharp_common", "learning_99", "learning_999")
 #: Flatness is kept for so many directions of each net.
 RANKS = 1000
-#: Rows of :class:`nets.data.datasets.Data`, handed to a sweep as arrays.
-ROWS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 
 
 class Sharp(NamedTuple):
@@ -124,9 +121,8 @@ def against_width(
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be at least 2, for an error bar")
     job = partial(
-        one_width, name=data.name, classes=tuple(data.classes), learning_rate=learning_rate,
-        batch_size=batch_size, epochs=epochs, window=window,
-        **{part: getattr(data, part).cpu().numpy() for part in ROWS},
+        one_width, data=data.to("cpu"), learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
+        window=window,
     )  # fmt: skip
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
@@ -159,21 +155,18 @@ def _add_means(result: xr.Dataset) -> None:
 
 
 def one_width(
-    *, hidden_width: int, seed: int, rng: object = None, name: str, classes: tuple[str, ...],
-    learning_rate: float, batch_size: int, epochs: int, window: int, **rows: np.ndarray,
+    *, hidden_width: int, seed: int, rng: object = None, data: Data, learning_rate: float, batch_size: int,
+    epochs: int, window: int,
 ) -> dict[str, xr.Variable]:  # fmt: skip
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
-    ``hidden_width`` is H; ``seed`` decides initial weights and minibatches, ``rng`` nothing. ``name``,
-    ``classes`` and ``rows``, the arrays named in :data:`ROWS`, are those of a data set.
+    ``hidden_width`` is H; ``seed`` decides initial weights and minibatches, ``rng`` nothing.
     """
     started = time.process_time()
-    tensors: dict = {part: torch.from_numpy(rows[part]) for part in ROWS}
-    data = Data(name=name, classes=classes, **tensors)
     H = int(hidden_width)
     initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
     run = sgd(
-        models.fully_connected((data.features, H, H, len(classes)), rng=initial), data,
+        models.fully_connected((data.features, H, H, len(data.classes)), rng=initial), data,
         learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
     )  # fmt: skip
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net

@@ -1,7 +1,7 @@
 """The variance-flatness experiment: train, record two windows, measure every exponent beside its controls.
 
-One seed is one :func:`measure`; :func:`run_seeds` stores each finished seed at once and goes on where it was
-stopped; :mod:`notebooks.studies.variance_flatness.claims` reads what is stored.
+One training is one :func:`measure`. :func:`run_trainings` stores each finished training at once and goes on
+where it was stopped; ``claims`` reads what is stored.
 
 References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 """
@@ -367,7 +367,7 @@ def seed_path(out: Path, config: Config, seed: int) -> Path:
     return Path(out) / config.name / f"seed_{seed:03d}.nc"
 
 
-def run_seeds(config: Config, out: Path, *, log: Callable[[str], None] | None = None) -> list[xr.Dataset]:
+def run_trainings(config: Config, out: Path, *, log: Callable[[str], None] | None = None) -> list[xr.Dataset]:
     """Measure every seed that is not stored yet; each is stored as soon as it is done.
 
     A stopped run goes on where it was: at the seed, and inside its training at the epoch. ``out`` gets

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from fpsolve.style import axes, curve, sides
-from nets.measure.plot import MARKERS, few_ticks
+from fpsolve.style import axes, curve, few_ticks, sides
+from nets.measure.plot import MARKERS
 from notebooks.studies.variance_flatness.claims import Row
 from notebooks.studies.variance_flatness.experiment import NEXT, SAME
 
@@ -70,7 +70,7 @@ def agreement(
     middle = float(measured.median())
     ax.axline((middle, middle), (2 * middle, 2 * middle), color="0.5", lw=0.8)
     ax.set(xlabel="measured", ylabel="predicted")
-    few_ticks(ax.xaxis, ax.yaxis)
+    few_ticks(ax)
     if len(predicted) > 1:
         ax.legend(frameon=False, fontsize=8)
     return ax

@@ -13,6 +13,7 @@ import xarray as xr
 
 from fpsolve.results import interval_text, provenance, quantity
 from fpsolve.sweeps.store import read_store
+from fpsolve.table import markdown as table_in_markdown
 from notebooks.studies.variance_flatness import claims
 from notebooks.studies.variance_flatness.experiment import CASES, NEXT, SAME, Config, seed_path
 
@@ -47,9 +48,9 @@ def stored(config: Config, out: Path) -> list[xr.Dataset]:
 def table(configs: Sequence[Config], results: Mapping[str, Sequence[xr.Dataset]]) -> xr.Dataset:
     """Every exponent of every experiment, with its interval over seeds.
 
-    The rows are the ``configs`` in their order; ``results`` hold the seeds of each by the experiment's name,
-    from :func:`stored` or ``experiment.run_seeds``. An experiment without seeds was not run: its row is NaN,
-    its number of seeds 0. A ValueError without experiments, or if two have one name.
+    The rows are the ``configs`` in their order; ``results`` hold the trainings of each by the experiment's
+    name, from :func:`stored` or ``experiment.run_trainings``. An experiment without trainings was not run:
+    its row is NaN, its number of seeds 0. A ValueError without experiments, or if two have one name.
 
     The Dataset, dims experiment and case, holds ``psi``, ``psi_D``, ``psi_tau``, ``gamma`` and
     ``modes_for_90_percent``, each with ``…_low`` and ``…_high`` (95 %, Student's t over seeds; blocks of
@@ -103,16 +104,16 @@ def markdown(table: xr.Dataset, *, columns: Sequence[tuple[str, str]] = COLUMNS)
     for name, case in there:
         both = sum(q == name for q, _ in there) > 1
         heads.append(f"{QUANTITIES[name]}, {case}" if both else QUANTITIES[name])
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for name in table["experiment"].to_numpy():
         row = table.sel(experiment=name)
-        if not int(row["seeds"]):
-            lines.append(f"| {name} |" + " not run |" + " |" * (len(heads) - 2))
-            continue
-        cells = [str(name), f"{float(row['loss']):.1e}", str(int(row["seeds"]))]
-        cells += [_cell(row.sel(case=case), name) for name, case in there]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        if int(row["seeds"]):
+            cells = [f"{float(row['loss']):.1e}", str(int(row["seeds"]))]
+            cells += [_cell(row.sel(case=case), column) for column, case in there]
+        else:
+            cells = ["not run", *[""] * (len(heads) - 2)]
+        rows.append([str(name), *cells])
+    return table_in_markdown(heads, rows)
 
 
 def _cell(row: xr.Dataset, name: str) -> str:

@@ -392,6 +392,24 @@ def test_variables_of_xarray_are_results():
     assert found["twice"].to_numpy().tolist() == [[2.0], [4.0]]
 
 
+class Rows:
+    def __init__(self, digest):
+        self.digest = digest
+
+
+def counted(sigma, rows, rng):
+    return {"twice": 2 * sigma}
+
+
+def test_an_object_with_a_digest_is_a_fixed_value(tmp_path):
+    store, grid = tmp_path / "rows.nc", {"sigma": [1.0, 2.0]}
+    found = sweep(functools.partial(counted, rows=Rows("a1")), grid, store=store)
+    assert found.attrs["run"] == "counted(rows=Rows a1)"
+    assert sweep(functools.partial(counted, rows=Rows("a1")), grid, store=store).identical(found)
+    with pytest.raises(ValueError, match="rows=Rows a1"):
+        sweep(functools.partial(counted, rows=Rows("b2")), grid, store=store)
+
+
 def test_progress_says_how_much_time_is_left(capsys):
     sweep(scaled, GRID, progress=True)
     shown = capsys.readouterr().err

@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
     (out / "tiny.toml").write_text(SMALL)
     (experiment,) = files.load_experiments(out / "tiny.toml")
     with pytest.warns(UserWarning, match="fast phase"):
-        results = variance_flatness.run_seeds(experiment, out)
+        results = variance_flatness.run_trainings(experiment, out)
     return out, experiment, results
 
 
@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
 def test_a_seed_is_stored_when_done_and_measured_once(finished, monkeypatch):
     out, experiment, results = finished
     monkeypatch.setattr(variance_flatness, "measure", None)  # nothing is measured again
-    again = variance_flatness.run_seeds(experiment, out)
+    again = variance_flatness.run_trainings(experiment, out)
     assert all(
         a.identical(read_store(variance_flatness.seed_path(out, experiment, i))) for i, a in enumerate(again)
     )
@@ -54,7 +54,7 @@ def test_a_seed_is_stored_when_done_and_measured_once(finished, monkeypatch):
     ).exists()
     other = dataclasses.replace(experiment, learning_rate=0.05)
     with pytest.raises(ValueError, match="was made with settings="):
-        variance_flatness.run_seeds(other, out)
+        variance_flatness.run_trainings(other, out)
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_a_run_killed_between_seeds_ends_the_same(finished, tmp_path):
     _, experiment, results = finished
     second = dataclasses.replace(experiment, first_seed=1, seeds=1, cases=("same window",))
     with pytest.warns(UserWarning, match="fast phase"):
-        (alone,) = variance_flatness.run_seeds(second, tmp_path)
+        (alone,) = variance_flatness.run_trainings(second, tmp_path)
     case = {"case": "same window"}
     assert np.array_equal(alone.width.sel(case), results[1].width.sel(case), equal_nan=True)
 
@@ -70,7 +70,7 @@ def test_a_run_killed_between_seeds_ends_the_same(finished, tmp_path):
 @pytest.mark.slow
 def test_every_exponent_has_its_controls_and_the_verdict_says_what_they_are(finished):
     _, experiment, results = finished
-    found = claims.over_seeds(results, experiment)
+    found = claims.exponents_over(results, experiment)
     assert {name for _, name in found} == {"psi", "psi_D", "psi_tau", "gamma"}
     assert {case for case, _ in found} == set(experiment.cases)
     psi = found["same window", "psi"]
@@ -87,7 +87,7 @@ def test_every_exponent_has_its_controls_and_the_verdict_says_what_they_are(fini
     # 30 steps an epoch, 3 epochs: (m + 1)/6 (1 − 1/6).
     assert float(times.attrs["null"]) == pytest.approx(31 / 6 * (5 / 6)) and times.sizes["case"] == 6
     assert "uncorrelated minibatches: 4" in claims.correlation_times_text(times)
-    one = claims.over_seeds(results[:1], experiment)["same window", "psi"]
+    one = claims.exponents_over(results[:1], experiment)["same window", "psi"]
     assert one.interval == "blocks of modes"
 
 
@@ -100,7 +100,7 @@ def test_experiments_are_compared_in_one_table_and_those_not_run_say_so(finished
     there = tables.stored(experiment, out)
     assert [r.attrs["experiment_seed"] for r in there] == [0, 1]
     table = tables.table([experiment, absent], {"tiny": there})
-    psi = claims.over_seeds(results, experiment)["next window", "psi"]
+    psi = claims.exponents_over(results, experiment)["next window", "psi"]
     row = table.sel(experiment="tiny", case="next window")
     assert (row.psi, row.psi_low, row.psi_high) == (psi.value, psi.low, psi.high)
     assert float(row.loss) == pytest.approx(psi.loss) and int(row.seeds) == 2
@@ -207,6 +207,6 @@ def test_after_ctrl_c_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
     def interrupted(*args, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(variance_flatness, "run_seeds", interrupted)
+    monkeypatch.setattr(variance_flatness, "run_trainings", interrupted)
     assert command.main(["--example", "digits", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command goes on from here\n")
