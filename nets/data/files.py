@@ -51,7 +51,7 @@ class PublicFile:
     labels: str | None = None
 
     def read(self, root: str | os.PathLike[str] | None) -> tuple[Arrays, dict[str, str]]:
-        """The file's arrays and provenance; a file of another sha256 is a ValueError and stays where it is."""
+        """Arrays and provenance; a file of another sha256 is a ValueError and stays where it is."""
         path = self._found(root)
         digest = file_digest(path)
         known = [sha256 for sha256 in (self.sha256, self.other) if sha256]
