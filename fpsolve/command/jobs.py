@@ -12,6 +12,7 @@ import xarray as xr
 
 from fpsolve.command.problem import DEFAULT_TIME, DEFAULT_WALKERS, Problem
 from fpsolve.progress import bar
+from fpsolve.symbols.counter_rng import Rng
 from theory.langevin import Langevin
 
 if TYPE_CHECKING:
@@ -125,9 +126,7 @@ def ensemble(
     )
 
 
-def samples(
-    density: xr.DataArray, walkers: int, rng: int | np.random.SeedSequence | np.random.Generator | None = None
-) -> dict[str, np.ndarray]:
+def samples(density: xr.DataArray, walkers: int, rng: Rng = None) -> dict[str, np.ndarray]:
     """Starting points, shape (walkers,) for each variable, drawn among the cells of a density.
 
     So drawn, wells that exchange slowly start with their weights.

@@ -11,7 +11,8 @@ import numpy as np
 
 #: The generator of normals, as results record it.
 GENERATOR = "threefry2x64-13, counter (step, walker), Box-Muller"
-Seed = int | np.random.SeedSequence | np.random.Generator | str | None
+Rng = int | np.random.SeedSequence | np.random.Generator | None
+Seed = Rng | str
 
 
 def rotated(a, b, left):

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from fpsolve.symbols.counter_rng import Rng
 from nets.data.files import PUBLIC, SPLIT_SEED, file_digest, read_npz
 
 Standardise = Literal["pixel", "channel", "none"]
@@ -199,7 +200,7 @@ def gaussian_clusters(
     classes: int = 2,
     *,
     separation: float = 2.0,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+    rng: Rng = None,
 ) -> Data:
     """Synthetic data: equally many rows around each of some random centres, with unit variance.
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import integrate, linalg, stats
 
 from fpsolve.results import dataset, quantity
+from fpsolve.symbols.counter_rng import Rng
 
 #: |ζ(1/2)|/√(2π). A walk that is checked every dt crosses a boundary as late as Brownian motion crosses one
 #: this many standard deviations of a step farther (Broadie, Glasserman, Kou, Math. Finance 7, 325, 1997).
@@ -30,7 +31,7 @@ def free_exit_time(
     walkers: int = 1000,
     steps: int = 1000,
     confidence: float = 0.95,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+    rng: Rng = None,
 ) -> xr.Dataset:
     """Times s at which a Brownian motion of covariance C per unit of s first leaves the box |Δ_i| ≤ r.
 

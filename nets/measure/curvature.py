@@ -18,9 +18,9 @@ import xarray as xr
 from scipy import linalg
 
 from fpsolve.results import quantity
+from fpsolve.symbols.counter_rng import Rng
 from nets.measure.fast import MEMORY
 from nets.measure.moments import check_dense, gradient_moments, logit_moment
-from nets.measure.noise import Rng
 from nets.measure.subject import Subject, as_subject, numpy
 from nets.training.run import Run
 

@@ -15,7 +15,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.results import dataset, quantity
-from nets.measure.noise import Rng
+from fpsolve.symbols.counter_rng import Rng
 
 #: Where the empirical characteristic function is read, in units of 1/scale.
 FREQUENCIES = 0.1 * np.arange(1, 11)

@@ -6,19 +6,16 @@ without drawing any minibatch.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 import torch
 import xarray as xr
 
 from fpsolve.results import quantity
+from fpsolve.symbols.counter_rng import Rng
 from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments
 from nets.measure.subject import Subject, as_subject, numpy
 from nets.training.run import Run
-
-Rng: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
 
 def per_sample_gradients(measured: Subject | Run, *, layer: int | None = None) -> torch.Tensor:

@@ -29,8 +29,9 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     runs : Run or sequence of Run
+        :func:`load` gives as many back.
     path : path
-        Its directory must exist. A file there is replaced.
+        Its directory must exist. A file of that name is replaced.
 
     Raises
     ------
@@ -64,15 +65,16 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> list[Run]:
-    """The runs in a file; they go on exactly as they would have.
+    """The runs in a file of :func:`save`; when continued they equal, to the bit, runs that never stopped.
 
     Parameters
     ----------
     path : path
+        Of the file.
     net : nn.Sequential
         The shape of net that was trained; its weights do not enter.
     data : Data
-        The data it was trained on; its device becomes the runs'.
+        The data of the training; the device of these data becomes that of the runs.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is damaged, of another kind, or belongs to another net or other data.
+        If the file is damaged, of another kind, or belongs to another net or other data.
     """
     file = Path(path)
     if not file.is_file():

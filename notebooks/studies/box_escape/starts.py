@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from fpsolve.results import dataset, quantity
+from fpsolve.symbols.counter_rng import Rng
 from nets.data.datasets import Data, gaussian_clusters, load
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
@@ -46,7 +47,7 @@ def binary_data(name: str, root: str | os.PathLike[str] | None = None) -> Data:
 
 def gaussian_noise(
     samples: int = 50_000, features: int = 10, *,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = None,
+    rng: Rng = None,
 ) -> Data:  # fmt: skip
     """Inputs from N(0, I) with labels 0 and 1 at random: nothing to learn (ICLR 2021, appendix E.1).
 
