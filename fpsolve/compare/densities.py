@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
 from fpsolve.density.grid import mirror_symmetries
-from fpsolve.density.moments import averages, spread_name
+from fpsolve.density.moments import averages, statistics_of
 from fpsolve.table import Row, Table
 from theory.langevin import Process
 from theory.valley import elimination
@@ -61,25 +61,21 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
     if not results:
         raise ValueError("nothing to compare: give densities, ensembles or reductions")
     symmetric = mirror_symmetries(process)
-    estimates, remarks = [], []
+    estimates, ensembles, remarks = [], [], []
     for result in results:
-        _check_belongs(process, result)
-        if isinstance(result, xr.DataArray):
-            estimates.append(_from_density(process, result, symmetric))
-        elif isinstance(result, xr.Dataset):
-            estimates.append(_from_ensemble(process, result, symmetric))
-            remarks += _ensemble_remarks(process, result)
-        elif isinstance(result, Reduced):
-            estimates.append(_from_reduced(result))
-        else:
+        reader = next((read for kind, read in _READERS.items() if isinstance(result, kind)), None)
+        if reader is None:
             raise TypeError(f"cannot compare a {type(result).__name__}")
-    ensembles = [r for r in results if isinstance(r, xr.Dataset)]
+        estimates.append(reader(process, result, symmetric))
+        if isinstance(result, xr.Dataset):
+            ensembles.append(result)
+            remarks += _ensemble_remarks(process, result)
     if len({float(r.attrs["time_step"]) for r in ensembles}) == 2:
         estimates.append(_extrapolated(process, ensembles, symmetric))
-    methods = [e.method for e in estimates]
-    reference = min(methods, key=_rank)
+    reference = min(estimates, key=lambda e: _rank(e.method))
+    rows = _rows(estimates, reference, _scales(process, reference.values, symmetric))
     title = f"Stationary averages: {process.name}"
-    return Table(title, reference, _rows(estimates, reference), tuple(dict.fromkeys(remarks)))
+    return Table(title, reference.method, rows, tuple(dict.fromkeys(remarks)))
 
 
 def _rank(method: str) -> int:
@@ -88,19 +84,10 @@ def _rank(method: str) -> int:
     return next((k for k, trusted in enumerate(TRUST) if trusted in names), len(TRUST))
 
 
-def _check_belongs(process: Process, result: object) -> None:
-    """Refuse a result in other variables."""
-    names = set(process.names)
-    if isinstance(result, xr.DataArray) and set(result.dims) != names:
-        raise ValueError(f"a density has dims {result.dims}; the process has variables {process.names}")
-    if isinstance(result, xr.Dataset) and not names <= set(result.data_vars):
-        raise ValueError(f"an ensemble lacks variables {sorted(names - set(result.data_vars))}")
-    if isinstance(result, Reduced) and set(map(str, (*result.slow, *result.fast))) != names:
-        raise ValueError(f"a reduction has variables {result.slow + result.fast}")
-
-
 def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[str]) -> _Estimate:
     """Averages of a density, with the relative error that its own check states."""
+    if set(density.dims) != set(process.names):
+        raise ValueError(f"a density has dims {density.dims}; the process has variables {process.names}")
     method = str(density.attrs.get("method", "density"))
     if int(density.attrs.get("cross_diffusion", 1)) != int(getattr(process, "cross_diffusion", True)):
         method += ", no cross terms"
@@ -109,71 +96,59 @@ def _from_density(process: Process, density: xr.DataArray, symmetric: Sequence[s
         relative, kind = float(density.attrs["half_grid_estimate"]), "half-grid estimate"
     else:
         relative, kind = float(density.attrs.get("convergence", math.nan)), "change at last refinement"
-    scales = _scales(values)
+    scales = _scales(process, values, symmetric)
     return _Estimate(method, values, {q: relative * scales[q] for q in values}, kind)
 
 
-def _scales(values: dict[str, float]) -> dict[str, float]:
+def _scales(process: Process, values: dict[str, float], symmetric: Sequence[str]) -> dict[str, float]:
     """The size that a relative error of a quantity refers to.
 
     ⟨v⟩ and ⟨u v⟩ may vanish: their sizes are products of root mean squares. Others are their own size.
     """
-    root = {q[1:-3]: math.sqrt(max(v, 0.0)) for q, v in values.items() if q.endswith("^2>")}
-    scales = {}
-    for quantity, value in values.items():
-        names = quantity.strip("<>").split()
-        vanishing = quantity.startswith("<") and not quantity.endswith("^2>")
-        scale = math.prod(root[n] for n in names) if vanishing else abs(value)
-        scales[quantity] = scale or 1.0
+    scales = {quantity: abs(value) or 1.0 for quantity, value in values.items()}
+    for quantity, (statistic, u, v) in statistics_of(process.names, symmetric).items():
+        if quantity in values and (statistic == "mean" or u != v):
+            factors = [math.sqrt(max(values[f"<{n}^2>"], 0.0)) for n in dict.fromkeys((u, v))]
+            scales[quantity] = math.prod(factors) or 1.0
     return scales
 
 
 def _from_ensemble(process: Process, ensemble: xr.Dataset, symmetric: Sequence[str]) -> _Estimate:
     """Time averages after burn-in; without burn-in the final positions, which depend least on the start."""
-    if float(ensemble.attrs.get("burn_in", 0.0)) > 0.0:
-        return _time_averages(process, ensemble, symmetric)
-    alive = ensemble["diverged"].to_numpy() == 0
-    points = np.stack([ensemble[v].to_numpy()[alive] for v in process.names], axis=1)
-    count = len(points)
-    values: dict[str, float] = {}
-    errors: dict[str, float] = {}
-
-    def add(quantity: str, value: float, influence: np.ndarray) -> None:
-        values[quantity], errors[quantity] = value, float(influence.std(ddof=1) / math.sqrt(count))
-
-    for axis, name in enumerate(process.names):
-        v = np.abs(points[:, axis]) if name in symmetric else points[:, axis]
-        if name not in symmetric:
-            add(f"<{name}>", float(v.mean()), v)
-        add(f"<{name}^2>", float((v**2).mean()), v**2)
-        spread = float(v.std())
-        add(spread_name(name, symmetric), spread, (v - v.mean()) ** 2 / (2 * spread or 1.0))
-    for i, j in combinations(range(len(process.names)), 2):
-        u, v = process.names[i], process.names[j]
-        if u not in symmetric and v not in symmetric:
-            add(f"<{u} {v}>", float((points[:, i] * points[:, j]).mean()), points[:, i] * points[:, j])
-    return _Estimate(_ensemble_name(ensemble), values, errors, "standard error, final positions")
+    if missing := set(process.names) - set(map(str, ensemble.data_vars)):
+        raise ValueError(f"an ensemble lacks variables {sorted(missing)}")
+    if averaged := float(ensemble.attrs.get("burn_in", 0.0)) > 0.0:
+        statistic_of = _time_average
+    else:
+        ensemble = ensemble.isel(walker=ensemble["diverged"].to_numpy() == 0)
+        statistic_of = _final_average
+    wanted = statistics_of(process.names, symmetric)
+    found = {quantity: statistic_of(ensemble, *asked) for quantity, asked in wanted.items()}
+    return _Estimate(
+        _ensemble_name(ensemble),
+        {q: value for q, (value, _) in found.items()},
+        {q: error for q, (_, error) in found.items()},
+        f"standard error, {'time averages' if averaged else 'final positions'}",
+    )
 
 
-def _time_averages(process: Process, ensemble: xr.Dataset, symmetric: Sequence[str]) -> _Estimate:
-    """Averages over time after the burn-in and over walkers."""
-    values: dict[str, float] = {}
-    errors: dict[str, float] = {}
+def _time_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tuple[float, float]:
+    """A statistic over time and walkers, and its standard error."""
+    at = {"variable": u, "variable_2": v} if statistic == "second_moment" else {"variable": u}
+    return float(ensemble[statistic].sel(at)), float(ensemble[f"{statistic}_stderr"].sel(at))
 
-    def add(quantity: str, summary: str, *variables: str) -> None:
-        at = dict(zip(("variable", "variable_2"), variables, strict=False))
-        values[quantity] = float(ensemble[summary].sel(at))
-        errors[quantity] = float(ensemble[f"{summary}_stderr"].sel(at))
 
-    for v in process.names:
-        if v not in symmetric:
-            add(f"<{v}>", "mean", v)
-        add(f"<{v}^2>", "second_moment", v, v)
-        add(spread_name(v, symmetric), "abs_std" if v in symmetric else "std", v)
-    for u, v in combinations(process.names, 2):
-        if u not in symmetric and v not in symmetric:
-            add(f"<{u} {v}>", "second_moment", u, v)
-    return _Estimate(_ensemble_name(ensemble), values, errors, "standard error, time averages")
+def _final_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tuple[float, float]:
+    """A statistic of the walkers' final positions, and its standard error (of a width, by its influence)."""
+    sample, other = ensemble[u].to_numpy(), ensemble[v].to_numpy()
+    if statistic == "second_moment":
+        sample = sample * other
+    value = float(sample.mean())
+    if statistic in ("std", "abs_std"):
+        sample = np.abs(sample) if statistic == "abs_std" else sample
+        value = float(sample.std())
+        sample = (sample - sample.mean()) ** 2 / (2 * value or 1.0)
+    return value, float(sample.std(ddof=1) / math.sqrt(len(sample)))
 
 
 def _ensemble_name(ensemble: xr.Dataset) -> str:
@@ -212,36 +187,41 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
     return remarks
 
 
-def _from_reduced(reduced: Reduced) -> _Estimate:
+def _from_reduced(process: Process, reduced: Reduced, symmetric: Sequence[str]) -> _Estimate:
     """Moments of the reduced density; the error is the change from the previous order."""
+    if set(map(str, (*reduced.slow, *reduced.fast))) != set(process.names):
+        raise ValueError(f"a reduction has variables {reduced.slow + reduced.fast}")
     values = reduced.moments()
     del values[f"mode |{reduced.slow_variable}|"]
     # The change to the next order is the error of orders 0 and 1; the change from order 1 bounds that of 2.
-    other = 1 if reduced.order == 2 else 2
-    neighbour = elimination.eliminate(
-        reduced.process,
-        [str(y) for y in reduced.fast],
-        order=other,  # type: ignore[arg-type]
-    ).moments()
+    other: Literal[1, 2] = 1 if reduced.order == 2 else 2
+    fast = [str(y) for y in reduced.fast]
+    neighbour = elimination.eliminate(reduced.process, fast, order=other).moments()
     errors = {q: abs(v - neighbour[q]) for q, v in values.items()}
     direction = "to" if other == 2 else "from"
     return _Estimate(f"theory, order {reduced.order}", values, errors, f"change {direction} order {other}")
 
 
-def _rows(estimates: list[_Estimate], reference: str) -> tuple[Row, ...]:
+#: How the averages of each kind of result are found.
+_READERS: dict[type, Callable[..., _Estimate]] = {
+    xr.DataArray: _from_density,
+    xr.Dataset: _from_ensemble,
+    Reduced: _from_reduced,
+}
+
+
+def _rows(estimates: list[_Estimate], best: _Estimate, scales: dict[str, float]) -> tuple[Row, ...]:
     """Rows by quantity, in the reference's order, each with its deviation from the reference."""
-    best = next(e for e in estimates if e.method == reference)
     rows = []
     for quantity, target in best.values.items():
-        scale = _scales(best.values)[quantity]
-        for estimate in estimates:
-            if quantity not in estimate.values:
-                continue
+        for estimate in (e for e in estimates if quantity in e.values):
             value, error = estimate.values[quantity], estimate.errors[quantity]
             combined = math.hypot(error, best.errors[quantity])
-            difference = value - target
-            sigmas = abs(difference) / combined if estimate is not best and combined > 0 else math.nan
-            deviation = 0.0 if estimate is best else difference / scale
-            found = (value, error, estimate.error_kind, error / scale, deviation, sigmas)
-            rows.append(Row(quantity, estimate.method, *found))
+            other = estimate is not best
+            sigmas = abs(value - target) / combined if other and combined > 0 else math.nan
+            deviation = (value - target) / scales[quantity] if other else 0.0
+            relative = error / scales[quantity]
+            rows.append(
+                Row(quantity, estimate.method, value, error, estimate.error_kind, relative, deviation, sigmas)
+            )
     return tuple(rows)

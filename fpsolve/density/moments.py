@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -26,23 +26,38 @@ def averages(density: xr.DataArray, symmetric: Sequence[str] = ()) -> dict[str, 
         ``"<v>"``, ``"<v^2>"``, ``"std(v)"`` or ``"std(|v|)"``, and ``"<u v>"``.
     """
     weight = density * density.cell_volume
+    lines = {str(d): density[d] for d in density.dims}
+
+    def mean(values: xr.DataArray) -> float:
+        return float((weight * values).sum())
+
     numbers: dict[str, float] = {}
-    for name in map(str, density.dims):
-        v = abs(density[name]) if name in symmetric else density[name]
-        mean, square = float((weight * v).sum()), float((weight * v**2).sum())
-        if name not in symmetric:
-            numbers[f"<{name}>"] = mean
-        numbers[f"<{name}^2>"] = square
-        numbers[spread_name(name, symmetric)] = math.sqrt(max(square - mean**2, 0.0))
-    for first, second in combinations(map(str, density.dims), 2):
-        if first not in symmetric and second not in symmetric:
-            numbers[f"<{first} {second}>"] = float((weight * density[first] * density[second]).sum())
+    for quantity, (statistic, u, v) in statistics_of(lines, symmetric).items():
+        if statistic == "second_moment":
+            numbers[quantity] = mean(lines[u] * lines[v])
+        elif statistic == "mean":
+            numbers[quantity] = mean(lines[u])
+        else:
+            centre = mean(abs(lines[u]) if statistic == "abs_std" else lines[u])
+            numbers[quantity] = math.sqrt(max(mean(lines[u] ** 2) - centre**2, 0.0))
     return numbers
 
 
-def spread_name(name: str, symmetric: Sequence[str]) -> str:
-    """What the width of a variable is called in :func:`averages`."""
-    return f"std(|{name}|)" if name in symmetric else f"std({name})"
+def statistics_of(names: Iterable[str], symmetric: Sequence[str] = ()) -> dict[str, tuple[str, str, str]]:
+    """What is averaged of variables: by quantity, such as "<u v>", the statistic of an ensemble, u and v.
+
+    Statistics are ``second_moment`` of u and v, and ``mean`` and ``std`` of u, or ``abs_std`` alone where u is
+    symmetric. For those of one variable v is u.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for v in names:
+        if v in symmetric:
+            found |= {f"<{v}^2>": ("second_moment", v, v), f"std(|{v}|)": ("abs_std", v, v)}
+        else:
+            found[f"<{v}>"] = ("mean", v, v)
+            found |= {f"<{v}^2>": ("second_moment", v, v), f"std({v})": ("std", v, v)}
+    pairs = combinations([v for v in names if v not in symmetric], 2)
+    return found | {f"<{u} {v}>": ("second_moment", u, v) for u, v in pairs}
 
 
 def marginal_values(density: xr.DataArray, name: str) -> tuple[np.ndarray, np.ndarray]:
