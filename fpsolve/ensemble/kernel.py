@@ -6,25 +6,13 @@ so that what is recorded never changes the bits of a path.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import sympy as sp
 
-from fpsolve.ensemble.lanes import block, header, loads, normals, rows
+from fpsolve.ensemble.lanes import Kernel, block, euler_maruyama, header, inside, loads, normals, rows
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A compiled step and the numbers it reads at run time."""
-
-    advance: Callable[..., None]
-    constants: np.ndarray
-    source: str
 
 
 def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> Kernel:
@@ -41,11 +29,7 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
     emitter = Emitter(names)
     factor = emitter.number(scale)
     lines, entries = emitter.statements([*drift, *root])
-    drift_text, root_text = entries[:n], entries[n:]
-    for i in range(n):
-        noise = [f"{root_text[i * m + j]} * xi{j}" for j in range(m) if root_text[i * m + j] != "0.0"]
-        drift_term = [f"time_step * ({drift_text[i]})"] if drift_text[i] != "0.0" else []
-        lines.append(f"new{i} = " + " + ".join([f"x{i}", *drift_term, *noise]))
+    lines += euler_maruyama(entries[:n], entries[n:])
     pairs = (m + 1) // 2
     layout = rows({"X": n, "XI": 2 * pairs, "BOUND": 1, "NEXT": n, "SUMS": 2 * n + n * (n + 1) // 2})
     source = header({"N": n, "PAIRS": pairs, **layout}) + _TEMPLATE.format(
@@ -56,12 +40,12 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
         factor=factor,
         load=block([*loads("x", "X", n), *loads("xi", "XI", m)], 16),
         step=block(lines, 16),
-        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
+        inside=inside(n),
         store=block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 16),
         moments=block([*loads("x", "X", n), *_moments(n)], 20),
     )
     module = load_module(source, prefix="ensemble")
-    return Kernel(module.advance, np.array(emitter.constants, dtype=float), source)
+    return Kernel(module.advance, np.array(emitter.constants, dtype=float), source, layout["TOTAL"])
 
 
 def _common_factor(root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> tuple[sp.Expr, sp.MatrixBase]:

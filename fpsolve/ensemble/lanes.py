@@ -1,4 +1,4 @@
-"""Lanes: walkers advance 32 at a time; header, rows and normals of the three compiled kernels.
+"""Lanes: walkers advance 32 at a time; the text that the three compiled kernels share.
 
 One generated file holds everything that a kernel uses, the random-number generator included, so that
 numba's cache cannot go stale. Short loops over the lanes (structure of arrays) become SIMD code, and one
@@ -8,13 +8,27 @@ scratch buffer with rows at constant places spares LLVM the alias checks.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fpsolve.symbols.counter_rng import box_muller, rotated, threefry2x64
 
 LANES = 32
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled step, its source, the rows of its scratch buffer, and the numbers it reads at run time."""
+
+    advance: Callable[..., Any]
+    constants: np.ndarray
+    source: str
+    rows: int
+    grid: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
 
 _HEADER = f'''"""Generated; never edited by hand."""
 
@@ -78,6 +92,24 @@ for l in range(LANES // 2):
 def block(lines: Iterable[str], indent: int) -> str:
     """Lines as an indented block, to be put at an indented place of a template."""
     return "\n".join(" " * indent + line for line in lines).lstrip()
+
+
+def euler_maruyama(drift: Sequence[str], root: Sequence[str]) -> list[str]:
+    """Lines new_i = x_i + dt b_i + Σ_j G_ij ξ_j, without the terms that are zero.
+
+    ``drift`` holds the texts of b (n), and ``root`` those of G (n, m), row by row.
+    """
+    lines, m = [], len(root) // len(drift)
+    for i, slope in enumerate(drift):
+        terms = [f"x{i}"] + [f"time_step * ({slope})"] * (slope != "0.0")
+        terms += [f"({G}) * xi{j}" for j, G in enumerate(root[i * m : (i + 1) * m]) if G != "0.0"]
+        lines.append(f"new{i} = " + " + ".join(terms))
+    return lines
+
+
+def inside(n: int) -> str:
+    """The condition that all n new coordinates of a lane are below ``bound``."""
+    return " & ".join(f"(abs(new{i}) < bound)" for i in range(n))
 
 
 def loads(name: str, row: str, count: int) -> list[str]:

@@ -8,15 +8,14 @@ count alone, so neither its lane nor the thread matters to its bits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.ensemble.lanes import block, header, loads, normals, rows
+from fpsolve.ensemble.lanes import Kernel, block, euler_maruyama, header, inside, loads, normals, rows
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
@@ -24,59 +23,46 @@ from fpsolve.symbols.target import inequalities, signed_function
 from theory.langevin import Process
 
 Boundary: TypeAlias = Literal["bridge", "shift", "none"]
-#: How a walker can end.
+#: How a walker can end: at the time limit, in the target, far away, at or beyond a level above or below.
 CENSORED, ESCAPED, DIVERGED, ABOVE, BELOW = range(5)
+_OUTCOMES = {"CENSORED": CENSORED, "ESCAPED": ESCAPED, "DIVERGED": DIVERGED, "ABOVE": ABOVE, "BELOW": BELOW}
 #: −ζ(1/2)/√(2π): mean overshoot of a Gaussian random walk, in standard deviations of a step.
 OVERSHOOT = 0.5825971579390107
 
 
-@dataclass(frozen=True)
-class EscapeKernel:
-    """A compiled first-passage step, the numbers and the level's grid that it reads at run time."""
-
-    advance: Callable[..., int]
-    constants: np.ndarray
-    grid: np.ndarray
-    rows: int
-    source: str
-
-
 def escape_kernel(
     process: Process, target: sp.Basic, boundary: Boundary, level: sp.Expr | xr.DataArray | None = None
-) -> EscapeKernel:
+) -> Kernel:
     """The compiled step X + b(X) dt + G(X) √dt ξ with its crossing test.
 
     ``level`` is a reaction coordinate, watched after each step; an array, its dims in the order of the
-    variables, is interpolated linearly. Fails if an expression cannot be compiled, or the noise has no root
-    in symbols.
+    variables, is interpolated linearly. ``target`` was checked by ``signed_function``. Fails if an
+    expression cannot be compiled, or the noise has no root in symbols.
     """
     variables = tuple(process.variables)
-    signed_function(target, variables)  # refuses what is no target
     try:
         root = process.root
     except NotImplementedError:
         raise ValueError(f"{process.name}: escapes need a root of 2D in symbols, and it has none") from None
     condition, atoms = inequalities(target)
-    index: dict[sp.Basic, int] = {atom: k for k, atom in enumerate(atoms)}
     members = condition.args if isinstance(condition, sp.Or) else (condition,)
     parts = members if boundary == "bridge" else ()
     signed = [signed_function(atom, variables) for atom in atoms]
     lines, constants, grid = _step(process.drift, root, signed, level, variables, boundary != "none")
     if boundary == "shift":
         lines += [f"h{k} = h{k} + {OVERSHOOT!r} * math.sqrt(v{k})" for k in range(len(atoms))]
-    lines.append("hit = " + _condition(condition, index))
-    lines += _exponents(parts, index)
+    lines += _crossing(condition, parts, atoms)
     n, m = root.shape
     pairs, watched = (m + 1) // 2, level is not None
     places = rows(
-        {"X": n, "NOISE": 2 * pairs, "NEW": n, "BOUND": 1, "SIGNED": len(atoms), "EXPONENTS": len(parts)}
+        {"X": n, "NOISE": 2 * pairs, "NEXT": n, "BOUND": 1, "SIGNED": len(atoms), "EXPONENTS": len(parts)}
         | {"HIT": 1, "TOP": 1, "LEVEL": 1}
     )
     numbers = {"N": n, "PAIRS": pairs, "PARTS": len(parts), "ATOMS": len(atoms), "HAS_LEVEL": watched}
-    stored = [f"lane[(NEW + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
+    stored = [f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
     stored += [f"lane[(SIGNED + {k}) * LANES + l] = h{k}" for k in range(len(atoms))]
     stored += [f"lane[(EXPONENTS + {j}) * LANES + l] = a{j}" for j in range(len(parts))]
-    source = header({**numbers, **places}) + _TEMPLATE.format(
+    source = header({**_OUTCOMES, **numbers, **places}) + _TEMPLATE.format(
         normals=normals(
             "NOISE + 2 * pair", "NOISE + 2 * pair", indent=12,
             counter="np.uint64(lane_step[{l}]) * np.uint64(PAIRS) + np.uint64(pair)",
@@ -85,13 +71,15 @@ def escape_kernel(
         unpack=block([f"c{k} = constants[{k}]" for k in range(len(constants))], 4),
         load=block([*loads("x", "X", n), *loads("xi", "NOISE", m), *loads("g", "SIGNED", len(atoms))], 12),
         step=block(lines, 12),
-        inside=" & ".join(f"(abs(new{i}) < bound)" for i in range(n)),
+        inside=inside(n),
         near=" | ".join(f"(a{j} < NEAR)" for j in range(len(parts))) or "False",
+        refill_first=block(_REFILL, 12),
+        refill=block(_REFILL, 20),
         watch="(level >= upper) | (level <= lower)" if watched else "False",
         store=block(stored + (_WATCH if watched else []), 12),
     )  # fmt: skip
     advance = load_module(source, prefix="escape").advance
-    return EscapeKernel(advance, np.array(constants, dtype=float), grid, places["TOTAL"], source)
+    return Kernel(advance, np.array(constants, dtype=float), source, places["TOTAL"], grid)
 
 
 def _step(
@@ -106,9 +94,7 @@ def _step(
     before = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
     lines, texts = before.statements([*drift, *root, *gradients])
     slow, entries, slopes = texts[:n], texts[n : n + n * m], texts[n + n * m :]
-    for i in range(n):
-        noise = [f"({entries[i * m + j]}) * xi{j}" for j in range(m) if entries[i * m + j] != "0.0"]
-        lines.append(f"new{i} = " + " + ".join([f"x{i}", f"time_step * ({slow[i]})", *noise]))
+    lines += euler_maruyama(slow, entries)
     if variances:
         lines += _variances(len(signed), n, m, entries, slopes)
     after = Emitter({variable: f"new{i}" for i, variable in enumerate(variables)})
@@ -141,46 +127,31 @@ def _variances(atoms: int, n: int, m: int, entries: list[str], slopes: list[str]
     return lines
 
 
-def _condition(condition: sp.Basic, index: dict[sp.Basic, int]) -> str:
-    """Whether the end of a step is inside, from the signs of the members."""
-    if isinstance(condition, (sp.And, sp.Or)):
-        word = " & " if isinstance(condition, sp.And) else " | "
-        return "(" + word.join(_condition(part, index) for part in condition.args) + ")"
-    if isinstance(condition, sp.Not):
-        return f"(h{index[condition.args[0]]} <= 0.0)"
-    return f"(h{index[condition]} > 0.0)"
+def _crossing(condition: sp.Basic, parts: Sequence[sp.Basic], atoms: Sequence[sp.Basic]) -> list[str]:
+    """Lines for ``hit``, whether a step ends inside, and for the exponents a_j = 2 g₀g₁/v of each part.
 
-
-def _exponents(parts: tuple[sp.Basic, ...], index: dict[sp.Basic, int]) -> list[str]:
-    """Lines for a_j = 2 g₀g₁/v of each part; a compound part takes its nearest member in units of √v."""
-    lines = []
+    A compound part takes its member nearest to being violated, in units of √v.
+    """
+    places: dict[str, dict] = {
+        name: {atom: sp.Symbol(f"{name}{k}") > 0 for k, atom in enumerate(atoms)}
+        for name in ("h", "start", "end")
+    }
+    names = {ends.lhs: str(ends.lhs) for members in places.values() for ends in members.values()}
+    lines, (hit,) = Emitter(names).statements([condition.xreplace(places["h"])])
+    lines.append(f"hit = {hit}")
     for j, part in enumerate(parts):
-        if part in index:
-            k = index[part]
+        if part in atoms:
+            k = atoms.index(part)
             lines.append(f"a{j} = 2.0 * g{k} * h{k} / v{k}")
             continue
-        members = sorted(index[a] for a in part.atoms(sp.core.relational.Relational))
+        members = [k for k, atom in enumerate(atoms) if part.has(atom)]
         lines += [f"r{k} = 1.0 / math.sqrt(v{k})" for k in members]
-        for letter in "gh":
-            lines += _extremes(part, index, letter, f"{letter}p{j}")
-        lines.append(f"a{j} = 2.0 * gp{j} * hp{j}")
-    return lines
-
-
-def _extremes(part: sp.Basic, index: dict[sp.Basic, int], letter: str, name: str) -> list[str]:
-    """Lines that assign the minimum (And) or maximum (Or) of scaled members to ``name``."""
-    if isinstance(part, sp.Not):
-        k = index[part.args[0]]
-        return [f"{name} = -{letter}{k} * r{k}"]
-    if part in index:
-        return [f"{name} = {letter}{index[part]} * r{index[part]}"]
-    lines = []
-    for count, member in enumerate(part.args):
-        lines += _extremes(member, index, letter, f"{name}_{count}")
-    relation = "<" if isinstance(part, sp.And) else ">"
-    lines.append(f"{name} = {name}_0")
-    for count in range(1, len(part.args)):
-        lines.append(f"{name} = {name} if {name} {relation} {name}_{count} else {name}_{count}")
+        for name, letter in (("start", "g"), ("end", "h")):
+            lines += [f"{name}{k} = {letter}{k} * r{k}" for k in members]
+            nearest = signed_function(part.xreplace(places[name]), tuple(names))
+            more, (text,) = Emitter(names).statements([nearest])
+            lines += [*more, f"{name} = {text}"]
+        lines.append(f"a{j} = 2.0 * start * end")
     return lines
 
 
@@ -217,6 +188,16 @@ def _interpolation(level: xr.DataArray, variables: tuple[sp.Symbol, ...]) -> tup
     return lines, np.concatenate([head, level.values.astype(float).ravel()])
 
 
+_REFILL = [
+    "lane_walker[l] = queue[0]",
+    "queue[0] += 1",
+    "lane_step[l] = 0",
+    "for i in range(N):",
+    "    lane[i * LANES + l] = starts[lane_walker[l], i]",
+    "for k in range(ATOMS):",
+    "    lane[(SIGNED + k) * LANES + l] = signed[lane_walker[l], k]",
+    "lane[TOP * LANES + l] = -math.inf",
+]
 _WATCH = [
     "top = lane[TOP * LANES + l]",
     "lane[TOP * LANES + l] = level if level > top else top",
@@ -240,15 +221,8 @@ def advance(
     deadline = max_step
     for l in range(LANES):
         if lane_walker[l] < 0 and queue[0] < queue[1]:
-            lane_walker[l] = queue[0]
-            queue[0] += 1
-            lane_step[l] = 0
-            for i in range(N):
-                lane[i * LANES + l] = starts[lane_walker[l], i]
-            for k in range(ATOMS):
-                lane[(SIGNED + k) * LANES + l] = signed[lane_walker[l], k]
+            {refill_first}
             lane[BOUND * LANES + l] = divergence
-            lane[TOP * LANES + l] = -math.inf
         if lane_walker[l] >= 0:
             running += 1
             deadline = min(deadline, max_step - lane_step[l])
@@ -271,7 +245,7 @@ def advance(
         # In two moves: a choice stored over the old value becomes a slow conditional store
         for i in range(N):
             for l in range(LANES):
-                lane[i * LANES + l] = lane[(NEW + i) * LANES + l]
+                lane[i * LANES + l] = lane[(NEXT + i) * LANES + l]
         for l in range(LANES):
             lane_step[l] += 1
         deadline -= 1
@@ -285,9 +259,9 @@ def advance(
             code = -1
             flag = lane[HIT * LANES + l]
             if flag < 2.0:
-                code = 2
+                code = DIVERGED
             elif flag == 3.0:
-                code = 1
+                code = ESCAPED
             else:
                 survive = 1.0
                 for j in range(PARTS):
@@ -300,14 +274,14 @@ def advance(
                         first_walker + np.uint64(walker),
                     )
                     if np.float64(word >> np.uint64(11)) * 1.1102230246251565e-16 >= survive:
-                        code = 1
+                        code = ESCAPED
                 if code < 0 and HAS_LEVEL:
                     if lane[LEVEL * LANES + l] >= upper:
-                        code = 3
+                        code = ABOVE
                     elif lane[LEVEL * LANES + l] <= lower:
-                        code = 4
+                        code = BELOW
                 if code < 0 and lane_step[l] >= max_step:
-                    code = 0
+                    code = CENSORED
             if code >= 0:
                 outcome[walker] = code
                 end_step[walker] = lane_step[l]
@@ -315,15 +289,7 @@ def advance(
                 for i in range(N):
                     final[walker, i] = lane[i * LANES + l]
                 if queue[0] < queue[1]:
-                    walker = queue[0]
-                    queue[0] += 1
-                    lane_walker[l] = walker
-                    lane_step[l] = 0
-                    for i in range(N):
-                        lane[i * LANES + l] = starts[walker, i]
-                    for k in range(ATOMS):
-                        lane[(SIGNED + k) * LANES + l] = signed[walker, k]
-                    lane[TOP * LANES + l] = -math.inf
+                    {refill}
                 else:
                     lane_walker[l] = -1
                     lane[BOUND * LANES + l] = 0.0

@@ -14,7 +14,7 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from fpsolve.ensemble.lanes import LANES, from_lanes
+from fpsolve.ensemble.lanes import LANES, Kernel, from_lanes
 from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
     State,
@@ -25,7 +25,7 @@ from fpsolve.ensemble.state import (
     variable_names,
     whole_steps,
 )
-from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel, escape_kernel
+from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, escape_kernel
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
@@ -250,7 +250,7 @@ def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray],
 
 
 def run_walkers(
-    kernel: EscapeKernel,
+    kernel: Kernel,
     signed: Callable[[np.ndarray], np.ndarray],
     starts: np.ndarray,
     *,

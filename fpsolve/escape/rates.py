@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from fpsolve.escape.kernel import DIVERGED, ESCAPED
 from fpsolve.results import dataset, quantity
 
 
@@ -74,8 +75,8 @@ def escape_rate(
     if runs is not None:
         if not {"outcome", "observed_time"} <= set(runs.variables):
             raise ValueError("runs must be a result of simulate_escape, with outcome and observed_time")
-        n = int((runs["outcome"] == 1).sum())
-        diverged = int((runs["outcome"] == 2).sum())
+        n = int((runs["outcome"] == ESCAPED).sum())
+        diverged = int((runs["outcome"] == DIVERGED).sum())
         observed = np.asarray(runs["observed_time"].values, dtype=float)
         source = str(runs.attrs.get("title", ""))
     else:

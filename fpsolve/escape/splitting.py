@@ -29,7 +29,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary, EscapeKernel
+from fpsolve.ensemble.lanes import Kernel
+from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary
 from fpsolve.escape.passages import Passages, passage_times, run_walkers
 from fpsolve.progress import bar
 
@@ -46,7 +47,7 @@ _RELAXATIONS, _SETTLING, _LOOPS = 10, 5, 10
 class Walk:
     """Runs batches of walkers, each with a number never used before, and counts their steps."""
 
-    kernel: EscapeKernel
+    kernel: Kernel
     signed: Callable[[np.ndarray], np.ndarray]
     boundary: Boundary
     key: tuple[int, int]
