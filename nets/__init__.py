@@ -37,7 +37,7 @@ active_temperature: the temperature T_i of minibatch noise along directions, at 
 measure_valley: sharp curvatures, mean loss and noise along a flat direction of a trained net.
 simulate_box_escape: first exits of many replicas of SGD from a box around their start.
 models: the module nets.models, the papers' networks and their initial weights.
-training: the room nets.training, SGD and everything that follows weights in time.
+training: the package nets.training, with SGD, recorded windows and saved runs.
 datasets: the module nets.data.datasets, data sets as tensors.
 principal_components: the module nets.measure.components, principal components of recorded weights.
 loss_widths: the module nets.measure.loss_widths, widths and profiles of the loss along directions.

@@ -22,7 +22,7 @@ from nets.training.batches import (
 )
 from nets.training.step import torch_threads
 
-#: Numbers of the positions kept between two looks at who has left.
+#: Numbers in the positions kept between two checks of which replicas have left.
 _BUFFER = 1 << 20
 #: Steps of an "epoch" where gradients are taken over all samples: the length of a stream of noise.
 _FULL_BATCH_EPOCH = 1024
@@ -103,7 +103,8 @@ def simulate_box_escape(
     positive = {
         "learning_rate": float(learning_rate), "half_width": float(half_width), "sharpness": float(sharpness)
     }  # fmt: skip
-    _check(dynamics, batch_size, replicas, max_steps, injected_noise, positive)
+    counts = {"replicas": replicas, "max_steps": max_steps}
+    _check(dynamics.samples, batch_size, counts, injected_noise, positive)
     seed = seed_text(rng)
     seeds = [seed_text(np.random.SeedSequence(int(seed, 16), spawn_key=(i,))) for i in range(replicas)]
     state = _Replicas(dynamics, seeds, sampling, batch_size)
@@ -279,22 +280,18 @@ def _dataset(state: _Replicas, learning_rate: float, attrs: dict[str, Attribute]
 
 
 def _check(
-    dynamics: Dynamics,
-    batch_size: int | None,
-    replicas: int,
-    max_steps: int,
-    injected_noise: float,
-    positive: dict[str, float],
+    samples: int, batch_size: int | None, counts: dict[str, int], noise: float, positive: dict[str, float]
 ) -> None:
+    """Refuse, by a ValueError, numbers that make no sense; ``noise`` is the injected one."""
     for name, value in positive.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name}={value:g} must be positive and finite")
-    if not (math.isfinite(injected_noise) and injected_noise >= 0):
-        raise ValueError(f"injected_noise={injected_noise:g} must be finite and not negative")
-    for name, count in (("replicas", replicas), ("max_steps", max_steps)):
+    if not (math.isfinite(noise) and noise >= 0):
+        raise ValueError(f"injected_noise={noise:g} must be finite and not negative")
+    for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name}={count} must be at least 1")
-    if batch_size is not None and not 1 <= batch_size <= dynamics.samples:
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and {dynamics.samples}, the samples")
-    if batch_size is None and not injected_noise and replicas > 1:
+    if batch_size is not None and not 1 <= batch_size <= samples:
+        raise ValueError(f"batch_size={batch_size} must lie between 1 and {samples}, the samples")
+    if batch_size is None and not noise and counts["replicas"] > 1:
         raise ValueError("without minibatches and injected noise all replicas are the same; use replicas=1")

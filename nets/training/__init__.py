@@ -16,7 +16,7 @@ exploration_start: the first epoch of the exploration phase of a Run.
 weights_along: the weights of several trainings after chosen epochs, as one Dataset.
 net_at: the net of one training after one of those epochs.
 save: write one Run or several to a safetensors file.
-load: the Runs in a file, which go on as if they had not been written.
+load: the Runs in such a file, which can be continued to the bit.
 Run: a trained net with its data, settings, history and state of the optimiser.
 Diverged: the error of a training whose numbers are no longer finite or whose gradient has vanished.
 """
