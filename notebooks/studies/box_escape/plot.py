@@ -31,8 +31,8 @@ LINES = {
 def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
     """Axes with mean steps to the exit along a scan, double logarithmic, and their predictions; no fits.
 
-    ``rates`` comes from :func:`notebooks.studies.box_escape.summary.dynamics_rates`, ``readings`` from
-    :func:`notebooks.studies.box_escape.summary.scan_readings`; ``points`` go to ``errorbar``.
+    ``rates`` comes from ``summary.dynamics_rates``, ``readings`` from ``summary.scan_readings``; ``points``
+    go to ``errorbar``.
     """
     ax = style.axes(ax)
     scan = str(readings.attrs["scan"])

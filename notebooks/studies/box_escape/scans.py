@@ -31,26 +31,24 @@ def escape_study(
     problem: str, start: str, training_seed: int, rng: np.random.SeedSequence, *, points: int = 8,
     replicas: int = 100, max_steps: int = 30_000, epochs: int = 300, samples: int = 0, decay: float = 1e-3,
     half_width: float = 0.05, langevin_batch: int = 50, scans: tuple[str, ...] = SCANS,
-) -> Mapping[str, tuple]:  # fmt: skip
+) -> Mapping[str, xr.Variable]:  # fmt: skip
     """First exits along every scan from one start, and predictions from C and H there; made for ``sweep``.
 
     The range of each scan follows from C at the start: the largest learning rate is that at which free
     diffusion in the noisiest coordinate takes about twenty steps to the wall, and each next one is 1.4
     times smaller; B goes from 1 to 16 at that rate; the injected D is doubled six times.
 
-    ``problem`` is a name for :func:`notebooks.studies.box_escape.starts.binary_data`, ``start`` a key of
-    ``STARTS``. "minimum" goes on from "pretrained" with the weight ``decay``. ``points``, ``replicas`` and
-    ``max_steps`` are of each scan; the quadratic basin takes half the replicas, injected noise a quarter.
-    ``samples`` training rows are kept, 0 keeps all. ``half_width`` is that of the box; "logistic" takes
-    0.1, as the paper. ``langevin_batch`` is B where noise is injected. ``scans`` are those to run, of
-    ``SCANS``.
+    ``problem`` is a name for ``starts.binary_data``, ``start`` a key of ``STARTS``. "minimum" goes on from
+    "pretrained" with the weight ``decay``. ``points``, ``replicas`` and ``max_steps`` are of each scan; the
+    quadratic basin takes half the replicas, injected noise a quarter. ``samples`` training rows are kept, 0
+    keeps all. ``half_width`` is that of the box; "logistic" takes 0.1, as the paper. ``langevin_batch`` is B
+    where noise is injected. ``scans`` are those to run, of ``SCANS``.
 
     Returned: ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point);
-    ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where
-    nothing was run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still
-    rises outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of
-    :mod:`nets.escape.predictions` (scan, point); and the numbers of
-    :func:`notebooks.studies.box_escape.starts.start_report`.
+    ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing
+    was run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still rises
+    outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`nets.escape.predictions` (scan,
+    point); and the numbers of ``starts.start_report``.
     """
     dynamics, r = study_start(
         problem, start, training_seed, epochs=epochs, samples=samples, decay=decay, half_width=half_width
@@ -65,8 +63,7 @@ def escape_study(
             dynamics, drift="quadratic", curvature=torch.from_numpy(report.H.values)
         )
     measured = _exits(kinds, settings, rng, scans=scans, half_width=r, replicas=replicas, max_steps=max_steps)
-    found = measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
-    return {name: (v.dims, v.to_numpy(), v.attrs) for name, v in found.items()}
+    return measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
 
 
 def _exits(
@@ -104,8 +101,9 @@ def _exits(
 def _is_run(scan: str, kind: str, point: int, injected: bool) -> bool:
     """Whether a kind of dynamics is run at a point of a scan.
 
-    Predictions beside injected noise are numbers. Shuffling is compared with the free walk only. The
-    quadratic basin, where a step costs P², is run at every other point.
+    Where noise is injected, predictions follow from C and H without a simulation: only the network is run.
+    Shuffled epochs are compared with the free walk only. The quadratic basin, where a step costs P², is run
+    at every other point.
     """
     if injected:
         return kind == "network"
@@ -248,8 +246,8 @@ def scan_settings(
     rates[:2] = top * 1.4**-j
     for i, wanted in enumerate(np.geomspace(1, 16, points)):
         batches[2, i] = max(round(wanted), batches[2, i - 1] + 1 if i else 1)
-    # Injected noise should outdo the minibatches': D ≫ η C_ii/2B, at a learning rate that takes some
-    # hundred steps to diffuse r, of which the luckiest parameter needs about a tenth.
+    # Injected noise should exceed that of the minibatches, D ≫ η C_ii/2B, at a learning rate with which one
+    # parameter diffuses r in thousands of steps. The first of all parameters needs about a tenth of them.
     rates[3:] = min(1e-3, top)
     batches[3:] = min(langevin_batch, dynamics.samples)
     middle = half_width**2 / (2 * rates[3, 0] * 4000)

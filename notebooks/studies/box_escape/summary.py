@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from fpsolve.escape.rates import escape_rate
-from fpsolve.results import quantity
+from fpsolve.results import dataset, quantity
 from fpsolve.statistics import Estimate
 from notebooks.studies.box_escape.laws import Scanned, fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS
@@ -28,10 +28,10 @@ def scan_rates(
 ) -> xr.Dataset:
     """Rates with exact intervals along one scan of one start, over ``point`` with coordinate ``x``.
 
-    ``study`` is one point of a sweep over :func:`notebooks.studies.box_escape.scans.escape_study`,
-    ``sweep.isel(…)``; ``dynamics`` is one of ``DYNAMICS``. The scan "sharpness" is the scan over the
-    learning rate read as L(√k θ): k = η/η_min at the learning rate η_min, the same steps in another unit of
-    time. A scan that does not exist, or in which nothing was run, is a ValueError.
+    ``study`` is one point of a sweep over ``scans.escape_study``, ``sweep.isel(…)``; ``dynamics`` is one of
+    ``DYNAMICS``. The scan "sharpness" is the scan over the learning rate read as L(√k θ): k = η/η_min at the
+    learning rate η_min, the same steps in another unit of time. A scan that does not exist, or in which
+    nothing was run, is a ValueError.
 
     ``rate``, ``low``, ``high`` are per unit of time η × steps; ``escapes``, ``replicas``; ``mean_steps`` and
     ``mean_steps_stderr``, ``variation``, ``variation_low``, ``variation_high``, NaN where some replicas were
@@ -49,14 +49,13 @@ def scan_rates(
         raise ValueError(f"no {dynamics} was run in the scan over {scan}")
     rows = [_rate(signed, e, confidence) for signed, e in zip(steps[ran], eta[ran], strict=True)]
     units = {"rate": "1/time", "low": "1/time", "high": "1/time", "total_time": "time"}
-    return xr.Dataset(
-        {
-            name: quantity([row[name] for row in rows], "point", name.replace("_", " "), units.get(name, "1"))
-            for name in rows[0]
-        },
-        {"x": quantity(x[ran], "point", _SCANNED[scan].replace("_", " "))},
-        {"title": f"escape rates, {dynamics}", "scan": scan, "confidence": float(confidence)},
-    )
+    columns = {
+        name: quantity([row[name] for row in rows], "point", name.replace("_", " "), units.get(name, "1"))
+        for name in rows[0]
+    }
+    coords = {"x": quantity(x[ran], "point", _SCANNED[scan].replace("_", " "))}
+    title = f"escape rates, {dynamics}"
+    return dataset(columns, title=title, coords=coords, scan=scan, confidence=float(confidence))
 
 
 def _rate(signed: np.ndarray, eta: float, confidence: float) -> dict[str, float]:
@@ -121,7 +120,7 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     known = np.isfinite(ratio)
     log, many = np.log(np.where(known, ratio, 1.0)), known.sum(1)
     off = np.sqrt(np.where(many > 0, (log**2 * known).sum(1) / np.maximum(many, 1), np.nan))
-    return xr.Dataset(
+    return dataset(
         {
             "predicted": quantity(predicted, plane, "predicted mean steps"),
             "ratio": quantity(ratio, plane, "measured over predicted mean steps"),
@@ -129,9 +128,9 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
             "off": quantity(off, "reading", "root mean square of ln ratio"),
             "points": quantity(many, "reading", "points used"),
         },
-        {"reading": list(READINGS), "x": ("point", x, rates.x.attrs)},
-        {"title": "readings of escape", "scan": scan},
-    )
+        title="readings of escape", scan=scan,
+        coords={"reading": list(READINGS), "x": ("point", x, rates.x.attrs)},
+    )  # fmt: skip
 
 
 def _slope_ratio(study: xr.Dataset, scan: Scan, slope: float) -> float:
@@ -167,10 +166,9 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
             continue
         for name, value in zip(_COMPARED, _laws_of(study, scan), strict=True):
             columns[name][place] = float(value)
-    return xr.Dataset(
-        {n: quantity(v, dims, n.replace("_", " ")) for n, v in columns.items()},
-        {d: studies[d] for d in dims},
-        {"title": "laws of escape over starts", "scan": scan},
+    numbers = {name: quantity(values, dims, name.replace("_", " ")) for name, values in columns.items()}
+    return dataset(
+        numbers, title="laws of escape over starts", coords={d: studies[d] for d in dims}, scan=scan
     )
 
 

@@ -33,13 +33,13 @@ CORRECTIONS = {
 def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     """Predictions of Var y_i with one correction after the other, down to the exact identity.
 
-    ``walked`` comes from :func:`notebooks.studies.closed_loop.walks.walk`, with minibatches drawn with
-    replacement, so that steps are independent; other sampling is a ValueError. Returned over ``correction``
-    and ``mode``: ``predicted``, cumulative in the order of :data:`CORRECTIONS`, except that "noise at y"
-    holds "minibatch Hessians" already, and that the last two take all from the copies: "D/λ of the net" is
-    D_i/(λ_i(1 − ηλ_i/2)), "force of the net" the identity. ``sgd``, SGD's variance over the second half of
-    the walk; what is measured at copies is of its end. ``stiffness`` (place, mode), Cov(p_i, g_i)/Var p_i,
-    and ``excess``, ρ at the copies' own weights.
+    ``walked`` comes from ``walks.walk``, with minibatches drawn with replacement, so that steps are
+    independent; other sampling is a ValueError. Returned over ``correction`` and ``mode``: ``predicted``,
+    cumulative in the order of :data:`CORRECTIONS`, except that "noise at y" holds "minibatch Hessians"
+    already, and that the last two take all from the copies: "D/λ of the net" is D_i/(λ_i(1 − ηλ_i/2)), "force
+    of the net" the identity. ``sgd``, SGD's variance over the second half of the walk; what is measured at
+    copies is of its end. ``stiffness`` (place, mode), Cov(p_i, g_i)/Var p_i, and ``excess``, ρ at the copies'
+    own weights.
     """
     if valley.run.recipe.sampling != "with_replacement":
         raise ValueError(

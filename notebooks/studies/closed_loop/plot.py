@@ -23,7 +23,7 @@ def valley_profile(
 ) -> Axes:
     """Axes with λ_i(x) or C_ii(x) of one net as measured, their fits, and where SGD ended.
 
-    ``found`` comes from :func:`notebooks.studies.closed_loop.loop.closed_loop`.
+    ``found`` comes from ``loop.closed_loop``.
     """
     ax = style.axes(ax)
     x = found["place_along"].to_numpy()
@@ -57,8 +57,7 @@ def _sgd_span(found: xr.Dataset, ax: Axes) -> None:
 def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: float = 0.95) -> Axes:
     """Axes with SGD's variance over its prediction, one correction after the other, a line for each mode.
 
-    ``found`` comes from :func:`notebooks.studies.closed_loop.loop.closed_loops`; intervals are over its
-    nets.
+    ``found`` comes from ``loop.closed_loops``; intervals are over its nets.
     """
     ax = style.axes(ax)
     ratio = (found["sgd"] / found["predicted"]).transpose("net", "correction", "mode")

@@ -29,8 +29,8 @@ _BOTH = ("error_first", "error_second")
 class Study:
     """Trainings that choose settings, ``pilots``, and trainings that are ``reported``.
 
-    Both are results of :func:`notebooks.studies.forgetting.continual.scan` with the same constraints and
-    tasks. Different constraints, or fewer than two reported trainings, are a ValueError.
+    Both are results of ``continual.scan`` with the same constraints and tasks. Different constraints, or
+    fewer than two reported trainings, are a ValueError.
     """
 
     pilots: xr.Dataset
@@ -188,8 +188,7 @@ def over_steps(study: Study, *, confidence: float = 0.95) -> xr.Dataset:
 def learning_curve(result: xr.Dataset, constraint: int, *, confidence: float = 0.95) -> xr.Dataset:
     """Both test errors over ``checkpoint`` with intervals over trainings (PNAS Fig. 4 A, C).
 
-    ``result`` comes from :func:`notebooks.studies.forgetting.continual.scan`; ``constraint`` is the position
-    of one.
+    ``result`` comes from ``continual.scan``; ``constraint`` is the position of one.
     """
     chosen = result[list(_BOTH)].isel(constraint=constraint)
     return over_trainings(chosen, confidence=confidence).assign_coords(step=result["step"])

@@ -106,11 +106,10 @@ def bound(
 ) -> xr.Dataset:  # fmt: skip
     """How far task 2 moves along the constrained directions of "LDC", against F (PNAS Fig. 4 D).
 
-    ``result`` comes from :func:`notebooks.studies.forgetting.continual.scan`; without "LDC" at this λ and
-    N_c it is a ValueError. Returned with intervals over trainings: ``inside``, the share of directions with
-    q_i ≤ 0.008 F_i; ``largest``, max q_i/F_i; ``slope`` of ln q_i over ln F_i by least squares (1 for a
-    bound ∝ F); ``free_largest`` and ``free_inside``, the same with no penalty. Directions with infinite F
-    are left out.
+    ``result`` comes from ``continual.scan``; without "LDC" at this λ and N_c it is a ValueError. Returned
+    with intervals over trainings: ``inside``, the share of directions with q_i ≤ 0.008 F_i; ``largest``, max
+    q_i/F_i; ``slope`` of ln q_i over ln F_i by least squares (1 for a bound ∝ F); ``free_largest`` and
+    ``free_inside``, the same with no penalty. Directions with infinite F are left out.
     """
     rows = np.flatnonzero(
         (result["penalty"] == "LDC") & (result["strength"] == strength) & (result["count"] == count)

@@ -42,9 +42,8 @@ def second_task(
     """Test errors of both tasks while the second is learned under each constraint, on the same minibatches.
 
     Each step is w ← w − α ∇L₂ on a minibatch and then the implicit step of the penalty
-    (:class:`notebooks.studies.forgetting.penalties.ImplicitStep`). All constraints go side by side;
-    ``first`` is not changed; ``rng`` is of the minibatches. No constraint, or one that asks for more
-    directions than there are, is a ValueError.
+    (``penalties.ImplicitStep``). All constraints go side by side; ``first`` is not changed; ``rng`` is of the
+    minibatches. No constraint, or one that asks for more directions than there are, is a ValueError.
 
     Returned: ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
     (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before`` of

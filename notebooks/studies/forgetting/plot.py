@@ -29,7 +29,7 @@ STYLES = {
 def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool = True) -> Axes:
     """Axes with both test errors over the steps of task 2, and intervals over trainings (PNAS Fig. 4 A, C).
 
-    ``curve`` comes from :func:`notebooks.studies.forgetting.choice.learning_curve`.
+    ``curve`` comes from ``choice.learning_curve``.
     """
     ax = style.axes(ax)
     texts = {"error_first": "task 1, $\\epsilon_1$", "error_second": "task 2, $\\epsilon_2$"}
@@ -68,8 +68,8 @@ def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None
 def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: float = 1e-3) -> Axes:
     """Axes with (ε₁, ε₂) of the fronts of several penalties, with intervals over trainings (PNAS Fig. 4 E).
 
-    ``results`` maps penalties to results of :func:`notebooks.studies.forgetting.choice.front`. Errors and
-    interval ends below ``floor`` are drawn there, since the axes are logarithmic.
+    ``results`` maps penalties to results of ``choice.front``. Errors and interval ends below ``floor`` are
+    drawn there, since the axes are logarithmic.
     """
     ax = style.axes(ax)
     for name, result in results.items():
@@ -89,7 +89,7 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
 def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes:
     """Axes with ε₁ + ε₂ over the number of constraints, each at its best λ (PNAS Fig. 4 F).
 
-    ``results`` maps penalties to results of :func:`notebooks.studies.forgetting.choice.over_counts`.
+    ``results`` maps penalties to results of ``choice.over_counts``.
     """
     ax = style.axes(ax)
     for name, result in results.items():
@@ -123,8 +123,8 @@ def at_their_best(
 ) -> Axes:  # fmt: skip
     """Axes with ε₁ + ε₂ of every penalty at its best, with intervals over trainings.
 
-    ``summary`` comes from :func:`notebooks.studies.forgetting.choice.summary`. ``each`` maps penalties to
-    ε₁ + ε₂ of single trainings, drawn as small dots. Ends of intervals below ``floor`` are drawn there.
+    ``summary`` comes from ``choice.summary``. ``each`` maps penalties to ε₁ + ε₂ of single trainings, drawn
+    as small dots. Ends of intervals below ``floor`` are drawn there.
     """
     ax = style.axes(ax)
     names = summary["penalty"].to_numpy().astype(str)

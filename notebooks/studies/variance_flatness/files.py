@@ -22,9 +22,9 @@ def load_experiments(path: str | Path) -> list[Config]:
 def parse_experiments(text: str) -> list[Config]:
     """One experiment of TOML text, or one for each table of its array ``[[variants]]``.
 
-    The keys are the fields of :class:`~notebooks.studies.variance_flatness.experiment.Config`, all optional.
-    A variant has fields of its own in place of the file's; it needs a ``name``. A ValueError in one line says
-    what is wrong: invalid TOML, an unknown key (with the nearest known one), a value that makes no sense.
+    The keys are the fields of ``experiment.Config``, all optional. A variant has fields of its own in place
+    of the file's; it needs a ``name``. A ValueError in one line says what is wrong: invalid TOML, an unknown
+    key (with the nearest known one), a value that makes no sense.
     """
     table = parse(text, (*DEFAULTS, "variants"))
     variants = table.pop("variants", None)

@@ -121,8 +121,8 @@ def experiments(
 ) -> Axes:  # fmt: skip
     """Axes with one exponent of every experiment, its intervals, and the paper's range.
 
-    ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
-    are left out. ``quantity`` is a name such as "psi".
+    ``table`` is from ``tables.table``; experiments that were not run are left out. ``quantity`` is a name
+    such as "psi".
     """
     ax = axes(ax)
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
@@ -152,9 +152,9 @@ def against_setting(
 ) -> Axes:  # fmt: skip
     """Axes with an exponent against learning rate or batch size, for groups of experiments (PNAS Fig. 2D).
 
-    ``table`` is from :func:`notebooks.studies.variance_flatness.tables.table`; experiments that were not run
-    are left out. ``setting`` is "learning_rate" or "batch_size". ``groups`` maps labels to experiments, such
-    as those at equal epochs and those at equal loss.
+    ``table`` is from ``tables.table``; experiments that were not run are left out. ``setting`` is
+    "learning_rate" or "batch_size". ``groups`` maps labels to experiments, such as those at equal epochs and
+    those at equal loss.
     """
     ax = axes(ax)
     for g, (label, names) in enumerate(groups.items()):
@@ -181,7 +181,7 @@ def against_setting(
 def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with F by rank for nets of several widths, the geometric mean over seeds (PNAS Fig. 6A).
 
-    ``result`` is from :func:`notebooks.studies.variance_flatness.dimension.against_width`.
+    ``result`` is from ``dimension.against_width``.
     """
     ax = axes(ax)
     rank = np.arange(1, result.sizes["rank"] + 1)
@@ -197,7 +197,7 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with effective dimensions against the number of weights, with intervals over seeds (PNAS Fig. 6B).
 
-    ``result`` is from :func:`notebooks.studies.variance_flatness.dimension.against_width`.
+    ``result`` is from ``dimension.against_width``.
     """
     ax = axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
