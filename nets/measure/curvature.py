@@ -277,10 +277,10 @@ def spectral_density(
         grid, density = estimate(_Operator(subject), nodes_taken, points, repeats, boundaries=ends)
     attrs = subject.attributes("spectral density of the Hessian", scale=scale, nodes=nodes, repeats=repeats)
     return xr.DataArray(
-        quantity(numpy(density.double()), "eigenvalue", name, **attrs),
+        quantity(numpy(density.double()), "eigenvalue", name),
         coords={"eigenvalue": quantity(numpy(grid.double()), "eigenvalue", "eigenvalue")},
         name="spectral_density",
-    )
+    ).assign_attrs(attrs)
 
 
 class _Operator:
@@ -309,5 +309,5 @@ def _ends(subject: Subject, scale: str, rng: Rng) -> tuple[float, float]:
 
 def _matrix(subject: Subject, values: np.ndarray, name: str, **more: object) -> xr.DataArray:
     """A matrix over pairs of weights, labelled."""
-    attrs = subject.attributes(name, **more)
-    return xr.DataArray(quantity(values, ("weight", "weight_2"), name, **attrs), name=name.replace(" ", "_"))
+    matrix = xr.DataArray(quantity(values, ("weight", "weight_2"), name), name=name.replace(" ", "_"))
+    return matrix.assign_attrs(subject.attributes(name, **more))

@@ -21,6 +21,7 @@ import scipy.sparse.linalg as sparse_linalg
 import sympy as sp
 import torch
 import xarray as xr
+from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike
 from torch.nn.utils import parameters_to_vector
 
@@ -83,40 +84,43 @@ class MeasuredValley:
     @cached_property
     def curvature(self) -> np.ndarray:
         """Coefficients of λ_i as polynomials in x/scale, lowest first, shape (n, degree + 1)."""
-        return self._fit(self.profile["curvature"].to_numpy())
+        return self._fit(self.profile["curvature"])
 
     @cached_property
     def floor(self) -> np.ndarray:
         """The same for the floor along e_i."""
-        return self._fit(self.profile["floor"].to_numpy())
+        return self._fit(self.profile["floor"])
 
     @cached_property
     def potential(self) -> np.ndarray:
         """The same for V(x), the loss on the floor; one degree more, shape (degree + 2,)."""
-        lam = self.profile["curvature"].to_numpy()
-        ground = self.profile["loss"].to_numpy() - 0.5 * (self.profile["floor"].to_numpy() ** 2 * lam).sum(1)
-        return self._fit(ground, more=1)
+        p = self.profile
+        return self._fit(p["loss"] - 0.5 * (p["floor"] ** 2 * p["curvature"]).sum("mode"), more=1)
 
     @cached_property
     def log_noise(self) -> np.ndarray:
         """The same for ln C_ii(x), in the order of ``directions``, shape (n + 1, degree + 1)."""
-        return self._fit(np.log(np.diagonal(self.profile["covariance"].to_numpy(), axis1=1, axis2=2)))
+        return self._fit(np.log(_diagonal(self.profile["covariance"].to_numpy())))
 
-    def _fit(self, values: np.ndarray, more: int = 0) -> np.ndarray:
+    def _fit(self, values: ArrayLike, more: int = 0) -> np.ndarray:
         z = self.profile["x"].to_numpy() / self.scale
-        return np.polynomial.polynomial.polyfit(z, values, int(self.profile.attrs["degree"]) + more).T
+        return polynomial.polyfit(z, np.asarray(values), int(self.profile.attrs["degree"]) + more).T
+
+    def _values(self, coefficients: np.ndarray, x: ArrayLike) -> np.ndarray:
+        """The polynomials (n, degree + 1) at x, shape (..., n)."""
+        return np.moveaxis(polynomial.polyval(np.asarray(x, float) / self.scale, coefficients.T), 0, -1)
 
     def curvatures(self, x: ArrayLike) -> np.ndarray:
         """λ_i(x) of the fit, shape (..., n)."""
-        return _values(self.curvature, np.asarray(x, float) / self.scale)
+        return self._values(self.curvature, x)
 
     def floors(self, x: ArrayLike) -> np.ndarray:
         """Where the floor lies along e_i, shape (..., n)."""
-        return _values(self.floor, np.asarray(x, float) / self.scale)
+        return self._values(self.floor, x)
 
     def noise(self, x: ArrayLike) -> np.ndarray:
         """C_ii(x) of the fit, in the order of ``directions``, shape (..., n + 1)."""
-        return np.exp(_values(self.log_noise, np.asarray(x, float) / self.scale))
+        return np.exp(self._values(self.log_noise, x))
 
     def log_weighted_flatness(self, x: ArrayLike) -> np.ndarray:
         """ln F̂ = −½ Σ γ_i ln λ_i(x), γ_i = λ_i(0)²/Σλ² (PRL 16), shape (...)."""
@@ -136,15 +140,14 @@ class MeasuredValley:
     def landscape(self) -> theory.Landscape:
         """L(x, y) = V(x) + ½ Σ λ_i(x) y_i² as :class:`theory.Landscape`, variables x, y1 … yn."""
         x, *y = sp.symbols(" ".join(["x"] + [f"y{i + 1}" for i in range(self.n_sharp)]), real=True)
-        z = x / self.scale
-
-        def polynomial(row: np.ndarray) -> sp.Expr:
-            return sum((float(c) * z**k for k, c in enumerate(row)), sp.Integer(0))
-
-        loss = polynomial(self.potential)
+        loss = self._symbols(self.potential, x)
         for row, yi in zip(self.curvature, y, strict=True):
-            loss += polynomial(row) * yi**2 / 2
+            loss += self._symbols(row, x) * yi**2 / 2
         return theory.Landscape(loss, (x, *y), fast=tuple(y), name="valley measured from a net")
+
+    def _symbols(self, row: np.ndarray, x: sp.Symbol) -> sp.Expr:
+        """One fitted polynomial in symbols."""
+        return sum((float(c) * (x / self.scale) ** k for k, c in enumerate(row)), sp.Integer(0))
 
     def langevin(self, *, noise: Literal["measured", "random_shift"] = "measured") -> theory.Langevin:
         """dθ = −∇L dt + √(2D) dW with the measured noise.
@@ -152,34 +155,28 @@ class MeasuredValley:
         "measured": D = ηC/2 with C of x = 0. "random_shift": D = ησH² with σ fitted (:attr:`shift_strength`),
         also for the flat direction. Another reading is a ValueError.
         """
-        rate = self.learning_rate
-        if noise == "measured":
-            n = self.n_sharp
-            order = [n, *range(n)]
-            C = self.covariance[np.ix_(order, order)]
-            return theory.Langevin(self.landscape(), theory.measured((C + C.T) / 2, learning_rate=rate))
+        rate, n = self.learning_rate, self.n_sharp
         if noise == "random_shift":
             shift = theory.random_shift(learning_rate=rate, sigma=self.shift_strength)
             return theory.Langevin(self.landscape(), shift)
-        raise ValueError(f"noise={noise!r} must be 'measured' or 'random_shift'")
+        if noise != "measured":
+            raise ValueError(f"noise={noise!r} must be 'measured' or 'random_shift'")
+        order = [n, *range(n)]
+        C = self.covariance[np.ix_(order, order)]
+        return theory.Langevin(self.landscape(), theory.measured((C + C.T) / 2, learning_rate=rate))
 
-    def local_diffusion(self) -> theory.Diffusion:
-        """The same drift with D_ii(x) = ηC_ii(x)/2 as measured along x, and no D_ij.
+    def process(self, *, noise: Reading) -> theory.Langevin | theory.Diffusion:
+        """:meth:`langevin`; or for "local" its drift with D_ii(x) = ηC_ii(x)/2 measured along x, and no D_ij.
 
         The noise of a net that still learns fades along x; :meth:`langevin` keeps that of x = 0.
         """
+        if noise != "local":
+            return self.langevin(noise=noise)
         system = self.langevin()
-        z = system.variables[0] / self.scale
-        logs = [sum((float(c) * z**k for k, c in enumerate(row)), sp.Integer(0)) for row in self.log_noise]
-        rate = self.learning_rate
-        D = [rate / 2 * sp.exp(power) for power in (logs[-1], *logs[:-1])]
-        return theory.Diffusion(
-            system.drift, sp.diag(*D), system.variables, name="valley measured from a net"
-        )
-
-    def process(self, *, noise: Reading) -> theory.Langevin | theory.Diffusion:
-        """:meth:`langevin` or, for "local", :meth:`local_diffusion`."""
-        return self.local_diffusion() if noise == "local" else self.langevin(noise=noise)
+        x = system.variables[0]
+        *sharp, flat = [self.learning_rate / 2 * sp.exp(self._symbols(row, x)) for row in self.log_noise]
+        D = sp.diag(flat, *sharp)
+        return theory.Diffusion(system.drift, D, system.variables, name="valley measured from a net")
 
     def diffusion(self, x: ArrayLike = 0.0, *, noise: Reading) -> np.ndarray:
         """D_ii(x) along the sharp directions, shape (..., n)."""
@@ -216,9 +213,9 @@ def measure_valley(
         Of plain SGD, with or without replacement; C is that of its own sampling.
     n_sharp : int
         Top eigendirections of the Hessian of all weights.
-    epochs, pilots : int
-        Pilot trainings from w₀; their mean displacement sets the range of x. Their seeds are of kind
-        0 in :func:`walk_seed`, those of walks of kind 1.
+    epochs, pilots, rng : int
+        Pilot trainings from w₀; their mean displacement sets the range of x. Their seeds, from ``rng``, are
+        of kind 0 in :func:`walk_seed`, those of walks of kind 1.
     points : int
         Values of x; 0 is one of them.
     degree : int
@@ -228,13 +225,13 @@ def measure_valley(
         Along the first V(x) is measured where SGD will pass, along the second it is not.
     tolerance : float
         Of the eigenvectors, relative to each eigenvalue; what is left shows in ``rotation``.
-    rng : int
     samples : int, optional
         Rows of the training data for V, Hessians and noise; default all. With fewer, V(x) is the loss of
         those rows and not the one that SGD descends, which the predicted drift inherits.
     store : path, optional
         ``….nc``: kept there, and read from there if it is there already.
     progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -269,7 +266,7 @@ def measure_valley(
         raise ValueError(
             f"a curvature falls to {lam.min():.2g} over the range: ask for fewer than {n_sharp} directions"
         )
-    x, C = profile["x"].to_numpy(), np.diagonal(profile["covariance"].to_numpy(), axis1=1, axis2=2)
+    x, C = profile["x"].to_numpy(), _diagonal(profile["covariance"].to_numpy())
     profile.attrs["curvature_fit_error"] = float(np.abs(valley.curvatures(x) / lam - 1).max())
     profile.attrs["noise_fit_error"] = float(np.abs(valley.noise(x) / C - 1).max())
     return valley
@@ -280,7 +277,7 @@ def _directions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The orthonormal e_1 … e_n, u as columns (N, n + 1), and the pilots' mean displacement (N,)."""
     rng, w0 = asked["rng"], weights_at(run)
-    E = _sharp_directions(run, asked, rng=rng)
+    E = _sharp_directions(run, asked)
     inside = at_weights(run, w0, inputs, labels, E).hessian
     E = E @ np.linalg.eigh(inside)[1][:, ::-1]
     later = from_here(run, asked["epochs"], [walk_seed(rng, 0, i) for i in range(asked["pilots"])])
@@ -315,7 +312,7 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
     H = np.array([a.hessian for a in there])
     g = np.array([a.gradient for a in there])
     block = H[:, :n, :n]
-    lam = np.diagonal(block, axis1=1, axis2=2)
+    lam = _diagonal(block)
     off = np.linalg.norm(block * (1 - np.eye(n)), axis=(1, 2)) / np.linalg.norm(lam, axis=1)
     both, three = ("direction", "direction_2"), ("mode", "mode_2", "mode_3")
     C = np.array([a.covariance for a in there]) * factor
@@ -341,7 +338,7 @@ def _profile(run: Run, asked: dict, progress: bool) -> xr.Dataset:
     )  # fmt: skip
 
 
-def _sharp_directions(run: Run, asked: dict, *, rng: int) -> np.ndarray:
+def _sharp_directions(run: Run, asked: dict) -> np.ndarray:
     """Top eigenvectors of the Hessian, in the precision of training, orthonormal in float64, (weights, n).
 
     Of many rows a part comes first, whose eigenvectors are where the iteration with all rows begins: five
@@ -349,12 +346,12 @@ def _sharp_directions(run: Run, asked: dict, *, rng: int) -> np.ndarray:
     """
     whole = as_subject(run).rows(slice(asked["samples"]))
     part = slice(None, None, max(1, whole.samples // ROWS_FIRST))
-    tolerance = asked["tolerance"]
-    first = top_eigenpairs(whole.rows(part), count=asked["n_sharp"], tolerance=tolerance, rng=rng)
+    options = {"count": asked["n_sharp"], "tolerance": asked["tolerance"], "rng": asked["rng"]}
+    first = top_eigenpairs(whole.rows(part), **options)
     E = first["eigenvector"].to_numpy()
     if part.step > 1:
         H = hessian_operator(whole)
-        limit = tolerance * float(first["eigenvalue"][-1])
+        limit = asked["tolerance"] * float(first["eigenvalue"][-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it does not reach shows in ``rotation`` and ``residual``
             E = sparse_linalg.lobpcg(H, E, largest=True, tol=limit, maxiter=ITERATIONS)[1]
@@ -372,11 +369,8 @@ def at_weights(
 
 def noise_factor(run: Run) -> float:
     """Variance of a minibatch mean over that of one sample, for the run's own sampling."""
-    return batch_factor(
-        run.data.samples,
-        batch_size=run.batch_size,
-        replacement=run.recipe.sampling == "with_replacement",
-    )
+    replacement = run.recipe.sampling == "with_replacement"
+    return batch_factor(run.data.samples, batch_size=run.batch_size, replacement=replacement)
 
 
 def weights_at(run: Run) -> np.ndarray:
@@ -405,8 +399,9 @@ def _identity(run: Run) -> dict[str, str]:
     return {"weights": net_digest(run.net), "data": run.data.digest, "settings": settings}
 
 
-def _values(coefficients: np.ndarray, z: ArrayLike) -> np.ndarray:
-    return np.moveaxis(np.polynomial.polynomial.polyval(np.asarray(z, float), coefficients.T), 0, -1)
+def _diagonal(matrices: np.ndarray) -> np.ndarray:
+    """Diagonals of matrices (points, n, n), shape (points, n)."""
+    return np.diagonal(matrices, axis1=1, axis2=2)
 
 
 def log_weighted_flatness(lam: np.ndarray, origin: np.ndarray) -> np.ndarray:
