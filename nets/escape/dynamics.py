@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -34,34 +34,13 @@ _BLOCK = 1 << 21
 Stepper: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[int, bool]]
 
 
-class Dynamics(Protocol):
-    """Gradients at R places for R minibatches."""
-
-    @property
-    def start(self) -> torch.Tensor:
-        """All parameters at the start, float64, shape (P,)."""
-
-    @property
-    def samples(self) -> int:
-        """Rows of data."""
-
-    @property
-    def attributes(self) -> dict[str, Attribute]:
-        """The net, the data and the drift, for ``attrs`` of a result."""
-
-    def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """Minibatch gradients (R, P) at positions (R, P) for rows (R, B); None takes all samples."""
-
-    def stepper(self, r: float, rate: float) -> Stepper:
-        """Compiled steps of one replica at the learning rate ``rate`` in the box ``r``."""
-
-
 @dataclass(frozen=True, eq=False)
 class NetDynamics:
     """Gradients of a net's cross-entropy, all replicas in one batch of matrix products.
 
     ``shapes`` are those of the parameters, in order; ``start`` (P,), ``inputs`` (M, …) and ``targets``, the
     labels as rows of 0 and 1, are float64; ``weight_decay`` is the λ of the ½ λ |w|² in the loss.
+    ``attributes`` name net, data and drift in the ``attrs`` of a result.
     """
 
     net: nn.Sequential
@@ -79,7 +58,7 @@ class NetDynamics:
         return len(self.targets)
 
     def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """See :class:`Dynamics`."""
+        """Minibatch gradients (R, P) at positions (R, P) for rows (R, B); None takes all samples."""
         decay = self.weight_decay * positions
         if rows is not None:
             return self._gradients(positions, self.inputs[rows], self.targets[rows]) + decay
@@ -119,7 +98,7 @@ class NetDynamics:
         return torch.from_numpy(H).to(self.start) + self.weight_decay * torch.eye(len(H)).to(self.start)
 
     def stepper(self, r: float, rate: float) -> Stepper:
-        """See :class:`Dynamics`."""
+        """Compiled steps of one replica at the learning rate ``rate`` in the box ``r``."""
         weights = [s for s in self.shapes if len(s) == 2]
         sizes = np.array([weights[0][1], *(s[0] for s in weights)])
         inputs = np.ascontiguousarray(self.inputs.flatten(1).cpu().numpy())
@@ -173,15 +152,18 @@ class LocalDynamics:
         return len(self.noise)
 
     def gradients(self, positions: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """See :class:`Dynamics`."""
+        """As :meth:`NetDynamics.gradients`."""
         drift = self.mean if self.hessian is None else self.mean + (positions - self.start) @ self.hessian
         return drift.expand_as(positions) if rows is None else self.noise[rows].mean(1) + drift
 
     def stepper(self, r: float, rate: float) -> Stepper:
-        """See :class:`Dynamics`."""
+        """As :meth:`NetDynamics.stepper`."""
         start, mean, frozen = (t.cpu().numpy() for t in (self.start, self.mean, self.noise))
         hessian = np.empty((0, 0)) if self.hessian is None else np.ascontiguousarray(self.hessian.cpu())
         return partial(local_steps, start, r, rate, frozen, mean, hessian, np.empty_like(start))
+
+
+Dynamics: TypeAlias = NetDynamics | LocalDynamics
 
 
 def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -> NetDynamics:
