@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from fpsolve.sweeps.store import digest
 from fpsolve.symbols.counter_rng import Rng
 from nets.data.files import PUBLIC, SPLIT_SEED, file_digest, read_npz
 

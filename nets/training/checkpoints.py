@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nets.data.datasets import Data
-from nets.layers import description, with_parameters
+from nets.layers import architecture, description, with_parameters
 from nets.training.recipe import Recipe
 from nets.training.run import Run
 
