@@ -16,7 +16,7 @@ from fpsolve.symbols.counter_rng import Seed, random_key
 from nets.measure import curvature
 from nets.measure.components import recorded
 from nets.measure.loss_widths import layer_subject, starting_loss
-from nets.measure.subject import Subject
+from nets.measure.subject import Subject, check_whole
 from nets.training.run import Run, run_attributes
 
 
@@ -61,10 +61,7 @@ def hessian_basis(
     subject = measured if isinstance(measured, Subject) else layer_subject(measured, int(layer or 0))
     subject = subject.to(torch.float64)
     starting_loss(subject)
-    if not 1 <= count < subject.size:
-        raise ValueError(
-            f"count={count} must lie between 1 and {subject.size - 1}, below the number of weights"
-        )
+    check_whole("count", count, subject.size - 1, "one less than the weights")
     kept = _heaviest(subject, share if subject.labelled else 1.0)
     found = curvature.top_eigenpairs(
         subject.rows(kept), count=count, rng=np.random.default_rng(random_key(rng))

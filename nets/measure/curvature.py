@@ -21,7 +21,7 @@ from fpsolve.results import quantity
 from fpsolve.symbols.counter_rng import Rng
 from nets.measure.fast import MEMORY
 from nets.measure.moments import check_dense, gradient_moments, logit_moment
-from nets.measure.subject import Subject, as_subject, numpy
+from nets.measure.subject import Subject, as_subject, check_whole, numpy
 from nets.training.run import Run
 
 Method = Literal["auto", "products", "gauss-newton"]
@@ -62,6 +62,7 @@ def hessian(
     """
     if method not in ("auto", "products", "gauss-newton"):
         raise ValueError(f"method={method!r} must be 'auto', 'products' or 'gauss-newton'")
+    check_whole("columns", columns)
     subject = as_subject(measured, layer=layer)
     check_dense(subject)
     if method != "products" and subject.piecewise_linear:
@@ -173,10 +174,7 @@ def top_eigenpairs(
         If ARPACK gives up.
     """
     subject = as_subject(measured, layer=layer)
-    if not 1 <= count < subject.size:
-        raise ValueError(
-            f"count={count} must lie between 1 and {subject.size - 1}, one less than the weights"
-        )
+    check_whole("count", count, subject.size - 1, "one less than the weights")
     H = hessian_operator(subject)
     done = 0
 
@@ -255,7 +253,7 @@ def spectral_density(
     Raises
     ------
     ValueError
-        If ``scale`` is unknown.
+        If ``scale`` is unknown, or nodes, repeats or points are too few or no whole numbers.
 
     References
     ----------
@@ -263,6 +261,8 @@ def spectral_density(
     """
     if scale not in ("linear", "log"):
         raise ValueError(f"scale={scale!r} must be 'linear' or 'log'")
+    for name, value, least in (("nodes", nodes, 2), ("repeats", repeats, 1), ("points", points, 2)):
+        check_whole(name, value, least=least)
     import curvlinops
 
     estimate, name = {

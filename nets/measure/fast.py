@@ -76,7 +76,7 @@ class Tail:
     @property
     def piecewise_linear(self) -> bool:
         """Whether logits are piecewise linear in these weights: one layer, ReLU and pooling after it."""
-        return self.one_layer and all(isinstance(m, PIECEWISE_LINEAR) for m in self.net)
+        return self.one_layer and all(type(m) in PIECEWISE_LINEAR for m in self.net)
 
     def gradients(self, *, memory: int = MEMORY) -> Iterator[torch.Tensor]:
         """Gradients of single samples in blocks of shape (m, N) that take about ``memory`` bytes each."""
@@ -225,10 +225,12 @@ class Tail:
 def flat(net: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether the fast forms know a model: a Sequential of Linear, Conv2d and modules without weights.
 
-    Every layer comes once, none works in place, and convolutions have ``groups=1`` and zeros as padding.
+    Every layer comes once, none works in place, none is a subclass of torch's own or has hooks, and
+    convolutions have ``groups=1`` and zeros as padding.
     """
     return (
-        isinstance(net, nn.Sequential)
+        type(net) is nn.Sequential
+        and not any(_altered(module) for module in net.modules())
         and [name for name, _ in net.named_children()] == [str(place) for place in range(len(net))]
         and len({id(p) for m in net for p in m.parameters()}) == sum(len(list(m.parameters())) for m in net)
         and all(_known(module) for module in net)
@@ -237,10 +239,18 @@ def flat(net: nn.Module) -> TypeGuard[nn.Sequential]:
 
 def _known(module: nn.Module) -> bool:
     """Whether a module of a flat net is one the fast forms know."""
+    if isinstance(module, PIECEWISE_LINEAR) and type(module) not in PIECEWISE_LINEAR:
+        return False
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     bare = not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
     return isinstance(module, nn.Linear) or (bare and not getattr(module, "inplace", False))
+
+
+def _altered(module: nn.Module) -> bool:
+    """Whether hooks or a ``forward`` of its own change what a module of its type does."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(vars(module)[name] for name in hooks)
 
 
 def _places(

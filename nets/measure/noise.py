@@ -14,7 +14,7 @@ from fpsolve.results import quantity
 from fpsolve.symbols.counter_rng import Rng
 from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments
-from nets.measure.subject import Subject, as_subject, numpy
+from nets.measure.subject import Subject, as_subject, check_whole, numpy
 from nets.training.run import Run
 
 
@@ -123,8 +123,7 @@ def batch_factor(samples: int, *, batch_size: int, replacement: bool = True) -> 
 
     1/B with replacement; (M − B)/((M − 1)B) without, where B > M is a ValueError, as B < 1 is in both.
     """
-    if batch_size < 1 or (not replacement and batch_size > samples):
-        raise ValueError(f"batch_size={batch_size} must lie between 1 and the {samples} samples")
+    check_whole("batch_size", batch_size, np.inf if replacement else samples, "the samples")
     if replacement or samples == 1:
         return 1.0 / batch_size if replacement else 0.0
     return (samples - batch_size) / ((samples - 1) * batch_size)

@@ -21,7 +21,7 @@ from fpsolve.results import quantity
 from nets.measure.curvature import hessian, leading_eigenpairs
 from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments, logit_moment
-from nets.measure.subject import Subject, as_subject
+from nets.measure.subject import Subject, as_subject, check_whole
 from nets.training.run import Run
 
 #: Eigenvalues of H below this share of the largest are left out of log-log slopes: they are rounding.
@@ -59,8 +59,7 @@ def alignment(matrix: np.ndarray, hessian: np.ndarray, *, top: int = 10, floor: 
 
 def _alignments(matrices: Iterable[np.ndarray], H: np.ndarray, top: int, floor: float) -> list[xr.Dataset]:
     """:func:`alignment` of several matrices with one Hessian, which is diagonalised once."""
-    if not 1 <= top <= len(H):
-        raise ValueError(f"top={top} must lie between 1 and {len(H)}")
+    check_whole("top", top, len(H), "their size")
     values, U = np.linalg.eigh(H)
     return [_alignment(A, H, values[::-1], U[:, ::-1], top, floor) for A in matrices]
 
@@ -124,9 +123,10 @@ def noise_alignment(
     Raises
     ------
     ValueError
-        If there are too many weights for dense matrices.
+        If there are too many weights for dense matrices, or ``top`` is out of range.
     """
     subject = as_subject(measured, layer=layer)
+    check_whole("top", top, subject.size, "the weights")
     H = hessian(subject, memory=memory)
     second, mean = gradient_moments(subject, memory=memory)
     matrices = {"noise": second - np.outer(mean, mean)}

@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from typing import Any, TypeAlias, cast
@@ -25,6 +27,7 @@ from torch.nn import functional
 from fpsolve.results import provenance
 from nets.layers import checked_layer, description, weight_layers
 from nets.measure.fast import MEMORY, Reduction, Tail, flat
+from nets.training.recipe import is_whole
 from nets.training.run import Run
 
 Loss: TypeAlias = Callable[..., Tensor]
@@ -33,6 +36,12 @@ Values: TypeAlias = Tensor | np.ndarray
 SAMPLES = 10_000
 #: Numbers in the largest intermediate result of losses at many weight vectors.
 NUMBERS = 1 << 22
+#: Samples, spread over the data, on which a model and its loss are tried; and how many of them one by one.
+TRIED, ALONE = 64, 8
+NO_MEAN = (
+    "the loss of several samples is not the mean of their losses (class weights, ignored labels or "
+    "reduction='sum'?): measurements need a mean over samples"
+)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -51,16 +60,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 class Subject:
     """L(w) = (1/M) Σ_s loss(model(x_s), y_s), w the weights chosen; the others stay as they are.
 
-    The model is copied and put in evaluation mode: no dropout, and batch norms with their running statistics.
-    The model given is never changed, and later changes of it are not followed. Weights form one vector of N
+    Model and data are copied: neither is changed, and later changes of them are not followed. The copy is in
+    evaluation mode: no dropout, and batch norms with their running statistics. Weights form one vector of N
     numbers, in the order of ``model.named_parameters()``, each row by row.
 
     Parameters
     ----------
     model : nn.Module
         Any; its first dimension is that of samples, which do not influence each other.
-    inputs, targets : Tensor, shapes (M, …)
-        Floating-point inputs are cast to the precision of the model, block by block.
+    inputs, targets : Tensor or array, shapes (M, …)
+        Floating-point inputs are cast to the precision of the model, floating-point targets to that of its
+        outputs, block by block; targets that are whole numbers become int64.
     loss : callable
         Of (outputs, targets): one number per sample; or, as torch's losses, a function with the argument
         ``reduction`` or a module. Where "none" leaves several numbers per sample, their mean counts.
@@ -72,7 +82,9 @@ class Subject:
     Raises
     ------
     ValueError
-        If inputs and targets do not match, a pattern fits no weights, or the loss is not a mean over samples.
+        If inputs and targets do not match, a pattern fits no weights, the loss is not a mean over samples, or
+        the model is random, changes its inputs or mixes samples (as seen on 64 of them); if the weights are
+        an embedding's with ``padding_idx``, ``max_norm`` or ``scale_grad_by_freq``.
     """
 
     model: nn.Module
@@ -83,39 +95,122 @@ class Subject:
     fast: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets) or not len(self.targets):
+        if not (isinstance(self.model, nn.Module) and callable(self.loss)):
+            found = f"{_kind(self.model)} and {_kind(self.loss)}"
+            raise ValueError(f"a Subject has a torch module and a loss to call, not {found}")
+        inputs, targets = _copied(self.inputs, "inputs"), _copied(self.targets, "targets")
+        if inputs.ndim == 0 or targets.shape[:1] != inputs.shape[:1] or not len(targets):
             raise ValueError(
-                f"inputs {tuple(self.inputs.shape)} and labels {tuple(self.targets.shape)} "
-                "must be M each, M > 0"
+                f"inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)} must be M each, M > 0"
             )
-        set_once = partial(object.__setattr__, self)
-        set_once("model", copy.deepcopy(self.model).eval().requires_grad_(False))
-        every = [name for name, _ in self.model.named_parameters()]
-        asked = [self.weights] if isinstance(self.weights, str) else list(self.weights)
-        asked = ["*"] if asked == ["all"] else asked
-        for pattern in asked or ["(nothing)"]:
-            if not any(fnmatchcase(name, pattern) for name in every):
-                raise ValueError(f"weights={pattern!r} fits none of the model's: {', '.join(every)}")
-        set_once("weights", tuple(n for n in every if any(fnmatchcase(n, pattern) for pattern in asked)))
-        self._check_loss()
+        if not (targets.is_floating_point() or targets.is_complex() or targets.dtype is torch.bool):
+            targets = targets.long()
+        with _said("the model cannot be copied"):
+            model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        own: dict[str, object] = {
+            "model": model,
+            "inputs": inputs,
+            "targets": targets,
+            "weights": self._chosen(model),
+        }
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._check_loss(self._checked_outputs())
 
-    def _check_loss(self) -> None:
-        """ValueError where the loss gives no number per sample whose mean it is."""
-        y = self.targets[:64].to(self.device)
-        with torch.no_grad():
-            outputs = self.model(self._cast(self.inputs[:64]))
-            each = self.each(outputs, y)
-            if each.shape != y.shape[:1]:
+    def _chosen(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the weights asked for; a ValueError where there are none, or torch's gradient is wrong."""
+        every = dict(model.named_parameters())
+        with _said("weights must be 'all', a name, a pattern or several of them"):
+            asked = [self.weights] if isinstance(self.weights, str) else list(self.weights)
+            asked = ["*"] if asked == ["all"] else asked or ["(nothing)"]
+            fits = {pattern: [name for name in every if fnmatchcase(name, pattern)] for pattern in asked}
+        for pattern, names in fits.items():
+            if not names:
                 raise ValueError(
-                    f"the loss gives shape {tuple(each.shape)} for {len(y)} samples; give a loss of each "
-                    "sample, or one with an argument reduction= that knows 'none'"
+                    f"weights={pattern!r} fits none of the model's: {', '.join(every) or 'none'}"
                 )
-            mean = self.loss(outputs, y).mean()
-        if not torch.isclose(mean, each.mean(), rtol=1e-3, atol=1e-6, equal_nan=True):
+        chosen = tuple(name for name in every if any(name in names for names in fits.values()))
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and (
+                (module.padding_idx, module.max_norm, module.scale_grad_by_freq) != (None, None, False)
+                and any(every[name] is module.weight for name in chosen)
+            ):
+                raise ValueError(
+                    f"torch's gradient by the weights of {module} is not the derivative of the loss: leave "
+                    "them out, or measure a model without that option"
+                )
+        return chosen
+
+    @property
+    def _few(self) -> Tensor:
+        """Rows of some samples, spread over the data."""
+        count = min(TRIED, self.samples)
+        return torch.arange(count) * self.samples // count
+
+    def _checked_outputs(self) -> Tensor:
+        """Outputs for some samples; a ValueError where they are no numbers for each sample on its own."""
+        given = self._cast(self.inputs[self._few])
+        x = given.clone()
+        with _said(f"the model fails on inputs {tuple(x.shape)} of {x.dtype}"), torch.enable_grad():
+            outputs = self.model(x)
+        if not (
+            isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.shape[:1] == x.shape[:1]
+        ):
             raise ValueError(
-                "the loss of several samples is not the mean of their losses (class weights, ignored labels "
-                "or reduction='sum'?): measurements need a mean over samples"
+                f"the model gives {_kind(outputs)} for {len(x)} samples; wrap it in a module that returns "
+                "one tensor of real numbers (M, …)"
             )
+        if outputs.requires_grad:
+            raise ValueError(
+                "the outputs depend on weights that a copy of the model does not hold: a forward or a hook "
+                "uses a module from outside"
+            )
+        if not torch.equal(x.nan_to_num(), given.nan_to_num()):
+            raise ValueError("the model changes its inputs in place: give one that leaves them")
+        if not _close(self.model(x), outputs):
+            raise ValueError("the model is random in evaluation mode: outputs for the same inputs differ")
+        with _said("the model fails on one sample alone"):
+            alone = torch.cat([self.model(some) for some in x[:ALONE].split(1)])
+        if not _close(alone, outputs[:ALONE]):
+            raise ValueError(
+                "the outputs of a sample change with the others beside it (statistics of the batch?): "
+                "samples must not influence each other"
+            )
+        return outputs
+
+    def _check_loss(self, outputs: Tensor) -> None:
+        """ValueError where the loss gives no number per sample whose mean it is."""
+        loss = functional.cross_entropy if self.loss is cross_entropy else self.loss
+        ignored = None if self.targets.is_floating_point() else _option(loss, "ignore_index")
+        if ignored is not None and outputs.ndim > 1:  # classes
+            out, last = self.targets == ignored, outputs.shape[1] - 1
+            if _option(loss, "reduction") != "none" and (_option(loss, "weight") is not None or out.any()):
+                raise ValueError(NO_MEAN)
+            labels = self.targets[~out]
+            if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+                raise ValueError(
+                    f"labels from {int(labels.min())} to {int(labels.max())} must lie between 0 and {last}, "
+                    f"one for each of the {last + 1} outputs"
+                )
+        y = self.targets[self._few].to(outputs.device)
+        shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(y.shape)} of {y.dtype}"
+        y = _like(outputs, y)
+        outputs = outputs.detach().requires_grad_()
+        with _said(f"the loss fails on {shapes}"), torch.enable_grad():
+            each, mean = self.each(outputs, y), loss(outputs, y)
+        if not (isinstance(each, Tensor) and each.is_floating_point() and each.shape == y.shape[:1]):
+            raise ValueError(
+                f"the loss gives {_kind(each)} for {len(y)} samples; give a loss of each "
+                "sample, or one with an argument reduction= that knows 'none'"
+            )
+        if not each.requires_grad:
+            raise ValueError("the loss has no derivative by the outputs (a detach or no_grad inside?)")
+        pairs = zip(outputs[:ALONE].split(1), y[:ALONE].split(1), strict=True)
+        if not _close(torch.cat([self.each(*pair) for pair in pairs]), each[:ALONE]):
+            raise ValueError(f"the loss of a sample changes with the others beside it: {shapes}")
+        if not torch.isclose(mean.mean(), each.mean(), rtol=1e-3, atol=1e-6, equal_nan=True):
+            raise ValueError(NO_MEAN)
 
     # What is there
 
@@ -189,7 +284,7 @@ class Subject:
     @cached_property
     def labelled(self) -> bool:
         """Whether the loss is the cross-entropy of labels: integers (M,) for outputs (M, K)."""
-        plain = isinstance(self.loss, nn.CrossEntropyLoss) and (
+        plain = type(self.loss) is nn.CrossEntropyLoss and (
             (self.loss.weight, self.loss.ignore_index, self.loss.label_smoothing) == (None, -100, 0.0)
         )
         if not plain and self.loss not in (cross_entropy, functional.cross_entropy):
@@ -219,11 +314,9 @@ class Subject:
             own: Any = copy.copy(self.loss)
             own.reduction = "none"
             return partial(_sample_means, own)
-        try:
-            reducible = "reduction" in inspect.signature(self.loss).parameters
-        except (TypeError, ValueError):
-            reducible = False
-        return partial(_sample_means, partial(self.loss, reduction="none")) if reducible else self.loss
+        if _option(self.loss, "reduction") is None:
+            return self.loss
+        return partial(_sample_means, partial(self.loss, reduction="none"))
 
     # Other subjects
 
@@ -231,7 +324,7 @@ class Subject:
         """The same in another precision; itself where that is the one it has."""
         if dtype == self.dtype:
             return self
-        return replace(self, model=copy.deepcopy(self.model).to(dtype))
+        return self._with(model=copy.deepcopy(self.model).to(dtype))
 
     def at(self, vector: Values) -> Subject:
         """The same at other weights, shape (N,)."""
@@ -239,12 +332,19 @@ class Subject:
         named = dict(model.named_parameters())
         for name, values in self.split(self._vectors(vector, 1)).items():
             named[name].copy_(values)
-        return replace(self, model=model)
+        return self._with(model=model)
 
     def rows(self, chosen: Tensor | slice) -> Subject:
         """The same on some of the samples."""
         chosen = chosen if isinstance(chosen, slice) else chosen.to(self.inputs.device)
-        return replace(self, inputs=self.inputs[chosen], targets=self.targets[chosen])
+        return self._with(inputs=self.inputs[chosen], targets=_some(self.targets[chosen]))
+
+    def _with(self, **parts: object) -> Subject:
+        """The same with other parts, which need no new check."""
+        other = object.__new__(Subject)
+        for field in fields(self):
+            object.__setattr__(other, field.name, parts.get(field.name, getattr(self, field.name)))
+        return other
 
     # The general form
 
@@ -262,9 +362,12 @@ class Subject:
                     return None
                 z = module(z)
             before, after = nn.Sequential(*list(net)[:place]), nn.Sequential(*list(net)[place:])
-            features = [before(x) for x, _ in self.blocks(SAMPLES)]
+            if any(True for _ in before.parameters()):
+                features = torch.cat([before(x) for x, _ in self.blocks(SAMPLES)])
+            else:
+                features = before(self._cast(self.inputs))
         shifted = tuple(f"{int(n.split('.')[0]) - place}.{n.split('.')[1]}" for n in self.names)
-        return Tail(after, torch.cat(features), self.targets.to(self.device), shifted)
+        return Tail(after, features, self.targets.to(self.device), shifted)
 
     def blocks(self, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs, in the precision of the model, and targets in blocks of so many samples."""
@@ -281,7 +384,12 @@ class Subject:
 
     def sample_losses(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample at other values of the weights, by name; for ``torch.func``."""
-        return self.each(functional_call(self.model, parameters, (x,)), y)
+        outputs = functional_call(self.model, parameters, (x,))
+        return self.each(outputs, _like(outputs, y))
+
+    def _by_torch(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function; where torch fails, a RuntimeError says what has failed."""
+        return _said(f"torch.func gives no {what} of this model ({self.description})", RuntimeError)(function)
 
     def _cast(self, x: Tensor) -> Tensor:
         some = next(self.model.parameters())
@@ -389,7 +497,9 @@ class Subject:
             return at(w) if v is None else cast(Tensor, jvp(at, (w,), (v,))[1])
 
         moved = None if tangents is None else 0
-        every = vmap(each, (0, moved, None, None))
+        every = self._by_torch(
+            "losses at other weights" if moved is None else "slopes", vmap(each, (0, moved, None, None))
+        )
         together = max(1, min(len(places), NUMBERS // max(self.size, self._widest)))
         samples = max(1, NUMBERS // (together * self._widest))
         parts = []
@@ -412,6 +522,7 @@ class Subject:
             yield from self.tail.gradients(memory=memory)
             return
         one = vmap(grad(lambda w, x, y: self.sample_losses(w, x[None], y[None])[0]), (None, 0, 0))
+        one = self._by_torch("gradients of single samples", one)
         for x, y in self.blocks(self._fitting(memory, 1)):
             yield _joined(one(self.parameters, x, y).values(), 1)
 
@@ -421,6 +532,7 @@ class Subject:
             yield from self.tail.logit_gradients(memory=memory)
             return
         one = vmap(jacrev(lambda w, x: functional_call(self.model, w, (x[None],))[0]), (None, 0))
+        one = self._by_torch("gradients of outputs", one)
         with torch.no_grad():
             for x, _ in self.blocks(self._fitting(memory, self.model(self._cast(self.inputs[:1])).shape[1])):
                 yield self.model(x), _joined(one(self.parameters, x).values(), 2)
@@ -432,19 +544,39 @@ class Subject:
 
     def gradient(self, rows: Tensor | slice | None = None) -> Tensor:
         """∇L of all samples, or of some, shape (N,)."""
-        return self._mean(grad(self._block_loss), rows=slice(None) if rows is None else rows)
+        one = self._by_torch("gradient", grad(self._block_loss))
+        return self._mean(one, rows=slice(None) if rows is None else rows)
 
     def hessian_product(self, vectors: Values) -> Tensor:
-        """H v for a vector (N,), or for each column of (N, K), forward over reverse mode."""
+        """H v for a vector (N,), or for each column of (N, K), forward over reverse mode.
+
+        A ValueError where H is not symmetric: torch's gradient is then not the derivative of the loss.
+        """
         V = self._tensor(vectors)
-        if V.ndim not in (1, 2) or len(V) != self.size:
-            raise ValueError(f"vectors of shape {tuple(V.shape)} must be ({self.size},) or ({self.size}, K)")
+        columns = self.columns(V[:, None] if V.ndim == 1 else V)
+        if not self._symmetric:
+            raise ValueError(
+                "u·Hv and v·Hu differ: in this model torch's gradient is not the derivative of the loss "
+                "(padding_idx, no_grad or .data inside?)"
+            )
+        return self._products(columns).reshape(V.shape)
+
+    def _products(self, V: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """H V for columns (N, K)."""
 
         def product(w: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
             gradient = partial(grad(self._block_loss), x=x, y=y)
-            return vmap(lambda v: jvp(gradient, (w,), (v,))[1])(self.split(V.reshape(self.size, -1).T))
+            return vmap(lambda v: jvp(gradient, (w,), (v,))[1])(self.split(V.T))
 
-        return self._mean(product, 1).T.reshape(V.shape)
+        return self._mean(self._by_torch("Hessian products", product), 1, rows).T
+
+    @cached_property
+    def _symmetric(self) -> bool:
+        """Whether u·Hv = v·Hu for random vectors, on some of the samples."""
+        U = self._tensor(torch.randn(self.size, 4, generator=torch.Generator().manual_seed(0)))
+        products = self._products(U, self._few)
+        S = U.T @ products
+        return not bool((S - S.T).abs().max() > _rounding(S) * products.norm(dim=0).max())
 
     def _block_loss(self, w: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """Mean loss of a block, of the part of the model that varies."""
@@ -458,7 +590,7 @@ class Subject:
     ) -> Tensor:
         """Mean over samples of a derivative of a block's loss, ``lead`` dimensions before the weights'."""
         x = (self.inputs if self.tail is None else self.tail.inputs)[rows]
-        y = self.targets[rows].to(self.device)
+        y = _some(self.targets[rows]).to(self.device)
         block = SAMPLES if self.tail is not None else max(1, min(SAMPLES, 8 * NUMBERS // self._widest))
         total = None
         with torch.no_grad():
@@ -471,8 +603,8 @@ class Subject:
 
 def as_subject(
     measured: Subject | Run | nn.Module,
-    inputs: Tensor | None = None,
-    targets: Tensor | None = None,
+    inputs: Values | None = None,
+    targets: Values | None = None,
     *,
     layer: int | None = None,
 ) -> Subject:
@@ -483,7 +615,7 @@ def as_subject(
     measured : Subject, Run or nn.Module
         A Subject is returned as it is. A run is measured at its weights and on its training data, a model on
         the data given; the loss is the cross-entropy.
-    inputs, targets : Tensor
+    inputs, targets : Tensor or array, shapes (M, …), optional
         The data of a model, and of a model only.
     layer : int, optional
         For a net of layers: only the weights (and biases) of this layer, counted from 0; default all.
@@ -495,7 +627,7 @@ def as_subject(
     Raises
     ------
     ValueError
-        If data are missing or given twice, or there is no such layer.
+        If data are missing or given twice, there is no such layer, or a :class:`Subject` is refused.
     """
     if isinstance(measured, Subject):
         if inputs is not None or targets is not None or layer is not None:
@@ -509,7 +641,7 @@ def as_subject(
     if inputs is None or targets is None:
         raise ValueError("a model is measured on data: give inputs and targets too")
     weights = "all" if layer is None else layer_names(measured, layer)
-    return Subject(measured, inputs, targets, weights=weights)
+    return Subject(measured, cast(Tensor, inputs), cast(Tensor, targets), weights=weights)
 
 
 def layer_names(net: nn.Module, layer: int, *, bias: bool = True) -> list[str]:
@@ -528,12 +660,80 @@ def step_settings(
         learning_rate = measured.recipe.learning_rate if learning_rate is None else learning_rate
     if batch_size is None or learning_rate is None:
         raise ValueError("a Subject knows no training: give batch_size and learning_rate")
+    check_whole("batch_size", batch_size)
     return int(batch_size), float(learning_rate)
+
+
+def check_whole(name: str, value: object, most: float = math.inf, of: str = "", *, least: int = 1) -> None:
+    """ValueError unless an argument is a whole number from ``least`` to ``most``, the number ``of``."""
+    if not is_whole(value) or not least <= cast(int, value) <= most:
+        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}, {of}"
+        raise ValueError(f"{name}={value} must be a whole number, {bounds}")
 
 
 def numpy(values: Tensor) -> np.ndarray:
     """A tensor, from whichever device, as an array."""
     return values.detach().cpu().numpy()
+
+
+@contextmanager
+def _said(what: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Errors come as one sentence, with the first line of the error behind it."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{what}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+
+
+def _copied(values: Values, what: str) -> Tensor:
+    """Data as a tensor of its own."""
+    if isinstance(values, Tensor):
+        return values.detach().clone()
+    with _said(f"{what} must be one tensor or array of numbers, not {_kind(values)}"):
+        return torch.from_numpy(np.array(values, order="C"))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)} of {value.dtype}"
+    return f"a {type(value).__name__}"
+
+
+def _some(targets: Tensor) -> Tensor:
+    """The targets; a ValueError where there are none."""
+    if not len(targets):
+        raise ValueError("the rows chosen hold no samples")
+    return targets
+
+
+def _like(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets in the precision of the outputs; whole numbers stay."""
+    return targets.to(outputs.dtype) if targets.is_floating_point() else targets
+
+
+def _option(loss: Loss, name: str) -> Any:
+    """An option of a loss: a module's attribute, or the default of a function's argument; else None."""
+    if isinstance(loss, nn.Module):
+        return getattr(loss, name, None)
+    try:
+        found = inspect.signature(loss).parameters.get(name)
+    except (TypeError, ValueError):
+        return None
+    return None if found is None else found.default
+
+
+def _rounding(values: Tensor) -> float:
+    """Relative differences that rounding may leave: 5·10⁻³ in float32, 6·10⁻⁶ in float64."""
+    return float(torch.finfo(values.dtype).eps ** (1 / 3))
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors are one, but for rounding on the scale of the largest number."""
+    if found.shape != expected.shape:
+        return False
+    scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if expected.numel() else 0.0
+    bound = _rounding(expected)
+    return bool(torch.isclose(found, expected, rtol=bound, atol=bound * scale, equal_nan=True).all())
 
 
 def _joined(parts, lead: int) -> Tensor:

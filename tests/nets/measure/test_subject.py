@@ -284,6 +284,194 @@ def test_the_cross_entropy_keeps_the_digits_of_tiny_losses_and_does_not_overflow
     assert gradient.numpy() == pytest.approx(exact.numpy(), abs=1e-15)
 
 
+class Wrapped(nn.Module):
+    """A dense net with something before or after it: any function of the net and the inputs."""
+
+    def __init__(self, function, outputs=2):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, outputs)).double()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.net, x)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Sine(nn.ReLU):
+    def forward(self, x):
+        return x.sin()
+
+
+class Squared(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+def _hooked(module, register, hook):
+    getattr(module[-1], register)(hook)
+    return module
+
+
+def _net(first=nn.Linear, middle=nn.ReLU, whole=nn.Sequential):
+    torch.manual_seed(0)
+    return whole(first(4, 3), middle(), nn.Linear(3, 2)).double()
+
+
+ALTERED = {
+    "Linear": lambda: _net(first=Scaled),
+    "ReLU": lambda: _net(middle=Sine),
+    "Sequential": lambda: _net(whole=Squared),
+    "forward hook": lambda: _hooked(_net(), "register_forward_hook", lambda m, x, y: 3 * y),
+    "hook before": lambda: _hooked(_net(), "register_forward_pre_hook", lambda m, x: (3 * x[0],)),
+    "spectral norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)), nn.ReLU(), nn.Linear(3, 2)
+    ).double(),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_layers_that_are_not_what_their_type_says_take_the_general_form(name):
+    model, x, y = ALTERED[name](), torch.randn(9, 4).double(), torch.arange(9) % 2
+    for weights in ("all", "0.*"):
+        subject = Subject(model, x, y, weights=weights)
+        assert subject.tail is None
+        own = copy.deepcopy(model).eval()
+        chosen = [dict(own.named_parameters())[n] for n in subject.names]
+        loss = functional.cross_entropy(own(x), y)
+        exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, chosen)]).numpy()
+        assert subject.gradient().numpy() == pytest.approx(exact, abs=1e-12)
+        assert per_sample_gradients(subject).mean(0).numpy() == pytest.approx(exact, abs=1e-12)
+        assert float(subject.along(np.zeros((1, subject.size)), [0.0])) == pytest.approx(loss.item())
+        H = hessian(subject)
+        assert H.attrs["method"] == "products" and H.attrs["asymmetry"] < 1e-12
+
+
+def test_arrays_and_other_precisions_are_the_same_data():
+    model, x, y = _residual()
+    labels = torch.arange(12) % 2
+    expected = Subject(model, x, labels).gradient()
+    for inputs, targets in (
+        (x.numpy()[::-1], labels.numpy().astype(np.uint8)[::-1]), (x.tolist(), labels.tolist()),
+        (x, labels.int()), (x.clone().requires_grad_(), labels.to(torch.int8)),
+    ):  # fmt: skip
+        found = as_subject(model, inputs, targets).gradient().numpy()
+        assert found == pytest.approx(expected.numpy(), abs=1e-14)
+    single = copy.deepcopy(model).float()
+    one, other = (Subject(single, x.to(k), y.to(k), nn.MSELoss()) for k in (torch.float32, torch.float64))
+    assert hessian(one).to_numpy() == pytest.approx(hessian(other).to_numpy(), abs=1e-6)
+    tokens = Wrapped(lambda net, x: net(x)[:, :, None].expand(-1, -1, 2))
+    loss = Subject(tokens, x, torch.stack([labels, labels], 1)).losses()
+    assert float(loss) == pytest.approx(float(Subject(tokens.net, x, labels).losses()))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_data_that_change_later_are_not_followed(fast):
+    net, x, y = _net(), torch.randn(9, 4).double(), torch.arange(9) % 2
+    subject, early = (Subject(net, x, y, weights="2.*", fast=fast) for _ in range(2))
+    expected = early.losses(), early.gradient(), early.hessian_product(early.vector), *early.gradients()
+    x += 1
+    found = (
+        subject.losses(),
+        subject.gradient(),
+        subject.hessian_product(subject.vector),
+        *subject.gradients(),
+    )
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+LABELS, NUMBERS = torch.arange(12) % 2, torch.randn(12, 2).double()
+EMBEDDING = nn.Sequential(nn.Embedding(3, 4, padding_idx=0), nn.Flatten(), nn.Linear(16, 2))
+REFUSED = {
+    "random": (Wrapped(lambda net, x: net(functional.dropout(x, 0.5))), LABELS, "random in evaluation mode"),
+    "centred": (Wrapped(lambda net, x: net(x) - net(x).mean(0)), LABELS, "change with the others beside it"),
+    "branch": (Wrapped(lambda net, x: net(x) * x.sum().sign()), LABELS, "change with the others beside it"),
+    "batch norm": (
+        nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)), LABELS, "one sample alone"
+    ),
+    "squeezed": (Wrapped(lambda net, x: net(x).squeeze(), 1), LABELS.double(), "one sample alone"),
+    "tuple": (Wrapped(lambda net, x: (net(x), x)), LABELS, "gives a tuple for 12 samples; wrap it"),
+    "dict": (Wrapped(lambda net, x: {"logits": net(x)}), LABELS, "gives a dict for 12 samples; wrap it"),
+    "pooled": (Wrapped(lambda net, x: net(x)[:3]), LABELS, r"gives shape \(3, 2\) of torch.float64 for 12"),
+    "in place": (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)), LABELS, "changes its inputs in place"),
+    "padding": (EMBEDDING, LABELS, "padding_idx=0"),
+    "broadcast": (Wrapped(lambda net, x: net(x), 1), NUMBERS[:, 0], r"\(12, 1\) and targets \(12,\)"),
+    "label −1": (Wrapped(lambda net, x: net(x)), LABELS - 1, "labels from -1 to 0 must lie between 0 and 1"),
+    "label 2": (Wrapped(lambda net, x: net(x)), LABELS + 1, "labels from 1 to 2 must lie between 0 and 1"),
+    "ignored": (Wrapped(lambda net, x: net(x)), LABELS * -100, "ignored labels"),
+    "columns": (Wrapped(lambda net, x: net(x)), LABELS[:, None], r"the loss fails on outputs \(12, 2\)"),
+    "whole inputs": (_net().float(), LABELS, "the model fails on inputs .* of torch.int64"),
+    "no module": (torch.tanh, LABELS, "a torch module and a loss to call"),
+    "text": (_net(), ["a"] * 12, "targets must be one tensor or array of numbers, not a list"),
+    "scalar": (_net(), torch.tensor(1.0), "must be M each"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_and_data_without_one_loss_per_sample_are_refused(name):
+    model, targets, message = REFUSED[name]
+    x = torch.randn(12, 4).double() if name not in ("whole inputs", "padding") else torch.ones(12, 4).long()
+    loss = functional.mse_loss if getattr(targets, "dtype", None) == torch.float64 else cross_entropy
+    model = copy.deepcopy(model)
+    before, state = x.clone(), torch.random.get_rng_state()
+    if isinstance(model, nn.Module):
+        model = model.double() if name != "whole inputs" else model
+        kept = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message) as caught:
+        Subject(model, x, targets, loss)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(x, before) and torch.equal(state, torch.random.get_rng_state())
+    if isinstance(model, nn.Module):
+        assert all(m.training for m in model.modules()) and all(p.requires_grad for p in model.parameters())
+        assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
+
+
+def test_losses_without_a_derivative_and_models_that_use_others_are_refused():
+    net, x = _net(), torch.randn(12, 4).double()
+    with pytest.raises(ValueError, match="no derivative by the outputs"):
+        Subject(net, x, NUMBERS, lambda o, t: ((o.detach() - t) ** 2).mean(1))
+    with pytest.raises(ValueError, match="depend on weights that a copy"):
+        Subject(Wrapped(lambda own, x: net(x)), x, LABELS)
+
+
+def test_a_hessian_that_is_not_symmetric_is_refused_and_what_torch_cannot_do_says_so():
+    x = torch.randn(12, 4).double()
+    fixed = Subject(Wrapped(lambda net, x: net[1:](torch.no_grad()(net[0])(x))), x, LABELS)
+    assert per_sample_gradients(fixed).shape == (12, fixed.size)
+    for measure in (hessian, top_eigenpairs):
+        with pytest.raises(ValueError, match="not the derivative of the loss"):
+            measure(fixed)
+    recurrent = Wrapped(lambda net, x: net(x[:, None])[0][:, 0])
+    recurrent.net = nn.GRU(4, 2, batch_first=True).double()
+    with pytest.raises(RuntimeError, match=r"torch\.func gives no gradients of single samples") as caught:
+        per_sample_gradients(Subject(recurrent, x, LABELS))
+    assert caught.value.__cause__ is not None
+
+
+def test_numbers_that_are_not_whole_or_out_of_range_are_refused():
+    subject = Subject(_net(), torch.randn(12, 4).double(), LABELS)
+    for f, options, message in (
+        (noise_covariance, {"batch_size": 1.5}, "batch_size=1.5 must be a whole number, at least 1"),
+        (noise_covariance, {"batch_size": 13, "replacement": False}, "from 1 to 12, the samples"),
+        (top_eigenpairs, {"count": 2.5}, "count=2.5 must be a whole number, from 1 to 22"),
+        (spectral_density, {"nodes": 1}, "nodes=1 must be a whole number, at least 2"),
+        (hessian, {"columns": 0}, "columns=0 must be a whole number"),
+        (noise_alignment, {"top": 24}, "top=24 must be a whole number, from 1 to 23"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            f(subject, **options)
+    for rows in (slice(0, 0), torch.tensor([], dtype=torch.int64)):
+        for f in (subject.rows, subject.gradient):
+            with pytest.raises(ValueError, match="hold no samples"):
+                f(rows)
+    with pytest.raises(ValueError, match="a name, a pattern"):
+        Subject(_net(), subject.inputs, LABELS, weights=3)
+
+
 def test_what_cannot_be_measured_is_refused_with_the_reason():
     model, x, y = _residual()
     with pytest.raises(ValueError, match="must be M each"):
