@@ -5,10 +5,17 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable
+from types import FunctionType
 
 import numpy as np
 import torch
 from torch import nn
+
+from fpsolve.sweeps.store import digest, instructions
+
+#: What every module has, and what of a class makes a net another one.
+_INTERNAL = vars(nn.Module()).keys() - {"training"}
+_PLAIN = (FunctionType, staticmethod, classmethod, property, bool, int, float, str, tuple)
 
 
 def weight_layers(net: nn.Sequential) -> list[tuple[int, nn.Linear | nn.Conv2d]]:
@@ -71,12 +78,44 @@ def with_parameters(net: nn.Sequential, parameters: Iterable[torch.Tensor]) -> n
     return nn.Sequential(*modules)
 
 
-def weights_digest(net: nn.Sequential) -> str:
-    """The sha256 of a net's parameters, in hexadecimal."""
-    digest = hashlib.sha256()
-    for parameter in net.parameters():
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def net_digest(net: nn.Module) -> str:
+    """The sha256 of all that a net computes with: its :func:`architecture`, parameters and buffers."""
+    found = hashlib.sha256(architecture(net).encode())
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        found.update(f"{name} {_text(tensor)}".encode())
+    return found.hexdigest()
+
+
+def architecture(net: nn.Module) -> str:
+    """The sha256 of what a net is but for its numbers: classes, their methods and settings, in order.
+
+    Methods count as compiled, so that comments do not count and another version of Python does. A setting
+    without a text of its own, such as an object, gives a digest that no other process gives.
+    """
+    said = []
+    for name, module in net.named_modules():
+        kinds = [kind for kind in type(module).__mro__ if kind not in nn.Module.__mro__]
+        own = [(k, v) for kind in kinds for k, v in vars(kind).items() if isinstance(v, _PLAIN)]
+        settings = [(k, v) for k, v in vars(module).items() if k not in _INTERNAL]
+        texts = sorted(f"{key}={_text(value)}" for key, value in own + settings)
+        said.append([name, type(module).__module__, type(module).__qualname__, *texts])
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _text(value: object) -> str:
+    """A text that tells a setting, a function or a tensor from others."""
+    if isinstance(value, torch.Tensor):
+        numbers = value.detach().cpu().contiguous()
+        return f"{value.dtype} {tuple(value.shape)} {digest(numbers.reshape(-1).view(torch.uint8))}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, property):
+        return _text((value.fget, value.fset))
+    value = getattr(value, "__func__", value)
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return instructions(value.__code__) + _text([*cells, value.__defaults__, value.__kwdefaults__])
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _shape(module: nn.Linear | nn.Conv2d) -> str:

@@ -18,7 +18,6 @@ from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from types import CodeType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy.typing import ArrayLike
 from fpsolve.progress import bar
 from fpsolve.results import quantity, shortened
 from fpsolve.sweeps.journal import Entry, Journal, finished_dataset, journal_path
-from fpsolve.sweeps.store import checked_store, write_store
+from fpsolve.sweeps.store import checked_store, instructions, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
 _IN_FLIGHT = 4096
@@ -333,7 +332,8 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
-        source = _instructions(getattr(function, "__code__", None))  # typed at a prompt
+        code = getattr(function, "__code__", None)  # typed at a prompt
+        source = "" if code is None else instructions(code)
     words = [f"{name}={shortened(_words(value))}" for name, value in sorted(fixed.items())]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
@@ -345,14 +345,6 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         "seed": seed,
         "fpsolve_version": __version__,
     }
-
-
-def _instructions(code: CodeType | None) -> str:
-    """A compiled function without its place, for want of source; "" for what is not Python."""
-    if code is None:
-        return ""
-    constants = [_instructions(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def _hash(text: str) -> str:

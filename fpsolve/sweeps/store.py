@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 import xarray as xr
@@ -296,3 +297,13 @@ def digest(*arrays: ArrayLike) -> str:
         found.update(f"{np.lib.format.dtype_to_descr(values.dtype)}{values.shape}".encode())
         found.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
+
+
+def instructions(code: CodeType) -> str:
+    """A compiled function without its place in a file, as text; the same in every process of one Python."""
+    constants = [
+        instructions(value) if isinstance(value, CodeType)
+        else repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+        for value in code.co_consts
+    ]  # fmt: skip
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {constants}"

@@ -69,11 +69,8 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of all rows and labels as they are, in hexadecimal."""
-        digest = hashlib.sha256()
-        for name in _TENSORS:
-            digest.update(getattr(self, name).cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """The sha256 of all rows and labels as they are, with shapes and types, in hexadecimal."""
+        return digest(*(getattr(self, name).cpu() for name in _TENSORS))
 
     def subset(self, samples: int, *, test_samples: int | None = None) -> Data:
         """The first ``samples`` training rows and ``test_samples`` test rows (default all).

@@ -29,7 +29,7 @@ import theory
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import kept
-from nets.layers import weights_digest
+from nets.layers import net_digest
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
 from nets.measure.noise import batch_factor
@@ -396,7 +396,7 @@ def walk_seed(rng: int, kind: int, index: int) -> np.random.SeedSequence:
 def _identity(run: Run) -> dict[str, str]:
     """What a result measured from a run depends on, of the run."""
     settings = json.dumps(run.recipe.recorded)
-    return {"weights": weights_digest(run.net), "data": run.data.digest, "settings": settings}
+    return {"weights": net_digest(run.net), "data": run.data.digest, "settings": settings}
 
 
 def _diagonal(matrices: np.ndarray) -> np.ndarray:

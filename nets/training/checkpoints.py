@@ -101,9 +101,9 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
         identity = _identity(net, data)
         for text in texts:
             for key, value in identity.items():
-                if text["identity"][key] != value:
+                if (there := text["identity"].get(key)) != value:
                     raise ValueError(
-                        f"{file} holds a run with {key} {text['identity'][key]!r}, not {value!r}; give that, "
+                        f"{file} holds a run with {key} {there!r}, not {value!r}; give that, "
                         "or name another file"
                     )
         return [_run(i, text, tensors, net, data) for i, text in enumerate(texts)]
@@ -131,4 +131,7 @@ def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequentia
 
 def _identity(net: nn.Sequential, data: Data) -> dict[str, str]:
     """What a file of runs must share with the net and the data it is read for."""
-    return {"net": description(net), "data": data.name, "data_digest": data.digest}
+    return {
+        "net": description(net), "architecture": architecture(net), "data": data.name,
+        "data_digest": data.digest,
+    }  # fmt: skip

@@ -14,7 +14,7 @@ from torch import nn
 
 from fpsolve.symbols.counter_rng import Seed
 from nets.data.datasets import Data
-from nets.layers import description, weight_layers, weights_digest, with_parameters
+from nets.layers import description, net_digest, weight_layers, with_parameters
 from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
 from nets.training.optimizers import fresh_memory
@@ -258,7 +258,7 @@ def _start(net: nn.Sequential, data: Data, recipe: Recipe, seed: str) -> Run:
     device, dtype = data.train_inputs.device, recipe.torch_dtype
     own = with_parameters(net, (p.detach().to(device, dtype, copy=True) for p in net.parameters()))
     memory = fresh_memory(recipe.optimizer, list(own.parameters()))
-    return Run(own, data, recipe, seed, weights_digest(own), 0, 0, memory)
+    return Run(own, data, recipe, seed, net_digest(own), 0, 0, memory)
 
 
 def _check_fits(net: nn.Sequential, data: Data) -> None:

@@ -39,8 +39,9 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
     data = datasets.load("digits")
     nets = [models.fully_connected((64, 20, 20, 10), rng=seed) for seed in seeds]
 
-    def found(name, compute, **settings):
-        asked = {"name": name, "nets": [layers.weights_digest(net) for net in nets], "data": data.digest}
+    def found(name, compute, *trained, **settings):
+        digests = [layers.net_digest(net) for net in (*nets, *trained)]
+        asked = {"name": name, "nets": digests, "data": data.digest}
         return kept(folder and folder / f"{name}.nc", partial(compute, **settings), asked=asked | settings)
 
     weights = found(
@@ -52,7 +53,7 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
     for k in seeds:
         net = net_at(nets[0], weights, training=k, epoch=30)
         study = partial(noise.noise_study, net, data.train_inputs, data.train_labels)
-        studies.append(found(f"noise_{k}", study, rng=k, **options))
+        studies.append(found(f"noise_{k}", study, net, rng=k, **options))
     summary = noise.noise_summary(studies)
     yield "noise at epoch 30, fitted laws", noise.law_table(summary).to_string()
     yield "noise at epoch 30, tests along directions", noise.normality_table(summary).to_string()

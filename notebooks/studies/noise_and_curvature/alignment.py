@@ -17,7 +17,7 @@ from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.sweeps.store import kept
 from nets.data.datasets import Data
-from nets.layers import description, weights_digest
+from nets.layers import description, net_digest
 from nets.measure.fast import residuals
 from nets.measure.overlaps import noise_alignment
 from nets.measure.subject import as_subject
@@ -62,7 +62,7 @@ def alignment_along(
             kept(
                 None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc",
                 partial(noise_alignment, subject),
-                asked=asked | {"weights": weights_digest(there)},
+                asked=asked | {"weights": net_digest(there)},
             )
         )
     count = weights.sizes["epoch"]

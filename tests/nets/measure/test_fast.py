@@ -137,9 +137,9 @@ def test_losses_at_whole_weight_vectors_are_those_of_the_nets(digits, monkeypatc
 def test_the_net_given_is_not_changed_nor_followed(digits):
     net = NETS["dense"]()
     loss = _of_layer(net, 1, digits)
-    before, digest = loss.losses(), layers.weights_digest(net)
+    before, digest = loss.losses(), layers.net_digest(net)
     loss.along(_directions(loss.size), torch.ones(2))
-    assert layers.weights_digest(net) == digest
+    assert layers.net_digest(net) == digest
     with torch.no_grad():
         next(net.parameters()).zero_()
     assert torch.equal(loss.losses(), before)
