@@ -46,8 +46,8 @@ def averages(density: xr.DataArray, symmetric: Sequence[str] = ()) -> dict[str, 
 def statistics_of(names: Iterable[str], symmetric: Sequence[str] = ()) -> dict[str, tuple[str, str, str]]:
     """What is averaged of variables: by quantity, such as "<u v>", the statistic of an ensemble, u and v.
 
-    Statistics are ``second_moment`` of u and v, and ``mean`` and ``std`` of u, or ``abs_std`` alone where u is
-    symmetric. For those of one variable v is u.
+    Statistics are ``second_moment`` of u and v, and ``mean`` and ``std`` of u, or ``abs_std`` alone where u
+    is symmetric. For those of one variable v is u.
     """
     found: dict[str, tuple[str, str, str]] = {}
     for v in names:
@@ -68,12 +68,12 @@ def marginal_values(density: xr.DataArray, name: str) -> tuple[np.ndarray, np.nd
     density : DataArray
         On a uniform tensor grid, with the coordinate ``cell_volume``.
     name : str
-        The variable that stays.
+        The variable v that stays.
 
     Returns
     -------
-    tuple of ndarray
-        Coordinates and p(v), both of shape (n,).
+    points, values : ndarray, shape (n,)
+        v and p(v).
     """
     others = [d for d in density.dims if d != name]
     volume = density.cell_volume

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import xarray as xr
 
 from fpsolve.density.moments import marginal_values
 from fpsolve.density.spectral import marginal as spectral_marginal
-from fpsolve.style import axes, curve, palette
+from fpsolve.style import CURVES, axes, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,20 +44,16 @@ def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6
     Parameters
     ----------
     density : DataArray
-        One or two dims; three or more are refused (take a marginal first).
+        Of one or two dims.
     decades : float
         How far below its maximum a two-dimensional density is shown.
     **mesh
         Passed to ``plot`` or ``pcolormesh``.
 
-    Returns
-    -------
-    Axes
-
     Raises
     ------
     ValueError
-        If the density has more than two dims.
+        If the density has more than two dims: take a marginal first.
     """
     ax = axes(ax)
     if density.ndim == 1:
@@ -94,16 +91,10 @@ def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line
 
     Parameters
     ----------
-    density : DataArray
-        On a tensor grid with a ``cell_volume`` coordinate.
-    name : str
-        The variable that stays.
+    density, name
+        As in :func:`marginal_values`.
     **line
         Passed to ``plot``.
-
-    Returns
-    -------
-    Axes
     """
     ax = axes(ax)
     line_values, values = marginal_values(density, name)
@@ -130,19 +121,11 @@ def landscape(
         L on the valley's floor, shape (n,).
     after : mapping of label to ndarray
         L_eff on the floor, each of shape (n,).
-    variable : str
-        Name of the coordinate.
-
-    Returns
-    -------
-    Axes
     """
     ax = axes(ax)
     ax.plot(points, before, color="black", lw=1.8, label="before")
-    for k, (label, values) in enumerate(after.items()):
-        colour, dashes = RESHAPED[k % len(RESHAPED)]
-        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
-    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]), ylabel="loss on the valley floor")
+    _draw_curves(ax, points, after, variable, RESHAPED)
+    ax.set(ylabel="loss on the valley floor")
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -154,25 +137,22 @@ def profiles(
 
     Parameters
     ----------
-    points : ndarray
-        Shape (n,).
+    points : ndarray, shape (n,)
     curves : mapping of label to ndarray
         Each of shape (n,).
-    variable : str
-        Name of the coordinate.
-
-    Returns
-    -------
-    Axes
     """
     ax = axes(ax)
-    for k, (label, values) in enumerate(curves.items()):
-        colour, dashes = curve(k)
-        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
-    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]))
+    _draw_curves(ax, points, curves, variable, CURVES)
     if len(curves) > 1:
         ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _draw_curves(ax: Axes, points: np.ndarray, curves: Mapping, variable: str, looks: Sequence) -> None:
+    """Curves over the whole width of the axes; ``looks`` are colours and dashes, which begin again."""
+    for (label, values), (colour, dashes) in zip(curves.items(), cycle(looks), strict=False):
+        ax.plot(points, values, color=colour, ls=dashes, lw=1.6, label=label)
+    ax.set(xlabel=f"${variable}$", xlim=(points[0], points[-1]))
 
 
 def stationary(
@@ -188,22 +168,16 @@ def stationary(
 
     Parameters
     ----------
-    density_map : DataArray
-        The finite-volume density.
-    referee : DataArray, optional
-        The spectral density.
+    density_map, referee : DataArray
+        The finite-volume density and, optionally, the spectral one.
     ensemble : Dataset, optional
         A simulation with ``bins`` in the slow variable.
     reduced : sequence of Reduced
-        Reductions of any order.
+        Of any order.
     table : Table, optional
         From :func:`fpsolve.compare.stationary`: drawn as deviations with error bars.
     slow : str, optional
         The variable of the marginal; default the first.
-
-    Returns
-    -------
-    Figure
     """
     import matplotlib.pyplot as plt
 
@@ -212,13 +186,13 @@ def stationary(
     figure, drawn = plt.subplots(
         1, columns, figsize=(4.6 * columns, 4.4), layout="constrained", squeeze=False
     )
-    panels = list(drawn[0])
+    panels = iter(drawn[0])
     if density_map.ndim == 2:
-        density(density_map, ax=panels[0])
-        panels.pop(0).set_title(f"{density_map.attrs.get('method', '')} density".strip())
-    _draw_marginals(panels.pop(0), density_map, referee, ensemble, reduced, slow)
+        shown = density(density_map, ax=next(panels))
+        shown.set_title(f"{density_map.attrs.get('method', '')} density".strip())
+    _draw_marginals(next(panels), density_map, referee, ensemble, reduced, slow)
     if table is not None:
-        deviations(table, ax=panels.pop(0))
+        deviations(table, ax=next(panels))
     return figure
 
 
@@ -271,17 +245,12 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     ----------
     table : Table
         From :func:`fpsolve.compare.stationary`.
-
-    Returns
-    -------
-    Axes
     """
     ax = axes(ax)
-    families = list(INK)  # members of a family stand side by side
-    methods = sorted(
-        {row.method: None for row in table.rows if row.method != table.reference},
-        key=lambda method: families.index(_family(method)),
-    )
+    # A family is the word before the comma; its members stand side by side
+    known = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
+    family = {row.method: known.get(row.method.split(",")[0], "theory") for row in table.rows}
+    methods = sorted((m for m in family if m != table.reference), key=lambda m: [*INK].index(family[m]))
     quantities = list(dict.fromkeys(row.quantity for row in table.rows))
     spacing = 0.8 / max(len(methods), 1)
     floor = 1e-7
@@ -289,7 +258,7 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
         rows = [row for row in table.rows if row.method == method]
         offset = spacing * (k - (len(methods) - 1) / 2)
         at = [quantities.index(row.quantity) + offset for row in rows]
-        colour, marker = INK[_family(method)], "osD^vP*X"[k % 8]
+        colour, marker = INK[family[method]], "osD^vP*X"[k % 8]
         size = [max(abs(row.deviation), floor) for row in rows]
         error = [max(row.relative_error, floor) for row in rows]
         ax.plot(at, size, marker, color=colour, ms=5, label=method, clip_on=False, zorder=3)
@@ -297,7 +266,7 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     for k in range(1, len(quantities)):
         ax.axvline(k - 0.5, color="0.85", lw=0.8)
     ax.set_yscale("log")
-    ax.set_xticks(range(len(quantities)), [_pretty(q) for q in quantities])
+    ax.set_xticks(range(len(quantities)), [_mathematics(q) for q in quantities])
     ax.tick_params(axis="x", length=0)
     ax.set(xlim=(-0.5, len(quantities) - 0.5), ylim=(floor, max(2.0, ax.get_ylim()[1])))
     ax.set(ylabel=f"relative deviation from {table.reference}", title="every number (dash: stated error)")
@@ -306,13 +275,7 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _family(method: str) -> str:
-    """The key of ``INK`` for a method of a table, whose family is the word before the comma."""
-    families = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
-    return families.get(method.split(",")[0], "theory")
-
-
-def _pretty(quantity: str) -> str:
-    """A quantity's name as mathematics."""
-    text = quantity.replace("<", "\\langle ").replace(">", " \\rangle").replace("std", "\\mathrm{std}")
+def _mathematics(quantity: str) -> str:
+    """The name of a quantity, such as "<x^2>", as mathematics."""
+    text = quantity.replace("<", r"\langle ").replace(">", r" \rangle").replace("std", r"\mathrm{std}")
     return f"${text}$"

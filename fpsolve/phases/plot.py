@@ -49,43 +49,33 @@ def phase_map(
     quantity : str
         Any of its variables; times are drawn on a logarithmic scale.
     borders : Dataset, optional
-        From :func:`fpsolve.phases.boundaries`.
-    names : sequence of str
-        Which borders.
-
-    Returns
-    -------
-    Axes
+        From :func:`fpsolve.phases.boundaries`, of which those in ``names`` are drawn.
     """
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
 
     ax = style.axes(ax)
-    values = diagram[quantity].transpose("learning_rate", "sigma")
+    diagram = diagram.transpose("learning_rate", "sigma", ...)
+    values, phase = diagram[quantity], diagram.phase.to_numpy()
+    name, norm = values.attrs["long_name"], None
     if values.attrs.get("units") == "time":
-        values = values.clip(min=diagram.learning_rate, keep_attrs=True)  # not below one iteration
-    phase = diagram.phase.transpose("learning_rate", "sigma").to_numpy()
+        values = values.clip(min=diagram.learning_rate)  # not below one iteration
+        name, norm = f"{name} (time $= \\eta\\,\\times$ iterations)", LogNorm()
     edges = [_edges(diagram[name].to_numpy()) for name in ("sigma", "learning_rate")]
-    norm = LogNorm() if values.attrs.get("units") == "time" else None
-    image = ax.pcolormesh(
-        *edges, np.ma.masked_invalid(values.to_numpy()), cmap="viridis", norm=norm, rasterized=True
-    )
+    masked = np.ma.masked_invalid(values.to_numpy())
+    image = ax.pcolormesh(*edges, masked, cmap="viridis", norm=norm, rasterized=True)
     grey = np.ma.masked_where(phase != 3, np.ones_like(phase, float))
     ax.pcolormesh(*edges, grey, cmap=ListedColormap([_DIVERGED]), rasterized=True)
-    bar = ax.figure.colorbar(image, ax=ax)
-    unit = values.attrs.get("units", "1")
-    bar.set_label(
-        values.attrs["long_name"] + (f" ({unit} $= \\eta\\,\\times$ iterations)" if unit == "time" else "")
-    )
+    ax.figure.colorbar(image, ax=ax).set_label(name)
     eta, sigma = np.meshgrid(diagram.learning_rate, diagram.sigma, indexing="ij")
-    waiting = (diagram.settled.transpose("learning_rate", "sigma").to_numpy() == 0) & (phase != 3)
+    waiting = (diagram.settled.to_numpy() == 0) & (phase != 3)
     ax.plot(sigma[waiting], eta[waiting], ".", color="white", ms=2.5)
     ax.set(xscale="log", yscale="log", xlabel=r"noise strength $\sigma$", ylabel=r"learning rate $\eta$")
     ax.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
-    for number, name in ((1, "I"), (2, "II"), (3, "III")):
+    for number, numeral in ((1, "I"), (2, "II"), (3, "III")):
         if (phase == number).any():
             x, y = (np.exp(np.log(v[phase == number]).mean()) for v in (sigma, eta))
-            ax.text(x, y, name, color="black" if number == 3 else "white", fontsize=13, weight="bold")
+            ax.text(x, y, numeral, color="black" if number == 3 else "white", fontsize=13, weight="bold")
     handles = [Patch(color=_DIVERGED, label="III: half diverged")] if (phase == 3).any() else []
     if borders is not None:
         handles += _draw_borders(ax, borders, names)
@@ -98,25 +88,21 @@ def phase_map(
 def _edges(centres: np.ndarray) -> np.ndarray:
     """Edges of cells whose centres are even in logarithm, or nearly."""
     logs = np.log(centres)
-    steps = np.diff(logs) if len(logs) > 1 else np.array([1.0])
-    return np.exp(
-        np.concatenate([[logs[0] - steps[0] / 2], logs[:-1] + steps / 2, [logs[-1] + steps[-1] / 2]])
-    )
+    half = (np.diff(logs) if len(logs) > 1 else np.array([1.0])) / 2
+    return np.exp(np.concatenate([[logs[0] - half[0]], logs[:-1] + half, [logs[-1] + half[-1]]]))
 
 
 def _draw_borders(ax: Axes, borders: xr.Dataset, names: Sequence[str]) -> list:
     """Lines σ(η), and their handles."""
-    handles = []
-    for name in names:
-        colour, dashes = BORDERS[name]
-        sigma = borders[name].where(borders[name] > 0)
-        label = borders[name].attrs["long_name"]
-        handles += ax.plot(sigma, borders.learning_rate, color=colour, ls=dashes, lw=1.6, label=label)
+    eta = borders.learning_rate
+    lines = [(borders[n].where(borders[n] > 0), eta, borders[n], *BORDERS[n]) for n in names]
     if "kappa_at_zero" in names:
         eta = borders.density_learning_rate
-        label = eta.attrs["long_name"]
-        handles += ax.plot(borders.delta_s / eta, eta, color=palette["orange"], ls="--", lw=1.6, label=label)
-    return handles
+        lines.append((borders.delta_s / eta, eta, eta, palette["orange"], "--"))
+    return [
+        ax.plot(sigma, eta, color=colour, ls=dashes, lw=1.6, label=named.attrs["long_name"])[0]
+        for sigma, eta, named, colour, dashes in lines
+    ]
 
 
 def transition(simulated: xr.Dataset, borders: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -124,14 +110,8 @@ def transition(simulated: xr.Dataset, borders: xr.Dataset, *, ax: Axes | None = 
 
     Parameters
     ----------
-    simulated : Dataset
-        From :func:`fpsolve.phases.transition`.
-    borders : Dataset
-        From :func:`fpsolve.phases.boundaries`.
-
-    Returns
-    -------
-    Axes
+    simulated, borders : Dataset
+        From :func:`fpsolve.phases.transition` and :func:`fpsolve.phases.boundaries`.
     """
     ax = style.axes(ax)
     for name in ("leading", "ito_prefactor", "second_order", "finite_step", "finite_step_second_order"):
@@ -160,10 +140,6 @@ def trajectories(
         From :func:`fpsolve.simulate` with ``save_every`` and dt = η; the first walker is drawn.
     landscape : Landscape
         With one slow and one fast variable.
-
-    Returns
-    -------
-    sequence of two Axes
     """
     slow, fast = map(str, (*landscape.slow, *landscape.fast))
     reach = 1.15 * max(float(np.abs(p.path.isel(walker=0)).max()) for p in paths.values())
@@ -216,10 +192,6 @@ def critical(
         A line to compare with.
     stopped : ndarray of bool, optional
         Points that are lower bounds: drawn as arrows.
-
-    Returns
-    -------
-    Axes
     """
     ax = style.axes(ax)
     bound = np.zeros(len(x), bool) if stopped is None else np.asarray(stopped, bool)
