@@ -6,21 +6,18 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fpsolve.command.choices import EXAMPLE_NAMES, METHODS
 from fpsolve.command.exits import exit_code
+from fpsolve.command.output import pyplot, report, writable, write
 
 if TYPE_CHECKING:
     from fpsolve.command.jobs import Solution
     from fpsolve.command.problem import Problem
-    from fpsolve.table import Table
-
-#: Names after ``--example``; listed, not read, so that ``--help`` loads nothing.
-EXAMPLE_NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("examples/*.toml")))
-METHODS = ("all", "finite-volume", "spectral")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +98,7 @@ def _stationary(options: argparse.Namespace) -> int:
     from fpsolve.command import jobs
 
     problem = _problem(options)
-    out = _writable(options.out)
+    out = writable(options.out)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         solution = jobs.solve(
@@ -118,11 +115,10 @@ def _stationary(options: argparse.Namespace) -> int:
             "fpsolve: note: no figure; it needs a finite-volume density in one or two variables",
             file=sys.stderr,
         )
-    _report(solution.table, options.json)
+    table, found, quiet = solution.table, solution.results, options.json
+    report(table, table.to_dict(), as_json=quiet)
     if out is not None:
-        _write(out, solution.table, figure, solution.results)
-        if not options.json:
-            print(f"wrote {', '.join(str(p) for p in sorted(out.iterdir()))}")
+        write(out, "stationary", table, table.to_dict(), figure=figure, results=found, quiet=quiet)
     return 0
 
 
@@ -131,7 +127,7 @@ def _escape(options: argparse.Namespace) -> int:
     problem = _problem(options)
     if problem.escape is None:
         raise ValueError("the file has no [escape] table with start and target")
-    out = _writable(options.out)
+    out = writable(options.out)
     from fpsolve.compare.escapes import escape
     from fpsolve.escape.plot import escape_times
 
@@ -139,18 +135,11 @@ def _escape(options: argparse.Namespace) -> int:
     if options.seed is not None:
         settings["rng"] = options.seed
     table = escape(problem.process, box=problem.box, progress=not options.json, **settings)
-    _report(table, options.json)
+    report(table, table.to_dict(), as_json=options.json)
     if out is not None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, ax = plt.subplots()
+        figure, ax = pyplot().subplots()
         escape_times(table, ax=ax)
-        _write(out, table, figure, {}, name="escape")
-        if not options.json:
-            print(f"wrote {', '.join(str(p) for p in sorted(out.glob('escape.*')))}")
+        write(out, "escape", table, table.to_dict(), figure=figure, quiet=options.json)
     return 0
 
 
@@ -158,30 +147,16 @@ def _phases(options: argparse.Namespace) -> int:
     """Phases over a grid of noise and learning rate."""
     from fpsolve.command.phases import run_phases
 
-    return run_phases(options, _writable(options.out))
-
-
-def _writable(directory: str | None) -> Path | None:
-    """The output directory, made now so that a bad one is found before the work."""
-    if directory is None:
-        return None
-    path = Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
-    probe = path / ".fpsolve-probe"
-    probe.touch()
-    probe.unlink()
-    return path
+    return run_phases(options, writable(options.out))
 
 
 def _figure(problem: Problem, solution: Solution):
     """The density beside all others, where there is one by finite volumes in one or two variables."""
     if len(problem.process.variables) > 2 or "density" not in solution.results:
         return None
-    import matplotlib
-
-    matplotlib.use("Agg")
     from fpsolve.density import plot
 
+    pyplot()
     found = solution.results
     return plot.stationary(
         found["density"],
@@ -204,29 +179,6 @@ def _verdicts(options: argparse.Namespace) -> int:
     else:
         print(page, end="")
     return 0
-
-
-def _report(table: Table, as_json: bool) -> None:
-    """The table on stdout."""
-    if as_json:
-        import json
-
-        print(json.dumps(table.to_dict()))
-    else:
-        print(table)
-
-
-def _write(out: Path, table: Table, figure, results: Mapping, *, name: str = "stationary") -> None:
-    """Table, figure and data, each under its own name."""
-    import json
-
-    (out / f"{name}.txt").write_text(f"{table}\n", encoding="utf-8")
-    (out / f"{name}.json").write_text(json.dumps(table.to_dict(), indent=1), encoding="utf-8")
-    if figure is not None:
-        figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
-    for title, result in results.items():
-        file = out / f"{title.replace(', ', '-').replace(' ', '-')}.nc"
-        result.to_netcdf(file, engine="h5netcdf")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,18 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import sympy as sp
 
+from fpsolve.command.choices import EXAMPLE_FOLDER, METHODS
 from fpsolve.command.reader import (
+    Check,
+    checked,
+    like,
     number,
     one_of,
     parse,
@@ -23,7 +28,8 @@ from fpsolve.command.reader import (
     short,
     whole,
 )
-from fpsolve.density.grid import Box, Method, Scheme, Walls, checked_box
+from fpsolve.density.choices import Scheme, Walls
+from fpsolve.density.grid import Box, checked_box
 from theory.catalogue import CATALOGUE
 from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
@@ -40,19 +46,14 @@ EXAMPLE_PARAMETERS = {
 _EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
 SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
 TABLES = ("noise", "box", "solver", "simulate", "escape", "phases")
-SOLVER_KEYS = ("method", "shape", "scheme", "walls", "cross_diffusion", "accuracy")
-METHODS = ("all", *get_args(Method))
-SCHEMES = get_args(Scheme)
 #: Above this the factorisation of a mesh no longer fits into the memory of a usual machine.
 MAX_CELLS = 2_000_000
 MIN_CELLS_PER_AXIS = 8
-SIMULATE_KEYS = ("walkers", "time", "time_step", "burn_in", "seed")
-ESCAPE_KEYS = ("start", "target", "methods", "walkers", "time_step", "max_time", "seed")
 DEFAULT_WALKERS = 1024
 DEFAULT_TIME = 1000.0
 
 #: Configurations that ship with the package, by the name after ``--example``.
-EXAMPLES = shipped(Path(__file__).with_name("examples"))
+EXAMPLES = shipped(EXAMPLE_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -149,57 +150,61 @@ def _along(loss: Callable[..., np.ndarray], axis: int, distances: np.ndarray, di
     return loss(*(distances if i == axis else 0.0 for i in range(dimension)))
 
 
+def solver_checks(dimension: int) -> dict[str, Check]:
+    """What a [solver] table may hold, for so many variables."""
+    return {
+        "method": partial(one_of, known=METHODS),
+        "shape": partial(_shape, dimension=dimension),
+        "scheme": partial(_scheme, dimension=dimension),
+        "walls": partial(one_of, known=get_args(Walls)),
+        "cross_diffusion": partial(like, default=True),
+        "accuracy": _share,
+    }
+
+
 def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str, object]]:
     """Method and options of the density."""
-    refuse_unknown(table, SOLVER_KEYS, "[solver]")
-    options = dict(table)
-    method = one_of(options.pop("method", "all"), METHODS, "solver.method")
-    if "shape" in options:
-        options["shape"] = _shape(options["shape"], dimension)
-    scheme = options.get("scheme", "auto")
-    if isinstance(scheme, list):
-        if len(scheme) != dimension:
-            raise ValueError(
-                f"solver.scheme = {scheme!r} must name one scheme for each of {dimension} variables"
-            )
-        for entry in scheme:
-            one_of(entry, SCHEMES, "solver.scheme")
-    else:
-        one_of(scheme, ("auto", *SCHEMES), "solver.scheme")
-    one_of(options.get("walls", "far"), get_args(Walls), "solver.walls")
-    if not isinstance(options.get("cross_diffusion", True), bool):
-        raise ValueError(f"solver.cross_diffusion = {options['cross_diffusion']!r} must be true or false")
-    accuracy = number(options.get("accuracy", 1e-3), "solver.accuracy")
-    if not 0 < accuracy < 1:
-        raise ValueError(f"solver.accuracy = {accuracy:g} must lie between 0 and 1")
-    return method, options
+    options = checked(table, solver_checks(dimension), "solver")
+    return options.pop("method", "all"), options
 
 
-def _shape(value: object, dimension: int) -> tuple[int, ...]:
+def _share(value: object, name: str) -> float:
+    """A number between 0 and 1."""
+    found = number(value, name)
+    if not 0 < found < 1:
+        raise ValueError(f"{name} = {found:g} must lie between 0 and 1")
+    return found
+
+
+def _scheme(value: object, name: str, dimension: int) -> object:
+    """One scheme for all axes, or a list with one for each."""
+    known = get_args(Scheme)
+    if not isinstance(value, list):
+        return one_of(value, name, ("auto", *known))
+    if len(value) != dimension:
+        raise ValueError(f"{name} = {value!r} must name one scheme for each of {dimension} variables")
+    return [one_of(entry, name, known) for entry in value]
+
+
+def _shape(value: object, name: str, dimension: int) -> tuple[int, ...]:
     """Cells per axis."""
     counts = value if isinstance(value, list) else [value] * dimension
     if len(counts) != dimension:
-        raise ValueError(
-            f"solver.shape = {value!r} must give a number of cells for each of {dimension} variables"
-        )
-    cells = tuple(whole(n, "solver.shape", at_least=MIN_CELLS_PER_AXIS) for n in counts)
+        raise ValueError(f"{name} = {value!r} must give a number of cells for each of {dimension} variables")
+    cells = tuple(whole(n, name, at_least=MIN_CELLS_PER_AXIS) for n in counts)
     if math.prod(cells) > MAX_CELLS:
-        raise ValueError(
-            f"solver.shape = {value!r} makes {math.prod(cells):,} cells; use at most {MAX_CELLS:,}"
-        )
+        raise ValueError(f"{name} = {value!r} makes {math.prod(cells):,} cells; use at most {MAX_CELLS:,}")
     return cells
+
+
+#: What the tables of walkers have in common; phases have their own times.
+WALKERS: dict[str, Check] = {"walkers": partial(whole, at_least=2), "seed": partial(whole, at_least=0)}
+_SIMULATE: dict[str, Check] = {**WALKERS, "time": positive, "time_step": positive, "burn_in": number}
 
 
 def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float]:
     """Options of the ensemble."""
-    refuse_unknown(table, SIMULATE_KEYS, "[simulate]")
-    options = {key: number(value, f"simulate.{key}") for key, value in table.items()}
-    if "walkers" in options:
-        whole(options["walkers"], "simulate.walkers", at_least=2)
-    if "seed" in options:
-        whole(options["seed"], "simulate.seed", at_least=0)
-    for key in ("time", "time_step"):
-        positive(options.get(key, 1.0), f"simulate.{key}")
+    options = checked(table, _SIMULATE, "simulate")
     if "time_step" not in options and process.learning_rate is None:
         raise ValueError("simulate.time_step is needed: the noise model has no learning rate")
     burn_in, time = options.get("burn_in", 0.0), options.get("time", DEFAULT_TIME)
@@ -210,34 +215,32 @@ def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float
 
 def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]:
     """Start, target and options of an escape."""
-    refuse_unknown(table, ESCAPE_KEYS, "[escape]")
-    missing = [key for key in ("start", "target") if key not in table]
+    from fpsolve.compare.escapes import METHODS as KNOWN
+
+    symbols = {str(variable): variable for variable in process.variables}
+
+    def start(value: object, name: str) -> dict[str, float]:
+        if not isinstance(value, dict) or set(value) != set(process.names):
+            raise ValueError(f"{name} must give a number for each of {', '.join(process.names)}")
+        return {key: float(number(value[key], f"{name}.{key}")) for key in process.names}
+
+    def target(value: object, _: str) -> sp.Basic:
+        # A string without markup: parsed through the whitelist, over the process's own symbols
+        condition = parse_condition(value, process.names)  # type: ignore[arg-type]
+        return condition.xreplace({s: symbols[str(s)] for s in condition.free_symbols})
+
+    def methods(value: object, name: str) -> list[str]:
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{name} must be a list of some of {', '.join(KNOWN)}")
+        return [one_of(method, name, KNOWN) for method in value]
+
+    checks: dict[str, Check] = {"start": start, "target": target, "methods": methods, "time_step": positive}
+    options = checked(table, {**WALKERS, **checks, "max_time": positive}, "escape")
+    missing = [key for key in ("start", "target") if key not in options]
     if missing:
         raise ValueError(f"[escape] needs {missing[0]}, such as start = {{ x = -1.0 }}, target = 'x > 0'")
-    start = table["start"]
-    if not isinstance(start, dict) or set(start) != set(process.names):
-        raise ValueError(f"escape.start must give a number for each of {', '.join(process.names)}")
-    # A string without markup: parsed through the whitelist, over the process's own symbols
-    condition = parse_condition(table["target"], process.names)  # type: ignore[arg-type]
-    symbols = {str(variable): variable for variable in process.variables}
-    options: dict[str, object] = {
-        "start": {name: float(number(start[name], f"escape.start.{name}")) for name in process.names},
-        "target": condition.xreplace({s: symbols[str(s)] for s in condition.free_symbols}),
-    }
-    if "methods" in table:
-        from fpsolve.compare.escapes import METHODS as KNOWN
-
-        methods = table["methods"]
-        if not isinstance(methods, list) or not methods:
-            raise ValueError(f"escape.methods must be a list of some of {', '.join(KNOWN)}")
-        options["methods"] = [one_of(method, KNOWN, "escape.methods") for method in methods]
-    if "walkers" in table:
-        options["walkers"] = whole(table["walkers"], "escape.walkers", at_least=2)
-    for key in ("time_step", "max_time"):
-        if key in table:
-            options[key] = float(positive(table[key], f"escape.{key}"))
-    if "seed" in table:
-        options["rng"] = whole(table["seed"], "escape.seed", at_least=0)
+    if "seed" in options:
+        options["rng"] = options.pop("seed")
     return options
 
 
@@ -287,7 +290,7 @@ def _names(value: object, key: str) -> tuple[str, ...]:
 
 def _example(table: Mapping[str, object]) -> Landscape:
     """A landscape of the catalogue with its own parameters."""
-    name = one_of(table["example"], tuple(CATALOGUE), "example")
+    name = one_of(table["example"], "example", tuple(CATALOGUE))
     clash = [k for k in ("variables", "fast", "parameters") if k in table]
     if clash:
         raise ValueError(f"{clash[0]} cannot be given with an example")
@@ -307,7 +310,7 @@ def _noise(table: object):
     """A noise model from its kind and that kind's own parameters."""
     if not isinstance(table, dict) or "kind" not in table:
         raise ValueError(f"a [noise] table with kind = ... is needed; kinds: {', '.join(NOISE_KINDS)}")
-    kind = one_of(table["kind"], tuple(NOISE_KINDS), "noise.kind")
+    kind = one_of(table["kind"], "noise.kind", tuple(NOISE_KINDS))
     factory = NOISE_KINDS[kind]
     signature = inspect.signature(factory).parameters
     given = {key: value for key, value in table.items() if key != "kind"}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from fpsolve.results import shortened
 
 #: A configuration is a page of text; anything larger is a mistake.
 MAX_BYTES = 64 * 1024
+#: Reads a value of a file: the value and its name in messages; what is wrong is a ValueError.
+Check: TypeAlias = Callable[[object, str], object]
 
 
 def read_text(path: str | Path) -> str:
@@ -55,7 +58,13 @@ def refuse_unknown(table: Mapping[str, object], known: Iterable[str], where: str
             raise ValueError(f"unknown key {key!r} in {where}; {_nearest(key, names)}")
 
 
-def one_of(value: object, known: Sequence[str], name: str) -> str:
+def checked(table: Mapping[str, object], checks: Mapping[str, Check], where: str) -> dict[str, Any]:
+    """The values of a table, each as ``check(value, "where.key")`` of its key reads it; no other keys."""
+    refuse_unknown(table, checks, f"[{where}]")
+    return {key: checks[key](value, f"{where}.{key}") for key, value in table.items()}
+
+
+def one_of(value: object, name: str, known: Sequence[str]) -> str:
     """A word from a fixed set."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} = {short(value)} is not known; {_nearest(str(value), known)}")
@@ -93,7 +102,7 @@ def whole(value: object, name: str, *, at_least: int) -> int:
     return int(found)
 
 
-def like(value: object, default: object, name: str) -> object:
+def like(value: object, name: str, default: object) -> object:
     """A value of the kind of a default: text, a truth value, a whole number, a number, or a list of one kind.
 
     A list becomes a tuple, and a whole number a float where the default is one.
@@ -101,7 +110,7 @@ def like(value: object, default: object, name: str) -> object:
     if isinstance(default, tuple):
         if not isinstance(value, list) or not value:
             raise ValueError(f"{name} = {short(value)} must be a list, such as {list(default)}")
-        return tuple(like(item, default[0], name) for item in value)
+        return tuple(like(item, name, default[0]) for item in value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(number(value, name))
     if type(value) is not type(default):

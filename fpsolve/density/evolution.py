@@ -10,7 +10,8 @@ import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.grid import Grid, Scheme, checked_box, checked_shape, drift_values
+from fpsolve.density.choices import Scheme
+from fpsolve.density.grid import Grid, checked_box, checked_shape, drift_values
 from fpsolve.density.operator import fokker_planck_matrix, time_stepper
 from fpsolve.density.stationary import chosen_schemes, numeric_process, titled
 from fpsolve.progress import bar

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -13,10 +12,6 @@ from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Box = dict[str, tuple[float, float]]
-#: How a density is computed; how the convective flux is put on the faces of an axis; what ends the box.
-Method: TypeAlias = Literal["finite-volume", "spectral"]
-Scheme: TypeAlias = Literal["central", "exponential"]
-Walls: TypeAlias = Literal["far", "reflecting"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
-from fpsolve.density.grid import Grid, Scheme, drift_values, loss_values, place
+from fpsolve.density.choices import Scheme
+from fpsolve.density.grid import Grid, drift_values, loss_values, place
 from theory.langevin import Process
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density import grid as mesh
-from fpsolve.density.grid import Box, Grid, Method, Scheme, Walls, kept_axes, unfolded
+from fpsolve.density.choices import Method, Scheme, Walls
+from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.window import Window, default_shape, starting_window
 from fpsolve.results import provenance, quantity

@@ -141,9 +141,9 @@ class Config:
         for name in ("momentum", "stop_at_loss"):
             if number(getattr(self, name), name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)!r} must not be negative")
-        one_of(self.model, tuple(MODELS), "model")
+        one_of(self.model, "model", tuple(MODELS))
         for case in self.cases:
-            one_of(case, tuple(CASES), "case")
+            one_of(case, "case", tuple(CASES))
         for name in ("fit", "rank_fit"):
             modes = getattr(self, name)
             if len(modes) != 2 or not 1 <= modes[0] < modes[1]:

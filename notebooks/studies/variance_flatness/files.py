@@ -47,4 +47,4 @@ def parse_experiments(text: str) -> list[Config]:
 
 def _like_defaults(table: Mapping[str, object]) -> dict:
     """Values of the kind of the defaults."""
-    return {key: like(value, DEFAULTS[key], key) for key, value in table.items()}
+    return {key: like(value, key, DEFAULTS[key]) for key, value in table.items()}

@@ -179,7 +179,7 @@ def test_the_options_a_file_may_give_to_the_solver_are_its_own():
 
     from fpsolve import stationary_density
 
-    assert set(config.SOLVER_KEYS) <= set(inspect.signature(stationary_density).parameters)
+    assert set(config.solver_checks(2)) <= set(inspect.signature(stationary_density).parameters)
 
 
 @settings(max_examples=100, deadline=None)

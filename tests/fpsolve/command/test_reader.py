@@ -26,8 +26,8 @@ def test_unknown_keys_and_wrong_tables_are_named(text, message):
 
 
 def test_values_take_the_kind_of_their_default():
-    assert reader.like(1, 0.5, "rate") == 1.0 and isinstance(reader.like(1, 0.5, "rate"), float)
-    assert reader.like([1, 2], (0.5,), "rates") == (1.0, 2.0)
+    assert reader.like(1, "rate", 0.5) == 1.0 and isinstance(reader.like(1, "rate", 0.5), float)
+    assert reader.like([1, 2], "rates", (0.5,)) == (1.0, 2.0)
     wrong = [
         ("a", 1, "a whole number"), (True, 1, "a whole number"), (1.5, 1, "a whole number"),
         (True, 0.5, "a number"), (1, "a", "text"), (1, True, "true or false"), (3, (1,), "a list"),
@@ -35,4 +35,4 @@ def test_values_take_the_kind_of_their_default():
     ]  # fmt: skip
     for value, default, message in wrong:
         with pytest.raises(ValueError, match=f"key = .* must be {message}"):
-            reader.like(value, default, "key")
+            reader.like(value, "key", default)

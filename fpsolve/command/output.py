@@ -1,0 +1,67 @@
+"""What a command leaves behind: a table on stdout; text, JSON, figure and data in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+
+def writable(directory: str | None) -> Path | None:
+    """The output directory, made now so that a bad one is found before the work."""
+    if directory is None:
+        return None
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / ".fpsolve-probe"
+    probe.touch()
+    probe.unlink()
+    return path
+
+
+def pyplot():
+    """``matplotlib.pyplot``, drawing without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def report(text: object, data: object, *, as_json: bool) -> None:
+    """A table on stdout, as text or as one line of JSON."""
+    print(json.dumps(data) if as_json else text)
+
+
+def write(
+    out: Path,
+    name: str,
+    text: object,
+    data: object,
+    *,
+    figure: Figure | None = None,
+    results: Mapping[str, xr.Dataset | xr.DataArray] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Write ``name`` .txt, .json and .png, and each result as netCDF under its own name.
+
+    The files are named on stdout unless ``quiet``.
+    """
+    files = [out / f"{name}.txt", out / f"{name}.json"]
+    files[0].write_text(f"{text}\n", encoding="utf-8")
+    files[1].write_text(json.dumps(data, indent=1), encoding="utf-8")
+    if figure is not None:
+        files.append(out / f"{name}.png")
+        figure.savefig(files[-1], dpi=150, bbox_inches="tight")
+        pyplot().close(figure)
+    for title, result in (results or {}).items():
+        files.append(out / f"{title.replace(', ', '-').replace(' ', '-')}.nc")
+        result.to_netcdf(files[-1], engine="h5netcdf")
+    if not quiet:
+        print(f"wrote {', '.join(map(str, sorted(files)))}")

@@ -1,0 +1,8 @@
+"""Words that choose how a density is computed; the command line lists them without loading a solver."""
+
+from typing import Literal, TypeAlias
+
+#: How a density is computed; how the convective flux is put on the faces of an axis; what ends the box.
+Method: TypeAlias = Literal["finite-volume", "spectral"]
+Scheme: TypeAlias = Literal["central", "exponential"]
+Walls: TypeAlias = Literal["far", "reflecting"]
