@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -48,20 +49,25 @@ def parse_phases(text: str) -> PhasesProblem:
     return PhasesProblem(landscape, sigma, learning_rate, options)
 
 
+def _real(value: object, name: str) -> float:
+    """A finite number, as a float where it is whole."""
+    return float(number(value, name))
+
+
 def _start(value: object, name: str) -> tuple[float, ...]:
     """A pair of numbers."""
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{name} must be two numbers, such as start = [1.5, 1.5]")
-    return tuple(float(number(v, name)) for v in value)
+    return tuple(_real(v, name) for v in value)
 
 
 def _values(given: object, name: str) -> tuple[float, ...]:
     """A list, or ends and a number of points even in logarithm."""
     if isinstance(given, list):
-        values = tuple(float(number(v, name)) for v in given)
+        values = tuple(_real(v, name) for v in given)
     elif isinstance(given, Mapping):
         refuse_unknown(given, ("from", "to", "points"), name)
-        low, high = (float(number(given.get(key), f"{name}.{key}")) for key in ("from", "to"))
+        low, high = (_real(given.get(key), f"{name}.{key}") for key in ("from", "to"))
         points = whole(given.get("points"), f"{name}.points", at_least=1)
         if not 0 < low <= high or points > MAX_POINTS:
             raise ValueError(f"{name}: 0 < from <= to, and at most {MAX_POINTS:,} points")
@@ -75,10 +81,10 @@ def _values(given: object, name: str) -> tuple[float, ...]:
 
 _PHASES: dict[str, Check] = {
     **WALKERS, "sigma": _values, "learning_rate": _values, "start": _start,
-    "time": number, "burn_in": number, "search_limit": number,
+    "time": _real, "burn_in": _real, "search_limit": _real,
 }  # fmt: skip
 #: The grid shows all three phases of the reference valley in a minute.
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "sigma": _values({"from": 1e-3, "to": 3.0, "points": 12}, "phases.sigma"),
     "learning_rate": _values({"from": 0.01, "to": 0.25, "points": 8}, "phases.learning_rate"),
     "walkers": 32, "time": 3000.0, "burn_in": 2000.0, "seed": 0,
