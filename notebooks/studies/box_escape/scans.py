@@ -15,8 +15,8 @@ from fpsolve.results import quantity
 from nets.data.datasets import Data
 from nets.escape.box import simulate_box_escape
 from nets.escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
-from nets.escape.predictions import free_exit_time, level_crossing_rate, positive_part
 from nets.models import fully_connected
+from notebooks.studies.box_escape.predictions import free_exit_time, level_crossing_rate, positive_part
 from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
 
 SCANS = ("learning_rate", "shuffled", "batch_size", "injected_noise", "sharpness_sgld")
@@ -47,7 +47,7 @@ def escape_study(
     Returned: ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point);
     ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing
     was run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still rises
-    outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`nets.escape.predictions` (scan,
+    outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`notebooks.studies.box_escape.predictions` (scan,
     point); and the numbers of ``starts.start_report``.
     """
     dynamics, r = study_start(
