@@ -18,7 +18,7 @@ parse_expression: a formula from text, by a whitelist.
 parse_condition: a condition from text, by a whitelist.
 escape: closed forms and exact times of escape from a well.
 flatness: flatness of valleys in many dimensions, in symbols and in arrays.
-adiabatic: the room theory.valley, elimination of fast variables.
+adiabatic: the package theory.valley, elimination of fast variables.
 phase_boundaries: the module theory.valley.borders, where phases I, II and III meet.
 slow_passage: the module theory.valley.times, search times and lifetimes.
 """

@@ -47,8 +47,8 @@ def escape_study(
     Returned: ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point);
     ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing
     was run; ``uphill`` (scan, point), share of exits where the loss of the whole training set still rises
-    outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` of :mod:`notebooks.studies.box_escape.predictions` (scan,
-    point); and the numbers of ``starts.start_report``.
+    outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` (scan, point) of the module
+    ``predictions``; and the numbers of ``starts.start_report``.
     """
     dynamics, r = study_start(
         problem, start, training_seed, epochs=epochs, samples=samples, decay=decay, half_width=half_width
