@@ -13,7 +13,7 @@ from torch import nn
 from fpsolve.results import dataset, quantity
 from nets.data.datasets import Data
 from nets.layers import description
-from nets.training.run import Run
+from nets.training.run import Run, finished
 from nets.training.train import continued, replicas
 
 
@@ -51,6 +51,8 @@ def weights_along(
     ------
     ValueError
         If epochs do not ascend, or none is above 0.
+    Diverged
+        If a training does.
     """
     wanted = [int(e) for e in epochs]
     if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] < 1:
@@ -65,7 +67,7 @@ def weights_along(
             )  # fmt: skip
         else:
             runs = continued(runs, epoch - runs[0].epoch, progress=progress)
-        rows[epoch] = [_flat(run.net) for run in runs]
+        rows[epoch] = [_flat(finished(run).net) for run in runs]
     assert runs is not None  # the last epoch is above 0
     accuracy = np.stack([run.history.accuracy.sel(epoch=wanted) for run in runs])
     return dataset(

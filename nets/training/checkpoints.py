@@ -15,7 +15,7 @@ from torch import nn
 
 from nets.data.datasets import Data
 from nets.layers import architecture, description, with_parameters
-from nets.training.recipe import Recipe
+from nets.training.recipe import changed
 from nets.training.run import Run
 
 _FORMAT = "fpsolve nets run, 1"
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
 def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequential, data: Data) -> Run:
     settings = dict(text["settings"])
     seed, epoch = settings.pop("seed"), int(text["epoch"])
-    recipe = Recipe.stored(settings, epochs=max(epoch, 1))
+    recipe = changed(None, settings | {"epochs": max(epoch, 1)})
     device = data.train_inputs.device
     names = [name for name, _ in net.named_parameters()]
     own = with_parameters(net, (tensors[f"{i}/net/{name}"].to(device) for name in names))

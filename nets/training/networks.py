@@ -6,7 +6,7 @@ other net goes through autograd, one replica after the other. A test in test_tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -93,16 +93,11 @@ class DenseNetwork:
 
     def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
         """See :class:`Network`."""
-        weights = parameters[::2] if self.biases else parameters
         gradients: list[torch.Tensor] = []
-        dz = slope
-        for l in range(len(weights) - 1, -1, -1):
-            a = self._activations[l]
+        for _, a, dz in self._backwards(parameters, slope):
             if self.biases:
                 gradients.append(dz.sum(-2))
             gradients.append(torch.matmul(dz.mT, a))
-            if l:
-                dz = _through_relu(torch.matmul(dz, weights[l]), a, 0)
         return gradients[::-1]
 
     def descend(self, parameters: Parameters, slope: torch.Tensor, rate: float | torch.Tensor) -> None:
@@ -110,20 +105,30 @@ class DenseNetwork:
 
         ``rate`` is one number, or one for each replica.
         """
-        weights = parameters[::2] if self.biases else parameters
         if isinstance(rate, float):
-            dz, factor = slope, -rate
+            factor = -rate
         else:
-            dz, factor = slope * rate.view(-1, 1, 1), -1.0
-        for l in range(len(weights) - 1, -1, -1):
-            a, W = self._activations[l], weights[l]
-            before = dz
-            if l:
-                dz = _through_relu(torch.matmul(dz, W), a, 0)
+            slope, factor = slope * rate.view(-1, 1, 1), -1.0
+        for at, a, dz in self._backwards(parameters, slope):
             if self.biases:
-                parameters[2 * l + 1].add_(before.sum(-2), alpha=factor)
+                parameters[at + 1].add_(dz.sum(-2), alpha=factor)
+            W = parameters[at]
             add_product = W.addmm_ if W.ndim == 2 else W.baddbmm_
-            add_product(before.mT, a, alpha=factor)
+            add_product(dz.mT, a, alpha=factor)
+
+    def _backwards(
+        self, parameters: Parameters, slope: torch.Tensor
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """From the last layer: the place of its weights, what enters it, and the slope by what leaves it.
+
+        The weights may change between two layers: the slope below is found first.
+        """
+        per_layer = 2 if self.biases else 1
+        for l in range(len(parameters) // per_layer - 1, -1, -1):
+            a, W, dz = self._activations[l], parameters[per_layer * l], slope
+            if l:
+                slope = _through_relu(torch.matmul(dz, W), a, 0)
+            yield per_layer * l, a, dz
 
 
 @dataclass

@@ -15,8 +15,9 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import torch
 
+from nets.training.networks import Parameters
+
 OptimizerName = Literal["sgd", "momentum", "adam", "gd", "gd_isotropic_noise", "gd_flatness_noise"]
-Tensors: TypeAlias = Sequence[torch.Tensor]
 Memory: TypeAlias = dict[str, list[torch.Tensor]]
 #: Random numbers of an epoch, one stream for each replica.
 Streams: TypeAlias = Sequence[np.random.Generator]
@@ -29,12 +30,22 @@ class Optimizer:
     name: ClassVar[str]
     memory: ClassVar[tuple[str, ...]] = ()
 
-    def direction(self, gradients: Tensors, memory: Memory, step: int) -> Tensors:
+    def direction(self, gradients: Parameters, memory: Memory, step: int) -> Parameters:
         """What −α is multiplied with, by parameter; changes the memory. ``step`` counts from 1."""
         return gradients
 
+    @property
+    def recorded(self) -> dict[str, str | float]:
+        """Name, momentum and noise as they stand beside results; 0 for what the optimiser does not take."""
+        numbers = {"momentum": 0.0, "noise": 0.0} | {k: float(v) for k, v in asdict(self).items()}
+        return {"optimizer": self.name} | numbers
+
+    def fresh_memory(self, parameters: Parameters) -> Memory:
+        """What is remembered before the first step: zeros."""
+        return {name: [torch.zeros_like(p) for p in parameters] for name in self.memory}
+
     def move(
-        self, parameters: Tensors, gradients: Tensors, memory: Memory,
+        self, parameters: Parameters, gradients: Parameters, memory: Memory,
         *, rate: float | torch.Tensor, step: int,
     ) -> None:  # fmt: skip
         """Make the ``step``-th step in place; ``rate`` is one α, or one for each replica."""
@@ -64,7 +75,7 @@ class Momentum(Optimizer):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum:g} is for optimizer='momentum' and lies in [0, 1)")
 
-    def direction(self, gradients: Tensors, memory: Memory, step: int) -> Tensors:
+    def direction(self, gradients: Parameters, memory: Memory, step: int) -> Parameters:
         return [v.mul_(self.momentum).add_(g) for v, g in zip(memory["velocity"], gradients, strict=True)]
 
 
@@ -77,7 +88,7 @@ class Adam(Optimizer):
     decays: ClassVar[tuple[float, float]] = (0.9, 0.999)
     epsilon: ClassVar[float] = 1e-8
 
-    def direction(self, gradients: Tensors, memory: Memory, step: int) -> Tensors:
+    def direction(self, gradients: Parameters, memory: Memory, step: int) -> Parameters:
         b1, b2 = self.decays
         moves = []
         for mean, square, g in zip(memory["mean"], memory["square"], gradients, strict=True):
@@ -93,16 +104,11 @@ class GradientDescent(Optimizer):
 
     name: ClassVar[str] = "gd"
 
-    @property
-    def diffusion(self) -> float:
-        """D of the noise √(2αD) ξ that is added in each step."""
-        return 0.0
-
     def drawn_slope(self, p: torch.Tensor, streams: Streams) -> torch.Tensor | None:
         """Random slopes of the logits, of which ξ is the gradient; ``p`` is the softmax, rows × classes."""
         return None
 
-    def draw(self, noise: Tensors, streams: Streams) -> None:
+    def draw(self, noise: Parameters, streams: Streams) -> None:
         """Fill in ξ where it is no gradient."""
 
 
@@ -116,10 +122,6 @@ class _Noisy(GradientDescent):
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise ValueError(f"noise={self.noise:g} must be finite and not negative")
 
-    @property
-    def diffusion(self) -> float:
-        return self.noise
-
 
 @dataclass(frozen=True)
 class IsotropicNoise(_Noisy):
@@ -127,7 +129,7 @@ class IsotropicNoise(_Noisy):
 
     name: ClassVar[str] = "gd_isotropic_noise"
 
-    def draw(self, noise: Tensors, streams: Streams) -> None:
+    def draw(self, noise: Parameters, streams: Streams) -> None:
         for t in noise:
             drawn = np.stack([s.standard_normal(t.numel() // len(streams)) for s in streams])
             t.copy_(torch.from_numpy(drawn).view(t.shape))
@@ -165,34 +167,22 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def named_optimizer(optimizer: Optimizer | str, **numbers: float | None) -> Optimizer:
     """The optimiser of a name, with its ``momentum`` or ``noise``; None leaves a default.
 
-    A ValueError if the name is unknown, a number is missing or belongs to another optimiser.
+    A ValueError if the name is unknown, a number is missing, or one that is not 0 belongs to another
+    optimiser. What :attr:`Optimizer.recorded` holds is read back.
     """
     name = optimizer.name if isinstance(optimizer, Optimizer) else optimizer
     check_option("optimizer", name, tuple(OPTIMIZERS))
-    given = {key: float(value) for key, value in numbers.items() if value is not None}
-    for key, value in given.items():
-        takers = [other for other, kind in OPTIMIZERS.items() if key in {f.name for f in fields(kind)}]
-        if name not in takers:
-            raise ValueError(f"{key}={value:g} is for optimizer={' or '.join(map(repr, takers))}")
+    own, given = fields(OPTIMIZERS[name]), {key: float(x) for key, x in numbers.items() if x is not None}
+    for key in given.keys() - {f.name for f in own}:
+        if value := given.pop(key):
+            takers = [repr(n) for n, kind in OPTIMIZERS.items() if key in {f.name for f in fields(kind)}]
+            raise ValueError(f"{key}={value:g} is for optimizer={' or '.join(takers)}")
     if isinstance(optimizer, Optimizer):
         return replace(optimizer, **given)
-    kind = OPTIMIZERS[name]
-    for f in fields(kind):
+    for f in own:
         if f.default is MISSING and f.name not in given:
             raise ValueError(f"{f.name}=None: it is needed for optimizer={name!r}")
-    return kind(**given)
-
-
-def recorded_optimizer(optimizer: Optimizer) -> dict[str, str | float]:
-    """Name, momentum and noise as they stand beside results; 0 for what the optimiser does not take."""
-    numbers = {"momentum": 0.0, "noise": 0.0} | {k: float(v) for k, v in asdict(optimizer).items()}
-    return {"optimizer": optimizer.name} | numbers
-
-
-def stored_optimizer(optimizer: str, **numbers: float) -> Optimizer:
-    """The optimiser that :func:`recorded_optimizer` has written."""
-    kind = OPTIMIZERS[optimizer]
-    return kind(**{f.name: numbers[f.name] for f in fields(kind)})
+    return OPTIMIZERS[name](**given)
 
 
 def check_option(word: str, value: object, known: tuple[str, ...]) -> None:
@@ -201,8 +191,3 @@ def check_option(word: str, value: object, known: tuple[str, ...]) -> None:
         close = difflib.get_close_matches(str(value), known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"{word}={value!r}: {hint}known are {', '.join(known)}")
-
-
-def fresh_memory(optimizer: Optimizer, parameters: Tensors) -> Memory:
-    """What the optimiser remembers before the first step: zeros."""
-    return {name: [torch.zeros_like(p) for p in parameters] for name in optimizer.memory}

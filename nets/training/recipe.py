@@ -18,8 +18,6 @@ from nets.training.optimizers import (
     Plain,
     check_option,
     named_optimizer,
-    recorded_optimizer,
-    stored_optimizer,
 )
 
 Precision = Literal["float32", "float64"]
@@ -113,17 +111,9 @@ class Recipe:
         """What decides how each step goes, as text and numbers, for files and ``attrs``."""
         return {
             "learning_rate": self.learning_rate, "batch_size": self.batch_size,
-            **recorded_optimizer(self.optimizer), "sampling": self.sampling, "dtype": self.dtype,
+            **self.optimizer.recorded, "sampling": self.sampling, "dtype": self.dtype,
             "divergence": self.divergence,
         }  # fmt: skip
-
-    @classmethod
-    def stored(cls, recorded: Mapping[str, Any], *, epochs: int) -> Recipe:
-        """The recipe that :attr:`recorded` describes."""
-        fields = dict(recorded)
-        numbers = {key: fields.pop(key) for key in ("momentum", "noise")}
-        optimizer = stored_optimizer(fields.pop("optimizer"), **numbers)
-        return cls(**fields, optimizer=optimizer, epochs=epochs)
 
 
 class Options(TypedDict, total=False):
@@ -148,7 +138,10 @@ class Options(TypedDict, total=False):
 
 
 def changed(recipe: Recipe | None, options: Mapping[str, Any]) -> Recipe:
-    """The recipe with some :class:`Options` in place of its own; they must say all where there is none."""
+    """The recipe with some :class:`Options` in place of its own; they must say all where there is none.
+
+    What :attr:`Recipe.recorded` holds are options, too.
+    """
     fields = dict(options)
     numbers = {key: fields.pop(key, None) for key in ("momentum", "noise")}
     optimizer = fields.get("optimizer", Plain() if recipe is None else recipe.optimizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -106,38 +106,34 @@ def _samples(run: Run) -> tuple[Samples, Samples]:
 def _stacked(runs: Sequence[Run]) -> Batch:
     """Copies of the runs' weights and memories, side by side."""
 
-    def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return (
-            tensors[0].detach().clone() if len(tensors) == 1 else torch.stack([t.detach() for t in tensors])
-        )
+    def stacked(each: Iterable[Iterable[torch.Tensor]]) -> list[torch.Tensor]:
+        same = zip(*each, strict=True)
+        return [t[0].detach().clone() if len(t) == 1 else torch.stack(t).detach() for t in same]
 
-    parameters = [stack(same) for same in zip(*(r.net.parameters() for r in runs), strict=True)]
-    memory = {
-        name: [stack(same) for same in zip(*(r.memory[name] for r in runs), strict=True)]
-        for name in runs[0].memory
-    }
     first = runs[0]
     rates, seeds = zip(*((r.recipe.learning_rate, r.seed) for r in runs), strict=True)
     return Batch(
-        network(first.net), parameters, memory, first.epoch, first.step, first.recipe, first.batch_size,
-        rates, seeds,
+        network(first.net), stacked(r.net.parameters() for r in runs),
+        {name: stacked(r.memory[name] for r in runs) for name in first.memory},
+        first.epoch, first.step, first.recipe, first.batch_size, rates, seeds,
     )  # fmt: skip
 
 
-def _copied(batch: Batch) -> Batch:
-    memory = {name: [t.clone() for t in tensors] for name, tensors in batch.memory.items()}
-    return replace(batch, parameters=[p.clone() for p in batch.parameters], memory=memory)
+def _copied(batch: Batch, place: int | None = None) -> Batch:
+    """A copy of the batch, or of the tensors of one place in it."""
+
+    def own(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        return [(t if place is None or batch.single else t[place]).clone() for t in tensors]
+
+    memory = {name: own(tensors) for name, tensors in batch.memory.items()}
+    return replace(batch, parameters=own(batch.parameters), memory=memory)
 
 
 def _taken(run: Run, batch: Batch, place: int) -> Run:
     """The run with the state in one place of the batch."""
-
-    def own(tensor: torch.Tensor) -> torch.Tensor:
-        return (tensor if batch.single else tensor[place]).clone()
-
-    net = with_parameters(run.net, map(own, batch.parameters))
-    memory = {name: [own(t) for t in tensors] for name, tensors in batch.memory.items()}
-    return replace(run, net=net, epoch=batch.epoch, step=batch.step, memory=memory)
+    own = _copied(batch, place)
+    net = with_parameters(run.net, own.parameters)
+    return replace(run, net=net, epoch=batch.epoch, step=batch.step, memory=own.memory)
 
 
 def _measures(batch: Batch, train: Samples, test: Samples) -> list[tuple[float, ...]]:

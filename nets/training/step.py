@@ -112,8 +112,9 @@ def _minibatch_steps(batch: Batch, samples: Samples, after_step: AfterStep | Non
         done=batch.step, device=inputs.device,
     )  # fmt: skip
     for loss, (step, rows) in zip(losses, order, strict=True):
-        torch.index_select(inputs, 0, rows.view(-1), out=drawn[0])
-        torch.index_select(targets, 0, rows.view(-1), out=drawn[1])
+        chosen = rows.view(-1)
+        torch.index_select(inputs, 0, chosen, out=drawn[0])
+        torch.index_select(targets, 0, chosen, out=drawn[1])
         log_p = torch.log_softmax(net.forward(parameters, x), -1)
         torch.sum(y * log_p, (-1, -2), out=loss[0] if batch.single else loss)
         slope = log_p.exp_().sub_(y)  # d (B loss) / d logits = softmax − target
@@ -145,12 +146,13 @@ def _full_batch_step(batch: Batch, samples: Samples, optimizer: GradientDescent)
             for t, g in zip(kick, batch.network.backward(parameters, drawn), strict=True):
                 t += g
     optimizer.draw(kick, streams)
+    D = float(optimizer.recorded["noise"])
     rates = samples.inputs.new_tensor(batch.rates)
     for p, g, k in zip(parameters, total, kick, strict=True):
         rate = rates.view(() if batch.single else (-1, *[1] * (p.ndim - 1)))
         p -= rate * g
-        if optimizer.diffusion:
-            p -= (2.0 * optimizer.diffusion * rate).sqrt() * k
+        if D:
+            p -= (2.0 * D * rate).sqrt() * k
     batch.step += 1
     return loss[:, None].cpu().numpy()
 

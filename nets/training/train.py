@@ -17,7 +17,6 @@ from nets.data.datasets import Data
 from nets.layers import description, net_digest, weight_layers, with_parameters
 from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
-from nets.training.optimizers import fresh_memory
 from nets.training.recipe import Options, Recipe, changed, check_epochs, checked_device
 from nets.training.run import Run, Runs, check_trained, finished
 from nets.training.side_by_side import trained
@@ -257,7 +256,7 @@ def _start(net: nn.Sequential, data: Data, recipe: Recipe, seed: str) -> Run:
     """A run of no epochs."""
     device, dtype = data.train_inputs.device, recipe.torch_dtype
     own = with_parameters(net, (p.detach().to(device, dtype, copy=True) for p in net.parameters()))
-    memory = fresh_memory(recipe.optimizer, list(own.parameters()))
+    memory = recipe.optimizer.fresh_memory(list(own.parameters()))
     return Run(own, data, recipe, seed, net_digest(own), 0, 0, memory)
 
 
