@@ -1,4 +1,4 @@
-"""Runs in files: safetensors, written whole or not at all; nothing in them can run."""
+"""Runs in safetensors files, written whole or not at all; such a file holds no code."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def trained(
             losses = train_epoch(batch, train, after_step)
             outcomes, rows = _outcomes(before, batch, losses), _measures(batch, train, test)
             for i, (outcome, step), row in zip(active, outcomes, rows, strict=True):
-                # Weights stay in the batch until somebody asks for them.
+                # Weights stay in the batch until a callback or the end needs them.
                 more = (row,) if outcome == "trained" else ()
                 runs[i] = replace(runs[i], outcome=outcome, diverged_step=step, rows=runs[i].rows + more)
             staying = _going_on(runs, stop_at_loss)

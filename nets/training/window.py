@@ -82,8 +82,7 @@ def record_and_continue(
 
     Returns
     -------
-    Dataset
-    Run, or list of Run
+    Dataset and Run, or Dataset and list of Run
     """
     runs = [run] if isinstance(run, Run) else run
     window, later = _recorded(runs, layer, epochs, every, threads, progress)
