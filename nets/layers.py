@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable
-from types import FunctionType
+from types import CellType, FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from torch import nn
 
 from fpsolve.sweeps.store import digest, instructions
 
-#: What every module has, and what of a class makes a net another one.
-_INTERNAL = vars(nn.Module()).keys() - {"training"}
-_PLAIN = (FunctionType, staticmethod, classmethod, property, bool, int, float, str, tuple)
+#: Attributes of every module, which hold its numbers, modules and hooks.
+_INTERNAL = vars(nn.Module()).keys()
 
 
 def weight_layers(net: nn.Sequential) -> list[tuple[int, nn.Linear | nn.Conv2d]]:
@@ -80,42 +79,62 @@ def with_parameters(net: nn.Sequential, parameters: Iterable[torch.Tensor]) -> n
 
 def net_digest(net: nn.Module) -> str:
     """The sha256 of all that a net computes with: its :func:`architecture`, parameters and buffers."""
-    found = hashlib.sha256(architecture(net).encode())
-    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
-        found.update(f"{name} {_text(tensor)}".encode())
-    return found.hexdigest()
+    tensors = [(name, tensor) for name, tensor in (*net.named_parameters(), *net.named_buffers())]
+    return hashlib.sha256(f"{architecture(net)} {_text(tensors)}".encode()).hexdigest()
 
 
 def architecture(net: nn.Module) -> str:
-    """The sha256 of what a net is but for its numbers: classes, their methods and settings, in order.
+    """The sha256 of what a net is but for its numbers: classes, their methods, and settings, in order.
 
-    Methods count as compiled, so that comments do not count and another version of Python does. A setting
-    without a text of its own, such as an object, gives a digest that no other process gives.
+    Methods count as compiled: comments do not count, another version of Python or torch may. Functions that
+    methods call by name are not looked at. The mode, training or not, counts where a method asks for it.
     """
     said = []
     for name, module in net.named_modules():
         kinds = [kind for kind in type(module).__mro__ if kind not in nn.Module.__mro__]
-        own = [(k, v) for kind in kinds for k, v in vars(kind).items() if isinstance(v, _PLAIN)]
-        settings = [(k, v) for k, v in vars(module).items() if k not in _INTERNAL]
-        texts = sorted(f"{key}={_text(value)}" for key, value in own + settings)
-        said.append([name, type(module).__module__, type(module).__qualname__, *texts])
+        own = [f"{k}={_text(v)}" for kind in kinds for k, v in vars(kind).items() if _counts(k, v)]
+        settings = [f"{k}={_text(v)}" for k, v in sorted(vars(module).items()) if k not in _INTERNAL]
+        if any("'training'" in text for text in own):  # such as Dropout
+            settings.append(f"training={module.training}")
+        said.append([name, type(module).__module__, type(module).__qualname__, own, settings])
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
-def _text(value: object) -> str:
-    """A text that tells a setting, a function or a tensor from others."""
+def _counts(key: str, value: object) -> bool:
+    """Whether an attribute of a class says what its modules compute."""
+    if isinstance(value, bool | int | float | str | tuple):
+        return not key.startswith("__")
+    return isinstance(value, FunctionType | staticmethod | classmethod | property)
+
+
+def _text(value: object, within: tuple = ()) -> str:
+    """A text that tells a setting, a function or a tensor from others, in every process."""
+    if any(value is outer for outer in within):
+        return "itself"
     if isinstance(value, torch.Tensor):
-        numbers = value.detach().cpu().contiguous()
-        return f"{value.dtype} {tuple(value.shape)} {digest(numbers.reshape(-1).view(torch.uint8))}"
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return f"{value.dtype} {tuple(value.shape)} {digest(numbers)}"
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return digest(value)
+    said, parts = type(value).__qualname__, []
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_text, value))}]"
-    if isinstance(value, property):
-        return _text((value.fget, value.fset))
-    value = getattr(value, "__func__", value)
-    if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return instructions(value.__code__) + _text([*cells, value.__defaults__, value.__kwdefaults__])
-    return getattr(value, "__qualname__", None) or repr(value)
+        parts = [*value]
+    elif isinstance(value, dict):
+        parts = [*value.items()]
+    elif isinstance(value, property):
+        parts = [value.fget, value.fset]
+    elif isinstance(value, staticmethod | classmethod | MethodType):
+        parts = [value.__func__, getattr(value, "__self__", None)]
+    elif isinstance(value, FunctionType):
+        said = instructions(value.__code__)
+        parts = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__]
+    elif isinstance(value, CellType):
+        parts = [value.cell_contents]
+    elif type(value).__repr__ is object.__repr__:
+        parts = [*getattr(value, "__dict__", {}).items()]
+    else:
+        return getattr(value, "__qualname__", None) or repr(value)
+    return f"{said}[{', '.join(_text(part, (*within, value)) for part in parts)}]"
 
 
 def _shape(module: nn.Linear | nn.Conv2d) -> str:

@@ -8,7 +8,6 @@ faster from :mod:`nets.measure.fast`.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,8 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.nn import functional
 
 from fpsolve.results import provenance
-from nets.layers import checked_layer, description, weight_layers
+from fpsolve.sweeps.store import digest
+from nets.layers import checked_layer, description, net_digest, weight_layers
 from nets.measure.fast import MEMORY, Reduction, Tail, flat
 from nets.training.recipe import is_whole
 from nets.training.run import Run
@@ -252,11 +252,9 @@ class Subject:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all of the model's parameters and buffers, the data, and the names of what varies."""
-        found = hashlib.sha256(" ".join(self.names).encode())
-        for tensor in (*self.model.state_dict().values(), self.inputs, self.targets):
-            found.update(numpy(tensor.contiguous().reshape(-1).view(torch.uint8)).tobytes())
-        return found.hexdigest()
+        """sha256 of the model with its parameters and buffers, the data, and the names of what varies."""
+        data = (numpy(values.contiguous()) for values in (self.inputs, self.targets))
+        return digest(net_digest(self.model), list(self.names), *data)
 
     @property
     def layer(self) -> int | None:

@@ -28,7 +28,7 @@ from torch.nn.utils import parameters_to_vector
 import theory
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
-from fpsolve.sweeps.store import kept
+from fpsolve.sweeps.store import digest, kept
 from nets.layers import net_digest
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
@@ -60,6 +60,14 @@ class MeasuredValley:
 
     run: Run
     profile: xr.Dataset
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the run and of the numbers that were measured."""
+        names = ("scale", "degree", "epochs")
+        said = _identity(self.run) | {name: float(self.profile.attrs[name]) for name in names}
+        numbers = (self.profile[name].to_numpy() for name in sorted(map(str, self.profile.variables)))
+        return digest(json.dumps(said, sort_keys=True), *numbers)
 
     @property
     def n_sharp(self) -> int:

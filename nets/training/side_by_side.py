@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fpsolve.progress import shown
-from nets.layers import description, with_parameters
+from nets.layers import architecture, with_parameters
 from nets.training.networks import dense_biases, network
 from nets.training.run import Outcome, Run
 from nets.training.step import AfterStep, Batch, Samples, evaluate, torch_threads, train_epoch
@@ -84,7 +84,7 @@ def _check_together(runs: Sequence[Run], active: Sequence[int]) -> None:
     first = runs[0]
     for run in runs[1:]:
         same_data = run.data is first.data or run.data.digest == first.data.digest
-        if not same_data or description(run.net) != description(first.net):
+        if not same_data or architecture(run.net) != architecture(first.net):
             raise ValueError("runs side by side need the same data and nets of one shape")
         if replace(run.recipe, learning_rate=first.recipe.learning_rate) != first.recipe:
             raise ValueError(f"runs side by side need the same recipe: {run.recipe} is not {first.recipe}")

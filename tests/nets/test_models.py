@@ -1,4 +1,8 @@
-"""The papers' nets: sizes, seeded weights and their law, descriptions."""
+"""The papers' nets: sizes, seeded weights and their law, descriptions, digests."""
+
+import copy
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,6 +44,62 @@ def test_the_same_seed_gives_the_same_weights_and_torchs_generator_is_left_alone
     a, b, c = (models.fully_connected((9, 8, 7), rng=r) for r in (0, 0, 1))
     assert layers.net_digest(a) == layers.net_digest(b) != layers.net_digest(c)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Scale(nn.Module):
+    """A factor: in the class, in the module, as a buffer, or in a function."""
+
+    power = 1
+
+    def __init__(self, factor=1.0, buffer=1.0, function=torch.sin):
+        super().__init__()
+        self._factor, self.function = factor, function
+        self.register_buffer("buffer", torch.tensor(buffer), persistent=False)
+
+    def forward(self, x):
+        """The product."""
+        return self._factor * self.buffer * self.function(x) ** self.power
+
+
+def _power(exponent):
+    return lambda x: x**exponent
+
+
+def _subclass(base, **own):
+    return type(base.__name__, (base,), own)()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.ReLU(), nn.Tanh()), (nn.LeakyReLU(0.01), nn.LeakyReLU(0.5)), (nn.Softplus(1), nn.Softplus(5)),
+        (nn.MaxPool1d(2), nn.AvgPool1d(2)), (nn.Dropout(0.5), nn.Dropout(0.5).eval()),
+        (nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular")),
+        (nn.Sequential(nn.ReLU(), nn.Softmax(1)), nn.Sequential(nn.Softmax(1), nn.ReLU())),
+        (nn.ReLU(), _subclass(nn.ReLU, forward=lambda self, x: torch.sin(x))),
+        (_subclass(nn.ReLU, forward=lambda self, x: x), _subclass(nn.ReLU, forward=lambda self, x: -x)),
+        (Scale(), Scale(factor=2.0)), (Scale(), Scale(buffer=2.0)), (Scale(), _subclass(Scale, power=2)),
+        (Scale(), Scale(function=torch.cos)), (Scale(function=_power(2)), Scale(function=_power(3))),
+        (nn.Linear(1, 1).float(), nn.Linear(1, 1).double()),
+    ],
+)  # fmt: skip
+def test_a_digest_tells_nets_apart_that_compute_otherwise(one, other):
+    for net in (one, other):
+        for parameter in net.parameters():
+            nn.init.zeros_(parameter)
+    digests = [layers.net_digest(nn.Sequential(net)) for net in (one, copy.deepcopy(one), other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def _digests():
+    nets = models.fully_connected((4, 3), rng=0), models.lenet_cifar10(rng=0), Scale(function=_power(2))
+    return [layers.net_digest(net) for net in nets]
+
+
+def test_a_digest_is_the_same_in_every_process():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        there = executor.submit(_digests).result()
+    assert there == _digests()
 
 
 def test_initial_weights_follow_the_law_that_is_named():

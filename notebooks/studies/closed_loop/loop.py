@@ -247,7 +247,7 @@ def _one_net(
     study: LoopStudy, data: Data, seed: int, folder: str | Path | None, progress: bool
 ) -> xr.Dataset:
     """The closed loop of one net, with every part kept in ``folder``."""
-    asked = study.asked | {"net": seed}
+    asked = study.asked | {"net": seed, "data_digest": data.digest}
 
     def place(kind: str) -> Path | None:
         return None if folder is None else Path(folder) / f"{study.name}_{kind}_{seed}.nc"

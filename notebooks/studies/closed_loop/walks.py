@@ -50,8 +50,8 @@ def walk(
     if not 1 <= every <= steps:
         raise ValueError(f"every={every} must lie between 1 and the walk's {steps} steps")
     asked = {
-        "valley": str(valley.profile.attrs.get("asked", valley.profile.attrs["title"])),
-        "replicas": replicas, "epochs": epochs, "every": every, "measured": measured, "rng": rng,
+        "valley": valley.digest, "replicas": replicas, "epochs": epochs, "every": every,
+        "measured": measured, "rng": rng,
     }  # fmt: skip
     return kept(store, lambda: _walk(valley, asked, progress), asked=asked)
 

@@ -581,6 +581,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(digits, tmp_path):
             train.sgd(_net(), digits, epochs=4, checkpoint=file, **(OPTIONS | change))
     with pytest.raises(ValueError, match="initial weights"):
         train.sgd(_net(2), digits, epochs=4, checkpoint=file, **OPTIONS)
+    train.load(file, net=_net().eval(), data=digits)
     with pytest.raises(ValueError, match="data_digest"):
         train.sgd(_net(), digits.subset(1000), epochs=4, checkpoint=file, **OPTIONS)
     with pytest.raises(ValueError, match="64-10"):
@@ -593,6 +594,18 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(digits, tmp_path):
         train.load(file, net=_net(), data=digits)
     with pytest.raises(FileNotFoundError, match="no directory"):
         train.sgd(_net(), digits, epochs=1, checkpoint=tmp_path / "nowhere" / "run", **OPTIONS)
+
+
+def test_a_checkpoint_of_other_activations_is_refused(digits, tmp_path):
+    nets = [
+        torch.nn.Sequential(torch.nn.Flatten(), *models.fully_connected((64, 10), rng=0), torch.nn.LeakyReLU(slope))
+        for slope in (0.1, 0.5)
+    ]  # fmt: skip
+    train.sgd(nets[0], digits, epochs=1, checkpoint=tmp_path / "run", **OPTIONS)
+    with pytest.raises(ValueError, match="architecture"):
+        train.sgd(nets[1], digits, epochs=2, checkpoint=tmp_path / "run", **OPTIONS)
+    with pytest.raises(ValueError, match="one shape"):
+        train.replicas(nets, digits, epochs=1, rng=[0, 1], **{k: v for k, v in OPTIONS.items() if k != "rng"})
 
 
 # Refusals

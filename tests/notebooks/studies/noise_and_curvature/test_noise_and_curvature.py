@@ -163,6 +163,11 @@ def test_a_store_of_another_net_seed_layer_or_data_is_refused(few, nets, weights
     for key, (course, data, layer) in others.items():
         with pytest.raises(ValueError, match=f"was made with {key}="):
             alignment_along(nets[0], course, data, layer=layer, store=store)
+    steeper = torch.nn.Sequential(
+        *(torch.nn.LeakyReLU(0.1) if isinstance(m, torch.nn.ReLU) else m for m in nets[0])
+    )
+    with pytest.raises(ValueError, match=r"was made with (net|weights)="):
+        alignment_along(steeper, part, few, layer=1, store=store)
 
 
 def test_slopes_over_a_range_find_the_power():
