@@ -15,11 +15,11 @@ import xarray as xr
 from scipy import stats
 from torch import nn
 
+from fpsolve.laws import gaussian_noise, gaussianity, law_fits
 from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.table import interval_table
 from nets.measure.curvature import hessian
-from nets.measure.laws import gaussian_noise, gaussianity, law_fits
 from nets.measure.noise import (
     Rng,
     batch_factor,
@@ -72,12 +72,12 @@ def noise_study(
 
     - ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``): Tr C;
     - ``alpha``, ``scale``, ``location``, ``preference`` (pooled, repeat), ``distance`` (pooled, repeat, law):
-      Gaussian and stable fits of :func:`nets.measure.laws.law_fits`, to the weights whose gradient is 0 in
+      Gaussian and stable fits of :func:`fpsolve.laws.law_fits`, to the weights whose gradient is 0 in
       less than a tenth of the minibatches, ``fitted_share`` of all;
     - ``component`` (weight): of the first minibatch's noise;
     - ``norm`` (source, draw) of noise and of N(0, C), and their Kolmogorov ``norm_distance``, ``norm_p``;
     - ``excess_kurtosis``, ``skewness``, ``p_value``, ``rejected`` (batch_size, direction) of
-      :func:`nets.measure.laws.gaussianity`, with ``group`` (direction).
+      :func:`fpsolve.laws.gaussianity`, with ``group`` (direction).
     """
     subject = as_subject(net, inputs, labels, layer=layer)
     large = subject.samples // 3 if large_batch is None else large_batch

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from fpsolve.laws import law_density
 from fpsolve.style import axes, band, curve
-from nets.measure.laws import law_density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def component_laws(
     """Axes with the density of |components| and those of the Gaussian and the stable law fitted to them.
 
     ``components`` are such as the noise of one minibatch, one for each weight; ``fit`` is from
-    :func:`nets.measure.laws.law_fits`. The ``bins`` have one width in the logarithm.
+    :func:`fpsolve.laws.law_fits`. The ``bins`` have one width in the logarithm.
     """
     ax = axes(ax)
     sizes = np.abs(np.ravel(components))

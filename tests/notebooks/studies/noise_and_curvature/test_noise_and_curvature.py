@@ -8,13 +8,13 @@ from scipy import stats
 torch = pytest.importorskip("torch", reason="needs the extra [nets]")
 pytest.importorskip("curvlinops", reason="needs the extra [nets]")
 
+from fpsolve.laws import law_density, law_fits
 from fpsolve.results import side_of_zero, with_interval
 from fpsolve.statistics import over_trainings
 from fpsolve.table import interval_table
 from nets import models
 from nets import training as train
 from nets.data import datasets
-from nets.measure.laws import law_density, law_fits
 from nets.measure.noise import noise_trace
 from nets.measure.overlaps import noise_alignment
 from nets.measure.subject import as_subject

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from nets.measure import loss_widths, plot
+from nets.measure import loss_widths
 from nets.measure.exponents import Exponent
+from notebooks.studies.variance_flatness import plot
 
 matplotlib.use("Agg")
 

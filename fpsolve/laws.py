@@ -38,7 +38,7 @@ def stable_fit(
     stable law fits are a ValueError.
 
     Koutrouvelis, J. Am. Stat. Assoc. 75, 918 (1980), for symmetric laws and with equal weights. Errors as
-    measured: tests/nets/measure/test_gradient_noise.py.
+    measured: tests/fpsolve/test_laws.py.
     """
     values = np.asarray(samples, dtype=float).ravel()
     if len(values) < 20 or not np.isfinite(values).all():
