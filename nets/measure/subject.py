@@ -495,9 +495,8 @@ class Subject:
             return at(w) if v is None else cast(Tensor, jvp(at, (w,), (v,))[1])
 
         moved = None if tangents is None else 0
-        every = self._by_torch(
-            "losses at other weights" if moved is None else "slopes", vmap(each, (0, moved, None, None))
-        )
+        what = "losses at other weights" if moved is None else "slopes"
+        every = self._by_torch(what, vmap(each, (0, moved, None, None)))
         together = max(1, min(len(places), NUMBERS // max(self.size, self._widest)))
         samples = max(1, NUMBERS // (together * self._widest))
         parts = []
@@ -548,14 +547,15 @@ class Subject:
     def hessian_product(self, vectors: Values) -> Tensor:
         """H v for a vector (N,), or for each column of (N, K), forward over reverse mode.
 
-        A ValueError where H is not symmetric: torch's gradient is then not the derivative of the loss.
+        In the general form a ValueError where H is not symmetric: torch's gradient is then not the derivative
+        of the loss, or all of H is rounding.
         """
         V = self._tensor(vectors)
         columns = self.columns(V[:, None] if V.ndim == 1 else V)
-        if not self._symmetric:
+        if self.tail is None and not self._symmetric:
             raise ValueError(
                 "u·Hv and v·Hu differ: in this model torch's gradient is not the derivative of the loss "
-                "(padding_idx, no_grad or .data inside?)"
+                "(padding_idx, no_grad or .data inside?), or float32 is too coarse for so small a loss"
             )
         return self._products(columns).reshape(V.shape)
 
@@ -731,7 +731,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
         return False
     scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if expected.numel() else 0.0
     bound = _rounding(expected)
-    return bool(torch.isclose(found, expected, rtol=bound, atol=bound * scale, equal_nan=True).all())
+    return torch.allclose(found, expected, rtol=bound, atol=bound * scale, equal_nan=True)
 
 
 def _joined(parts, lead: int) -> Tensor:

@@ -452,6 +452,16 @@ def test_a_hessian_that_is_not_symmetric_is_refused_and_what_torch_cannot_do_say
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_tiny_loss_in_single_precision_is_no_ground_to_refuse_a_hessian(fast):
+    net, x = _net().float(), torch.randn(12, 4)
+    with torch.no_grad():
+        net[-1].bias.copy_(torch.tensor([40.0, 0.0]))
+    subject = Subject(net, x, torch.zeros(12, dtype=torch.int64), fast=fast)
+    assert 0 < float(subject.losses()) < 1e-15
+    assert torch.isfinite(subject.hessian_product(subject.vector)).all()
+
+
 def test_numbers_that_are_not_whole_or_out_of_range_are_refused():
     subject = Subject(_net(), torch.randn(12, 4).double(), LABELS)
     for f, options, message in (
