@@ -117,16 +117,17 @@ def loads(name: str, row: str, count: int) -> list[str]:
     return [f"{name}{i} = lane[({row} + {i}) * LANES + l]" for i in range(count)]
 
 
-def to_lanes(values: np.ndarray, fill: float = 0) -> np.ndarray:
-    """Shape (walkers, k) as (groups, k, LANES), the last group padded."""
-    walkers, k = values.shape
-    groups = -(-walkers // LANES)
-    padded = np.full((groups * LANES, k), fill, dtype=values.dtype)
-    padded[:walkers] = values
-    return np.ascontiguousarray(padded.reshape(groups, LANES, k).swapaxes(1, 2))
+def to_lanes(values: np.ndarray) -> np.ndarray:
+    """Shape (walkers, k) as (groups, k, LANES), or (walkers,) as (groups, LANES), filled up with zeros."""
+    groups = -(-len(values) // LANES)
+    padded = np.zeros((groups * LANES, *values.shape[1:]), dtype=values.dtype)
+    padded[: len(values)] = values
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(groups, LANES, *values.shape[1:]), 1, -1))
 
 
 def from_lanes(values: np.ndarray, walkers: int) -> np.ndarray:
-    """Shape (..., groups, k, LANES) as (..., walkers, k), without the padding."""
+    """Shape (..., groups, k, LANES) as (..., walkers, k), or (groups, LANES) as (walkers,)."""
+    if values.ndim == 2:
+        return values.reshape(-1)[:walkers]
     *rest, groups, k, lanes = values.shape
     return values.swapaxes(-1, -2).reshape(*rest, groups * lanes, k)[..., :walkers, :]

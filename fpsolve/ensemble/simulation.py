@@ -24,13 +24,14 @@ from fpsolve.ensemble.state import (
     Start,
     State,
     available_threads,
+    check_names,
     fresh_state,
     restored_state,
     saving_steps,
     variable_names,
     whole_steps,
 )
-from fpsolve.ensemble.summary import check_names, ensemble_dataset
+from fpsolve.ensemble.summary import RESERVED, ensemble_dataset
 from fpsolve.symbols.counter_rng import Seed
 from theory.langevin import Process
 
@@ -123,7 +124,7 @@ def simulate(
     Kloeden, Platen, *Numerical Solution of Stochastic Differential Equations* (1992), 10.2.
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 7 and supplement S1–S12.
     """
-    check_names(process)
+    check_names(process, RESERVED)
     if isinstance(start, xr.Dataset):
         state = restored_state(
             process, start, walkers=walkers, time_step=time_step, burn_in=burn_in, bins=bins,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -78,8 +79,8 @@ def fresh_state(
         time_step=time_step,
         divergence=float(divergence),
         positions=to_lanes(points),
-        bounds=to_lanes(np.full((count, 1), float(divergence)), fill=0.0)[:, 0],
-        exit_step=to_lanes(np.full((count, 1), -1))[:, 0],
+        bounds=to_lanes(np.full(count, float(divergence))),
+        exit_step=to_lanes(np.full(count, -1)),
         sums=to_lanes(np.zeros((count, 2 * n + n * (n + 1) // 2))),
         edges=edges,
         histogram=np.zeros(cells + 1 if edges else 0, dtype=np.int64),
@@ -87,18 +88,13 @@ def fresh_state(
 
 
 def restored_state(
-    process: Process,
-    previous: xr.Dataset,
-    *,
-    walkers: int | None,
-    time_step: float | None,
-    burn_in: float,
-    bins: Mapping[str, ArrayLike] | None,
-    rng: Seed,
-    divergence: float | None,
-    first_walker: int,
+    process: Process, previous: xr.Dataset, *, bins: Mapping[str, ArrayLike] | None, **given: Any
 ) -> State:
-    """The state at the end of an earlier result; fails if an argument is given that differs from it."""
+    """The state at the end of an earlier result.
+
+    ``given`` holds further arguments of :func:`fpsolve.simulate` by name; one that is not its default and
+    differs from the result's is a ValueError.
+    """
     names, attrs = variable_names(process), previous.attrs
     if attrs.get("process_hash") != process_hash(process):
         raise ValueError(
@@ -106,16 +102,10 @@ def restored_state(
             "process; to start another process from its last positions, give "
             "start={'x': result.x, ...}"
         )
-    given = {
-        "walkers": (walkers, attrs["walkers"], None),
-        "time_step": (time_step, attrs["time_step"], None),
-        "burn_in": (burn_in, attrs["burn_in"], 0.0),
-        "divergence": (divergence, attrs["divergence"], None),
-        "first_walker": (first_walker, attrs["first_walker"], 0),
-        "rng": (rng, attrs["seed"], None),
-    }
-    for name, (value, recorded, default) in given.items():
-        if value != default and value != recorded:
+    defaults = {"burn_in": 0.0, "first_walker": 0}
+    for name, value in given.items():
+        recorded = attrs["seed" if name == "rng" else name]
+        if value != defaults.get(name) and value != recorded:
             raise ValueError(
                 f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
             )
@@ -123,7 +113,6 @@ def restored_state(
     if bins is not None and not _same_edges(_checked_edges(names, bins), edges):
         raise ValueError("bins differ from those of the result that is continued; leave them out")
     steps = previous["divergence_step"].values
-    bounds = np.where(steps < 0, float(attrs["divergence"]), 0.0)
     return State(
         key=random_key(str(attrs["seed"])),
         first_walker=int(attrs["first_walker"]),
@@ -133,8 +122,8 @@ def restored_state(
         time_step=float(attrs["time_step"]),
         divergence=float(attrs["divergence"]),
         positions=to_lanes(np.stack([previous[name].values for name in names], axis=1)),
-        bounds=to_lanes(bounds[:, None], fill=0.0)[:, 0],
-        exit_step=to_lanes(steps[:, None])[:, 0],
+        bounds=to_lanes(np.where(steps < 0, float(attrs["divergence"]), 0.0)),
+        exit_step=to_lanes(steps),
         sums=to_lanes(previous["moment_sum"].values),
         edges=edges,
         histogram=histogram,
@@ -188,6 +177,13 @@ def available_threads(threads: int | None) -> int:
 def variable_names(process: Process) -> tuple[str, ...]:
     """The variables' names, in order."""
     return tuple(str(variable) for variable in process.variables)
+
+
+def check_names(process: Process, reserved: Set[str]) -> None:
+    """ValueError if a variable's name is needed for a result."""
+    clash = reserved & set(variable_names(process))
+    if clash:
+        raise ValueError(f"rename the variable {min(clash)}: results use that name")
 
 
 def process_hash(process: Process) -> str:

@@ -14,24 +14,12 @@ from fpsolve.results import provenance, quantity
 from fpsolve.symbols.counter_rng import GENERATOR, key_text
 from theory.langevin import Process
 
-_RESERVED = frozenset(
-    {
-        "walker", "time", "variable", "variable_2",
-        "moment", "mean", "mean_stderr", "abs_mean",
-        "abs_mean_stderr", "std", "std_stderr", "abs_std",
-        "abs_std_stderr", "second_moment", "second_moment_stderr", "covariance",
-        "covariance_stderr", "diverged", "divergence_time", "divergence_step",
-        "moment_sum", "histogram", "histogram_outside", "density",
-        "path",
-    }
-)  # fmt: skip
-
-
-def check_names(process: Process) -> None:
-    """Raise ValueError if a variable's name is needed for a result."""
-    clash = _RESERVED.intersection(variable_names(process))
-    if clash:
-        raise ValueError(f"rename the variable {min(clash)}: results use that name")
+_AVERAGES = ("mean", "abs_mean", "std", "abs_std", "second_moment", "covariance")
+#: Names in a result beside those of the variables.
+RESERVED = frozenset(f"{name}{end}" for name in _AVERAGES for end in ("", "_stderr")) | {
+    "walker", "time", "variable", "variable_2", "moment", "moment_sum", "path", "diverged",
+    "divergence_time", "divergence_step", "histogram", "histogram_outside", "density",
+}  # fmt: skip
 
 
 def ensemble_dataset(
@@ -43,7 +31,7 @@ def ensemble_dataset(
     """
     names = variable_names(process)
     points = from_lanes(state.positions, state.walkers)
-    exit_step = from_lanes(state.exit_step[:, None], state.walkers)[:, 0]
+    exit_step = from_lanes(state.exit_step, state.walkers)
     sums = from_lanes(state.sums, state.walkers)
     alive = exit_step < 0
     divergence_time = np.where(alive, np.nan, exit_step * state.time_step)
@@ -100,20 +88,25 @@ def _averages(
     abs_error = stderr(squares - 2 * m_abs * absolute)
     std_error = np.diagonal(covariance_error)
     one, two = "variable", ("variable", "variable_2")
+    rows = (
+        ("mean", one, m, stderr(first), "average"),
+        ("abs_mean", one, m_abs, stderr(absolute), "average absolute value"),
+        ("std", one, std, _half_over(std_error, std), "standard deviation"),
+        ("abs_std", one, abs_std, _half_over(abs_error, abs_std), "standard deviation of the absolute value"),
+        ("second_moment", two, m2, stderr(second), "average product"),
+        ("covariance", two, covariance, covariance_error, "covariance"),
+    )
+    return {name: values for row in rows for name, values in with_stderr(*row).items()}
+
+
+def with_stderr(
+    name: str, dims: str | tuple[str, ...], value: np.ndarray, error: np.ndarray, words: str, units: str = "1"
+) -> dict[str, xr.Variable]:
+    """An average and its standard error, as ``name`` and ``name_stderr``."""
     return {
-        "mean": quantity(m, one, "average"),
-        "mean_stderr": quantity(stderr(first), one, "standard error of mean"),
-        "abs_mean": quantity(m_abs, one, "average absolute value"),
-        "abs_mean_stderr": quantity(stderr(absolute), one, "standard error of abs_mean"),
-        "std": quantity(std, one, "standard deviation"),
-        "std_stderr": quantity(_half_over(std_error, std), one, "standard error of std"),
-        "abs_std": quantity(abs_std, one, "standard deviation of the absolute value"),
-        "abs_std_stderr": quantity(_half_over(abs_error, abs_std), one, "standard error of abs_std"),
-        "second_moment": quantity(m2, two, "average product"),
-        "second_moment_stderr": quantity(stderr(second), two, "standard error of second_moment"),
-        "covariance": quantity(covariance, two, "covariance"),
-        "covariance_stderr": quantity(covariance_error, two, "standard error of covariance"),
-    }  # fmt: skip
+        name: quantity(value, dims, words, units),
+        f"{name}_stderr": quantity(error, dims, f"standard error of {name}", units),
+    }
 
 
 def warn_if_none(alive: np.ndarray, *, stacklevel: int) -> None:

@@ -26,7 +26,7 @@ from fpsolve.ensemble.state import (
     saving_steps,
     whole_steps,
 )
-from fpsolve.ensemble.summary import error_note, mean, stderr, warn_if_none
+from fpsolve.ensemble.summary import error_note, mean, stderr, warn_if_none, with_stderr
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
 from fpsolve.results import provenance, quantity
 from fpsolve.symbols.counter_rng import GENERATOR, Seed, key_text, random_key
@@ -186,7 +186,7 @@ def _per_walker(
         ),
     }
     for k, name in enumerate(RECORDED_BESIDE):
-        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, _LONG_NAMES[f"walker_{name}"])
+        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, _LONG_NAMES[name])
     coords = {
         "walker": first_walker + np.arange(len(positions)),
         "time": quantity(interval * np.arange(records.shape[1]), "time", "time", "time"),
@@ -198,10 +198,10 @@ def _per_walker(
 
 
 _LONG_NAMES = {
-    "walker_loss": "loss",
-    "walker_squared_slope": "squared gradient of the logarithm of the weighted flatness",
-    "walker_floor_product": "gradient of the logarithm of the weighted flatness times x",
-    "walker_noise_product": "the same gradient times the averaged force of unit noise, to be subtracted",
+    "loss": "loss",
+    "squared_slope": "squared gradient of the logarithm of the weighted flatness",
+    "floor_product": "gradient of the logarithm of the weighted flatness times x",
+    "noise_product": "the same gradient times the averaged force of unit noise, to be subtracted",
 }
 
 
@@ -331,8 +331,7 @@ def _run(
     walkers = len(points)
     advance = valley_kernel(valley.n_sharp)
     positions = to_lanes(points)
-    bounds = to_lanes(np.full((walkers, 1), divergence**2), fill=0.0)[:, 0]
-    exit_step = to_lanes(np.full((walkers, 1), -1))[:, 0]
+    bounds, exit_step = to_lanes(np.full(walkers, divergence**2)), to_lanes(np.full(walkers, -1))
     groups = len(positions)
     records = np.empty((steps // every + 1, groups, valley.n_sharp + len(RECORDED_BESIDE), LANES))
     # One more row, of zeros: the kernel takes flat variables two at a time
@@ -348,9 +347,8 @@ def _run(
         )  # fmt: skip
 
     in_threads(part, cuts(groups, threads), first=0, last=steps, chunk=_CHUNK, progress=progress)
-    final = from_lanes(positions, walkers)
-    left = from_lanes(exit_step[:, None], walkers)[:, 0]
-    return final, left, np.moveaxis(from_lanes(records, walkers), 0, 1)
+    recorded = np.moveaxis(from_lanes(records, walkers), 0, 1)
+    return from_lanes(positions, walkers), from_lanes(exit_step, walkers), recorded
 
 
 def _run_apart(
@@ -398,7 +396,4 @@ def _summarised(run: xr.Dataset) -> xr.Dataset:
 
 def _mean_with_error(name: str, dims: tuple[str, ...], values: np.ndarray, words: str, units: str) -> dict:
     """An average over walkers (axis 0) and its standard error; NaN where there are too few."""
-    return {
-        name: quantity(mean(values), dims, f"average {words}", units),
-        f"{name}_stderr": quantity(stderr(values), dims, f"standard error of {name}", units),
-    }
+    return with_stderr(name, dims, mean(values), stderr(values), f"average {words}", units)

@@ -75,7 +75,16 @@ def simulate_minibatch_escape(
     Xie, Sato, Sugiyama, ICLR 2021, appendix E.1 (50 000 samples of N(0, I)).
     """
     samples = np.asarray(data, float).reshape(len(data), -1)
-    _check(landscape, samples, np.shape(data), start, learning_rate, batch_size, walkers, max_steps)
+    n = len(landscape.variables)
+    if samples.shape[1] != n or not np.isfinite(samples).all():
+        raise ValueError(f"data of shape {np.shape(data)} must be finite, with {n} columns")
+    for name, value in (("batch_size", batch_size), ("walkers", walkers), ("max_steps", max_steps)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name}={value} must be a whole number, at least 1")
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
+    if set(start) != set(landscape.names):
+        raise ValueError(f"start names {sorted(start)}; the landscape has {list(landscape.names)}")
     inside = numpy_function(signed_function(target, landscape.variables), landscape.variables)
     places = [np.broadcast_to(np.asarray(start[name], float), (walkers,)) for name in landscape.names]
     if not (inside(*places) <= 0).all():
@@ -88,7 +97,7 @@ def simulate_minibatch_escape(
     stream = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
     columns = np.ascontiguousarray(samples.T)
     for step in shown(range(1, max_steps + 1), unit="iteration", progress=progress, leave=True):
-        drawn = columns[:, stream.integers(0, len(samples), (len(alive), batch_size))]
+        drawn = columns[:, stream.integers(0, len(samples), (len(alive), int(batch_size)))]
         theta = theta - learning_rate * gradient(*(theta[:, :, None] - drawn)).mean(axis=-1)
         lost = ~(np.abs(theta) < divergence).all(axis=0)
         ended = lost | (inside(*theta) > 0)
@@ -105,20 +114,3 @@ def simulate_minibatch_escape(
         landscape=landscape.name, target=str(target), boundary="none", time_step=float(learning_rate),
         key=key, batch_size=int(batch_size), samples=len(samples),
     )  # fmt: skip
-
-
-def _check(
-    landscape: Landscape, samples: np.ndarray, shape: tuple[int, ...], start: Mapping[str, ArrayLike],
-    learning_rate: float, batch_size: int, walkers: int, max_steps: int,
-) -> None:  # fmt: skip
-    """Raise ValueError unless data, start and numbers make sense."""
-    n = len(landscape.variables)
-    if samples.shape[1] != n or not np.isfinite(samples).all():
-        raise ValueError(f"data of shape {shape} must be finite, with {n} columns")
-    for name, value in (("batch_size", batch_size), ("walkers", walkers), ("max_steps", max_steps)):
-        if value != int(value) or value < 1:
-            raise ValueError(f"{name}={value} must be a whole number, at least 1")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate={learning_rate:g} must be positive and finite")
-    if set(start) != set(landscape.names):
-        raise ValueError(f"start names {sorted(start)}; the landscape has {list(landscape.names)}")

@@ -19,6 +19,7 @@ from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
     State,
     available_threads,
+    check_names,
     fresh_state,
     process_hash,
     refuse_points,
@@ -132,12 +133,18 @@ def simulate_escape(
         rng=rng, divergence=divergence,
     )  # fmt: skip
     boundary = chosen_boundary(process, state.time_step, boundary)
-    _warn_of_vanishing_noise(process, target, state)
+    starts = from_lanes(state.positions, state.walkers)
+    if barrier := noise_barrier(process, target, state.time_step, starts):
+        warnings.warn(
+            f"{barrier}. Escapes seen with time_step={state.time_step:g} jump over it, and their time grows "
+            "without end as dt falls; for SGD give time_step=learning_rate: there the map is the model",
+            VanishingNoise,
+            stacklevel=2,
+        )
     max_step = whole_steps(max_time, state.time_step, "max_time")
     end = run_walkers(
-        escape_kernel(process, target, boundary), signed_members(process, target),
-        from_lanes(state.positions, state.walkers), key=state.key, first_walker=0,
-        time_step=state.time_step, max_step=max_step, divergence=state.divergence,
+        escape_kernel(process, target, boundary), signed_members(process, target), starts, key=state.key,
+        first_walker=0, time_step=state.time_step, max_step=max_step, divergence=state.divergence,
         threads=available_threads(threads), progress=progress,
     )  # fmt: skip
     return passage_dataset(
@@ -170,10 +177,7 @@ def start_state(
     divergence: float,
 ) -> State:
     """The checked state at time 0, outside the target."""
-    names = variable_names(process)
-    clash = _RESERVED.intersection(names)
-    if clash:
-        raise ValueError(f"rename the variable {min(clash)}: results use that name")
+    check_names(process, _RESERVED)
     if not (math.isfinite(max_time) and max_time > 0):
         raise ValueError(f"max_time={max_time:g} must be positive and finite")
     g = numpy_function(signed_function(target, process.variables), process.variables)
@@ -187,7 +191,7 @@ def start_state(
         (~np.isfinite(values), f"the target {target} has no finite value at the start"),
         (values > 0, f"the start is inside the target {target} at"),
     ):
-        refuse_points(names, points, bad, problem)
+        refuse_points(variable_names(process), points, bad, problem)
     return state
 
 
@@ -206,40 +210,25 @@ def is_discrete(process: Process, time_step: float) -> bool:
     return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
 
 
-def noise_barrier(
-    process: Process, target: sp.Basic, time_step: float, *, low: float, high: float
-) -> tuple[float, float] | None:
-    """A zero of D and its dimension, if no way of a Langevin walker from [low, high] has D > 0 throughout."""
+def noise_barrier(process: Process, target: sp.Basic, time_step: float, starts: np.ndarray) -> str:
+    """Where D vanishes on every way of a Langevin walker from ``starts`` (k, n) to a target, in words.
+
+    Empty where there is a way with D > 0 throughout, in several variables, and for the map of SGD.
+    """
     if len(process.variables) > 1 or is_discrete(process, time_step):
-        return None
+        return ""
     if not process.diffusion.free_symbols:
-        return None
+        return ""
+    low, high = float(starts.min()), float(starts.max())
     edges = target_edges(target, process.variables[0])
-    paths = [(high, edge) for edge in edges if edge > high][:1] + [
-        (low, edge) for edge in edges if edge < low
-    ][-1:]
-    barred = [inflection_dimension(process, start=start, target=edge) for start, edge in paths]
-    if barred and all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
-        return next((p, d) for p, d in barred[0] if not d < 0)
-    return None
-
-
-def _warn_of_vanishing_noise(process: Process, target: sp.Basic, state: State) -> None:
-    """Warn if a Langevin walker of one variable has no path to the target on which D > 0."""
-    starts = from_lanes(state.positions, state.walkers)
-    barrier = noise_barrier(
-        process, target, state.time_step, low=float(starts.min()), high=float(starts.max())
-    )
-    if barrier is not None:
-        place, dimension = barrier
-        warnings.warn(
-            f"D vanishes at {process.variables[0]} = {place:.6g} on the way to the target, "
-            f"{verdict(dimension)}. Escapes seen with time_step={state.time_step:g} jump over it, and their "
-            "time grows without end as dt falls; for SGD give time_step=learning_rate: there the map is the "
-            "model",
-            VanishingNoise,
-            stacklevel=3,
-        )
+    ways = [(high, edge) for edge in edges if edge > high][:1]
+    ways += [(low, edge) for edge in edges if edge < low][-1:]
+    barred = [inflection_dimension(process, start=start, target=edge) for start, edge in ways]
+    if not barred or not all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
+        return ""
+    place, dimension = next((p, d) for p, d in barred[0] if not d < 0)
+    name = process.variables[0]
+    return f"D vanishes at {name} = {place:.6g} on the way to the target, {verdict(dimension)}"
 
 
 def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray], np.ndarray]:

@@ -22,7 +22,6 @@ from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import check_expressions, numpy_function
 from fpsolve.symbols.target import signed_function
-from theory.escape.vanishing_noise import verdict
 from theory.langevin import Process
 
 
@@ -134,7 +133,8 @@ def split_escape(
     )
     point = from_lanes(state.positions, 1)
     boundary = chosen_boundary(process, time_step, boundary)
-    _refuse_barrier(process, target, time_step, point)
+    if barrier := noise_barrier(process, target, time_step, point):
+        raise ValueError(f"{barrier}; for the SGD map, whose steps are finite, give time_step=learning_rate")
     walk = Walk(
         escape_kernel(process, target, boundary, coordinate), signed_members(process, target), boundary,
         state.key, float(time_step), state.divergence, available_threads(threads),
@@ -166,16 +166,6 @@ def split_escape(
     )
     _warn(counts, walk, walkers, float(result.log_mean_time_stderr))
     return result
-
-
-def _refuse_barrier(process: Process, target: sp.Basic, time_step: float, point: np.ndarray) -> None:
-    """Raise ValueError if D vanishes on every way of a Langevin walker from the point to the target."""
-    barrier = noise_barrier(process, target, time_step, low=float(point.min()), high=float(point.max()))
-    if barrier is not None:
-        raise ValueError(
-            f"D vanishes at {process.names[0]} = {barrier[0]:.6g} on the way to the target: "
-            f"{verdict(barrier[1])}; for the SGD map, whose steps are finite, give time_step=learning_rate"
-        )
 
 
 def _started(

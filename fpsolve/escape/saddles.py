@@ -62,7 +62,9 @@ def ways_out(landscape: Landscape, *, start: Mapping[str, float], target: sp.Bas
     ValueError
         If the start's minimum lies in the target, or no saddle leads there; says why.
     """
-    flow = _Flow.of(landscape, target)
+    variables = landscape.variables
+    gradient, hessian = (lambdified(f, variables) for f in (list(landscape.gradient), landscape.hessian))
+    flow = _Flow(landscape, gradient, hessian, target_function(target, variables))
     points = landscape.critical_points()
     minima = [p for p in points if p.kind == "minimum"]
     saddles = [p for p in points if p.index == 1]
@@ -94,13 +96,6 @@ class _Flow:
     gradient: Callable[..., np.ndarray]
     hessian: Callable[..., np.ndarray]
     signed_of: Callable[..., np.ndarray]
-
-    @classmethod
-    def of(cls, landscape: Landscape, target: sp.Basic) -> _Flow:
-        variables = landscape.variables
-        gradient = lambdified(list(landscape.gradient), variables)
-        hessian = lambdified(landscape.hessian, variables)
-        return cls(landscape, gradient, hessian, target_function(target, variables))
 
     def signed(self, point: np.ndarray) -> float:
         return float(self.signed_of(*point))
@@ -153,9 +148,7 @@ class _Flow:
         barrier = float(saddle.loss - home.loss)
         if not at_saddle and self.signed(b) > 0:
             return None, "the target begins before the saddle, where no formula applies"
-        if not (at_saddle or inside):
-            return None, ""
-        if not barrier > 0:
+        if not (at_saddle or inside) or not barrier > 0:
             return None, ""
         minimum_curvature = float(np.linalg.eigvalsh(np.asarray(self.hessian(*a), float)).max())
         return Exit(

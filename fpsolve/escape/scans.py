@@ -135,8 +135,7 @@ def escape_point(
 
     ``value`` replaces the setting's number named by ``over``; other arguments as in :func:`scan_escape`.
     """
-    number = int(value) if over == "batch_size" and value == int(value) else float(value)
-    point = replace(setting, **{over: number})  # type: ignore[arg-type]
+    point = replace(setting, **{over: float(value)})  # type: ignore[arg-type]
     with warnings.catch_warnings():
         if over == "time_step":  # a scan of dt measures the growth that the warning is about
             warnings.simplefilter("ignore", VanishingNoise)
@@ -176,10 +175,9 @@ def styblinski_tang_point(
     Arguments are as in :func:`fpsolve.styblinski_tang_setting` and :func:`scan_escape`. The answer holds
     ``rate``, ``low``, ``high``, ``n_escaped``, ``n_diverged``, ``total_time`` and ``exact_log_time``.
     """
-    whole = batch_size is not None and batch_size == int(batch_size)
     setting = styblinski_tang_setting(
         reading, dimensions=dimensions, noise=noise, learning_rate=learning_rate,
-        batch_size=int(batch_size) if whole else batch_size, D=D, time_step=time_step,  # type: ignore[arg-type]
+        batch_size=batch_size, D=D, time_step=time_step,
     )  # fmt: skip
     point = escape_point(setting, "sharpness", sharpness, walkers=walkers, max_steps=max_steps, rng=rng)
     return {str(name): point[name].item() for name in point.data_vars if name != "prefactor"}
