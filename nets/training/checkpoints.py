@@ -19,9 +19,11 @@ from nets.training.recipe import changed
 from nets.training.run import Run
 
 _FORMAT = "fpsolve nets run, 1"
+#: Fields of a run that are plain text and whole numbers.
+_STATE = ("start", "epoch", "step", "outcome", "diverged_step")
 
 
-def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
+def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
     """Write one run or several to a safetensors file: weights, optimiser's memory, history, settings.
 
     The file appears whole or not at all: it is written beside its place and then renamed.
@@ -32,6 +34,11 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
         :func:`load` gives as many back.
     path : path
         Its directory must exist. A file of that name is replaced.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
@@ -51,7 +58,7 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
             tensors |= {f"{i}/memory/{kind}/{j}": value for j, value in enumerate(values)}
         tensors[f"{i}/rows"] = torch.tensor(run.rows, dtype=torch.float64)
         settings = run.recipe.recorded | {"seed": run.seed}
-        state = {k: getattr(run, k) for k in ("start", "epoch", "step", "outcome", "diverged_step")}
+        state = {name: getattr(run, name) for name in _STATE}
         texts.append(state | {"settings": settings, "identity": _identity(run.net, run.data)})
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
@@ -62,6 +69,7 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+    return target
 
 
 def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> list[Run]:
@@ -113,8 +121,8 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
 
 def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequential, data: Data) -> Run:
     settings = dict(text["settings"])
-    seed, epoch = settings.pop("seed"), int(text["epoch"])
-    recipe = changed(None, settings | {"epochs": max(epoch, 1)})
+    seed = settings.pop("seed")
+    recipe = changed(None, settings | {"epochs": max(text["epoch"], 1)})
     device = data.train_inputs.device
     names = [name for name, _ in net.named_parameters()]
     own = with_parameters(net, (tensors[f"{i}/net/{name}"].to(device) for name in names))
@@ -123,10 +131,7 @@ def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequentia
         kind: [tensors[f"{i}/memory/{kind}/{j}"].to(device) for j in range(len(names))] for kind in kinds
     }
     rows = tuple(tuple(row) for row in tensors[f"{i}/rows"].tolist())
-    return Run(
-        own, data, recipe, seed, text["start"], epoch, int(text["step"]), memory, rows,
-        text["outcome"], int(text["diverged_step"]),
-    )  # fmt: skip
+    return Run(own, data, recipe, seed, memory=memory, rows=rows, **{name: text[name] for name in _STATE})
 
 
 def _identity(net: nn.Sequential, data: Data) -> dict[str, str]:

@@ -21,9 +21,8 @@ LARGEST_WINDOW = 4 << 30
 
 
 def record(
-    run: Run | Sequence[Run], *, layer: int, epochs: int, every: int = 1, threads: int | None = 1,
-    progress: bool = False,
-) -> xr.Dataset:  # fmt: skip
+    run: Runs, *, layer: int, epochs: int, every: int = 1, threads: int | None = 1, progress: bool = False
+) -> xr.Dataset:
     """Go on with a run and record the weights of one layer after each minibatch.
 
     Parameters
@@ -65,9 +64,7 @@ def record(
     ----------
     Feng, Tu, PNAS 118, e2015617118 (2021), Methods (window T = 10 epochs, a row for each minibatch).
     """
-    runs = [run] if isinstance(run, Run) else run
-    window, _ = _recorded(runs, layer, epochs, every, threads, progress)
-    return window.isel(replica=0, drop=True) if isinstance(run, Run) else window
+    return _recorded(run, layer, epochs, every, threads, progress)[0]
 
 
 def record_and_continue(
@@ -84,9 +81,7 @@ def record_and_continue(
     -------
     Dataset and Run, or Dataset and list of Run
     """
-    runs = [run] if isinstance(run, Run) else run
-    window, later = _recorded(runs, layer, epochs, every, threads, progress)
-    return (window.isel(replica=0, drop=True), later[0]) if isinstance(run, Run) else (window, later)
+    return _recorded(run, layer, epochs, every, threads, progress)
 
 
 @dataclass
@@ -114,9 +109,10 @@ class _Recorder:
 
 
 def _recorded(
-    runs: Sequence[Run], layer: int, epochs: int, every: int, threads: int | None, progress: bool
-) -> tuple[xr.Dataset, list[Run]]:
-    """The window with dims replica, step, weight, and the runs at its end."""
+    run: Runs, layer: int, epochs: int, every: int, threads: int | None, progress: bool
+) -> tuple[xr.Dataset, Runs]:
+    """The window and the run, or runs, at its end."""
+    runs = [run] if isinstance(run, Run) else run
     for one in runs:
         checked_layer(one.net, layer)
         check_trained(one)
@@ -147,7 +143,7 @@ def _recorded(
     window = _window(runs, later, recorder).assign_attrs(
         layer=int(layer), layer_shape="×".join(map(str, weight.shape)), every=int(every)
     )
-    return window, later
+    return (window.isel(replica=0, drop=True), later[0]) if isinstance(run, Run) else (window, later)
 
 
 def _window(runs: Sequence[Run], later: Sequence[Run], recorder: _Recorder) -> xr.Dataset:
