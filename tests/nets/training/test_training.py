@@ -1,6 +1,7 @@
 """Training: bits that repeat, windows, replicas, optimisers' rules, noise by its law, resuming, refusals."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from scipy import stats
 from torch import nn
 
@@ -536,6 +538,16 @@ def test_a_run_in_a_file_goes_on_to_the_bit(digits, tmp_path):
             _same(run, back) and back.rows == run.rows and back.recipe == run.recipe and back.seed == run.seed
         )
         assert _same(train.continued(run, 2), train.continued(back, 2))
+
+
+def test_a_file_of_runs_names_its_settings_as_it_always_has(digits, tmp_path):
+    run = train.sgd(_net(), digits, epochs=1, optimizer="momentum", momentum=0.5, **OPTIONS)
+    with safe_open(train.save(run, tmp_path / "run.safetensors"), framework="pt") as file:
+        (text,) = json.loads(file.metadata()["runs"])
+    assert text["settings"] == {
+        "learning_rate": 0.1, "batch_size": 50, "optimizer": "momentum", "momentum": 0.5, "noise": 0.0,
+        "sampling": "without_replacement", "seed": run.seed, "dtype": "float32", "divergence": 1e4,
+    }  # fmt: skip
 
 
 @pytest.mark.slow
