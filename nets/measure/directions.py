@@ -53,12 +53,9 @@ def along_directions(
     """
     subject = as_subject(measured)
     columns = subject.columns(directions)
-    kinds: tuple[list[torch.Tensor], ...] = ([], [], [])
     with torch.no_grad():
-        for block in _derivatives(subject, columns.T, second):
-            for kind, values in zip(kinds, block, strict=True):
-                kind.append(values)
-    loss, g, h = (numpy(torch.cat(kind).double()) for kind in kinds)
+        blocks = list(_derivatives(subject, columns.T, second))
+    loss, g, h = (numpy(torch.cat(kind).double()) for kind in zip(*blocks, strict=True))
     mean = h.mean(0)
     off = h - mean
     scatter = np.einsum("sij,sik->ijk", off, off, optimize=True) / len(h)
@@ -77,11 +74,12 @@ def _derivatives(
     whole = len(weights) == sum(1 for _ in subject.model.parameters())
     biases = dense_biases(subject.tail.net) if whole and subject.tail is not None else None
     if biases is None:
-        for x, y in subject.blocks(max(1, ROOM // (k * k * max(widest, subject.inputs[0].numel())))):
-            yield _by_torch(subject, tangents, second, x, y)
-        return
+        widest = max(widest, subject.inputs[0].numel())
     for x, y in subject.blocks(max(1, ROOM // (k * k * widest))):
-        yield _of_samples(*_dense(weights, list(tangents.values()), biases, second, x), y)
+        if biases is None:
+            yield _by_torch(subject, tangents, second, x, y)
+        else:
+            yield _of_samples(*_dense(weights, list(tangents.values()), biases, second, x), y)
 
 
 def _of_samples(

@@ -67,8 +67,9 @@ def widths(
     reach : float
         How far to look, in units of ‖w₀‖₂.
     double : bool
-        Work in float64. The loss keeps its relative accuracy in float32 however small it is (see
-        :func:`nets.training.networks.sample_losses`); on MNIST at L₀ = 7·10⁻⁵ the widths agree to 10⁻⁶.
+        Work in float64. The cross-entropy keeps its relative accuracy in float32 however small it is (see
+        :func:`nets.training.networks.sample_losses`); on MNIST at L₀ = 7·10⁻⁵ the widths agree to 10⁻⁶. A
+        loss whose small residuals are differences of large outputs needs float64.
     progress : bool
         Show a bar.
 
@@ -99,15 +100,14 @@ def widths(
         progress=progress,
     )  # fmt: skip
     left, right = -ends[:, 0], ends[:, 1]
-    opened = ~np.isfinite(ends)
-    sides = [opened[:, k].astype(np.int64) for k in (0, 1)]
+    opened = (~np.isfinite(ends)).astype(np.int64)
     return dataset(
         {
             "width": quantity(right - left, "mode", "flatness F_i"),
             "left": quantity(left, "mode", "crossing on the left"),
             "right": quantity(right, "mode", "crossing on the right"),
-            "open_left": quantity(sides[0], "mode", "1 where the left side never reaches the level"),
-            "open_right": quantity(sides[1], "mode", "1 where the right side never reaches the level"),
+            "open_left": quantity(opened[:, 0], "mode", "1 where the left side never reaches the level"),
+            "open_right": quantity(opened[:, 1], "mode", "1 where the right side never reaches the level"),
         },
         title=f"width of L <= {factor:.6g} L0 along directions of one layer",
         coords={"mode": modes["mode"][chosen]},
@@ -211,15 +211,14 @@ def profile_fits(profiles: xr.Dataset) -> xr.Dataset:
         np.sqrt(np.square(fitted - loss).mean(1)) / loss.std(1)
         for fitted in (parabolas(loss, x)[2], np.exp(logarithm))
     ]
+    width = random_landscape.flatness(curvature)
     return xr.Dataset(
         {
             "quadratic_misfit": quantity(misfits[0], "mode", "misfit of a parabola"),
             "inverse_gaussian_misfit": quantity(misfits[1], "mode", "misfit of an inverse Gaussian"),
             "slope": quantity(slope, "mode", "slope of ln L"),
             "curvature": quantity(curvature, "mode", "curvature of ln L"),
-            "width": quantity(
-                random_landscape.flatness(curvature), "mode", "flatness of the inverse Gaussian"
-            ),
+            "width": quantity(width, "mode", "width of the inverse Gaussian"),
         },
         coords={"mode": profiles["mode"]},
         attrs=dict(profiles.attrs) | {"title": "fits of the loss along directions"},

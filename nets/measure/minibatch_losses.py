@@ -123,19 +123,19 @@ def predictions(profiles: xr.Dataset) -> xr.Dataset:
     ``minimum_std`` σ̃_θ,i (from the quartiles, since a ratio with M near 0 has heavy tails), ``no_minimum``
     (share of minibatches with M ≤ 0); ``mean_curvature`` predicted M_ii and ``mean_curvature_measured`` (a
     parabola through ln L_i); ``width_predicted`` √(8/M_ii); ``velocity_variance_predicted`` (PNAS 12: the
-    factors taken as independent), ``velocity_variance_measured`` α²⟨(∂L^μ)²⟩ at w₀ with ∂L^μ = L^μ_0 b^μ_i,
+    factors taken as independent), ``velocity_variance_measured`` η²⟨(∂L^μ)²⟩ at w₀ with ∂L^μ = L^μ_0 b^μ_i,
     and standard errors of the measured ones over minibatches.
     """
     fitted = ensemble(profiles)
     M, b, value = (fitted[k].to_numpy() for k in ("curvature", "slope", "value"))
     low, high = np.nanquantile(fitted["minimum"].to_numpy(), [0.25, 0.75], axis=1)
     minimum_std = (high - low) / QUARTILE
-    alpha = float(fitted.attrs["learning_rate"])
+    rate = float(fitted.attrs["learning_rate"])
     whole = parabolas(np.log(profiles["loss"].to_numpy()), profiles["distance"].to_numpy())[1]
     predicted = M.mean(1) + b.var(1)
-    velocity = np.square(alpha * value * b)
+    velocity = np.square(rate * value * b)
     D = random_landscape.velocity_variance(
-        alpha,
+        rate,
         mean_square_loss=np.square(value).mean(1),
         mean_square_curvature=np.square(M).mean(1),
         position_variance=minimum_std**2,
@@ -147,7 +147,7 @@ def predictions(profiles: xr.Dataset) -> xr.Dataset:
         "no_minimum": ((M <= 0).mean(1), "share of minibatches without a minimum"),
         "mean_curvature": (predicted, "predicted curvature of ln L"),
         "mean_curvature_measured": (whole, "measured curvature of ln L"),
-        "width_predicted": (random_landscape.flatness(predicted), "predicted flatness"),
+        "width_predicted": (random_landscape.flatness(predicted), "predicted width F_i"),
         "velocity_variance_predicted": (D, "predicted velocity variance"),
         "velocity_variance_measured": (velocity.mean(1), "velocity variance at w0"),
         "velocity_variance_measured_stderr": (

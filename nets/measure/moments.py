@@ -8,7 +8,7 @@ over K classes).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -36,11 +36,13 @@ def gradient_moments(subject: Subject, *, memory: int = MEMORY) -> tuple[np.ndar
             total.add(delta[:, :, None] * delta[:, None, :], h)
             mean += (delta.T @ h).flatten().double()
         return total.dense() / subject.samples, numpy(mean / subject.samples)
-    second = torch.zeros((subject.size, subject.size), dtype=torch.float64, device=subject.device)
-    for gradients in subject.gradients(memory=memory):
-        second += (gradients.T @ gradients).double()
-        mean += gradients.sum(0).double()
-    return numpy(second / subject.samples), numpy(mean / subject.samples)
+
+    def rows() -> Iterator[torch.Tensor]:
+        for gradients in subject.gradients(memory=memory):
+            mean.add_(gradients.sum(0).double())
+            yield gradients
+
+    return _second_moment(subject, rows()), numpy(mean / subject.samples)
 
 
 def logit_moment(subject: Subject, *, memory: int = MEMORY) -> np.ndarray:
@@ -59,11 +61,16 @@ def logit_moment(subject: Subject, *, memory: int = MEMORY) -> np.ndarray:
             rows = _centred(torch.softmax(logits, dim=1), slopes)
             total.add(torch.einsum("mko,mkp->mop", rows, rows), h)
         return total.dense() / subject.samples
-    second = torch.zeros((subject.size, subject.size), dtype=torch.float64, device=subject.device)
-    for logits, gradients in subject.output_gradients(memory=memory):
-        rows = _centred(torch.softmax(logits, dim=1), gradients).flatten(0, 1)
-        second += (rows.T @ rows).double()
-    return numpy(second / subject.samples)
+    blocks = subject.output_gradients(memory=memory)
+    return _second_moment(subject, (_centred(torch.softmax(z, dim=1), g).flatten(0, 1) for z, g in blocks))
+
+
+def _second_moment(subject: Subject, blocks: Iterable[torch.Tensor]) -> np.ndarray:
+    """(1/M) Σ r rᵀ over the rows r of all blocks (…, N)."""
+    total = torch.zeros((subject.size, subject.size), dtype=torch.float64, device=subject.device)
+    for rows in blocks:
+        total += (rows.T @ rows).double()
+    return numpy(total / subject.samples)
 
 
 def check_dense(subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""Active temperature of SGD along directions: T_i(x) = (α/2) ⟨(∂δL^μ/∂x)²⟩_μ at w₀ + x p_i.
+"""Active temperature of SGD along directions: T_i(x) = (η/2) ⟨(∂δL^μ/∂x)²⟩_μ at w₀ + x p_i.
 
 Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Eq. 15 and Fig. 5.
 """
@@ -36,16 +36,12 @@ def active_temperature(
 
     Parameters
     ----------
-    measured : Subject or Run
-        Its weights are w₀.
-    modes : Dataset
-        With ``direction`` (mode, weight).
-    directions : sequence of int, optional
-        Rows of ``direction``, from 0; default all.
+    measured, modes, directions
+        As in :func:`nets.measure.loss_widths.widths`.
     distances : sequence of float, or array of shape (directions, points)
         x, the same for all directions or for each its own.
     batch_size, learning_rate : optional
-        B and α; default the run's. A Subject needs them.
+        B and η; default the run's. A Subject needs them.
     replacement : bool, optional
         Whether a sample may come twice in a minibatch; default as in the run, or False.
     progress : bool
