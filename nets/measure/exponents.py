@@ -161,7 +161,7 @@ def _sampler(attrs: Mapping) -> str:
     return ", ".join(words)
 
 
-def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
+def over_trainings(exponents: Sequence[Exponent]) -> Exponent:
     """Mean over independent trainings with the 95 % interval of Student's t from their scatter.
 
     Correlation, loss and amplitude are means (of logarithms for the latter two), ``points`` is the smallest.
@@ -169,9 +169,9 @@ def over_seeds(exponents: Sequence[Exponent]) -> Exponent:
     """
     items = list(exponents)
     if len(items) < 2:
-        raise ValueError(f"{len(items)} seed(s) show no scatter; give at least two")
+        raise ValueError(f"{len(items)} training(s) show no scatter; give at least two")
     if len({(e.name, e.basis, e.sampler) for e in items}) > 1:
-        raise ValueError("exponents over seeds must be of one quantity, basis and sampler")
+        raise ValueError("exponents over trainings must be of one quantity, basis and sampler")
     mean, low, high = map(float, mean_interval([e.value for e in items], confidence=CONFIDENCE))
     return replace(
         items[0],

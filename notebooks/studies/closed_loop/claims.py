@@ -95,7 +95,7 @@ def _over(found: xr.Dataset, name: str, by: str) -> xr.DataArray:
 
 def _variances(found: xr.Dataset, correction: str, by: str) -> Verdict:
     """SGD's variance over its prediction by a correction, pooled over modes."""
-    ratio = (found["sgd"] / found["predicted"].sel(correction=correction)).transpose("net", "mode")
+    ratio = (found["sgd"] / found["predicted"].sel(correction=correction)).transpose("training", "mode")
     modes, pooled = np.exp(np.log(ratio.to_numpy()).mean(0)), pooled_factor(found, correction)
     shown = f"{in_words(pooled)}; modes {modes.min():.2f} to {modes.max():.2f}"
     return near(f"Var y by {by}", "SGD/prediction = 1", pooled, shown=shown)

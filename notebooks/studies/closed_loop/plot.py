@@ -60,7 +60,7 @@ def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: f
     ``found`` comes from ``loop.closed_loops``; intervals are over its nets.
     """
     ax = style.axes(ax)
-    ratio = (found["sgd"] / found["predicted"]).transpose("net", "correction", "mode")
+    ratio = (found["sgd"] / found["predicted"]).transpose("training", "correction", "mode")
     mean, low, high = mean_interval(ratio, confidence=confidence, scale="log")
     modes = found["mode"].to_numpy()
     at = np.arange(len(CORRECTIONS))

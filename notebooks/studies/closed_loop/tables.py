@@ -30,7 +30,7 @@ def loop_table(found: xr.Dataset) -> Table:
             own = [part.sel(by=method).to_numpy() for part in (value, error)]
             if np.isfinite(own[0]).all():
                 rows.append(_row(quantity, method, *own, *network))
-    nets = found.sizes["net"]
+    nets = found.sizes["training"]
     return Table(
         f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(_remarks(found))
     )
@@ -38,7 +38,7 @@ def loop_table(found: xr.Dataset) -> Table:
 
 def _remarks(found: xr.Dataset) -> list[str]:
     """Where the numbers of the table hold."""
-    nets, nowhere = found.sizes["net"], int(np.isnan(found["stationary_place"]).sum())
+    nets, nowhere = found.sizes["training"], int(np.isnan(found["stationary_place"]).sum())
     remarks = [
         f"values are geometric means over {nets} nets, errors those of one net over the root of {nets}"
     ]
@@ -126,8 +126,8 @@ def noise_exponent(found: xr.Dataset) -> np.ndarray:
     """
     if found.sizes["mode"] < 2:
         raise ValueError("an exponent over modes needs at least 2: measure with a larger n_sharp")
-    x = np.log(found["curvature"].transpose("net", "mode").to_numpy())
-    y = x + np.log(found["noise_curvature"].transpose("net", "mode").to_numpy())
+    x = np.log(found["curvature"].transpose("training", "mode").to_numpy())
+    y = x + np.log(found["noise_curvature"].transpose("training", "mode").to_numpy())
     x = x - x.mean(1, keepdims=True)
     return (x * y).sum(1) / (x**2).sum(1)
 

@@ -65,7 +65,7 @@ def exponents_over(
     each = [exponents_of(result, config, fit=fit) for result in results]
     if len(each) == 1:
         return each[0]
-    return {key: exponents.over_seeds([found[key] for found in each]) for key in each[0]}
+    return {key: exponents.over_trainings([found[key] for found in each]) for key in each[0]}
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     Directions that the window did not choose, with the drift removed, show whether successive minibatches are
     correlated at all: without correlations τ is the null, for every flatness.
 
-    The Dataset, dim case, holds ``median``, the mean over seeds of the median over modes, and ``low`` and
-    ``high`` (95 %, Student's t; NaN for one seed), in steps; ``attrs["null"]`` is
+    The Dataset, dim case, holds ``median``, the mean over trainings of the median over modes, and ``low`` and
+    ``high`` (95 %, Student's t; NaN for one training), in steps; ``attrs["null"]`` is
     :func:`theory.random_landscape.null_correlation_time` of the window.
     """
     first, last = config.fit
@@ -140,7 +140,7 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
         for r in results
     ]
     if len(each) > 1:
-        found = over_trainings(each, "seed").rename(median_low="low", median_high="high")
+        found = over_trainings(each).rename(median_low="low", median_high="high")
     else:
         found = each[0].assign(low=each[0]["median"] * np.nan, high=each[0]["median"] * np.nan)
     epoch = int(results[0].attrs["steps_per_epoch"])

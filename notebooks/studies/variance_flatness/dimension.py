@@ -107,12 +107,12 @@ def against_width(
     net is kept, and the same call goes on where it was stopped. A ValueError for numbers that make no sense,
     or a store of another experiment.
 
-    The Dataset has dims hidden_width and seed: ``sharp`` D_s, each with half of its own norm as threshold,
+    The Dataset has dims hidden_width and training: ``sharp`` D_s, each with half of its own norm as threshold,
     and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s with half of
     the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width``
     (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
     ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
-    ``…_mean``, ``…_low``, ``…_high`` over seeds (95 %, Student's t). ``sharp_at_most_mean`` and
+    ``…_mean``, ``…_low``, ``…_high`` over trainings (95 %, Student's t). ``sharp_at_most_mean`` and
     ``width_mean``, the geometric mean, have no interval.
     """
     sizes = [int(h) for h in widths]
@@ -124,7 +124,7 @@ def against_width(
         one_width, data=data.to("cpu"), learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
         window=window,
     )  # fmt: skip
-    grid: dict[str, ArrayLike] = {"hidden_width": sizes, "seed": np.arange(seeds)}
+    grid: dict[str, ArrayLike] = {"hidden_width": sizes, "training": np.arange(seeds)}
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
     _add_means(result)
     result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
@@ -136,35 +136,35 @@ def against_width(
 
 
 def _add_means(result: xr.Dataset) -> None:
-    """Add D_s at one threshold for all nets, and what is averaged over seeds."""
+    """Add D_s at one threshold for all nets, and what is averaged over trainings."""
     common = 0.5 * float(result["norm"].min())
     sharp = (result["width"] < common).sum("rank").astype(float)
     result["sharp_common"] = sharp.assign_attrs(long_name="D_s, one threshold for all", units="1")
     result.attrs["common_threshold"] = common
-    means = over_trainings(result[list(DIMENSIONS)], "seed")
+    means = over_trainings(result[list(DIMENSIONS)], "training")
     for name in DIMENSIONS:
         for end, source in (("mean", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
-            words = f"{result[name].attrs['long_name']}, {end} over seeds"
+            words = f"{result[name].attrs['long_name']}, {end} over trainings"
             result[f"{name}_{end}"] = quantity(means[source].to_numpy(), "hidden_width", words)
     for name, words, mean in (
-        ("sharp_at_most", "largest D_s, mean over seeds", np.mean),
-        ("width", "flatness by rank, geometric mean over seeds", gmean),
+        ("sharp_at_most", "largest D_s, mean over trainings", np.mean),
+        ("width", "flatness by rank, geometric mean over trainings", gmean),
     ):
-        values = result[name].reduce(mean, "seed")
+        values = result[name].reduce(mean, "training")
         result[f"{name}_mean"] = quantity(values.to_numpy(), values.dims, words)
 
 
 def one_width(
-    *, hidden_width: int, seed: int, rng: object = None, data: Data, learning_rate: float, batch_size: int,
+    *, hidden_width: int, training: int, rng: object = None, data: Data, learning_rate: float, batch_size: int,
     epochs: int, window: int,
 ) -> dict[str, xr.Variable]:  # fmt: skip
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
-    ``hidden_width`` is H; ``seed`` decides initial weights and minibatches, ``rng`` nothing.
+    ``hidden_width`` is H; ``training`` decides initial weights and minibatches, ``rng`` nothing.
     """
     started = time.process_time()
     H = int(hidden_width)
-    initial, minibatches = (np.random.SeedSequence(int(seed), spawn_key=(k,)) for k in (0, 1))
+    initial, minibatches = (np.random.SeedSequence(int(training), spawn_key=(k,)) for k in (0, 1))
     run = sgd(
         models.fully_connected((data.features, H, H, len(data.classes)), rng=initial), data,
         learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
@@ -210,14 +210,14 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
     """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights: value, low, high.
 
     ``result`` is from :func:`against_width`, ``name`` one of :data:`DIMENSIONS`; smaller H than ``smallest``
-    are left out. κ is the mean over seeds of the slope of ln D against ln N_p, with 95 % by Student's t. The
+    are left out. κ is the mean over trainings of the slope of ln D against ln N_p, with 95 % by Student's t. The
     paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer than
     two H are left, or a dimension is 0.
     """
     part = result.sel(hidden_width=result["hidden_width"] >= smallest)
     if part.sizes["hidden_width"] < 2:
         raise ValueError(f"smallest={smallest} leaves {part.sizes['hidden_width']} widths; a slope needs two")
-    values = part[name].transpose("hidden_width", "seed").to_numpy()
+    values = part[name].transpose("hidden_width", "training").to_numpy()
     if not (values > 0).all():
         raise ValueError(f"{name} is 0 for some net: it has no logarithm")
     slopes = np.polyfit(2 * np.log(part["hidden_width"].to_numpy()), np.log(values), 1)[0]

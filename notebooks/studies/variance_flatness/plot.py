@@ -337,7 +337,7 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         line: dict = {"color": colour, "ls": dash, "marker": MARKERS[k], "ms": 4, "capsize": 2}
         mean = result[f"{name}_mean"]
         ax.errorbar(N, mean, sides(result.assign({name: mean}), name), label=label, **line)
-    bound = (result["sharp_at_most"] > result["sharp"]).any("seed").to_numpy()
+    bound = (result["sharp_at_most"] > result["sharp"]).any("training").to_numpy()
     if bound.any():
         most = result["sharp_at_most_mean"][bound]
         ax.plot(N[bound], most, "^", mfc="none", color=curve(0)[0], label="$D_s$ at most")

@@ -86,16 +86,16 @@ def test_the_rank_exponent_of_a_power_law_spectrum_is_found_in_its_range():
 
 def test_seeds_give_an_interval_of_their_own():
     each = [exponents.variance_flatness(*_sets(noise=0.3, seed=s), fit=(2, 100))["psi"] for s in range(6)]
-    together = exponents.over_seeds(each)
+    together = exponents.over_trainings(each)
     values = np.array([e.value for e in each])
     assert together.value == pytest.approx(values.mean()) and together.seeds == 6
     half = 2.5706 * values.std(ddof=1) / np.sqrt(6)  # Student's t, 5 degrees of freedom
     assert together.high - together.value == pytest.approx(half, rel=1e-4)
     assert together.interval == "seeds" and not together.excludes(3.5) and together.excludes(4.5)
     with pytest.raises(ValueError, match="at least two"):
-        exponents.over_seeds(each[:1])
+        exponents.over_trainings(each[:1])
     with pytest.raises(ValueError, match="one quantity"):
-        exponents.over_seeds([each[0], dataclasses.replace(each[1], basis="another")])
+        exponents.over_trainings([each[0], dataclasses.replace(each[1], basis="another")])
 
 
 def test_what_defines_no_exponent_is_refused():

@@ -236,7 +236,7 @@ def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
     # Two modes with C = 2σH², and a control that grows flatter than SGD.
     two = xr.concat([found, found.assign(curvature=found["curvature"] / 2)], "mode", data_vars="minimal")
     two = two.assign(noise_curvature=0.3 * two["curvature"]) if "curvature" in two else two
-    two = two.assign(quiet_log_flatness_net=two["log_flatness_net"] + 0.2 + 0.01 * two["net"])
+    two = two.assign(quiet_log_flatness_net=two["log_flatness_net"] + 0.2 + 0.01 * two["training"])
     assert noise_exponent(two) == pytest.approx(2.0)
     rows = loop_verdicts(two, downhill=found)
     assert len(rows) == 14 and rows[5].outcome == "holds"

@@ -60,7 +60,7 @@ def test_a_dimension_is_a_lower_bound_where_all_modes_are_sharp_and_says_so(trai
 def test_the_growth_of_a_dimension_is_the_slope_in_the_number_of_weights():
     H, rng = np.array([10, 20, 40]), np.random.default_rng(0)
     values = 3.0 * H[:, None] ** (2 * 0.25) * np.exp(0.02 * rng.normal(size=(3, 8)))
-    result = xr.Dataset({"sharp": (("hidden_width", "seed"), values)}, {"hidden_width": H})
+    result = xr.Dataset({"sharp": (("hidden_width", "training"), values)}, {"hidden_width": H})
     value, low, high = dimension.growth(result)
     assert low < 0.25 < high < 0.3 and value == pytest.approx(0.25, abs=0.03)
     with pytest.raises(ValueError, match="leaves 1 widths"):
@@ -82,8 +82,8 @@ def test_dimensions_against_width_come_with_error_bars_over_seeds_and_are_kept(t
     assert (found.sharp_low <= found.sharp_mean).all() and (found.sharp_mean <= found.sharp_high).all()
     assert found.width_mean.dims == ("hidden_width", "rank")
     assert found.width_mean.to_numpy() == pytest.approx(
-        np.exp(np.log(found.width.transpose("seed", ...)).mean("seed", skipna=False)).to_numpy(), nan_ok=True
+        np.exp(np.log(found.width.transpose("training", ...)).mean("training", skipna=False)).to_numpy(), nan_ok=True
     )
-    assert np.array_equal(found.sharp_at_most_mean, found.sharp_at_most.mean("seed"))
+    assert np.array_equal(found.sharp_at_most_mean, found.sharp_at_most.mean("training"))
     with pytest.raises(ValueError, match="seeds=1"):
         dimension.against_width(data, [8], seeds=1)

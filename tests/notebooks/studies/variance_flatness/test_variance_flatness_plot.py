@@ -95,7 +95,7 @@ def test_dimensions_are_drawn_over_the_number_of_weights_and_lower_bounds_are_ma
         parts |= {f"{name}_{end}": D.mean(1) + k for end, k in (("mean", 0), ("low", -5), ("high", 5))}
     parts["sharp_at_most_mean"] = parts["sharp_at_most"].mean(1)
     result = xr.Dataset(
-        {k: (("hidden_width", "seed")[: v.ndim], v) for k, v in parts.items()}, {"hidden_width": H}
+        {k: (("hidden_width", "training")[: v.ndim], v) for k, v in parts.items()}, {"hidden_width": H}
     )
     plot.dimensions(result, ax=ax)
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
