@@ -238,7 +238,8 @@ def closed_loops(
     if (steps := study.window * (data.samples // study.batch_size)) < 20:
         raise ValueError(f"window={study.window} has {steps} steps; take more epochs, for at least 20")
     each = [_one_net(study, data, seed + i, folder, progress) for i in range(nets)]
-    result = xr.concat(each, xr.IndexVariable("training", np.arange(seed, seed + nets)), combine_attrs="override")
+    trainings = xr.IndexVariable("training", np.arange(seed, seed + nets))
+    result = xr.concat(each, trainings, combine_attrs="override")
     result.attrs |= study.asked
     return result
 

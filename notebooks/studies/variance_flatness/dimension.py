@@ -107,8 +107,8 @@ def against_width(
     net is kept, and the same call goes on where it was stopped. A ValueError for numbers that make no sense,
     or a store of another experiment.
 
-    The Dataset has dims hidden_width and training: ``sharp`` D_s, each with half of its own norm as threshold,
-    and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s with half of
+    The Dataset has dims hidden_width and training: ``sharp`` D_s, each with half of its own norm as
+    threshold, and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s with half of
     the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width``
     (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
     ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
@@ -155,8 +155,8 @@ def _add_means(result: xr.Dataset) -> None:
 
 
 def one_width(
-    *, hidden_width: int, training: int, rng: object = None, data: Data, learning_rate: float, batch_size: int,
-    epochs: int, window: int,
+    *, hidden_width: int, training: int, rng: object = None, data: Data, learning_rate: float,
+    batch_size: int, epochs: int, window: int,
 ) -> dict[str, xr.Variable]:  # fmt: skip
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
@@ -210,8 +210,8 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
     """Exponent κ of D ∝ N_p^κ, N_p = H² the layer's weights: value, low, high.
 
     ``result`` is from :func:`against_width`, ``name`` one of :data:`DIMENSIONS`; smaller H than ``smallest``
-    are left out. κ is the mean over trainings of the slope of ln D against ln N_p, with 95 % by Student's t. The
-    paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer than
+    are left out. κ is the mean over trainings of the slope of ln D against ln N_p, with 95 % by Student's t.
+    The paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer than
     two H are left, or a dimension is 0.
     """
     part = result.sel(hidden_width=result["hidden_width"] >= smallest)
