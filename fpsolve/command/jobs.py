@@ -18,7 +18,7 @@ from theory.langevin import Langevin
 if TYPE_CHECKING:
     from fpsolve.table import Table
 
-#: Walker-steps that an ensemble takes at most unasked.
+#: Most walker-steps of an ensemble that no file describes.
 MOST_STEPS = 2e8
 #: A job takes what the jobs before it found, by name.
 Job = Callable[[Mapping[str, Any]], Any]
@@ -129,7 +129,7 @@ def ensemble(
 def samples(density: xr.DataArray, walkers: int, rng: Rng = None) -> dict[str, np.ndarray]:
     """Starting points, shape (walkers,) for each variable, drawn among the cells of a density.
 
-    So drawn, wells that exchange slowly start with their weights.
+    Wells between which walkers pass slowly then start with their weights.
     """
     generator = np.random.default_rng(rng)
     weight = np.maximum((density * density.cell_volume).to_numpy().ravel(), 0.0)
@@ -138,7 +138,7 @@ def samples(density: xr.DataArray, walkers: int, rng: Rng = None) -> dict[str, n
 
 
 def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, float]:
-    """Walkers, time, burn-in and step of an ensemble that no file asks for.
+    """Walkers, time, burn-in and step of an ensemble that no file describes.
 
     The step is the learning rate where the noise has one, else a tenth of the stiffest time at a minimum. The
     time is 100 relaxations at the density's ``second_eigenvalue``, in at most 2e8 walker-steps; a slower
@@ -170,8 +170,8 @@ def memory_remark(problem: Problem, results: Mapping[str, Any]) -> str | None:
     if rate * burn_in >= 3:
         return None
     return (
-        "the ensemble still remembers its start, samples of the density: it forgets at the rate "
-        f"{rate:.2g}, which asks for burn_in = {3 / rate:.2g} or more, not {burn_in:g}"
+        "averages of the ensemble depend on its start, samples of the density: correlation with the start "
+        f"decays at the rate {rate:.2g}; give burn_in = {3 / rate:.2g} or more, not {burn_in:g}"
     )
 
 

@@ -17,6 +17,8 @@ Key = TypeVar("Key")
 
 def cuts(total: int, parts: int) -> list[int]:
     """Ends of parts of about equal size, 0 and ``total`` among them; at most one part per unit."""
+    if parts < 1:
+        raise ValueError(f"parts={parts} must be at least 1")
     return np.linspace(0, total, min(parts, total) + 1).astype(int).tolist()
 
 

@@ -125,25 +125,20 @@ def simulate(
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 7 and supplement S1–S12.
     """
     check_names(process, RESERVED)
+    given = {
+        "walkers": walkers, "time_step": time_step, "burn_in": burn_in, "bins": bins, "rng": rng,
+        "divergence": divergence, "first_walker": first_walker,
+    }  # fmt: skip
     if isinstance(start, xr.Dataset):
-        state = restored_state(
-            process, start, walkers=walkers, time_step=time_step, burn_in=burn_in, bins=bins,
-            rng=rng, divergence=divergence, first_walker=first_walker,
-        )  # fmt: skip
+        state = restored_state(process, start, **given)  # type: ignore[arg-type]
     else:
-        state = fresh_state(
-            process, walkers=walkers, time=time, time_step=time_step, start=start,
-            burn_in=burn_in, bins=bins, rng=rng, first_walker=first_walker,
-            divergence=1e6 if divergence is None else divergence,
-        )  # fmt: skip
+        state = fresh_state(process, start=start, time=time, **given)  # type: ignore[arg-type]
     last_step = state.step + whole_steps(time, state.time_step, "time")
     save_steps = saving_steps(save_every, state.time_step)
     if executor is None:
         threads = available_threads(threads)
         paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, progress)
     else:
-        if parts < 1:
-            raise ValueError(f"parts={parts} must be at least 1")
         threads = available_threads(1 if threads is None else threads)
         paths, saved_steps = _run_apart(
             process, state, last_step, save_steps, threads, executor, parts, progress

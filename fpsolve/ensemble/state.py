@@ -47,21 +47,22 @@ class State:
 def fresh_state(
     process: Process,
     *,
-    walkers: int | None,
-    time: float,
-    time_step: float | None,
     start: Start,
-    burn_in: float,
-    bins: Mapping[str, ArrayLike] | None,
+    time: float,
+    walkers: int | None,
+    time_step: float | None,
     rng: Seed,
-    divergence: float,
-    first_walker: int,
+    divergence: float | None = None,
+    burn_in: float = 0.0,
+    bins: Mapping[str, ArrayLike] | None = None,
+    first_walker: int = 0,
 ) -> State:
-    """The checked state at time 0."""
+    """The checked state at time 0, for arguments of :func:`fpsolve.simulate`."""
     names = variable_names(process)
     time_step = checked_time_step(process, time_step)
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
+    divergence = 1e6 if divergence is None else divergence
     check_divergence(divergence)
     if first_walker < 0:
         raise ValueError(f"first_walker={first_walker} must be at least 0")

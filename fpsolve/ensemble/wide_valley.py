@@ -122,8 +122,6 @@ def simulate_valley(
     every = saving_steps(record_every, time_step) or steps
     key = random_key(rng)
     if executor is not None:
-        if parts < 1:
-            raise ValueError(f"parts={parts} must be at least 1")
         run = partial(
             simulate_valley, process, time=time, time_step=time_step, record_every=record_every,
             rng=key_text(key), threads=1 if threads is None else threads, divergence=divergence,

@@ -182,8 +182,8 @@ def start_state(
         raise ValueError(f"max_time={max_time:g} must be positive and finite")
     g = numpy_function(signed_function(target, process.variables), process.variables)
     state = fresh_state(
-        process, walkers=walkers, time=max_time, time_step=time_step, start=start, burn_in=0.0, bins=None,
-        rng=rng, first_walker=0, divergence=divergence,
+        process, start=start, time=max_time, walkers=walkers, time_step=time_step, rng=rng,
+        divergence=divergence,
     )  # fmt: skip
     points = np.unique(from_lanes(state.positions, state.walkers), axis=0)
     values = g(*points.T)

@@ -39,14 +39,7 @@ ABSCISSAE = {
 def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
     """Axes with the mean escape time of every method and its interval.
 
-    Parameters
-    ----------
-    table : Table
-        From :func:`fpsolve.compare.escape`.
-
-    Returns
-    -------
-    Axes
+    ``table`` is one of :func:`fpsolve.compare.escape`.
     """
     ax = axes(ax)
     rows = _times(table)
@@ -70,14 +63,7 @@ def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
 def escape_barriers(tables: Sequence[Table]) -> Figure:
     """Figure with mean times by every method against ΔL/D, and their ratios to the reference.
 
-    Parameters
-    ----------
-    tables : sequence of Table
-        From :func:`fpsolve.compare.escape`, one per barrier.
-
-    Returns
-    -------
-    Figure
+    ``tables`` are those of :func:`fpsolve.compare.escape`, one for each barrier.
     """
     import matplotlib.pyplot as plt
 
@@ -115,14 +101,7 @@ def escape_barriers(tables: Sequence[Table]) -> Figure:
 def crossing_bias(bias: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with the relative bias of mean escape times against the step, per treatment of the boundary.
 
-    Parameters
-    ----------
-    bias : Dataset
-        Dims ``boundary`` and ``time_step``; variables ``bias`` and ``bias_stderr``.
-
-    Returns
-    -------
-    Axes
+    ``bias`` has the variables ``bias`` and ``bias_stderr``, of dims ``boundary`` and ``time_step``.
     """
     ax = axes(ax)
     steps = bias["time_step"].to_numpy()
@@ -146,21 +125,9 @@ def escape_scan(
 ) -> Axes:
     """Axes with −ln γ against 1/k, B, 1/η, 1/D or ln(1/dt): points with intervals, line and theory.
 
-    The shaded wedge holds every slope that the theorem allows, through the middle of the points; values
-    without an escape are shown as lower limits (triangles).
-
-    Parameters
-    ----------
-    scan : Dataset
-        From :func:`fpsolve.scan_escape`.
-    fit : Dataset, optional
-        From :func:`fpsolve.fit_slope`: adds the line and the wedge.
-    label : str, optional
-        Name of the points in the legend.
-
-    Returns
-    -------
-    Axes
+    ``scan`` is a result of :func:`fpsolve.scan_escape`; ``fit``, one of :func:`fpsolve.fit_slope`, adds the
+    fitted line and a shaded wedge with every slope that the theorem allows, through the middle of the points.
+    Values without an escape are lower limits (triangles). ``label`` names the points in the legend.
     """
     ax = axes(ax)
     u = scan["abscissa"].to_numpy()

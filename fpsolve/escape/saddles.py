@@ -40,27 +40,12 @@ class Exit:
 
 
 def ways_out(landscape: Landscape, *, start: Mapping[str, float], target: sp.Basic) -> list[Exit]:
-    """Saddles over which a walker leaves the start's valley for a target.
+    """Saddles over which a walker leaves the start's valley for a target, lowest barrier first.
 
     A saddle counts if gradient flow leads from one side of it to the start's minimum, and the target begins
-    at the saddle itself or somewhere on the way down the other side.
-
-    Parameters
-    ----------
-    landscape : Landscape
-        Without parameters.
-    start : mapping of name to number
-    target : sympy condition
-
-    Returns
-    -------
-    list of Exit
-        Lowest barrier first.
-
-    Raises
-    ------
-    ValueError
-        If the start's minimum lies in the target, or no saddle leads there; says why.
+    at the saddle itself or somewhere on the way down the other side. ``landscape`` has no parameters,
+    ``start`` gives a number for each variable, and ``target`` is a sympy condition. A ValueError says why
+    there is no such saddle, or that the start's minimum lies in the target.
     """
     variables = landscape.variables
     gradient, hessian = (lambdified(f, variables) for f in (list(landscape.gradient), landscape.hessian))

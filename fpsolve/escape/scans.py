@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -25,14 +25,16 @@ from fpsolve.table import columns
 
 Scanned: TypeAlias = Literal["sharpness", "batch_size", "learning_rate", "D", "time_step"]
 
-#: The abscissa in which −ln γ is a straight line, for each number that is scanned.
-_ABSCISSA = {
-    "sharpness": "1/k",
-    "batch_size": "B",
-    "learning_rate": "1/learning_rate",
-    "D": "1/D",
-    "time_step": "ln(1/dt)",
+#: For each number that is scanned: the abscissa u in which −ln γ is a straight line, and u of the number.
+_ABSCISSAE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "sharpness": ("1/k", np.reciprocal),
+    "batch_size": ("B", np.positive),
+    "learning_rate": ("1/learning_rate", np.reciprocal),
+    "D": ("1/D", np.reciprocal),
+    "time_step": ("ln(1/dt)", lambda dt: -np.log(dt)),
 }
+#: That of sharpness for noise that does not depend on the landscape.
+_LOG_SHARPNESS = ("ln k", np.log)
 
 
 def scan_escape(
@@ -50,7 +52,6 @@ def scan_escape(
 
     Parameters
     ----------
-    over : {"sharpness", "batch_size", "learning_rate", "D", "time_step"}
     values : array
         Distinct and positive.
     walkers, max_steps : int, optional
@@ -60,8 +61,6 @@ def scan_escape(
     executor : concurrent.futures.Executor, optional
         Where the points run, with the same bits; default here, one after another. For grids of several
         numbers, with a store, see :func:`styblinski_tang_point`.
-    progress : bool, optional
-        Show a bar of finished points.
 
     Returns
     -------
@@ -75,7 +74,7 @@ def scan_escape(
     Raises
     ------
     ValueError
-        If the values make no sense, or the noise does not know what is scanned.
+        If the values make no sense, or the setting's noise has no number ``over``.
     """
     grid = _checked_grid(setting, over, values)
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
@@ -88,7 +87,8 @@ def scan_escape(
         points.append(futures[i].result() if futures else run(value, rng=seeds))
     scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
     log_k = over == "sharpness" and setting.kind.thermal
-    scan["abscissa"] = quantity(_abscissa(over, grid, log_k), over, "abscissa")
+    abscissa, values_of = _LOG_SHARPNESS if log_k else _ABSCISSAE[over]
+    scan["abscissa"] = quantity(values_of(grid), over, "abscissa")
     scan["slope_minimum"], scan["slope_saddle"] = _slopes(setting, over, log_k)
     described = {
         name: float(v)
@@ -101,7 +101,7 @@ def scan_escape(
         dimensions=len(setting.landscape.variables),
         noise=setting.noise,
         over=over,
-        abscissa="ln k" if log_k else _ABSCISSA[over],
+        abscissa=abscissa,
         target=str(setting.target),
         walkers=int(walkers),
         max_steps=int(max_steps),
@@ -183,14 +183,6 @@ def styblinski_tang_point(
     return {str(name): point[name].item() for name in point.data_vars if name != "prefactor"}
 
 
-def _abscissa(over: str, grid: np.ndarray, log_k: bool) -> np.ndarray:
-    if over == "time_step":
-        return -np.log(grid)
-    if over == "batch_size":
-        return grid
-    return np.log(grid) if log_k else 1 / grid
-
-
 def _slopes(setting: EscapeSetting, over: str, log_k: bool) -> tuple:
     """Slopes of −ln γ that the theorems give at s = 1 and s = 0."""
     if log_k:
@@ -212,7 +204,7 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
     Parameters
     ----------
     scan : Dataset
-        From :func:`scan_escape`.
+        Of :func:`scan_escape`.
     prefactor : bool, optional
         Take the theorem's prefactor, ∝ 1/k for SGD, as known. False fits −ln γ itself.
     confidence : float, optional
@@ -291,16 +283,9 @@ def _exact_slope(scan: xr.Dataset, u: np.ndarray, weights: np.ndarray, known: np
 def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:
     """Fitted slopes beside the theorems', one line each.
 
-    Parameters
-    ----------
-    fits : sequence, or mapping of label to Dataset
-        From :func:`fit_slope`.
-
-    Returns
-    -------
-    str
-        Columns: label, abscissa, fitted slope with its interval, slopes at s = 1 and s = 0, s, Pearson's
-        correlation, p of the straight line, and slope of the exact Langevin times.
+    ``fits`` are results of :func:`fit_slope`, by label or with their titles as labels. Columns: label,
+    abscissa, fitted slope with its interval, slopes at s = 1 and s = 0, s, Pearson's correlation, p of the
+    straight line, and slope of the exact Langevin times.
     """
     named = dict(fits) if isinstance(fits, Mapping) else {str(f.attrs["title"]): f for f in fits}
     rows = [("", "against", "slope", "interval", "s = 1", "s = 0", "s", "Pearson", "p", "exact")]

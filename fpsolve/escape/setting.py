@@ -262,16 +262,10 @@ def styblinski_tang_setting(
     ----------
     dimensions : int
         The walker escapes when any coordinate passes the saddle.
-    noise : str, optional
+    noise, learning_rate, batch_size, D, time_step : optional
         As in :class:`EscapeSetting`.
-    learning_rate, batch_size, D, time_step : float, optional
-        As there.
     samples, data_seed : int, optional
         Size and seed of the data set.
-
-    Returns
-    -------
-    EscapeSetting
 
     References
     ----------

@@ -20,6 +20,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.simulation import simulate
+from fpsolve.escape.kernel import CENSORED, DIVERGED
 from fpsolve.escape.passages import simulate_escape
 from fpsolve.phases.plane import Number, check_positive, number, outcome, over_plane
 from fpsolve.results import dataset, quantity
@@ -138,8 +139,8 @@ def _searched(
         end = simulate_escape(
             sgd, start=start, target=reached, walkers=walkers, max_time=limit, rng=rng, threads=1
         )
-        times = end.observed_time.to_numpy()[end.outcome.to_numpy() != 2]
-        stopped = int((end.outcome == 0).sum())
+        times = end.observed_time.to_numpy()[end.outcome.to_numpy() != DIVERGED]
+        stopped = int((end.outcome == CENSORED).sum())
     n = len(times)
     mean = times.mean() if n else math.nan
     error = times.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan

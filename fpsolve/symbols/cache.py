@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -56,15 +57,10 @@ def load_module(source: str, *, prefix: str) -> ModuleType:
 
 
 def cache_directory() -> Path:
-    """Directory of compiled kernels: ``FPSOLVE_CACHE``, else the user's cache directory.
+    """Existing, writable directory of compiled kernels: ``FPSOLVE_CACHE``, else the user's cache directory.
 
     Compiled code is loaded from there, so a directory that others can write to is not used; a
     fresh temporary directory takes its place, and kernels are then compiled anew in each process.
-
-    Returns
-    -------
-    Path
-        An existing, writable directory.
     """
     named = os.environ.get("FPSOLVE_CACHE")
     if named:
@@ -92,14 +88,10 @@ def _is_private(path: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
-_temporary: list[Path] = []
-
-
+@cache
 def _temporary_directory() -> Path:
     """One private temporary directory per process."""
-    if not _temporary:
-        _temporary.append(Path(tempfile.mkdtemp(prefix="fpsolve-")))
-    return _temporary[0]
+    return Path(tempfile.mkdtemp(prefix="fpsolve-"))
 
 
 def _write_atomically(path: Path, text: str) -> None:

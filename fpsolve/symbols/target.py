@@ -24,7 +24,8 @@ def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.E
     Returns
     -------
     sympy.Expr
-        Left side minus right side of an inequality; the minimum for And, the maximum for Or.
+        Left side minus right side of a lower bound, the reverse of an upper bound; the minimum for And, the
+        maximum for Or, the negative for Not.
 
     Raises
     ------
@@ -78,19 +79,7 @@ def target_function(
 ) -> Callable[..., np.ndarray]:
     """The signed function of a target as a NumPy function of one array per variable.
 
-    Parameters
-    ----------
-    condition : sympy condition or callable
-        A callable is taken as the signed function itself, positive inside.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    ValueError
-        As :func:`signed_function`.
+    A callable is taken as the signed function itself, positive inside. Fails as :func:`signed_function`.
     """
     if callable(condition) and not isinstance(condition, sp.Basic):
         return condition

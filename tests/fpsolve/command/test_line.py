@@ -228,7 +228,7 @@ def test_an_ensemble_that_remembers_its_start_is_pointed_out(burn_in, warned, tm
     # One quadratic well relaxes at the rate 1: three relaxation times are 3.
     text = 'variables = ["x"]\nloss = "x**2/2"\n[noise]\nkind = "isotropic"\nD = 0.1\n[simulate]\nwalkers = 50\ntime = 20\ntime_step = 0.1\n'
     assert _run(tmp_path, text + f"burn_in = {burn_in}", "--json") == 0
-    assert ("remembers its start" in capsys.readouterr().err) == warned
+    assert ("depend on its start" in capsys.readouterr().err) == warned
 
 
 ESCAPE = """
