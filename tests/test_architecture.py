@@ -253,8 +253,8 @@ def test_functions_on_a_face_say_what_they_take_and_return(face):
         if inspect.isfunction(value):
             documentation = inspect.getdoc(value)
             signature = inspect.signature(value)
-            # A figure's first word says that Axes come back.
-            said = documentation.startswith("Axes ") or signature.return_annotation in (None, "None")
+            # A figure's first word says that Axes or a Figure come back.
+            said = documentation.startswith(("Axes ", "Figure ")) or signature.return_annotation in (None, "None")
             assert said or "Returns\n" in documentation, f"{face}.{name}"
             assert "Parameters\n" in documentation or not signature.parameters, f"{face}.{name}"
 

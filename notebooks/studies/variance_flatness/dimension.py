@@ -108,9 +108,9 @@ def against_width(
     or a store of another experiment.
 
     The Dataset has dims hidden_width and training: ``sharp`` D_s, each with half of its own norm as
-    threshold, and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s with half of
-    the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A; ``width``
-    (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
+    threshold, and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s
+    with half of the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A;
+    ``width`` (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
     ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
     ``…_mean``, ``…_low``, ``…_high`` over trainings (95 %, Student's t). ``sharp_at_most_mean`` and
     ``width_mean``, the geometric mean, have no interval.
@@ -211,8 +211,8 @@ def growth(result: xr.Dataset, name: str = "sharp", *, smallest: int = 0) -> tup
 
     ``result`` is from :func:`against_width`, ``name`` one of :data:`DIMENSIONS`; smaller H than ``smallest``
     are left out. κ is the mean over trainings of the slope of ln D against ln N_p, with 95 % by Student's t.
-    The paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer than
-    two H are left, or a dimension is 0.
+    The paper's "roughly constant" is 0; 1 would be a fixed share of all directions. A ValueError if fewer
+    than two H are left, or a dimension is 0.
     """
     part = result.sel(hidden_width=result["hidden_width"] >= smallest)
     if part.sizes["hidden_width"] < 2:
