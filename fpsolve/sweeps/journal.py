@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -112,10 +112,9 @@ class Journal:
     @classmethod
     def read(cls, store: Path) -> xr.Dataset:
         """Dataset of the finished store, or of the journal, without touching either."""
-        try:
-            text = b"" if store.exists() else journal_path(store).read_bytes()
-        except FileNotFoundError:  # the store was finished just now
-            text = b""
+        text = b""
+        with suppress(FileNotFoundError):  # the store is finished, perhaps just now
+            text = journal_path(store).read_bytes()
         if store.exists():
             return read_store(store)
         header, entries, _ = _records(text, journal_path(store))
@@ -196,12 +195,7 @@ def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, 
 
 def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
     """Raise if a store belongs to another sweep."""
-    words = {
-        "grid_values": "grid",
-        "run_hash": "function (source or fixed values)",
-        "run": "run",
-        "seed": "seed",
-    }
+    words = {"grid_values": "grid", "run_hash": "function (source or fixed values)"}
     for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
         if found.get(key) != wanted[key]:
             old, new = (shortened(str(value.get(key)), 80) for value in (found, wanted))

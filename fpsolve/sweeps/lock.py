@@ -59,8 +59,9 @@ def alone(store: Path, *, wait: bool) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    with suppress(OSError):  # on Windows an open file stays
-                        lock.unlink()
+                    if descriptor in _locks:  # else in a forked child
+                        with suppress(OSError):  # on Windows an open file stays
+                            lock.unlink()
                 return
         finally:
             if _locks.pop(descriptor, None):

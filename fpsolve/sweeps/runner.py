@@ -88,16 +88,15 @@ def sweep(
         strings, arrays, sympy expressions, and tuples or dataclasses of these, such as a landscape, or
         objects with a ``digest`` of what they hold, such as data of ``nets``.
         Called as ``run(sigma=…, learning_rate=…, rng=…)`` with values of the grid and the point's own
-        ``SeedSequence``, it returns a mapping of names to numbers, arrays, tuples
-        ``(dims, values, attrs)`` or variables of xarray; shapes are the same at every point.
+        ``SeedSequence``, it returns a mapping of names to numbers, arrays, tuples ``(dims, values, attrs)``
+        or variables of xarray; shapes are the same at every point.
     grid : mapping
         Values per axis, shape (n,), each value once. The result keeps their order.
     executor : concurrent.futures.Executor, optional
-        Default: here, one after another. Processes, loky, mpi4py, or
-        ``dask.distributed.Client(…).get_executor(pure=False)``. It is never shut down.
+        Processes, loky, mpi4py, or ``dask.distributed.Client(…).get_executor(pure=False)``; never shut
+        down. Default: here, one after another.
     store : path, optional
-        ``….zarr`` (needs zarr) or ``….nc``. Run the same sweep again to go on where it stopped.
-        Without one, nothing is kept on disk.
+        ``….zarr`` (needs zarr) or ``….nc``; run the same sweep again to go on. Default: nothing is kept.
     seed : int
         At least 0.
     errors : {"raise", "record"}
@@ -332,20 +331,15 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
-        code = getattr(function, "__code__", None)  # typed at a prompt
-        source = "" if code is None else instructions(code)
+        source = instructions(function.__code__) if inspect.isfunction(function) else ""
     words = [f"{name}={shortened(_words(value))}" for name, value in sorted(fixed.items())]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
     listed = {name: values.tolist() for name, values in axes.items()}
     return {
         "run": f"{function.__qualname__}({', '.join(words)})",
-        "run_hash": _hash(f"{source}\n{identity}"),
+        "run_hash": hashlib.sha256(f"{source}\n{identity}".encode()).hexdigest()[:16],
         "grid": " × ".join(f"{name} ({values.size})" for name, values in axes.items()),
         "grid_values": json.dumps(listed),
         "seed": seed,
         "fpsolve_version": __version__,
     }
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

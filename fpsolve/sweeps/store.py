@@ -90,9 +90,8 @@ def read_store(path: Path) -> xr.Dataset:
             said, found = dataset.attrs.get(_HASH), _with_plain_attrs(dataset.load())
         if said is not None and said != _joined(_hashes(found)):
             raise ValueError(f"its content does not have its {_HASH}")
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        # all that h5py, zarr, the codecs and xarray raise
-        if isinstance(error, PermissionError | BlockingIOError) or not path.exists():
+    except Exception as error:  # h5py, zarr, the codecs and xarray raise nearly all there are
+        if isinstance(error, PermissionError | BlockingIOError | MemoryError) or not path.exists():
             raise
         raise ValueError(
             f"store={str(path)!r} is damaged ({_said(error, 80)}); delete it to begin again"
