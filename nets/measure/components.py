@@ -69,7 +69,7 @@ def analyse(
     ValueError
         If the window has fewer than 3 steps, holds values that are not finite, or does not move.
     """
-    weights = recorded(window)
+    weights = recorded(window).to_numpy()
     if origin not in ("mean", "start"):
         raise ValueError(f"origin={origin!r} must be 'mean' or 'start'")
     if count is not None and count < 1:
@@ -124,7 +124,7 @@ def project(
     ValueError
         If the numbers of weights differ, or the window is unusable.
     """
-    weights = recorded(window)
+    weights = recorded(window).to_numpy()
     direction = modes["direction"].to_numpy()[:count]
     if direction.shape[1] != weights.shape[1]:
         raise ValueError(
@@ -205,7 +205,7 @@ def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     )
 
 
-def recorded(window: xr.Dataset | xr.DataArray) -> np.ndarray:
+def recorded(window: xr.Dataset | xr.DataArray) -> xr.DataArray:
     """The window's one variable over (step, weight), in float64.
 
     Other dims, fewer than 3 steps and numbers that are not finite are a ValueError.
@@ -217,14 +217,15 @@ def recorded(window: xr.Dataset | xr.DataArray) -> np.ndarray:
         window = found[0]
     if set(window.dims) != {"step", "weight"}:
         raise ValueError(f"a window has dims ('step', 'weight'), got {window.dims}")
-    weights = window.transpose("step", "weight").to_numpy().astype(float)
-    if len(weights) < 3:
-        raise ValueError(f"the window has {len(weights)} steps; principal components need at least 3")
+    window = window.transpose("step", "weight").astype(float)
+    if len(window) < 3:
+        raise ValueError(f"the window has {len(window)} steps; at least 3 are needed")
+    weights = window.to_numpy()
     # One sum finds every infinity and NaN without a table of booleans.
     if not np.isfinite(weights.sum()):
         step = int(np.flatnonzero(~np.isfinite(weights).all(1))[0])
         raise ValueError(f"the weights are not finite from step {step} of the window on: training diverged")
-    return weights
+    return window
 
 
 def _line(values: np.ndarray) -> np.ndarray:

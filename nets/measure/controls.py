@@ -20,22 +20,24 @@ from nets.measure.subject import Subject, check_whole
 from nets.training.run import Run, run_attributes
 
 
-def shuffled(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
+def shuffled(window: xr.Dataset | xr.DataArray, *, rng: Seed = None) -> xr.Dataset:
     """The increments of a window in a random order: same start and end, same D, no correlation in time.
 
-    ``weights`` (step, weight) in float64; ``attrs["control"]`` says what was done.
+    ``weights`` (step, weight) in float64; ``attrs["control"]`` says what was done. What is no window is a
+    ValueError, as in :func:`nets.measure.components.analyse`.
     """
     weights = recorded(window)
-    steps = np.random.default_rng(random_key(rng)).permutation(np.diff(weights, axis=0))
-    return _walk(window, weights[0], steps, "shuffled increments")
+    steps = np.random.default_rng(random_key(rng)).permutation(np.diff(weights.to_numpy(), axis=0))
+    return _walk(weights, steps, window.attrs | {"control": "shuffled increments"})
 
 
-def random_walk(window: xr.Dataset, *, rng: Seed = None) -> xr.Dataset:
+def random_walk(window: xr.Dataset | xr.DataArray, *, rng: Seed = None) -> xr.Dataset:
     """An isotropic random walk with length, start and mean square step of a window; as :func:`shuffled`."""
     weights = recorded(window)
-    scale = np.sqrt(np.square(np.diff(weights, axis=0)).mean())
-    steps = np.random.default_rng(random_key(rng)).normal(0.0, scale, (len(weights) - 1, weights.shape[1]))
-    return _walk(window, weights[0], steps, "isotropic random walk")
+    increments = np.diff(weights.to_numpy(), axis=0)
+    scale = np.sqrt(np.square(increments).mean())
+    steps = np.random.default_rng(random_key(rng)).normal(0.0, scale, increments.shape)
+    return _walk(weights, steps, window.attrs | {"control": "isotropic random walk"})
 
 
 def hessian_basis(
@@ -92,12 +94,12 @@ def _heaviest(subject: Subject, share: float) -> torch.Tensor:
     return order[: int((reached < share).sum()) + 1]
 
 
-def _walk(window: xr.Dataset, start: np.ndarray, steps: np.ndarray, control: str) -> xr.Dataset:
-    """A window with other increments."""
-    path = np.concatenate([start[None], steps])
+def _walk(weights: xr.DataArray, steps: np.ndarray, attrs: dict) -> xr.Dataset:
+    """A window with the start of another and other increments."""
+    path = np.concatenate([weights[:1].to_numpy(), steps])
     np.cumsum(path, axis=0, out=path)
     return xr.Dataset(
-        {"weights": (("step", "weight"), path, dict(window["weights"].attrs))},
-        coords={"step": window["step"]} if "step" in window.coords else {},
-        attrs=dict(window.attrs) | {"control": control},
+        {"weights": (("step", "weight"), path, weights.attrs)},
+        coords={"step": weights["step"]} if "step" in weights.coords else {},
+        attrs=attrs,
     )

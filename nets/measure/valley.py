@@ -254,6 +254,10 @@ def measure_valley(
         If the run is not plain SGD, numbers make no sense, a λ_i is not positive over the range, or the
         store holds another valley.
     """
+    if not isinstance(run, Run):
+        raise TypeError(
+            "a valley is measured from a Run, which pilot trainings continue; a Subject knows none"
+        )
     check_trained(run)
     if run.recipe.optimizer != Plain():
         raise ValueError(f"optimizer={run.recipe.optimizer.name!r}: a valley is measured for plain 'sgd'")

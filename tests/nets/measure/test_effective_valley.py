@@ -126,6 +126,8 @@ def test_bad_questions_about_a_valley_are_refused(run, valley, tmp_path):
         measure_valley(run, store=tmp_path / "nowhere" / "valley.nc")
     with pytest.raises(ValueError, match="noise='white'"):
         valley.langevin(noise="white")
+    with pytest.raises(TypeError, match="a Subject knows none"):
+        measure_valley(as_subject(run))
     with pytest.raises(ValueError, match="points at least 5"):
         measure_valley(run, points=4)
     with pytest.raises(ValueError, match="flat='up'"):

@@ -169,3 +169,13 @@ def test_unusable_windows_are_refused_with_the_reason():
         components.velocity_correlation(modes, lags=400)
     with pytest.raises(ValueError, match="one variable over"):
         components.analyse(xr.Dataset({"a": ("x", [1.0])}))
+
+
+@pytest.mark.parametrize("control", [controls.shuffled, controls.random_walk])
+def test_controls_take_the_windows_that_analyse_takes(control):
+    window = _window(_walk(), learning_rate=0.1)
+    own = control(window["weights"].rename("w"), rng=0)
+    assert np.array_equal(own.weights, control(window, rng=0).weights)
+    assert components.analyse(own, count=2).attrs["control"] == own.attrs["control"]
+    with pytest.raises(ValueError, match="step"):
+        control(xr.DataArray(np.ones((3, 2))), rng=0)

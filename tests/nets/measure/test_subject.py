@@ -130,7 +130,8 @@ def test_widths_of_any_loss_end_where_it_is_e_times_its_start():
     assert hot.temperature[:, 0].to_numpy() == pytest.approx(0.1 * slopes.var(0) / 3 * 9 / 11, rel=1e-10)
     curves = minibatch_losses.profiles(subject, modes, found, batch_size=4, learning_rate=0.2, points=5)
     assert curves.loss[:, 2].to_numpy() == pytest.approx(float(subject.losses()[0]), rel=1e-10)
-    basis = controls.hessian_basis(subject, count=3, share=1)
+    basis = controls.hessian_basis(subject, count=3)
+    assert basis.attrs["samples_used"] == subject.samples  # no sample's curvature is bounded by its loss
     assert basis.curvature.to_numpy() == pytest.approx(
         np.linalg.eigvalsh(hessian(subject))[::-1][:3], rel=1e-5
     )
