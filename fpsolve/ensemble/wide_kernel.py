@@ -18,8 +18,13 @@ from collections.abc import Callable
 from fpsolve.ensemble.lanes import block, header, normals, rows
 from fpsolve.symbols.cache import load_module
 
-#: Recorded per walker after the N_S curvatures; the products are with ∇ ln F̂.
-RECORDED_BESIDE = ("loss", "squared_slope", "floor_product", "noise_product")
+#: Recorded per walker after the N_S curvatures, and what it is.
+RECORDED_BESIDE = {
+    "loss": "loss",
+    "squared_slope": "squared gradient of the logarithm of the weighted flatness",
+    "floor_product": "gradient of the logarithm of the weighted flatness times x",
+    "noise_product": "the same gradient times the averaged force of unit noise, to be subtracted",
+}
 
 
 def valley_kernel(n_sharp: int) -> Callable[..., None]:

@@ -152,11 +152,7 @@ def simulate_valley(
 
 
 def _checked(
-    process: Langevin | Landscape,
-    time_step: float | None,
-    divergence: float,
-    walkers: int,
-    first_walker: int,
+    process: Langevin | Landscape, time_step: float | None, divergence: float, walkers: int, first_walker: int
 ) -> tuple[Landscape, float]:
     """The landscape and the time step; fails if an argument makes no sense."""
     landscape = process.landscape if isinstance(process, Langevin) else process
@@ -183,8 +179,8 @@ def _per_walker(
             records[..., :sharp], (*moment, "sharp_variable"), "curvature along a sharp variable"
         ),
     }
-    for k, name in enumerate(RECORDED_BESIDE):
-        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, _LONG_NAMES[name])
+    for k, (name, words) in enumerate(RECORDED_BESIDE.items()):
+        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, words)
     coords = {
         "walker": first_walker + np.arange(len(positions)),
         "time": quantity(interval * np.arange(records.shape[1]), "time", "time", "time"),
@@ -193,14 +189,6 @@ def _per_walker(
         "weight": quantity(valley.weights, "sharp_variable", "weight in the weighted flatness"),
     }
     return xr.Dataset(found, coords)
-
-
-_LONG_NAMES = {
-    "loss": "loss",
-    "squared_slope": "squared gradient of the logarithm of the weighted flatness",
-    "floor_product": "gradient of the logarithm of the weighted flatness times x",
-    "noise_product": "the same gradient times the averaged force of unit noise, to be subtracted",
-}
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -240,7 +228,7 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
     run : Dataset
         Of :func:`simulate_valley` under random shifts, with records.
     after : float
-        Leave out intervals that begin before this time, while y still forgets its start.
+        Leave out intervals that begin before this time, while y still depends on its start.
 
     Returns
     -------

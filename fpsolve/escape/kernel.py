@@ -115,11 +115,8 @@ def _variances(atoms: int, n: int, m: int, entries: list[str], slopes: list[str]
     for k in range(atoms):
         squares = []
         for j in range(m):
-            terms = [
-                f"{slopes[k * n + i]} * {entries[i * m + j]}"
-                for i in range(n)
-                if "0.0" not in (slopes[k * n + i], entries[i * m + j])
-            ]
+            pairs = zip(slopes[k * n : (k + 1) * n], entries[j::m], strict=True)
+            terms = [f"{slope} * {G}" for slope, G in pairs if "0.0" not in (slope, G)]
             if terms:
                 lines.append(f"w{k}_{j} = " + " + ".join(terms))
                 squares.append(f"w{k}_{j} * w{k}_{j}")

@@ -45,19 +45,14 @@ def simulate_minibatch_escape(
         f, without parameters.
     data : array, shape (M, n)
         x; shape (M,) in one dimension.
-    start : mapping of name to number or array of shape (walkers,)
-    target : sympy condition
-        As in :func:`fpsolve.simulate_escape`; looked at after each iteration.
-    learning_rate : float
-        η.
-    batch_size : int
-        B.
+    start, target
+        As in :func:`fpsolve.simulate_escape`; the target is looked at after each iteration.
+    learning_rate, batch_size : float, int
+        η and B.
     walkers, max_steps : int
         A walker that has not escaped after ``max_steps`` iterations is censored.
     divergence : float, optional
         A walker with a coordinate not below this in size has diverged, even inside the target.
-    progress : bool, optional
-        Show a bar of iterations.
 
     Returns
     -------

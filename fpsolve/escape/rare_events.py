@@ -81,8 +81,8 @@ def split_escape(
         Above ΔL/D = 100 give a smaller one: levels then lie closer than one step's noise, and in some groups
         no walker reaches the target.
     relaxation_time : float, optional
-        Time to forget the start inside the valley; ten of them pass before anything is counted. Default
-        1 over the smallest curvature at the minimum.
+        Time in which a walker inside the valley becomes independent of its start; ten of them pass before
+        anything is counted. Default 1 over the smallest curvature at the minimum.
     boundary : {"bridge", "shift", "none"}, optional
         As in :func:`fpsolve.simulate_escape`.
     max_time : float, optional

@@ -118,9 +118,8 @@ class EscapeSetting:
 
     def __post_init__(self) -> None:
         if self.noise not in _KINDS:
-            raise ValueError(f"noise={self.noise!r} is none of the noises that a scan knows")
-        needed = self.kind.needed
-        missing = [name for name in needed if getattr(self, name) is None]
+            raise ValueError(f"noise={self.noise!r} must be one of {', '.join(_KINDS)}")
+        missing = [name for name in self.kind.needed if getattr(self, name) is None]
         if missing:
             raise ValueError(f"noise {self.noise!r} needs {', '.join(missing)}")
 
@@ -204,11 +203,10 @@ class EscapeSetting:
 
     def exact_log_time(self) -> float:
         """ln of the exact mean time of the Langevin equation, or NaN: several variables, or D vanishes."""
-        edge = self._edge()
-        if edge is None or self._zeros_of_noise():
+        way = self._way()
+        if way is None or self._zeros_of_noise():
             return math.nan
-        (start,) = self.place(self.start).values()
-        return exact_log_mean_time(self.process, start, edge)
+        return exact_log_mean_time(self.process, *way)
 
     def step_exponent(self) -> float:
         """δ of the law T ∝ dt^{−δ}, the sum of the squared-Bessel dimensions of the zeros of D, or NaN.
@@ -220,20 +218,20 @@ class EscapeSetting:
         zeros = self._zeros_of_noise()
         return float(sum(zeros)) if zeros and all(map(math.isfinite, zeros)) else math.nan
 
-    def _edge(self) -> float | None:
-        """The target's only edge, in one variable."""
+    def _way(self) -> tuple[float, float] | None:
+        """The start and the target's only edge, in one variable."""
         if len(self.landscape.variables) > 1:
             return None
         edges = target_edges(self.scaled_target, self.landscape.variables[0])
-        return edges[0] if len(edges) == 1 else None
+        (start,) = self.place(self.start).values()
+        return (start, edges[0]) if len(edges) == 1 else None
 
     def _zeros_of_noise(self) -> list[float]:
         """Squared-Bessel dimensions of the zeros of D on the way to the target."""
-        edge = self._edge()
-        if edge is None:
+        way = self._way()
+        if way is None:
             return []
-        (start,) = self.place(self.start).values()
-        return [dimension for _, dimension in inflection_dimension(self.process, start=start, target=edge)]
+        return [d for _, d in inflection_dimension(self.process, start=way[0], target=way[1])]
 
 
 def styblinski_tang_setting(
@@ -271,8 +269,10 @@ def styblinski_tang_setting(
     ----------
     Xie, Sato, Sugiyama, ICLR 2021, section 4 and appendix E.1.
     """
-    if reading not in ("unshifted", "mean", "data"):
-        raise ValueError(f"reading={reading!r} must be 'unshifted', 'mean' or 'data'")
+    usual: dict[str, NoiseName]
+    usual = {"unshifted": "hessian_proportional", "mean": "data_shift", "data": "minibatch"}
+    if reading not in usual:
+        raise ValueError(f"reading={reading!r} must be one of {', '.join(usual)}")
     shift = 0 if reading == "unshifted" else 1
     low, _, high = (c.point["x"] for c in styblinski_tang(shift_variance=shift).critical_points())
     landscape = styblinski_tang(dimensions, shift_variance=0 if reading == "data" else shift)
@@ -281,8 +281,6 @@ def styblinski_tang_setting(
     data = None
     if reading == "data":
         data = np.random.default_rng(data_seed).standard_normal((samples, dimensions))
-    usual: dict[str, NoiseName]
-    usual = {"unshifted": "hessian_proportional", "mean": "data_shift", "data": "minibatch"}
     return EscapeSetting(
         landscape, noise or usual[reading], minimum, sp.Or(*passed), minimum,
         {**minimum, landscape.names[0]: high}, learning_rate=learning_rate, batch_size=batch_size, D=D,

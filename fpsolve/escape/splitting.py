@@ -147,7 +147,7 @@ class _Entries:
         return self.arrived | (self.levels >= upper)
 
     def resampled(self, choice: np.random.Generator, count: int) -> _Entries:
-        """``count`` of each group that has any: all equally often, but for a remainder drawn by lot."""
+        """``count`` of each group that has any: all equally often, but for a remainder drawn at random."""
         order = np.argsort(self.group, kind="stable")
         index = []
         for members in np.split(order, np.cumsum(self.counts())[:-1]):
@@ -169,11 +169,11 @@ def pilot(
 ) -> Plan:
     """Where the source ends, and levels that a share of about ``SHARE`` of the trials passes.
 
-    ``level_at`` gives ξ at points (k, n), ``start`` has shape (1, n), ``relaxation`` steps forget the start,
-    and ``choice`` draws lots among places. ``source`` is ξ₀; None takes the median of walkers that have
-    relaxed from the start. No walk of the pilot is counted later, so the levels are fixed for those that are.
-    Fails if the source holds all or none of the relaxed walkers, or the levels do not come
-    to the target.
+    ``level_at`` gives ξ at points (k, n), ``start`` has shape (1, n), a walker depends on its start for
+    ``relaxation`` steps, and ``choice`` draws among places. ``source`` is ξ₀; None takes the median of
+    walkers that have relaxed from the start. No walk of the pilot is counted later, so the levels are fixed
+    for those that are. Fails if the source holds all or none of the relaxed walkers, or the levels do not
+    come to the target.
     """
     points = _relaxed(walk, choice, np.repeat(start, _PILOT, axis=0), start, _RELAXATIONS * relaxation)
     heights = level_at(points)
