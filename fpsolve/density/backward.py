@@ -28,6 +28,11 @@ from fpsolve.symbols.target import target_function
 from theory.langevin import Process
 
 Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
+#: Name and unit of the moments of the first-passage time.
+_MOMENTS = {
+    1: ("mean first-passage time", "time"),
+    2: ("second moment of the first-passage time", "time^2"),
+}
 #: A boundary is kept at least this share of a cell away from a cell's centre.
 SMALLEST_CUT = 1e-3
 
@@ -81,7 +86,7 @@ def mean_first_passage_time(
     Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
     tests/fpsolve/density/test_backward.py.
     """
-    if moment not in (1, 2):
+    if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
     process = numeric_process(process, cross_diffusion)
     function = target_function(target, process.variables)
@@ -94,21 +99,15 @@ def mean_first_passage_time(
             times = problem.solve(-2.0 * times)
         values.append(times)
         largest.append(float(times.max()))
-        lost = lost or problem.lost
-        negative = negative or not times.min() >= -1e-6 * largest[-1]
+        lost |= problem.lost
+        negative |= not times.min() >= -1e-6 * largest[-1]
     estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
     complaint = _complaint(largest[0], estimate, lost, negative)
     if complaint:
         warnings.warn(complaint, stacklevel=2)
-    unit = "time" if moment == 1 else "time^2"
-    name = "mean first-passage time" if moment == 1 else "second moment of the first-passage time"
-    result = _labelled(values[0], grid, process, name, unit)
-    result.attrs |= {
-        "target": str(target),
-        "half_grid_estimate": estimate,
-        "usable": int(not (lost or negative)),
-    }
-    return result
+    usable = int(not (lost or negative))
+    attrs = {"target": str(target), "half_grid_estimate": estimate, "usable": usable}
+    return _labelled(values[0], grid, process, *_MOMENTS[moment], attrs)
 
 
 def _complaint(largest: float, estimate: float, lost: bool, negative: bool) -> str:
@@ -158,9 +157,8 @@ def committor(
     grid = _grid(process, box, shape)
     problem = _Absorbing.of(process, grid, inside)
     q = problem.solve(np.zeros(grid.cells), boundary_values=[0.0, 1.0])
-    result = _labelled(np.clip(q, 0.0, 1.0), grid, process, "committor", "1")
-    result.attrs |= {"source": str(source), "target": str(target)}
-    return result
+    attrs = {"source": str(source), "target": str(target)}
+    return _labelled(np.clip(q, 0.0, 1.0), grid, process, "committor", "1", attrs)
 
 
 def relaxation_rates(
@@ -227,39 +225,34 @@ class _Absorbing:
         points = np.moveaxis(grid.points(), -1, 0)
         signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
         members = [g > 0 for g in signed]
-        for member in members:
-            if not member.any():
-                raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
-        if len(members) > 1 and (members[0] & members[1]).any():
+        if not all(member.any() for member in members):
+            raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
+        if np.sum(members, axis=0).max() > 1:
             raise ValueError("source and target overlap")
         outside = ~np.any(members, axis=0)
         if not outside.any():
             raise ValueError("the target fills the whole box")
-        matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).tocsc()
         # Backward: row i of the transpose. Entries (j, i) of A, i kept, are the rates i → j.
-        rates = matrix.tocoo()
+        rates = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).tocoo()
         start, end, rate = rates.col, rates.row, rates.data
         chosen = (start != end) & outside[start] & (rate != 0)
         start, end, rate = start[chosen], end[chosen], rate[chosen]
-        number = np.cumsum(outside) - 1
+        number, count = np.cumsum(outside) - 1, int(outside.sum())
         inner = outside[end]
+        first, second, inside_rate = number[start[inner]], number[end[inner]], rate[inner]
+        diagonal = np.zeros(count)
+        np.add.at(diagonal, first, -inside_rate)
         exits = []
-        diagonal = np.zeros(int(outside.sum()))
-        np.add.at(diagonal, number[start[inner]], -rate[inner])
         for g, member in zip(signed, members, strict=True):
             out = member[end]
             # The boundary cuts the line between the cells at this share of its length.
             cut = np.clip(g[start[out]] / (g[start[out]] - g[end[out]]), SMALLEST_CUT, 1.0)
             exits.append((number[start[out]], rate[out] / cut))
             np.add.at(diagonal, exits[-1][0], -exits[-1][1])
-        count = len(diagonal)
-        first, second, inside_rate = number[start[inner]], number[end[inner]], rate[inner]
         system = sparse.coo_matrix((inside_rate, (first, second)), shape=(count, count)).tocsc()
-        system = (system + sparse.diags(diagonal)).tocsc()
-        lu = factorised(system)
+        lu = factorised((system + sparse.diags(diagonal)).tocsc())
         # An escape slower than the rounding of the diagonal is lost.
-        probe = lu.solve(np.ones(count))
-        slowest = 1.0 / float(np.abs(probe).max())
+        slowest = 1.0 / float(np.abs(lu.solve(np.ones(count))).max())
         lost = not slowest > np.finfo(float).eps * float(np.abs(diagonal).max())
         return cls(np.flatnonzero(outside), grid.cells, lu, first, second, inside_rate, exits, members, lost)
 
@@ -288,10 +281,11 @@ class _Absorbing:
         return total
 
 
-def _labelled(values: np.ndarray, grid: Grid, process: Process, name: str, unit: str) -> xr.DataArray:
+def _labelled(
+    values: np.ndarray, grid: Grid, process: Process, name: str, unit: str, attrs: Mapping[str, object]
+) -> xr.DataArray:
     """Values on the cells as a labelled array."""
-    coordinates = {v: quantity(grid.centres(a), v, v) for a, v in enumerate(grid.names)}
     variable = quantity(values.reshape(grid.shape), grid.names, name, unit)
-    result = xr.DataArray(variable, coords=coordinates, name=re.sub(r"\W", "_", name))
-    result.attrs |= provenance(f"{name}: {process.name}", cells=grid.cells)
+    result = xr.DataArray(variable, coords=grid.coordinates, name=re.sub(r"\W", "_", name))
+    result.attrs |= provenance(f"{name}: {process.name}", cells=grid.cells, **attrs)
     return result

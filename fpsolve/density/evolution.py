@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -75,7 +76,7 @@ def evolve(
     matrix = fokker_planck_matrix(process, grid, schemes)
     frames, drift = _frames(matrix, density, grid, instants, time_step, progress)
     coordinates = {"time": quantity(instants, "time", "time", "learning rate x iterations")}
-    coordinates |= {v: quantity(grid.centres(a), v, v) for a, v in enumerate(grid.names)}
+    coordinates |= grid.coordinates
     coordinates["cell_volume"] = quantity(np.full(grid.shape, grid.cell_volume), grid.names, "cell volume")
     result = xr.DataArray(frames, dims=("time", *grid.names), coords=coordinates, name="density")
     result.attrs = {
@@ -84,9 +85,7 @@ def evolve(
         "time_step": float(time_step),
         "mass_drift": drift,
     }
-    result = titled(result, process)
-    result.attrs |= {"long_name": "probability density", "title": f"Evolving density: {process.name}"}
-    return result
+    return titled(result, process, "probability density", "Evolving density")
 
 
 def _frames(
@@ -96,17 +95,17 @@ def _frames(
     spans = np.diff(times, prepend=0.0)
     steps = np.ceil(spans / longest - 1e-9).astype(int)
     frames = np.empty((len(times), *grid.shape))
-    current, drift, step, advance = density.ravel(), 0.0, None, None
+    current, drift, step = density.ravel(), 0.0, math.nan
     with bar(int(steps.sum()), unit="step", progress=shown, leave=False) as counted:
-        for frame, (span, count) in enumerate(zip(spans, steps, strict=True)):
+        for frame, span, count in zip(frames, spans, steps, strict=True):
+            if count and not np.isclose(span / count, step, rtol=1e-12):
+                step = span / count
+                advance = time_stepper(matrix, step)
             for _ in range(count):
-                if advance is None or step is None or not np.isclose(span / count, step, rtol=1e-12):
-                    step = span / count
-                    advance = time_stepper(matrix, step)
                 current = advance(current)
                 drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
                 counted.update()
-            frames[frame] = current.reshape(grid.shape)
+            frame[...] = current.reshape(grid.shape)
     return frames, drift
 
 
@@ -133,16 +132,14 @@ def _grid_of(process: Process, density: xr.DataArray) -> Grid:
     """The uniform grid under a labelled density."""
     if set(density.dims) != set(process.names):
         raise ValueError(f"the density has dims {density.dims}; the process has variables {process.names}")
-    low, high, cells = [], [], []
+    box = {}
     for name in process.names:
         line = density[name].to_numpy()
         h = np.diff(line)
         if len(line) < 8 or not np.allclose(h, h[0], rtol=1e-9):
             raise ValueError(f"the density's grid along {name} is not uniform (at least 8 equal cells)")
-        low.append(float(line[0] - h[0] / 2))
-        high.append(float(line[-1] + h[0] / 2))
-        cells.append(len(line))
-    return Grid(process.names, tuple(low), tuple(high), tuple(cells))
+        box[name] = float(line[0] - h[0] / 2), float(line[-1] + h[0] / 2)
+    return Grid.on(box, tuple(density.sizes[name] for name in process.names))
 
 
 def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
@@ -177,8 +174,7 @@ def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
         current = b[..., i] * P
         for j, h in enumerate(grid.widths):
             current = current - np.gradient(D[..., i, j] * P, h, axis=j, edge_order=2)
-        components[f"J_{name}"] = quantity(
-            current, grid.names, f"probability current along {name}", "1 / time"
-        )
+        words = f"probability current along {name}"
+        components[f"J_{name}"] = quantity(current, grid.names, words, "1 / time")
     title = f"Probability current: {process.name}"
     return dataset(components, title=title, coords={v: density[v] for v in grid.names})

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import xarray as xr
 
+from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
@@ -58,6 +60,11 @@ class Grid:
         if face_axis is not None:
             lines[face_axis] = (lines[face_axis][1:] + lines[face_axis][:-1]) / 2.0
         return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+
+    @property
+    def coordinates(self) -> dict[str, xr.Variable]:
+        """Cell centres as coordinates of a result."""
+        return {v: quantity(self.centres(axis), v, v) for axis, v in enumerate(self.names)}
 
     def coarsened(self) -> Grid:
         """The same region with cells twice as wide."""

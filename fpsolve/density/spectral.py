@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
 from math import sqrt
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sparse
@@ -30,6 +31,7 @@ from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Langevin, Process
 from theory.valley import elimination
 
+_Coefficients: TypeAlias = tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]
 #: (degree, Hermite functions, elements on a whole axis) per refinement level, by dimension.
 LEVELS = {
     1: [(8, 0, 32), (12, 0, 32), (16, 0, 32), (20, 0, 48), (24, 0, 96)],
@@ -62,7 +64,11 @@ class Axis:
     node_values: np.ndarray  # (K, r, m)
     edges: np.ndarray  # (K + 1,)
     hermite: bool = False
-    even: bool = False
+
+    @property
+    def line(self) -> np.ndarray:
+        """All nodes in one row."""
+        return self.nodes.ravel()
 
 
 def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> Axis:
@@ -112,7 +118,7 @@ def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
         h[None], (dh / scale)[None], np.arange(h.shape[1])[None], h.shape[1], even,
         nodes=scale * nodes, node_weights=scale * half * v,
         node_values=reported * np.exp(-(nodes**2) / 2)[..., None], edges=scale * edges,
-        hermite=True, even=even,
+        hermite=True,
     )  # fmt: skip
 
 
@@ -193,20 +199,12 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
     return trimmed
 
 
-@dataclass(frozen=True)
-class _Coefficients:
-    """Functions of the coordinates: c (N, ...) and D (N, N, ...)."""
-
-    velocity: Callable[..., np.ndarray]
-    diffusion: Callable[..., np.ndarray]
-
-
 def _coefficients(process: Process) -> _Coefficients:
-    variables = process.variables
-    D = process.diffusion
+    """c and D of the weak form as functions of the coordinates: (N, ...) and (N, N, ...)."""
+    variables, D = process.variables, process.diffusion
     size = range(len(variables))
     velocity = [-process.drift[i] + sum(sp.diff(D[i, j], variables[j]) for j in size) for i in size]
-    return _Coefficients(numpy_function(velocity, variables), numpy_function(sp.Matrix(D), variables))
+    return numpy_function(velocity, variables), numpy_function(sp.Matrix(D), variables)
 
 
 def _hermite_scales(process: Process, box: Box) -> dict[str, float]:
@@ -230,14 +228,14 @@ def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[
     degree, functions, elements = level
     axes = []
     for name in process.names:
-        if name in scales:
-            axes.append(_hermite_axis(name, scales[name], functions, name in symmetric))
-            continue
         low, high = box[name]
-        if name in symmetric:
-            low = max(low, 0.0)
-        count = (elements + 1) // 2 if name in symmetric and low == 0.0 else elements
-        axes.append(_lagrange_axis(name, np.linspace(low, high, count + 1), degree, name in symmetric))
+        half = name in symmetric
+        if name in scales:
+            axes.append(_hermite_axis(name, scales[name], functions, half))
+            continue
+        low = max(low, 0.0) if half else low
+        count = (elements + 1) // 2 if half and low == 0.0 else elements
+        axes.append(_lagrange_axis(name, np.linspace(low, high, count + 1), degree, half))
     return axes
 
 
@@ -289,35 +287,33 @@ def _rounding_error(inner: sparse.csc_matrix, lu: SuperLU, axes: list[Axis], kee
 
 def _assembled(coefficients: _Coefficients, axes: list[Axis]) -> sparse.csc_matrix:
     """The weak form's matrix, element by element."""
-    dimension = len(axes)
-    rows, columns, entries = [], [], []
-    shape = tuple(a.size for a in axes)
+    dimension, shape = range(len(axes)), tuple(a.size for a in axes)
+    velocity, diffusion = coefficients
     pairs = [_basis_pairs(a) for a in axes]
+    # (a0 b0 a1 b1 …) → (a0 a1 …, b0 b1 …)
+    counts = [a.index.shape[1] for a in axes]
+    order = [*range(0, 2 * len(axes), 2), *range(1, 2 * len(axes), 2)]
+    size = int(np.prod(counts))
+    rows, columns, entries = [], [], []
     for element in np.ndindex(*(len(a.points) for a in axes)):
-        mesh = np.meshgrid(*(a.points[e] for a, e in zip(axes, element, strict=True)), indexing="ij")
-        weight = reduce(np.multiply.outer, [a.weights[e] for a, e in zip(axes, element, strict=True)])
-        c = coefficients.velocity(*mesh) * weight
-        D = coefficients.diffusion(*mesh) * weight
+        parts = [*zip(axes, element, strict=True)]
+        points = np.meshgrid(*(a.points[e] for a, e in parts), indexing="ij")
+        weight = reduce(np.multiply.outer, [a.weights[e] for a, e in parts])
+        c, D = velocity(*points) * weight, diffusion(*points) * weight
         local: np.ndarray | float = 0.0
-        for i in range(dimension):
+        for i in dimension:
             local = local + _contracted(c[i], pairs, element, i, None)
-            for j in range(dimension):
+            for j in dimension:
                 local = local + _contracted(D[i, j], pairs, element, i, j)
-        local = np.asarray(local)
-        counts = [a.index.shape[1] for a in axes]
-        # (a0 b0 a1 b1 …) → (a0 a1 …, b0 b1 …)
-        order = [2 * k for k in range(dimension)] + [2 * k + 1 for k in range(dimension)]
-        local = local.reshape([n for m in counts for n in (m, m)]).transpose(order)
-        size = int(np.prod(counts))
-        grid = np.meshgrid(*(a.index[e] for a, e in zip(axes, element, strict=True)), indexing="ij")
-        index = np.ravel_multi_index(grid, shape).ravel()
+        local = np.asarray(local).reshape([n for m in counts for n in (m, m)]).transpose(order)
+        unknowns = np.meshgrid(*(a.index[e] for a, e in parts), indexing="ij")
+        index = np.ravel_multi_index(unknowns, shape).ravel()
         rows.append(np.repeat(index, size))
         columns.append(np.tile(index, size))
         entries.append(local.reshape(size * size))
+    places = np.concatenate(rows), np.concatenate(columns)
     total = int(np.prod(shape))
-    return sparse.coo_matrix(
-        (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))), shape=(total, total)
-    ).tocsc()
+    return sparse.coo_matrix((np.concatenate(entries), places), shape=(total, total)).tocsc()
 
 
 def _basis_pairs(axis: Axis) -> dict[tuple[bool, bool], np.ndarray]:
@@ -341,7 +337,7 @@ def _pinned_unknown(process: Process, axes: list[Axis], earlier: _Solution | Non
     """An unknown near the mode of an earlier solution, else near the lowest loss or smallest drift."""
     if earlier is not None:
         top = np.unravel_index(int(np.argmax(earlier.density)), earlier.density.shape)
-        place = [a.nodes.ravel()[k] for a, k in zip(earlier.axes, top, strict=True)]
+        place = [a.line[k] for a, k in zip(earlier.axes, top, strict=True)]
     else:
         mesh = np.stack(np.meshgrid(*(a.points.ravel() for a in axes), indexing="ij"), axis=-1)
         place = list(mesh.reshape(-1, len(axes))[lowest(process, mesh)])
@@ -382,7 +378,7 @@ def _moments(solution: _Solution) -> tuple[np.ndarray, np.ndarray]:
     A mean or a correlation may vanish: its scale is the root mean square of what is averaged.
     """
     mass = solution.density * solution.volume
-    lines = [np.abs(a.nodes.ravel()) if a.folded else a.nodes.ravel() for a in solution.axes]
+    lines = [np.abs(a.line) if a.folded else a.line for a in solution.axes]
     numbers, scales, spreads = [], [], []
     for k, v in enumerate(lines):
         marginal = kept_axes(mass, k)
@@ -404,7 +400,7 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     coordinates, rim = {}, 0.0
     for k, axis in enumerate(solution.axes):
         rim += _rim(density * volume, k, axis)
-        line, weight = axis.nodes.ravel(), axis.node_weights.ravel()
+        line, weight = axis.line, axis.node_weights.ravel()
         if axis.folded:
             density, volume = unfolded(density, k), unfolded(volume, k)
             line, weight = unfolded(line, odd=True), unfolded(weight)
@@ -412,14 +408,15 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
         coordinates[axis.name] = quantity(line, axis.name, axis.name, points_per_element=axis.nodes.shape[1])
     density = density / (density * volume).sum()
     coordinates["cell_volume"] = quantity(volume, names, "quadrature weight")
-    result = xr.DataArray(density, dims=names, coords=coordinates, name="density")
     mass = density * volume
-    result.attrs = {
+    folded = sorted((a for a in solution.axes if a.folded), key=lambda a: a.hermite)
+    symmetries = [f"even functions of {a.name}" if a.hermite else f"{a.name} >= 0 mirrored" for a in folded]
+    attrs = {
         "long_name": "stationary probability density",
         "units": "1",
         "method": "spectral",
         "scheme": ", ".join(map(_basis, solution.axes)),
-        "symmetry": _symmetry(solution.axes),
+        "symmetry": ", ".join(symmetries) or "none used",
         "unknowns": solution.unknowns,
         "mass": float(mass.sum()),
         "residual": solution.residual,
@@ -428,14 +425,14 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
         "boundary_mass": rim,
         "convergence": change,
     }
-    return result
+    return xr.DataArray(density, coordinates, names, name="density", attrs=attrs)
 
 
 def _rim(mass: np.ndarray, k: int, axis: Axis) -> float:
     """Mass in the outermost intervals of an axis, v = 0 of a mirrored one left out; 0 for a Hermite axis."""
     if axis.hermite:
         return 0.0
-    line, count = axis.nodes.ravel(), axis.nodes.shape[1]
+    line, count = axis.line, axis.nodes.shape[1]
     mass = np.moveaxis(np.abs(mass), k, 0).reshape(len(line), -1).sum(axis=1)
     at_symmetry = axis.folded and line[0] < line[1] - line[0]
     return float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
@@ -448,49 +445,37 @@ def _basis(axis: Axis) -> str:
     return f"{len(axis.points)} elements of degree {axis.index.shape[1] - 1} in {axis.name}"
 
 
-def _symmetry(axes: list[Axis]) -> str:
-    """The mirror symmetries that were used, in words."""
-    halves = [f"{a.name} >= 0 mirrored" for a in axes if a.folded and not a.hermite]
-    even = [f"even functions of {a.name}" for a in axes if a.hermite and a.even]
-    return ", ".join(halves + even) or "none used"
-
-
 def marginal(density: xr.DataArray, name: str, points: np.ndarray) -> np.ndarray:
     """Marginal density p(v) of a spectral result at any points, zero outside its window.
+
+    p is the polynomial through the nodes of each element, as accurate as the solution itself.
 
     Parameters
     ----------
     density : DataArray
-        From :func:`spectral_density`.
+        From :func:`stationary_density` by the spectral method.
     name : str
-        The variable.
+        The variable v.
     points : ndarray
-        Where to evaluate.
+        Values of v, of any shape.
 
     Returns
     -------
     ndarray
-        The polynomial through each element's nodes, as accurate as the solution itself.
+        p, in the shape of ``points``.
     """
-    others = [d for d in density.dims if d != name]
-    nodes = density[name].to_numpy()
-    values = ((density * density.cell_volume).sum(others) / density[f"{name}_weight"]).to_numpy()
-    points = np.asarray(points, float)
-    chunk = int(density[name].attrs["points_per_element"])
-    return _piecewise(nodes.reshape(-1, chunk), values.reshape(-1, chunk), points)
-
-
-def _piecewise(nodes: np.ndarray, values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Barycentric interpolation, element by element; zero outside all elements."""
     from scipy.interpolate import BarycentricInterpolator
 
+    others = [d for d in density.dims if d != name]
+    values = ((density * density.cell_volume).sum(others) / density[f"{name}_weight"]).to_numpy()
+    nodes = density[name].to_numpy().reshape(-1, int(density[name].attrs["points_per_element"]))
     u, _ = legendre.leggauss(nodes.shape[1])
     half = (nodes[:, 1] - nodes[:, 0]) / (u[1] - u[0])
     left = nodes[:, 0] - half * (1 + u[0])
+    points = np.asarray(points, float)
     result = np.zeros_like(points)
-    for row in range(len(nodes)):
-        inside = (points >= left[row] - 1e-12) & (points <= left[row] + 2 * half[row] + 1e-12)
+    for start, reach, row in zip(left, half, values.reshape(nodes.shape), strict=True):
+        inside = (points >= start - 1e-12) & (points <= start + 2 * reach + 1e-12)
         if inside.any():
-            unit = (points[inside] - left[row]) / half[row] - 1
-            result[inside] = BarycentricInterpolator(u, values[row])(unit)
+            result[inside] = BarycentricInterpolator(u, row)((points[inside] - start) / reach - 1)
     return result

@@ -405,31 +405,36 @@ def _labelled(solution: _Solution) -> xr.DataArray:
     density = density / (density.sum() * grid.cell_volume)
     volume = np.full(density.shape, grid.cell_volume)
     coordinates["cell_volume"] = quantity(volume, grid.names, "cell volume")
-    result = xr.DataArray(density, dims=grid.names, coords=coordinates, name="density")
     scheme = ", ".join(f"{s} in {v}" for v, s in zip(grid.names, solution.schemes, strict=True))
     mirrors = ", ".join(f"{v} -> -{v}" for v in folded)
     solved = ", ".join(f"{grid.low[grid.names.index(v)]:.4g} <= {v}" for v in folded)
-    result.attrs = {
+    state = solution.state
+    attrs = {
         "method": "finite-volume",
         "scheme": f"{scheme}; cross terms on 9 points" if len(grid.names) > 1 else scheme,
         "symmetry": f"solved on {solved}; mirrored by {mirrors}" if folded else "none used",
         "cells": grid.cells,
         "mass": float((density * grid.cell_volume).sum()),
-        "residual": solution.state.residual,
-        "column_sum": solution.state.column_sum,
-        "negative_mass": solution.state.negative_mass,
+        "residual": state.residual,
+        "column_sum": state.column_sum,
+        "negative_mass": state.negative_mass,
         "boundary_mass": solution.boundary_mass,
-        "second_eigenvalue": solution.state.second_eigenvalue,
+        "second_eigenvalue": state.second_eigenvalue,
         "half_grid_estimate": solution.half_grid_estimate,
         "bulk_peclet": ", ".join(f"{number:.3g}" for number in solution.peclet),
     }
-    return result
+    return xr.DataArray(density, coordinates, grid.names, name="density", attrs=attrs)
 
 
-def titled(density: xr.DataArray, process: Process) -> xr.DataArray:
+def titled(
+    density: xr.DataArray,
+    process: Process,
+    long_name: str = "stationary probability density",
+    title: str = "Stationary density",
+) -> xr.DataArray:
     """The density with its title, unit and process in the attributes."""
-    density.attrs |= {"long_name": "stationary probability density", "units": "1"} | provenance(
-        f"Stationary density: {process.name}",
+    density.attrs |= {"long_name": long_name, "units": "1"} | provenance(
+        f"{title}: {process.name}",
         landscape="" if process.landscape is None else str(process.landscape.loss),
         cross_diffusion=int(getattr(process, "cross_diffusion", True)),
         dimension=len(process.variables),
