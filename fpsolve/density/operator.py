@@ -50,22 +50,22 @@ def coefficients(process: Process, grid: Grid) -> Coefficients:
     exp(−L/D) an exact discrete stationary state of isotropic noise. A ValueError says where drift or
     diffusion is not finite, or D is not positive semidefinite.
     """
-    dimension = len(grid.shape)
     centres = grid.points()
     D = _diffusion_on(process, centres)
-    loss = _finite_loss(process, centres)
+    loss = loss_values(process, centres)
+    if loss is not None and not np.isfinite(loss).all():
+        where = place(process.names, centres[~np.isfinite(loss)][0])
+        raise ValueError(f"the loss is not finite and real at {where}; choose a box that avoids it")
     velocity, face_diffusion = [], []
-    for axis in range(dimension):
+    for axis in range(len(grid.shape)):
         faces = grid.points(face_axis=axis)
         h = grid.widths[axis]
         slope = -drift_values(process, faces)[..., axis] if loss is None else np.diff(loss, axis=axis) / h
         velocity.append(slope + np.diff(D[..., axis, axis], axis=axis) / h)
         face_diffusion.append(_diffusion_on(process, faces)[..., axis, axis])
         if not np.isfinite(velocity[-1]).all():
-            where = faces[~np.isfinite(velocity[-1])][0]
-            raise ValueError(
-                f"the drift along {grid.names[axis]} is not finite near {place(grid.names, where)}"
-            )
+            where = place(grid.names, faces[~np.isfinite(velocity[-1])][0])
+            raise ValueError(f"the drift along {grid.names[axis]} is not finite near {where}")
     return Coefficients(tuple(velocity), tuple(face_diffusion), D)
 
 
@@ -89,15 +89,6 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
             f"{place(names, flat[sample][worst])}"
         )
     return D.reshape(*points.shape[:-1], *D.shape[1:])
-
-
-def _finite_loss(process: Process, points: np.ndarray) -> np.ndarray | None:
-    """The loss on an array of points, checked to be finite; None for a process without one."""
-    loss = loss_values(process, points)
-    if loss is not None and not np.isfinite(loss).all():
-        where = place(process.names, points[~np.isfinite(loss)][0])
-        raise ValueError(f"the loss is not finite and real at {where}; choose a box that avoids it")
-    return loss
 
 
 def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
@@ -298,27 +289,24 @@ class _Pinned:
                 break
         return current
 
-    def solve_mass_free(self, right: np.ndarray, stationary: np.ndarray) -> np.ndarray:
-        """The solution v of A v = right, for right of zero sum, with zero sum."""
-        v = np.zeros_like(right)
-        v[self.keep] = self.lu.solve(right[self.keep])
-        return v - stationary * (v.sum() / stationary.sum())
-
     def slowest_rates(self, stationary: np.ndarray, count: int) -> np.ndarray:
         """Relaxation rates closest to zero, |Re λ| of the operator (inverse Arnoldi iteration)."""
         size = len(stationary)
 
+        def without_mass(values: np.ndarray) -> np.ndarray:
+            return values - stationary * (values.sum() / stationary.sum())
+
         def inverse(right: np.ndarray) -> np.ndarray:
-            right = np.ravel(right)
-            return self.solve_mass_free(right - stationary * (right.sum() / stationary.sum()), stationary)
+            right, v = without_mass(np.ravel(right)), np.zeros(size)
+            v[self.keep] = self.lu.solve(right[self.keep])
+            return without_mass(v)
 
         start = np.cos(np.arange(size)) * stationary
         linear = sparse_linalg.LinearOperator((size, size), matvec=inverse, dtype=float)
         options = {"which": "LM", "v0": start, "return_eigenvectors": False, "maxiter": 60}
+        tolerance = 1e-3 if count == 1 else 1e-8
         try:
-            values = sparse_linalg.eigs(
-                linear, k=count, tol=1e-3 if count == 1 else 1e-8, ncv=8 * count, **options
-            )
+            values = sparse_linalg.eigs(linear, k=count, tol=tolerance, ncv=8 * count, **options)
         except sparse_linalg.ArpackNoConvergence:
             return np.full(count, np.nan)
         return np.sort(-np.real(1.0 / values))
@@ -355,12 +343,8 @@ def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
     signs = off_diagonal.data[off_diagonal.data != 0]
     pivot = 0.0 if signs.size == 0 or (signs > 0).all() or (signs < 0).all() else 1e-3
     try:
-        return sparse_linalg.splu(
-            matrix,
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=pivot,
-            options={"SymmetricMode": True},
-        )
+        options = {"SymmetricMode": True}
+        return sparse_linalg.splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=pivot, options=options)
     except RuntimeError:
         return sparse_linalg.splu(matrix)
 

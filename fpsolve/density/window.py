@@ -69,6 +69,7 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
         high = max(abs(low), abs(high))
         low = _inner_edge(reduced, high)
     line = np.linspace(low, high, 401)
+    variances = dict(zip(map(str, reduced.fast), reduced.conditional_variance, strict=True))
     box: Box = {}
     shape: list[int] = []
     for name in process.names:
@@ -77,8 +78,8 @@ def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None
             count = int(np.clip((high - low) * SLOW_CELLS_PER_WIDTH / width, 128, 640))
             shape.append(2 * (count // 2))
         else:
-            variance = reduced.conditional_variance[[str(y) for y in reduced.fast].index(name)]
-            reach = FAST_WIDTHS * float(np.sqrt(np.max(numpy_function(variance, reduced.slow)(line))))
+            values = numpy_function(variances[name], reduced.slow)(line)
+            reach = FAST_WIDTHS * float(np.sqrt(np.max(values)))
             box[name] = (-reach, reach)
             shape.append(FAST_CELLS if name in mirrored else 2 * FAST_CELLS)
     if len(shape) == 3:
@@ -95,9 +96,8 @@ def _finite_step_window(process: FiniteStep, mirrored: tuple[str, ...]) -> Windo
     stiffest = max(c.eigenvalues[-1] for c in valley.landscape.critical_points())
     wider = replace(valley, noise=valley.noise.scaled(1 + process.step * exact(stiffest)))
     far = _valley_window(wider, mirrored) or near
-    return Window(
-        {v: _around(near.box[v], far.box[v]) for v in near.box}, tuple(map(max, near.shape, far.shape))
-    )
+    box = {v: _around(near.box[v], far.box[v]) for v in near.box}
+    return Window(box, tuple(map(max, near.shape, far.shape)))
 
 
 def _inner_edge(reduced: Reduced, high: float) -> float:
@@ -129,11 +129,12 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         if not state.second_eigenvalue > state.rounding_rate:
             break  # wells whose exchange is lost in rounding: keep them all, the solver warns
         density = np.abs(state.density)
-        fitted = {
-            name: _around(hull[name], _fitted(density, grid, axis)) for axis, name in enumerate(grid.names)
-        }
+        fitted = {v: _around(hull[v], _fitted(density, grid, axis)) for axis, v in enumerate(grid.names)}
         settled = all(np.allclose(fitted[v], box[v], atol=0.15 * (box[v][1] - box[v][0])) for v in box)
-        box = {v: _symmetrised(ends) if v in mirrored else ends for v, ends in fitted.items()}
+        for v in mirrored:
+            reach = max(map(abs, fitted[v]))
+            fitted[v] = -reach, reach
+        box = fitted
         if max(high - low for low, high in box.values()) > widest:
             raise ValueError(
                 "the density does not settle in a finite box: the loss does not confine it; give box="
@@ -162,44 +163,31 @@ def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[flo
 
 def _covariance_box(process: Process, minima: np.ndarray) -> Box:
     """Eight standard deviations around every minimum, from the linearised process."""
-    ends = []
-    for point in minima:
-        covariance = _local_covariance(process, point)
-        width = 8.0 * np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-        ends.append((point - width, point + width))
-    low, high = np.min([a for a, _ in ends], axis=0), np.max([b for _, b in ends], axis=0)
+    variances = [np.diag(_local_covariance(process, point)) for point in minima]
+    widths = 8.0 * np.sqrt(np.maximum(variances, 1e-12))
+    low, high = (minima - widths).min(axis=0), (minima + widths).max(axis=0)
     return {v: (float(a), float(b)) for v, a, b in zip(process.names, low, high, strict=True)}
 
 
 def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
     """Σ with A Σ + Σ Aᵀ = 2D for the drift's Jacobian −A at a point; unit where it is unstable."""
     step = 1e-5
-    jacobian = np.stack(
-        [
-            (drift_values(process, point + e) - drift_values(process, point - e)) / (2 * step)
-            for e in step * np.eye(len(point))
-        ],
-        axis=1,
+    ahead, behind = (
+        np.stack([drift_values(process, point + sign * e) for e in step * np.eye(len(point))], axis=1)
+        for sign in (1, -1)
     )
-    D = process.diffusion_values(point[None])[0]
+    jacobian = (ahead - behind) / (2 * step)
     if np.max(np.linalg.eigvals(jacobian).real) >= 0:
         return np.eye(len(point)) / 16.0
-    return solve_continuous_lyapunov(jacobian, -2.0 * D)
+    return solve_continuous_lyapunov(jacobian, -2.0 * process.diffusion_values(point[None])[0])
 
 
 def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
     """The interval outside of which a coarse marginal holds less than 1e-12, or a wider one."""
     marginal = kept_axes(density, axis) / density.sum()
     h, low, high = grid.widths[axis], grid.low[axis], grid.high[axis]
-    below = int(np.searchsorted(np.cumsum(marginal), 1e-12))
-    above = int(np.searchsorted(np.cumsum(marginal[::-1]), 1e-12))
-    span = high - low
-    start = low - 0.3 * span if below < 1 else low + (below - 1) * h
-    stop = high + 0.3 * span if above < 1 else high - (above - 1) * h
+    below, above = (int(np.searchsorted(np.cumsum(m), 1e-12)) for m in (marginal, marginal[::-1]))
+    margin = 0.3 * (high - low)
+    start = low - margin if below < 1 else low + (below - 1) * h
+    stop = high + margin if above < 1 else high - (above - 1) * h
     return start, stop
-
-
-def _symmetrised(ends: tuple[float, float]) -> tuple[float, float]:
-    """The symmetric interval that holds ``ends``."""
-    reach = max(map(abs, ends))
-    return -reach, reach

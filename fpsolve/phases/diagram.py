@@ -22,7 +22,15 @@ from numpy.typing import ArrayLike
 from fpsolve.ensemble.simulation import simulate
 from fpsolve.escape.kernel import CENSORED, DIVERGED
 from fpsolve.escape.passages import simulate_escape
-from fpsolve.phases.plane import Number, check_positive, number, outcome, over_plane
+from fpsolve.phases.plane import (
+    Number,
+    check_positive,
+    mean_and_error,
+    number,
+    outcome,
+    over_plane,
+    with_error,
+)
 from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.runner import sweep
 from theory.landscape import Landscape
@@ -89,34 +97,24 @@ def phase_point(
         )  # fmt: skip
         whole = simulate(sgd, time=(time - burn_in) / 2, start=half, threads=1)
     lost = int(whole.diverged.sum())
-    numbers = {
-        "abs_x": float(whole.abs_mean.sel(variable=slow)),
-        "abs_x_stderr": float(whole.abs_mean_stderr.sel(variable=slow)),
-        "square_x": float(whole.second_moment.sel(variable=slow, variable_2=slow)),
-    }
-    phase = _phase(numbers, lost, walkers)
-    x_ss = {1: 0.0, 2: numbers["abs_x"], 3: math.nan}[phase]
-    x_ss_stderr = {1: 0.0, 2: numbers["abs_x_stderr"], 3: math.nan}[phase]
+    abs_x, abs_x_stderr = (float(whole[name].sel(variable=slow)) for name in ("abs_mean", "abs_mean_stderr"))
+    square_x = float(whole.second_moment.sel(variable=slow, variable_2=slow))
+    split = abs_x**2 > _SPLIT * square_x
+    phase = 3 if 2 * lost >= walkers else 2 if split else 1
+    x_ss, error = {1: (0.0, 0.0), 2: (abs_x, abs_x_stderr), 3: (math.nan, math.nan)}[phase]
     flatness, slope = _flatness(landscape, x_ss)
     before = float(half.abs_mean.sel(variable=slow))
-    settled = phase != 3 and abs(2 * (numbers["abs_x"] - before)) <= max(_SETTLED * numbers["abs_x"], 1e-3)
-    found = _searched(sgd, first, x_ss, walkers, time if search_limit is None else search_limit, search_seed)
+    settled = phase != 3 and abs(2 * (abs_x - before)) <= max(_SETTLED * abs_x, 1e-3)
+    limit = time if search_limit is None else search_limit
     return {
-        **numbers,
-        "steady_state": number(x_ss, "steady state $x_{ss}$"),
-        "steady_state_stderr": number(x_ss_stderr, "standard error of steady_state"),
-        "flatness": number(flatness, "flatness $F(x_{ss})$"),
-        "flatness_stderr": number(abs(slope) * x_ss_stderr, "standard error of flatness"),
+        "abs_x": abs_x,
+        "abs_x_stderr": abs_x_stderr,
+        "square_x": square_x,
+        **with_error("steady_state", x_ss, error, "steady state $x_{ss}$"),
+        **with_error("flatness", flatness, abs(slope) * error, "flatness $F(x_{ss})$"),
         **outcome(lost=lost, settled=settled, phase=phase, phases="phase (1: I, 2: II, 3: III)"),
-        **found,
+        **_searched(sgd, first, x_ss, walkers, limit, search_seed),
     }
-
-
-def _phase(numbers: dict[str, float], lost: int, walkers: int) -> int:
-    """3 if half of the walkers diverged; 2 if ⟨|x|⟩²/⟨x²⟩ is above that of exp(−x⁴); else 1."""
-    if 2 * lost >= walkers:
-        return 3
-    return 2 if numbers["abs_x"] ** 2 > _SPLIT * numbers["square_x"] else 1
 
 
 def _flatness(landscape: Landscape, place: float) -> tuple[float, float]:
@@ -141,14 +139,8 @@ def _searched(
         )
         times = end.observed_time.to_numpy()[end.outcome.to_numpy() != DIVERGED]
         stopped = int((end.outcome == CENSORED).sum())
-    n = len(times)
-    mean = times.mean() if n else math.nan
-    error = times.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return {
-        "search_time": number(mean, r"search time $\tau_s$", "time"),
-        "search_time_stderr": number(error, "standard error of search_time", "time"),
-        "searching": number(stopped, "walkers stopped before they reached the steady state"),
-    }
+    found = with_error("search_time", *mean_and_error(times), r"search time $\tau_s$", "time")
+    return found | {"searching": number(stopped, "walkers stopped before they reached the steady state")}
 
 
 def phase_diagram(
@@ -197,14 +189,10 @@ def phase_diagram(
         raise ValueError(f"walkers={walkers} must be at least 2")
     limit = float(time if search_limit is None else search_limit)
     diagram = over_plane(
-        phase_point,
-        landscape,
-        sigma=sigma,
-        learning_rate=learning_rate,
+        phase_point, landscape, sigma=sigma, learning_rate=learning_rate, title="phases",
         run={"walkers": walkers, "time": time, "burn_in": burn_in, "start": start, "search_limit": limit},
         options={"executor": executor, "store": store, "seed": seed, "progress": progress},
-        title="phases",
-    )
+    )  # fmt: skip
     return diagram.assign_attrs(landscape=str(landscape.loss))
 
 
@@ -357,16 +345,13 @@ def transition(
     )
     grid = {"factor": factor, "learning_rate": learning_rate}
     points = sweep(run, grid, executor=executor, store=store, seed=seed, progress=progress)
-    columns = [points.isel(learning_rate=k) for k in range(points.learning_rate.size)]
-    roots = [
-        _root(points.factor.to_numpy(), column.curvature.to_numpy(), column.curvature_stderr.to_numpy())
-        for column in columns
-    ]
+    columns = zip(points.curvature.to_numpy().T, points.curvature_stderr.to_numpy().T, strict=True)
+    roots = [_root(points.factor.to_numpy(), *column) for column in columns]
     unit = (points.sigma / points.factor).isel(factor=0).to_numpy()
     centre, error = np.array(roots).T
-    for name, values in (("", centre), ("_low", centre - 1.96 * error), ("_high", centre + 1.96 * error)):
-        long_name = f"simulated transition{name.replace('_', ', ')}"
-        points[f"sigma_star{name}"] = quantity(unit * values, "learning_rate", long_name)
+    for end, factors in (("", centre), ("_low", centre - 1.96 * error), ("_high", centre + 1.96 * error)):
+        long_name = f"simulated transition{end.replace('_', ', ')}"
+        points[f"sigma_star{end}"] = quantity(unit * factors, "learning_rate", long_name)
     return points.assign_attrs(title=f"transition of SGD on {landscape.name}, simulated")
 
 
@@ -378,9 +363,8 @@ def _root(places: np.ndarray, values: np.ndarray, errors: np.ndarray) -> tuple[f
     level, slope = covariance @ design.T @ (values / errors)
     scatter = ((values / errors - design @ [level, slope]) ** 2).sum() / (len(places) - 2)
     gradient = np.array([-1 / slope, level / slope**2])
-    variance = (
-        gradient @ covariance @ gradient * max(1.0, scatter)
-    )  # scatter beyond the errors widens the interval
+    # Scatter beyond the errors widens the interval
+    variance = gradient @ covariance @ gradient * max(1.0, scatter)
     return at - level / slope, math.sqrt(variance)
 
 
@@ -401,15 +385,7 @@ def _draws(reduced: Reduced, count: int, rng: np.random.SeedSequence) -> np.ndar
 def check_valley(landscape: Landscape) -> None:
     """Raise ValueError unless a landscape is a valley whose phases can be told apart.
 
-    Parameters
-    ----------
-    landscape : Landscape
-        One slow and one fast variable, no parameters, L even in both.
-
-    Returns
-    -------
-    None
-        Where nothing is raised.
+    It has one slow and one fast variable, no parameters, and L is even in both.
     """
     borders.floor_curvature(landscape)
     if landscape.parameters:

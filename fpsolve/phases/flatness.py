@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.wide_valley import simulate_valley
-from fpsolve.phases.plane import number, outcome, over_plane
+from fpsolve.phases.plane import mean_and_error, outcome, over_plane, with_error
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift
@@ -66,15 +66,11 @@ def flatness_point(
         mean = error = math.nan
         if not gone:
             values = flatness_from(curvatures, weights)
-            each = values.mean(axis=1)
-            mean = float(each.mean())
-            error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
-            halves = [part.mean() for part in np.array_split(values, 2, axis=1)]
-            settled = bool(abs(halves[1] - halves[0]) < SETTLED * halves[1])
-        found[name] = number(mean, words)
-        found[f"{name}_stderr"] = number(error, f"standard error of {name}")
-    phase = 3 if gone else 0
-    return found | outcome(lost=lost, settled=settled, phase=phase, phases="3 where half diverged")
+            mean, error = mean_and_error(values.mean(axis=1))
+            first, second = (half.mean() for half in np.array_split(values, 2, axis=1))
+            settled = bool(abs(second - first) < SETTLED * second)
+        found |= with_error(name, mean, error, words)
+    return found | outcome(lost=lost, settled=settled, phase=3 if gone else 0, phases="3 where half diverged")
 
 
 def flatness_diagram(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,6 +21,19 @@ Number: TypeAlias = tuple[tuple[()], float, dict[str, str]]
 def number(value: float, long_name: str, units: str = "1") -> Number:
     """A number of one run, as a sweep takes it."""
     return (), value, {"long_name": long_name, "units": units}
+
+
+def with_error(name: str, value: float, error: float, long_name: str, units: str = "1") -> dict[str, Number]:
+    """A number of one run and its standard error, named ``name`` and ``name_stderr``."""
+    words = f"standard error of {name}"
+    return {name: number(value, long_name, units), f"{name}_stderr": number(error, words, units)}
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean of independent numbers, shape (n,), and its standard error; NaN where n is too small."""
+    n = len(values)
+    error = values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    return float(values.mean()) if n else math.nan, float(error)
 
 
 def outcome(*, lost: int, settled: bool, phase: int, phases: str) -> dict[str, Number]:
@@ -47,17 +61,12 @@ def over_plane(
     positive, and a burn-in that is not shorter than the time.
     """
     check_positive(sigma=sigma, learning_rate=learning_rate)
-    fixed = {
-        "walkers": int(run["walkers"]),
-        "time": float(run["time"]),
-        "burn_in": float(run["burn_in"]),
-    }
+    fixed = {name: kind(run[name]) for name, kind in (("walkers", int), ("time", float), ("burn_in", float))}
     if not 0 <= fixed["burn_in"] < fixed["time"]:
         raise ValueError(f"burn_in={run['burn_in']:g} must be at least 0 and below time={run['time']:g}")
     start = tuple(map(float, run["start"]))
     each = partial(point, landscape=landscape, **{**run, **fixed, "start": start})
-    grid = {"sigma": sigma, "learning_rate": learning_rate}
-    diagram = sweep(each, grid, **options)
+    diagram = sweep(each, {"sigma": sigma, "learning_rate": learning_rate}, **options)
     return diagram.assign_attrs(title=f"{title} of SGD on {landscape.name}", **fixed)
 
 
