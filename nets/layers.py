@@ -137,6 +137,12 @@ def _text(value: object, within: tuple = ()) -> str:
     return f"{said}[{', '.join(_text(part, (*within, value)) for part in parts)}]"
 
 
+def altered(module: nn.Module) -> bool:
+    """Whether hooks or a ``forward`` of its own change what a module of its type does."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(vars(module)[name] for name in hooks)
+
+
 def _shape(module: nn.Linear | nn.Conv2d) -> str:
     if isinstance(module, nn.Linear):
         return f"{module.in_features}-{module.out_features}"

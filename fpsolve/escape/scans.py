@@ -283,9 +283,16 @@ def _exact_slope(scan: xr.Dataset, u: np.ndarray, weights: np.ndarray, known: np
 def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:
     """Fitted slopes beside the theorems', one line each.
 
-    ``fits`` are results of :func:`fit_slope`, by label or with their titles as labels. Columns: label,
-    abscissa, fitted slope with its interval, slopes at s = 1 and s = 0, s, Pearson's correlation, p of the
-    straight line, and slope of the exact Langevin times.
+    Parameters
+    ----------
+    fits : sequence, or mapping of label to Dataset
+        From :func:`fit_slope`; in a sequence their titles are the labels.
+
+    Returns
+    -------
+    str
+        Columns: label, abscissa, fitted slope with its interval, slopes at s = 1 and s = 0, s, Pearson's
+        correlation, p of the straight line, and slope of the exact Langevin times.
     """
     named = dict(fits) if isinstance(fits, Mapping) else {str(f.attrs["title"]): f for f in fits}
     rows = [("", "against", "slope", "interval", "s = 1", "s = 0", "s", "Pearson", "p", "exact")]

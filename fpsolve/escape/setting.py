@@ -265,6 +265,10 @@ def styblinski_tang_setting(
     samples, data_seed : int, optional
         Size and seed of the data set.
 
+    Returns
+    -------
+    EscapeSetting
+
     References
     ----------
     Xie, Sato, Sugiyama, ICLR 2021, section 4 and appendix E.1.

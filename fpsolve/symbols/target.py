@@ -79,7 +79,17 @@ def target_function(
 ) -> Callable[..., np.ndarray]:
     """The signed function of a target as a NumPy function of one array per variable.
 
-    A callable is taken as the signed function itself, positive inside. Fails as :func:`signed_function`.
+    Parameters
+    ----------
+    condition : sympy condition or callable
+        A callable is taken as the signed function itself, positive inside.
+    variables : sequence of Symbol
+        Order of the arrays.
+
+    Returns
+    -------
+    callable
+        Fails as :func:`signed_function`.
     """
     if callable(condition) and not isinstance(condition, sp.Basic):
         return condition

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nets.layers import altered
 from nets.training.networks import network, sample_losses
 
 Reduction = Literal["mean", "none"]
@@ -230,7 +231,7 @@ def flat(net: nn.Module) -> TypeGuard[nn.Sequential]:
     """
     return (
         type(net) is nn.Sequential
-        and not any(_altered(module) for module in net.modules())
+        and not any(altered(module) for module in net.modules())
         and [name for name, _ in net.named_children()] == [str(place) for place in range(len(net))]
         and len({id(p) for m in net for p in m.parameters()}) == sum(len(list(m.parameters())) for m in net)
         and all(_known(module) for module in net)
@@ -245,12 +246,6 @@ def _known(module: nn.Module) -> bool:
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     bare = not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
     return isinstance(module, nn.Linear) or (bare and not getattr(module, "inplace", False))
-
-
-def _altered(module: nn.Module) -> bool:
-    """Whether hooks or a ``forward`` of its own change what a module of its type does."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return "forward" in vars(module) or any(vars(module)[name] for name in hooks)
 
 
 def _places(

@@ -13,6 +13,8 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import nn
 
+from nets.layers import altered
+
 #: Weights, and biases after each where there are any, in the order of ``net.parameters()``. With R replicas
 #: every tensor has a leading axis of length R; one net alone has none.
 Parameters: TypeAlias = Sequence[torch.Tensor]
@@ -52,16 +54,20 @@ def network(net: nn.Sequential) -> Network:
 
 
 def dense_biases(net: nn.Sequential) -> bool | None:
-    """Whether a fully connected ReLU net has biases; None if the net is of another kind."""
+    """Whether a fully connected ReLU net has biases; None if the net is of another kind.
+
+    Subclasses of torch's own modules, and modules with hooks, are of another kind: they may do anything.
+    """
     modules = list(net)
-    if modules and isinstance(modules[0], nn.Flatten) and modules[0].start_dim == 1:
+    if modules and type(modules[0]) is nn.Flatten and modules[0].start_dim == 1:
         modules = modules[1:]
-    linear = [m for m in modules[::2] if isinstance(m, nn.Linear)]
-    alternating = len(modules) % 2 == 1 and len(linear) == len(modules[::2])
-    biases = {m.bias is not None for m in linear}
-    if not alternating or not all(isinstance(m, nn.ReLU) for m in modules[1::2]) or len(biases) > 1:
+    kinds = [nn.Linear if place % 2 == 0 else nn.ReLU for place in range(len(modules))]
+    if type(net) is not nn.Sequential or [type(m) for m in modules] != kinds or len(modules) % 2 == 0:
         return None
-    return biases.pop()
+    if any(altered(module) for module in net.modules()):
+        return None
+    biases = {m.bias is not None for m in modules[::2]}
+    return biases.pop() if len(biases) == 1 else None
 
 
 #: Slope before a ReLU from the slope after it, where its output is above a threshold.

@@ -743,3 +743,22 @@ def test_a_gpu_trains_the_same_net_to_rounding(digits):
 def test_a_gpu_that_is_not_there_is_said_to_be_missing(digits):
     with pytest.raises(ValueError, match="device='cuda' cannot be used here"):
         train.sgd(_net(), digits, epochs=1, device="cuda", **OPTIONS)
+
+
+class _Leaky(nn.ReLU):
+    def forward(self, x):
+        return torch.where(x > 0, x, 0.1 * x)
+
+
+@pytest.mark.parametrize("kind", ["subclass", "hook", "own forward"])
+def test_nets_that_only_look_like_dense_ones_are_trained_as_they_are(kind):
+    net = models.fully_connected((3, 4, 2), rng=0)
+    if kind == "subclass":
+        net[-2] = _Leaky()
+    elif kind == "hook":
+        net[-1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    else:
+        net[-2].forward = lambda x: x
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    parameters = [p.detach() for p in net.parameters()]
+    assert torch.equal(network(net).forward(parameters, x), net(x).detach())
