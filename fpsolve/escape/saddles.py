@@ -42,10 +42,19 @@ class Exit:
 def ways_out(landscape: Landscape, *, start: Mapping[str, float], target: sp.Basic) -> list[Exit]:
     """Saddles over which a walker leaves the start's valley for a target, lowest barrier first.
 
-    A saddle counts if gradient flow leads from one side of it to the start's minimum, and the target begins
-    at the saddle itself or somewhere on the way down the other side. ``landscape`` has no parameters,
-    ``start`` gives a number for each variable, and ``target`` is a sympy condition. A ValueError says why
-    there is no such saddle, or that the start's minimum lies in the target.
+    Parameters
+    ----------
+    landscape : Landscape
+        Without parameters.
+    start, target : mapping, sympy condition
+        A number for each variable; a condition on them.
+
+    Returns
+    -------
+    list of Exit
+        A saddle counts if gradient flow leads from one side of it to the start's minimum, and the target
+        begins at the saddle itself or somewhere on the way down the other side. A ValueError says why there
+        is no such saddle, or that the start's minimum lies in the target.
     """
     variables = landscape.variables
     gradient, hessian = (lambdified(f, variables) for f in (list(landscape.gradient), landscape.hessian))
