@@ -49,14 +49,12 @@ def _fisher_z(r):
     return np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
 
 
-def _same(values):
-    return values
-
-
 #: To the scale a mean is taken on, and back.
 _SCALES: dict[str, tuple[Callable, Callable]] = {
-    "linear": (_same, _same), "log": (np.log, np.exp), "correlation": (_fisher_z, np.tanh)
-}  # fmt: skip
+    "linear": (np.asarray, np.asarray),
+    "log": (np.log, np.exp),
+    "correlation": (_fisher_z, np.tanh),
+}
 
 
 def mean_interval(
@@ -122,14 +120,13 @@ def over_trainings(
     stacked = xr.concat(several, dim=dim, combine_attrs="override")
     mean = stacked.mean(dim, keep_attrs=True)
     half = student_factor(len(several), confidence) * stacked.std(dim, ddof=1)
-    low, high = mean - half, mean + half
-    for part in (mean, low, high):
+    parts = []
+    for end, part in (("", mean), ("_low", mean - half), ("_high", mean + half)):
         for name, (_, back) in scaled.items():
             part[name] = part[name].copy(data=back(part[name].to_numpy()))
             part[name].attrs = words[name]
-    low = low.rename({name: f"{name}_low" for name in mean.data_vars})
-    high = high.rename({name: f"{name}_high" for name in mean.data_vars})
-    result = xr.merge([mean, low, high])
+        parts.append(part.rename({name: f"{name}{end}" for name in part.data_vars}))
+    result = xr.merge(parts)
     result.attrs = mean.attrs | {"trainings": len(several), "confidence": confidence}
     return result
 

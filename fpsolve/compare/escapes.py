@@ -106,10 +106,9 @@ def escape(
         raise ValueError(f"no method can be used here: {'; '.join(remarks)}")
     best = _best(found)
     barrier, words = problem.barrier()
-    rows = (
-        [Row(words, "landscape", barrier, 0.0, "", 0.0, math.nan, math.nan)] if math.isfinite(barrier) else []
-    )
-    rows += [_row(e, best) for e in found]
+    rows = [estimate.row(best) for estimate in found]
+    if math.isfinite(barrier):
+        rows.insert(0, Row(words, "landscape", barrier, 0.0, "", 0.0, math.nan, math.nan))
     title = f"Escape from {_shown(start)} to {target}: {process.name}"
     return Table(title, best.method, tuple(rows), tuple(dict.fromkeys(remarks)))
 
@@ -127,6 +126,25 @@ class _Estimate:
     wide: bool = False
     #: Closed form, which is no reference for others.
     formula: bool = False
+
+    @property
+    def log_error(self) -> float:
+        """Standard error of ln T; NaN without an interval."""
+        if not (self.low > 0 and math.isfinite(self.high)):
+            return math.nan
+        half = math.log(self.high / self.low) / 2
+        return half / 1.96 if self.wide else half
+
+    def row(self, best: _Estimate) -> Row:
+        """Deviations from the reference, in logarithms so that intervals are symmetric."""
+        error = self.log_error
+        combined = math.hypot(error, best.log_error)
+        difference = math.log(self.value / best.value) if self.value > 0 else math.nan
+        apart = math.nan if self is best or self.formula or combined == 0 else abs(difference) / combined
+        return Row(
+            QUANTITY, self.method, self.value, error * self.value, self.kind, error,
+            self.value / best.value - 1, apart, self.low, self.high,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -232,19 +250,15 @@ def _backward(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estima
 def _theory(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
     """The formula for the noise, over all ways out."""
     process = problem.process
-    if not isinstance(process, Langevin) or not problem.exits:
-        return
-    if process.noise.is_isotropic:
-        yield _kramers(problem, process)
-    else:
-        yield _path_dependent(problem, process)
+    if isinstance(process, Langevin) and problem.exits:
+        formula = _kramers if process.noise.is_isotropic else _path_dependent
+        yield formula(problem, process)
 
 
 def _kramers(problem: _Problem, process: Langevin) -> _Estimate:
     """Eyring–Kramers; the interval is ± D/ΔL, the size of the next term."""
-    times = [
-        formulas.kramers_time(process, minimum=p.minimum, saddle=p.saddle, to=p.to) for p in problem.exits
-    ]
+    ways = problem.exits
+    times = [formulas.kramers_time(process, minimum=p.minimum, saddle=p.saddle, to=p.to) for p in ways]
     value = 1.0 / formulas.total_rate(times)
     next_term = 1.0 / problem.barrier()[0]
     name = "Kramers" if len(process.variables) == 1 else "Eyring-Kramers"
@@ -267,16 +281,16 @@ def _path_dependent(problem: _Problem, process: Langevin) -> _Estimate:
         return formulas.two_temperature_time(landscape, minimum=a, saddle=b, T_a=T_a, T_b=T_b, s=s)
 
     share = {"well": 1.0, "saddle": 0.5}
-    values = []
-    for s in (0.5, 1e-9, 1 - 1e-9):
-        with warnings.catch_warnings():
-            if s != 0.5:  # one warning is enough
-                warnings.simplefilter("ignore")
-            times = [share[p.to] * formula(p, s) for p in problem.exits]
-        values.append(1.0 / formulas.total_rate(times))
+
+    def mean_time(s: float) -> float:
+        return 1.0 / formulas.total_rate([share[p.to] * formula(p, s) for p in problem.exits])
+
+    value = mean_time(0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one warning is enough
+        low, high = sorted((mean_time(1e-9), mean_time(1 - 1e-9)))
     law = "noise ∝ Hessian" if noise.hessian_factor is not None else "two temperatures"
-    low, high = min(values[1:]), max(values[1:])
-    return _Estimate(f"{law}, s = 1/2", values[0], low, high, "s from 0 to 1", formula=True)
+    return _Estimate(f"{law}, s = 1/2", value, low, high, "s from 0 to 1", formula=True)
 
 
 def _splitting(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
@@ -340,26 +354,6 @@ _ESTIMATE: dict[Method, Callable[[_Problem, Sequence[_Estimate]], Iterator[_Esti
     "splitting": _splitting,
     "simulation": _simulation,
 }
-
-
-def _row(estimate: _Estimate, best: _Estimate) -> Row:
-    """One estimate against the reference, deviations in logarithms so that intervals are symmetric."""
-    error = _log_error(estimate)
-    combined = math.hypot(error, _log_error(best))
-    difference = math.log(estimate.value / best.value) if estimate.value > 0 else math.nan
-    sigmas = math.nan if estimate is best or estimate.formula or combined == 0 else abs(difference) / combined
-    return Row(
-        QUANTITY, estimate.method, estimate.value, error * estimate.value, estimate.kind, error,
-        estimate.value / best.value - 1, sigmas, estimate.low, estimate.high,
-    )  # fmt: skip
-
-
-def _log_error(estimate: _Estimate) -> float:
-    """Standard error of ln T; NaN without an interval. All but 95 % intervals count as one such error."""
-    if not (estimate.low > 0 and math.isfinite(estimate.high)):
-        return math.nan
-    half = math.log(estimate.high / estimate.low) / 2
-    return half / 1.96 if estimate.wide else half
 
 
 def _ends(target: sp.Basic, x: sp.Symbol, start: float) -> list[float]:

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
+from fpsolve.results import interval_text
 from fpsolve.table import markdown
 
-#: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
-OUTCOMES = ("holds", "holds in part", "does not hold", "not decided")
 Outcome = Literal["holds", "holds in part", "does not hold", "not decided"]
+#: What a verdict may begin with, from good to bad; the reason follows after a colon, semicolon or comma.
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 #: Where a notebook's output keeps the rows as data.
 MIME = "application/vnd.fpsolve.verdicts+json"
 #: Larger notebooks are refused: a stored page of figures has a few megabytes.
@@ -89,7 +90,7 @@ class Expected(Protocol):
 
 @dataclass(frozen=True)
 class Below:
-    """Less than ``border``. The whole interval decides: where it holds the border, nothing is decided.
+    """Less than ``border``. The whole interval decides; where the border is inside, nothing is decided.
 
     Above ``refuted``, by default the border, the claim does not hold.
     """
@@ -194,21 +195,14 @@ class Claim:
     def judge(self, why: Mapping[Outcome, str] | str = "") -> Verdict:
         """The claim beside what was measured, with its outcome.
 
-        Parameters
-        ----------
-        why : str, or mapping of outcome to str
-            Follows the outcome after a colon; nothing where it is empty or the outcome is not in the mapping.
-
-        Returns
-        -------
-        Verdict
+        The text ``why``, or what the mapping ``why`` holds for the outcome, follows after a colon.
         """
         outcome, m = self.outcome, self.measured
         reason = why if isinstance(why, str) else why.get(outcome, "")
         return Verdict(
             claim=f"{self.name} ({self.source})" if self.source else self.name,
             paper=self.paper,
-            ours=self.shown or f"{m.value:.3g} [{m.low:.3g}, {m.high:.3g}]",
+            ours=self.shown or interval_text(m.value, m.low, m.high, 3),
             verdict=f"{outcome}: {reason}" if reason else outcome,
         )
 
@@ -250,8 +244,11 @@ class VerdictTable:
     @property
     def source(self) -> str:
         """Setting and processor time, in words."""
-        minutes = "" if self.seconds is None else f"{_time(self.seconds)} of one core"
-        return "; ".join(part for part in (self.setting, minutes) if part)
+        taken = ""
+        if self.seconds is not None:
+            time = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+            taken = f"{time} of one core"
+        return "; ".join(part for part in (self.setting, taken) if part)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         shown = f"{self}\n\n{self.source}" if self.source else str(self)
@@ -262,10 +259,6 @@ class VerdictTable:
 def _cell(text: str) -> str:
     """Text that stays inside its cell and is no markup."""
     return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
@@ -293,29 +286,18 @@ def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
         raise ValueError(f"{path} has more than {LARGEST // 1_000_000} MB: no notebook of verdicts")
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        title = next(
-            line.removeprefix("# ")
-            for c in cells
-            for line in "".join(c["source"]).splitlines()
-            if line.startswith("# ")
-        )
-        stored = [
-            output["data"][MIME]
-            for c in cells
-            for output in c.get("outputs", [])
-            if MIME in output.get("data", {})
-        ]
+        lines = [line for c in cells for line in "".join(c["source"]).splitlines()]
+        titles = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+        shown = [output.get("data", {}) for c in cells for output in c.get("outputs", [])]
         tables = [
-            VerdictTable(
-                [Verdict(**row) for row in each["rows"]], setting=each["setting"], seconds=each["seconds"]
-            )
-            for each in stored
+            VerdictTable([Verdict(**row) for row in own["rows"]], own["setting"], own["seconds"])
+            for own in (data[MIME] for data in shown if MIME in data)
         ]
-    except StopIteration:
-        raise ValueError(f"{path} has no heading") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no notebook with verdicts: {error}") from error
-    return title, tables
+    if not titles:
+        raise ValueError(f"{path} has no heading")
+    return titles[0], tables
 
 
 def verdict_page(notebooks: Iterable[str | Path], *, relative_to: str | Path = ".") -> str:
