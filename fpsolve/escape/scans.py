@@ -286,7 +286,7 @@ def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:
     Parameters
     ----------
     fits : sequence, or mapping of label to Dataset
-        From :func:`fit_slope`; in a sequence their titles are the labels.
+        Of :func:`fit_slope`; without labels their titles are shown.
 
     Returns
     -------
