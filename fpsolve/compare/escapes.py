@@ -1,4 +1,4 @@
-"""How long until the walker leaves: every method that applies, in one table with intervals."""
+"""Mean escape times by every method that applies, in one table with intervals."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is asked of every method, and the ways out of the start's valley."""
+    """The question that every method answers, and the ways out of the start's valley."""
 
     process: Process
     start: dict[str, float]

@@ -111,7 +111,7 @@ def mean_first_passage_time(
 
 
 def _complaint(largest: float, estimate: float, lost: bool, negative: bool) -> str:
-    """What limits the times, and what would help; empty where nothing does."""
+    """The reason why the times are inaccurate, with a remedy; empty where they are accurate."""
     if negative and not lost:
         return (
             "some times come out negative: the mesh does not resolve where the noise is weak against the "
@@ -173,8 +173,6 @@ def relaxation_rates(
 
     Parameters
     ----------
-    count : int
-        How many.
     process, box, shape, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
@@ -274,7 +272,7 @@ class _Absorbing:
         return full
 
     def _generator(self, u: np.ndarray, values: list[float]) -> np.ndarray:
-        """𝓛u from differences, which do not lose the small ones to rounding of a large u."""
+        """𝓛u from differences of neighbouring values, which stay accurate where u is large."""
         total = np.bincount(self.first, self.rate * (u[self.second] - u[self.first]), len(u))
         for (cells, rate), value in zip(self.exits, values, strict=True):
             total += np.bincount(cells, rate * (value - u[cells]), len(u))

@@ -63,7 +63,8 @@ def evolve(
     Raises
     ------
     ValueError
-        If the times, the step or the initial density make no sense.
+        If the times do not increase, the step is not positive, or the initial density is negative, not
+        finite, without mass, or on a grid that is not uniform.
     """
     process = numeric_process(process, cross_diffusion)
     instants = np.asarray(times, float)

@@ -2,7 +2,7 @@
 
 Itô convention: ∂_t P = Σ_i ∂_i[−b_i P + Σ_j ∂_j(D_ij P)], written per axis as
 ∂_i[(−b_i + ∂_i D_ii) P + D_ii ∂_i P] plus the cross terms ∂_i ∂_j(D_ij P), i ≠ j. FiPy assembles the
-former. It puts off-diagonal entries of a tensor coefficient on the lagged right-hand side, which a null
+former. FiPy puts off-diagonal entries of a tensor coefficient on the lagged right-hand side, which a null
 vector does not contain. The cross terms are therefore added to FiPy's matrix as a conservative 9-point
 stencil. The stencil is not monotone, as one from Selling's decomposition of D would be.
 """
@@ -29,8 +29,10 @@ from theory.langevin import Process
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What the operator needs on a grid: per axis the face values of D_ii and of the velocity
-    c_i = −b_i + ∂_i D_ii (interior faces), and the full D at cell centres, shape (*grid, N, N)."""
+    """Velocity c_i = −b_i + ∂_i D_ii and D_ii on the interior faces of each axis, and D at cell centres.
+
+    D has shape (*grid.shape, N, N).
+    """
 
     velocity: tuple[np.ndarray, ...]
     face_diffusion: tuple[np.ndarray, ...]
@@ -213,12 +215,11 @@ class NullVector:
 def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: bool = True) -> NullVector:
     """The stationary P with A P = 0 and Σ P V = 1.
 
-    The value of P in one cell near the mode is pinned and that cell's equation dropped (it is
-    minus the sum of the others), which leaves a nonsingular matrix with half the fill of a
-    replaced row. Iterative refinement uses the residual summed from fluxes between pairs of
-    cells: rounding in the diagonal loses mass and would spoil the weights of distant wells,
-    fluxes conserve mass. A RuntimeError says that the factorisation breaks down: the box holds
-    parts that do not exchange mass.
+    The value of P in one cell near the mode is pinned. The equation of that cell, minus the sum of the
+    others, is dropped, which leaves a nonsingular matrix with half the fill of a replaced row. Iterative
+    refinement uses the residual summed from fluxes between pairs of cells: fluxes conserve mass, whereas
+    rounding in the diagonal loses mass and would spoil the weights of distant wells. A RuntimeError says that
+    the factorisation breaks down: the box holds parts that do not exchange mass.
     """
     fluxes = _PairFluxes(matrix)
     for _ in range(4):
@@ -273,9 +274,8 @@ class _Pinned:
     def refined(self, fluxes: _PairFluxes) -> np.ndarray:
         """The null vector after at most six refinements.
 
-        The residual is at rounding level at once; what still converges is the slow exchange
-        between wells, seen in the size of the corrections. Growing corrections mean that the
-        exchange is lost in rounding.
+        The first residual is at rounding level already. Only the slow exchange between wells still converges,
+        as the size of the corrections shows. Growing corrections mean that the exchange is lost in rounding.
         """
         current, last = self.density, np.inf
         for _ in range(6):

@@ -247,7 +247,7 @@ class _Solution:
     density: np.ndarray
     volume: np.ndarray
     residual: float
-    #: What rounding in the matrix can do to the weights of separate valleys, relative.
+    #: Relative error of the weights of separate valleys from rounding in the matrix.
     rounding: float
     unknowns: int
 
@@ -273,11 +273,11 @@ def _solve(
 
 
 def _rounding_error(inner: sparse.csc_matrix, lu: SuperLU, axes: list[Axis], keep: np.ndarray) -> float:
-    """Rounding in the matrix against the mass that flows, for the slowest exchange there is.
+    """Rounding in the matrix relative to the mass that flows, for the slowest exchange.
 
-    Mass fed in everywhere must flow to the pinned unknown, from a separate valley over its barrier: the
-    slower that is, the more piles up, and the larger is the rounding of the balance it satisfies. The
-    computed density does not show it: a valley whose weight was lost is empty at every level.
+    Mass fed in everywhere must flow to the pinned unknown; from a separate valley it must cross the barrier.
+    A slower exchange piles up more mass in that valley, whose balance then carries a larger rounding error.
+    The density does not show this error: a valley whose weight was lost is empty at every level.
     """
     fed = reduce(np.multiply.outer, [np.arange(a.size) == 0 if a.hermite else np.ones(a.size) for a in axes])
     source = np.asarray(fed, float).ravel()[keep]

@@ -41,30 +41,31 @@ def stationary_density(
 ) -> xr.DataArray:
     """Stationary probability density of an Itô process.
 
-    Solves 0 = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with zero flux through the box. The
-    finite-volume operator is central or exponentially fitted per axis, cross terms included;
-    the spectral one is described in :mod:`fpsolve.density.spectral`.
+    Solves 0 = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with zero flux through the box. The finite-volume
+    operator is central or exponentially fitted per axis and contains the cross terms; the spectral operator
+    is described in :mod:`fpsolve.density.spectral`.
 
     Parameters
     ----------
     process : Process
         A :class:`theory.Langevin` system or :class:`theory.Diffusion` in one to three variables.
     method : {"finite-volume", "spectral"}
-        Finite volumes assembled by FiPy, or spectral elements.
+        Finite volumes assembled by FiPy, or spectral elements, for which ``shape``, ``scheme``, ``walls`` and
+        ``accuracy`` have no meaning.
     box : mapping of name to (low, high), optional
         Where to solve. Default: found from the reduced density of a valley, or from the local
         widths at the minima, then widened until its rim holds no mass.
     shape : int or sequence of int, optional
-        Cells per axis of the box (finite volumes only). Default: from the width of the density,
-        refined until the half-grid estimate is below ``accuracy``.
+        Cells per axis of the box. Default: from the width of the density, refined until the half-grid
+        estimate is below ``accuracy``.
     cross_diffusion : bool
         False drops D_ij for i ≠ j, as the supplement of Yang, Tang, Tu (2023) does.
     scheme : "auto", "central", "exponential", or one of the two per axis
         Face values of the convective flux. "auto": exponential where the cell Péclet number is
         below one in the bulk or the noise is isotropic, else central.
     walls : {"far", "reflecting"}
-        "far": the density is expected to fit into the box, a loaded rim is an error.
-        "reflecting": the walls are meant; mass at the rim is only recorded.
+        "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
+        "reflecting": the walls are meant; mass in the rim is only recorded.
     symmetry : bool
         Solve on the part v ≥ 0 of every variable v whose reflection leaves the law unchanged,
         and mirror the result. Both wells of a symmetric landscape then weigh the same by
@@ -115,7 +116,7 @@ def stationary_density(
 def _finite_volumes(
     process: Process, box: Box | None, mirrored: tuple[str, ...], *, shape, scheme, walls, accuracy: float
 ) -> xr.DataArray:
-    """The density by finite volumes, judged."""
+    """The density by finite volumes, after its self-checks."""
     solution = _solve_adaptively(process, box, shape, scheme, mirrored, accuracy)
     _judge(solution, walls, accuracy)
     return _labelled(solution)
@@ -219,8 +220,8 @@ def _solve_adaptively(
 def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...]) -> Grid:
     """The grid of the part of the box that is solved: v ≥ 0 for mirrored variables.
 
-    A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density; a is moved
-    to a multiple of the cell width, so that the mirrored result has one uniform grid.
+    A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density. The wall is moved to a
+    multiple of the cell width, so that the mirrored result has one uniform grid.
     """
     low, high = [], []
     for v, n in zip(process.names, cells, strict=True):

@@ -42,10 +42,9 @@ def default_shape(process: Process, mirrored: tuple[str, ...] = ()) -> tuple[int
 def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     """Box and cell counts for a process without a given box.
 
-    A valley with one slow variable gets them from its reduced density (adiabatic elimination,
-    order 2). Anything else starts from the local covariance at the minima, and a coarse density
-    decides where mass is. A ValueError says that no minimum is found, or that the density does not
-    settle in a finite box.
+    A valley with one slow variable gets them from its reduced density (adiabatic elimination, order 2).
+    Anything else starts from the local covariance at the minima, and a coarse density decides where mass is.
+    A ValueError says that no minimum is found, or that the density does not settle in a finite box.
     """
     return _valley_window(process, mirrored) or _search_window(process, mirrored)
 

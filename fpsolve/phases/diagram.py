@@ -58,7 +58,7 @@ def phase_point(
     start: tuple[float, float] = (1.5, 1.5),
     search_limit: float | None = None,
 ) -> Mapping[str, object]:
-    """What SGD does at one (σ, η): steady state, flatness, search time, diverged walkers, phase.
+    """Steady state, flatness, search time, diverged walkers and phase of SGD at one (σ, η).
 
     A function for :func:`fpsolve.sweep`, as :func:`phase_diagram` calls it.
 
@@ -180,7 +180,8 @@ def phase_diagram(
     Raises
     ------
     ValueError
-        Before any run, if the landscape is no such valley, or an argument makes no sense.
+        Before any run, if the landscape is no such valley, σ or η is not positive, the burn-in is not shorter
+        than the time, ``start`` has a negative slow variable, or there are fewer than two walkers.
     """
     check_valley(landscape)
     if start[0] < 0:
@@ -334,7 +335,8 @@ def transition(
     Raises
     ------
     ValueError
-        If the landscape is no such valley or an argument makes no sense.
+        If the landscape is no such valley, a learning rate or factor is not positive, or there are fewer than
+        three factors.
     """
     check_valley(landscape)
     check_positive(learning_rate=learning_rate, factor=factor)

@@ -95,8 +95,6 @@ def flatness_diagram(
         From :func:`theory.degenerate_valley` with ``n_sharp`` and ``n_flat``.
     sigma, learning_rate : array_like
         The grid.
-    walkers : int
-        For each (σ, η).
     time, burn_in : float
         Length of the run in units of η × iterations, and the part that is left out.
     start : (flat, sharp)
@@ -115,7 +113,8 @@ def flatness_diagram(
     Raises
     ------
     ValueError
-        Before any run, if the landscape is no such valley or a time makes no sense.
+        Before any run, if the landscape is no such valley, σ or η is not positive, or the burn-in is not
+        shorter than the time.
 
     References
     ----------
