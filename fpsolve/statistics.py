@@ -39,6 +39,14 @@ class Estimate:
         return "above" if self.low > of else "below" if self.high < of else "neither"
 
 
+def mean_and_error(values: ArrayLike) -> tuple[float, float]:
+    """Mean of independent numbers, shape (n,), and its standard error; NaN where n is too small."""
+    numbers = np.asarray(values, float)
+    n = len(numbers)
+    error = numbers.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    return float(numbers.mean()) if n else math.nan, float(error)
+
+
 def student_factor(n: int, confidence: float = 0.95) -> float:
     """t/√n: half of Student's interval for a mean of n ≥ 2 numbers, in standard deviations with n − 1."""
     return float(stats.t.ppf((1 + confidence) / 2, n - 1)) / math.sqrt(n)

@@ -46,22 +46,18 @@ class Table:
 
     def __str__(self) -> str:
         intervals = any(math.isfinite(row.high) for row in self.rows)
-        error = "interval" if intervals else "error"
-        head = ("quantity", "method", "value", error, "deviation", "sigmas", f"{error} is")
-        lines = [head]
+        words = "interval" if intervals else "error"
+        lines = [("quantity", "method", "value", words, "deviation", "sigmas", f"{words} is")]
         previous = ""
         for row in self.rows:
             own = row.method == self.reference
             deviation = f"{row.deviation:+.2e}" if math.isfinite(row.deviation) else ""
             sigmas = f"{row.sigmas:.1f}" if math.isfinite(row.sigmas) and not own else ""
-            shown = "" if row.quantity == previous else row.quantity
-            previous = row.quantity
-            if intervals:
-                error = f"[{row.low:.5g}, {row.high:.5g}]" if math.isfinite(row.low) else ""
-            else:
-                error = f"{row.error:.1e}"
+            interval = f"[{row.low:.5g}, {row.high:.5g}]" if math.isfinite(row.low) else ""
+            error = interval if intervals else f"{row.error:.1e}"
+            name, previous = "" if row.quantity == previous else row.quantity, row.quantity
             said = "reference" if own else deviation
-            lines.append((shown, row.method, f"{row.value:.8g}", error, said, sigmas, row.error_kind))
+            lines.append((name, row.method, f"{row.value:.8g}", error, said, sigmas, row.error_kind))
         text = columns(lines)
         rule = "-" * max(map(len, text))
         notes = [f"note: {remark}" for remark in self.remarks]
@@ -83,11 +79,10 @@ class Table:
 
     def to_dict(self) -> dict:
         """Plain numbers and strings, ready for JSON; numbers that are not finite become None."""
-
-        def plain(value: object) -> object:
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        rows = [{key: plain(value) for key, value in asdict(row).items()} for row in self.rows]
+        rows = [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(row).items()}
+            for row in self.rows
+        ]
         head = {"title": self.title, "reference": self.reference}
         return head | {"rows": rows, "remarks": list(self.remarks)}
 

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fpsolve.density.grid import mirror_symmetries
 from fpsolve.density.moments import averages, statistics_of
+from fpsolve.statistics import mean_and_error
 from fpsolve.table import Row, Table
 from theory.langevin import Process
 from theory.valley import elimination
@@ -143,12 +144,11 @@ def _final_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tupl
     sample, other = ensemble[u].to_numpy(), ensemble[v].to_numpy()
     if statistic == "second_moment":
         sample = sample * other
-    value = float(sample.mean())
-    if statistic in ("std", "abs_std"):
-        sample = np.abs(sample) if statistic == "abs_std" else sample
-        value = float(sample.std())
-        sample = (sample - sample.mean()) ** 2 / (2 * value or 1.0)
-    return value, float(sample.std(ddof=1) / math.sqrt(len(sample)))
+    if statistic in ("mean", "second_moment"):
+        return mean_and_error(sample)
+    sample = np.abs(sample) if statistic == "abs_std" else sample
+    width = float(sample.std())
+    return width, mean_and_error((sample - sample.mean()) ** 2 / (2 * width or 1.0))[1]
 
 
 def _ensemble_name(ensemble: xr.Dataset) -> str:

@@ -22,16 +22,9 @@ from numpy.typing import ArrayLike
 from fpsolve.ensemble.simulation import simulate
 from fpsolve.escape.kernel import CENSORED, DIVERGED
 from fpsolve.escape.passages import simulate_escape
-from fpsolve.phases.plane import (
-    Number,
-    check_positive,
-    mean_and_error,
-    number,
-    outcome,
-    over_plane,
-    with_error,
-)
+from fpsolve.phases.plane import Number, check_positive, number, outcome, over_plane, with_error
 from fpsolve.results import dataset, quantity
+from fpsolve.statistics import mean_and_error
 from fpsolve.sweeps.runner import sweep
 from theory.landscape import Landscape
 from theory.langevin import Langevin
@@ -296,8 +289,8 @@ def curvature_point(
         counts = np.histogram(block, edges)[0] + 1.0
         root = np.sqrt(counts)
         found.append(2 * np.linalg.lstsq(powers * root[:, None], np.log(counts) * root, rcond=None)[0][1])
-    error = np.std(found, ddof=1) / math.sqrt(blocks)
-    return {"sigma": sigma, "curvature": float(np.mean(found)), "curvature_stderr": float(error)}
+    curvature, error = mean_and_error(found)
+    return {"sigma": sigma, "curvature": curvature, "curvature_stderr": error}
 
 
 def transition(

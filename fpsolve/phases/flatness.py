@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.wide_valley import simulate_valley
-from fpsolve.phases.plane import mean_and_error, outcome, over_plane, with_error
+from fpsolve.phases.plane import outcome, over_plane, with_error
+from fpsolve.statistics import mean_and_error
 from theory.landscape import Landscape
 from theory.langevin import Langevin
 from theory.noise import random_shift

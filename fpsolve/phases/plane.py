@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -27,13 +26,6 @@ def with_error(name: str, value: float, error: float, long_name: str, units: str
     """A number of one run and its standard error, named ``name`` and ``name_stderr``."""
     words = f"standard error of {name}"
     return {name: number(value, long_name, units), f"{name}_stderr": number(error, words, units)}
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean of independent numbers, shape (n,), and its standard error; NaN where n is too small."""
-    n = len(values)
-    error = values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return float(values.mean()) if n else math.nan, float(error)
 
 
 def outcome(*, lost: int, settled: bool, phase: int, phases: str) -> dict[str, Number]:
