@@ -3,12 +3,6 @@
 sgd: train one net by stochastic gradient descent; returns a Run that can be continued or replayed to the bit.
 replicas: train nets of one shape side by side, a Run each.
 Recipe: how a net is trained, each number once; sgd and replicas take a Recipe or its fields as keywords.
-Plain: the optimiser w ← w − α g, with the gradient of a minibatch.
-Momentum: the optimiser v ← m v + g, w ← w − α v.
-Adam: the optimiser of bias-corrected moments of g and g².
-GradientDescent: the optimiser w ← w − α g, with the gradient over all samples.
-IsotropicNoise: gradient descent with white noise, the Langevin equation.
-FlatnessNoise: gradient descent with noise whose covariance is the Gauss–Newton Hessian.
 continued: the same Run, or Runs, after further epochs.
 record: continue a Run and record the weights of one layer after each minibatch.
 record_and_continue: record, and the Run or Runs at the end of the window.
@@ -35,7 +29,6 @@ analyse: the principal components of recorded weights, variances and motion alon
 widths: the flatness of the loss along directions, the distance between its two crossings of e L₀.
 active_temperature: the temperature T_i of minibatch noise along directions, at chosen distances.
 measure_valley: sharp curvatures, mean loss and noise along a flat direction of a trained net.
-simulate_box_escape: first exits of many replicas of SGD from a box around their start.
 models: the module nets.models, the papers' networks and their initial weights.
 training: the package nets.training, with SGD, recorded windows and saved runs.
 datasets: the module nets.data.datasets, data sets as tensors.

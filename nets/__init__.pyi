@@ -4,7 +4,6 @@ from nets.data import datasets as datasets
 from nets.data.datasets import Data as Data
 from nets.data.datasets import from_npz as from_npz
 from nets.data.datasets import load as load
-from nets.escape.box import simulate_box_escape as simulate_box_escape
 from nets.measure import components as _components
 from nets.measure import controls as controls
 from nets.measure import exponents as exponents
@@ -28,12 +27,6 @@ from nets.models import lenet_mnist as lenet_mnist
 from nets.models import logistic as logistic
 from nets.training.along import net_at as net_at
 from nets.training.along import weights_along as weights_along
-from nets.training.optimizers import Adam as Adam
-from nets.training.optimizers import FlatnessNoise as FlatnessNoise
-from nets.training.optimizers import GradientDescent as GradientDescent
-from nets.training.optimizers import IsotropicNoise as IsotropicNoise
-from nets.training.optimizers import Momentum as Momentum
-from nets.training.optimizers import Plain as Plain
 from nets.training.recipe import Recipe as Recipe
 from nets.training.run import Run as Run
 from nets.training.train import continued as continued

@@ -202,16 +202,13 @@ PUBLIC = {
     "fpsolve.symbols": """
         cache_directory numpy_function signed_function target_function""",
     "nets": """
-        Adam Data FlatnessNoise GradientDescent IsotropicNoise Momentum Plain Recipe Run Subject
-        active_temperature analyse continued controls datasets exponents fisher from_npz
-        fully_connected hessian lenet_cifar10 lenet_mnist load logistic loss_widths measure_valley
-        models net_at noise_alignment noise_covariance noise_trace per_sample_gradients
-        principal_components record record_and_continue replicas sgd simulate_box_escape
+        Data Recipe Run Subject active_temperature analyse continued controls datasets exponents
+        fisher from_npz fully_connected hessian lenet_cifar10 lenet_mnist load logistic loss_widths
+        measure_valley models net_at noise_alignment noise_covariance noise_trace
+        per_sample_gradients principal_components record record_and_continue replicas sgd
         spectral_density top_eigenpairs training weights_along widths""",
     "nets.data": """
         Data from_npz gaussian_clusters load""",
-    "nets.escape": """
-        simulate_box_escape""",
     "nets.measure": """
         Subject active_temperature analyse as_subject fisher hessian measure_valley noise_alignment
         noise_covariance noise_trace per_sample_gradients project spectral_density top_eigenpairs

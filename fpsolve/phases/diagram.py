@@ -380,7 +380,10 @@ def _draws(reduced: Reduced, count: int, rng: np.random.SeedSequence) -> np.ndar
 def check_valley(landscape: Landscape) -> None:
     """Raise ValueError unless a landscape is a valley whose phases can be told apart.
 
-    It has one slow and one fast variable, no parameters, and L is even in both.
+    Parameters
+    ----------
+    landscape : Landscape
+        One slow and one fast variable, no parameters, and L even in both; otherwise a ValueError.
     """
     borders.floor_curvature(landscape)
     if landscape.parameters:

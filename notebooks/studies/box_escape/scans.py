@@ -13,9 +13,9 @@ import xarray as xr
 
 from fpsolve.results import quantity
 from nets.data.datasets import Data
-from nets.escape.box import simulate_box_escape
-from nets.escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
 from nets.models import fully_connected
+from notebooks.studies.box_escape.box import simulate_box_escape
+from notebooks.studies.box_escape.dynamics import Dynamics, NetDynamics, local_dynamics, net_dynamics
 from notebooks.studies.box_escape.predictions import free_exit_time, level_crossing_rate, positive_part
 from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
 

@@ -14,10 +14,10 @@ import xarray as xr
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Rng
 from nets.data.datasets import Data, gaussian_clusters, load
-from nets.escape.box import simulate_box_escape
-from nets.escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
 from nets.models import fully_connected
 from nets.training.train import sgd
+from notebooks.studies.box_escape.box import simulate_box_escape
+from notebooks.studies.box_escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
 
 #: Data sets of ICLR 2021 as two classes. The paper groups labels without saying how: here one group is
 #: the classes listed (by number), about as many rows as the rest where that is possible.

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from nets import models
-from nets.escape.dynamics import net_dynamics
+from notebooks.studies.box_escape.dynamics import net_dynamics
 from notebooks.studies.box_escape.laws import fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS, escape_study
 from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report

@@ -8,8 +8,8 @@ import torch
 
 from fpsolve import escape_rate
 from nets import models
-from nets.escape.box import simulate_box_escape
-from nets.escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
+from notebooks.studies.box_escape.box import simulate_box_escape
+from notebooks.studies.box_escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
 from notebooks.studies.box_escape.laws import variation
 from notebooks.studies.box_escape.predictions import (
     SHIFT,
@@ -87,7 +87,7 @@ def test_the_basin_has_the_covariance_of_lyapunovs_equation():
 
 def test_rare_exits_of_an_ornstein_uhlenbeck_basin_come_at_the_level_crossing_rate():
     # One-dimensional logistic model in disguise: frozen ±1 noise, curvature 1, many steps per relaxation.
-    from nets.escape.dynamics import LocalDynamics
+    from notebooks.studies.box_escape.dynamics import LocalDynamics
 
     noise = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).repeat(2000, 1)
     one = torch.ones(1, 1, dtype=torch.float64)

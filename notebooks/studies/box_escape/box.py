@@ -12,7 +12,6 @@ import xarray as xr
 from fpsolve.progress import bar, shown
 from fpsolve.results import Attribute, dataset, quantity
 from fpsolve.symbols.counter_rng import Seed
-from nets.escape.dynamics import Dynamics
 from nets.training.batches import (
     Sampling,
     minibatches,
@@ -21,6 +20,7 @@ from nets.training.batches import (
     side_by_side_minibatches,
 )
 from nets.training.step import torch_threads
+from notebooks.studies.box_escape.dynamics import Dynamics
 
 #: Numbers in the positions kept between two checks of which replicas have left.
 _BUFFER = 1 << 20
@@ -57,7 +57,7 @@ def simulate_box_escape(
     Parameters
     ----------
     dynamics : NetDynamics or LocalDynamics
-        See :mod:`nets.escape.dynamics`.
+        See :mod:`notebooks.studies.box_escape.dynamics`.
     learning_rate : float
         η.
     batch_size : int or None

@@ -1,7 +1,7 @@
 """Minibatch gradients around a start: of the net, or of a local model with its noise and curvature.
 
 Both give gradients at many places at once, all parameters of a replica in one row, so that
-:func:`nets.escape.box.simulate_box_escape` runs either. The local models are the null models of escape: the
+:func:`notebooks.studies.box_escape.box.simulate_box_escape` runs either. The local models are the null models of escape: the
 same samples, the same noise at the start, but no landscape (``"none"``) or only its curvature
 (``"quadratic"``).
 """
@@ -20,11 +20,11 @@ from torch import nn
 
 from fpsolve.results import Attribute
 from nets.data.datasets import Data
-from nets.escape.kernel import local_steps, net_steps
 from nets.layers import description
 from nets.measure.curvature import hessian
 from nets.measure.subject import as_subject
 from nets.training.networks import Network, dense_biases, network
+from notebooks.studies.box_escape.kernel import local_steps, net_steps
 
 Drift = Literal["none", "linear", "quadratic"]
 #: Numbers in the largest intermediate result of a sum over all samples.

@@ -10,11 +10,11 @@ import torch
 from fpsolve import escape_rate
 from nets import models
 from nets import training as train
-from nets.escape.box import simulate_box_escape
-from nets.escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
 from nets.measure import curvature
 from nets.measure import noise as gradient_noise
 from nets.measure.subject import as_subject
+from notebooks.studies.box_escape.box import simulate_box_escape
+from notebooks.studies.box_escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
 from notebooks.studies.box_escape.starts import gaussian_noise
 
 

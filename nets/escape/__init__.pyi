@@ -1,1 +1,0 @@
-from nets.escape.box import simulate_box_escape as simulate_box_escape
