@@ -26,5 +26,5 @@ def test_modules_of_the_face():
     assert nets.principal_components is components
     assert nets.datasets is datasets
     assert nets.exponents.__name__ == "nets.measure.exponents"
-    with pytest.raises(AttributeError, match="it has Adam, Data, FlatnessNoise"):
+    with pytest.raises(AttributeError, match="it has Data, Recipe, Run, Subject"):
         _ = nets.no_such_name

@@ -1,8 +1,8 @@
 """Minibatch gradients around a start: of the net, or of a local model with its noise and curvature.
 
 Both give gradients at many places at once, all parameters of a replica in one row, so that
-:func:`notebooks.studies.box_escape.box.simulate_box_escape` runs either. The local models are the null models of escape: the
-same samples, the same noise at the start, but no landscape (``"none"``) or only its curvature
+:func:`notebooks.studies.box_escape.box.simulate_box_escape` runs either. The local models are the null models
+of escape: the same samples, the same noise at the start, but no landscape (``"none"``) or only its curvature
 (``"quadratic"``).
 """
 

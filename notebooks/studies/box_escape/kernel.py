@@ -1,7 +1,7 @@
 """Compiled steps of one replica, of a net or of a local model.
 
 For nets of a hundred weights at B = 1 a step takes about a microsecond here, and hundreds of microseconds in
-calls to a library of matrix products. tests/notebooks/studies/box_escape/test_box.py compares the paths of both.
+calls to a library of matrix products. The tests of this study compare the paths of both.
 """
 
 from __future__ import annotations
