@@ -216,7 +216,7 @@ def closed_loops(
     study: LoopStudy, *, nets: int = 3, seed: int = 0, folder: str | Path | None = None,
     progress: bool = False,
 ) -> xr.Dataset:  # fmt: skip
-    """The closed loop of several nets, each with its own initial weights and minibatches, over ``net``.
+    """The closed loop of several nets, each with its own initial weights and minibatches, over ``training``.
 
     ``seed`` is that of the first net; the others follow. Data files are found through the environment
     variable ``FPSOLVE_DATA``. Trainings, valleys, walks and comparisons are kept in ``folder`` one by one;

@@ -101,7 +101,7 @@ def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
                 f"mode {mode}", correction, mean, relative * mean, text, relative, mean - 1, sigmas, low, high
             )
             rows.append(row)
-    title = f"Var y of SGD over its prediction: {found.attrs.get('data', '')}, {found.sizes['net']} nets"
+    title = f"Var y of SGD over its prediction: {found.attrs.get('data', '')}, {found.sizes['training']} nets"
     remark = (
         f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
     )
