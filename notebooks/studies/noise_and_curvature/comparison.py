@@ -66,11 +66,7 @@ def flatness_gain(
 
 
 def flatness_slope(
-    cases: Sequence[Sequence[xr.Dataset]],
-    *,
-    at: At,
-    value: float | None = None,
-    name: Flatness = "flatness",
+    cases: Sequence[Sequence[xr.Dataset]], *, at: At, value: float | None = None, name: Flatness = "flatness"
 ) -> xr.Dataset:
     """``slope`` d ln F / d ln(η/B) over several learning rates or batch sizes, with its interval.
 

@@ -20,13 +20,7 @@ from fpsolve.results import quantity
 from fpsolve.statistics import over_trainings
 from fpsolve.table import interval_table
 from nets.measure.curvature import hessian
-from nets.measure.noise import (
-    Rng,
-    batch_factor,
-    minibatch_gradients,
-    noise_covariance,
-    projected_gradients,
-)
+from nets.measure.noise import Rng, batch_factor, minibatch_gradients, noise_covariance, projected_gradients
 from nets.measure.subject import as_subject
 
 if TYPE_CHECKING:
