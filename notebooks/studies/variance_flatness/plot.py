@@ -1,4 +1,8 @@
-"""Figures of principal components, of the loss along them, and of exponents. They draw given data."""
+"""Figures of principal components, of the loss along them, and of exponents. They draw given data.
+
+Every function draws into ``ax``, by default pyplot's current axes, and returns them. The further keywords of
+a function go to ``plot``.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +28,25 @@ MARKERS = "osD^vP"
 def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **line) -> Axes:
     """Axes with variances σ_i² against rank i, on logarithmic scales (PNAS Fig. 1A).
 
-    ``modes`` maps labels to variances, dim ``mode``; ``line`` goes to ``plot``.
+    ``modes`` maps labels to variances, dim ``mode``.
     """
-    ax = _against_rank(modes, "variance $\\sigma_i^2$", ax, line)
+    ax = _curves(modes, "mode", ax, line, ylabel="variance $\\sigma_i^2$", **_RANK)
     if len(modes) > 1:
         ax.legend(frameon=False, fontsize=8)
     return ax
 
 
-def _against_rank(curves: Mapping[str, xr.DataArray], ylabel: str, ax: Axes | None, line: dict) -> Axes:
-    """Labelled curves over ``mode`` on logarithmic scales."""
+def _curves(each: Mapping[str, xr.DataArray], x: str, ax: Axes | None, line: Mapping, **labels: str) -> Axes:
+    """Labelled curves over their coordinate ``x``, on a logarithmic y-axis."""
     ax = axes(ax)
-    for k, (label, values) in enumerate(curves.items()):
+    for k, (label, values) in enumerate(each.items()):
         colour, dash = curve(k)
-        ax.plot(values["mode"], values, **{"color": colour, "ls": dash, "label": label, **line})
-    ax.set(xscale="log", yscale="log", xlabel="mode $i$", ylabel=ylabel)
+        ax.plot(values[x], values, **{"color": colour, "ls": dash, "label": label, **line})
+    ax.set(yscale="log", **labels)
     return ax
+
+
+_RANK = {"xscale": "log", "xlabel": "mode $i$"}
 
 
 def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | None = None, **line) -> Axes:
@@ -73,18 +80,13 @@ def trajectory(modes: xr.Dataset, first: int, second: int, *, ax: Axes | None = 
 
 
 def against_flatness(
-    width: xr.DataArray,
-    quantities: Mapping[str, xr.DataArray],
-    *,
-    fits: Mapping[str, Exponent] | None = None,
-    ax: Axes | None = None,
-    **points,
-) -> Axes:
+    width: xr.DataArray, quantities: Mapping[str, xr.DataArray], *,
+    fits: Mapping[str, Exponent] | None = None, ax: Axes | None = None, **points,
+) -> Axes:  # fmt: skip
     """Axes with quantities of the modes against their flatness, and their power laws (PNAS Fig. 2D, 3B).
 
     ``width`` is F_i and ``quantities`` maps labels to values, both over ``mode``; open-ended modes are left
-    out. ``fits`` maps labels to exponents, each drawn as its line over the modes it was fitted to. ``points``
-    goes to ``plot``.
+    out. ``fits`` maps labels to exponents, each drawn as its line over the modes it was fitted to.
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(quantities.items()):
@@ -106,18 +108,16 @@ def against_flatness(
 
 
 def correlation_times(
-    motions: Mapping[str, xr.DataArray],
-    *,
-    nulls: Mapping[str, float] | None = None,
-    ax: Axes | None = None,
+    motions: Mapping[str, xr.DataArray], *, nulls: Mapping[str, float] | None = None, ax: Axes | None = None,
     **line,
-) -> Axes:
+) -> Axes:  # fmt: skip
     """Axes with τ_i = σ_i²/D_i against rank, and what uncorrelated steps would give.
 
     ``motions`` maps labels to correlation times over ``mode``, ``nulls`` labels to numbers, such as
     :func:`theory.random_landscape.null_correlation_time`.
     """
-    ax = _against_rank(motions, "correlation time $\\tau_i$ (steps)", ax, {"lw": 1, **line})
+    ylabel = "correlation time $\\tau_i$ (steps)"
+    ax = _curves(motions, "mode", ax, {"lw": 1, **line}, ylabel=ylabel, **_RANK)
     for k, (label, value) in enumerate((nulls or {}).items()):
         ax.axhline(value, color="0.45", ls=(":", "--", "-.")[k % 3], lw=0.9, label=label)
     ax.legend(frameon=False, fontsize=7)
@@ -186,17 +186,16 @@ def agreement(
 ) -> Axes:
     """Axes with predictions against measurements of the same modes, and the line on which both are equal.
 
-    ``predicted`` maps labels to values, dim ``mode``; ``points`` goes to ``plot``.
+    ``predicted`` maps labels to values, dim ``mode``.
     """
     ax = axes(ax)
     for k, (label, values) in enumerate(predicted.items()):
         x, y = xr.align(measured, values, join="inner")
         dots: dict = {"ls": "", "marker": MARKERS[k], "ms": 4, "color": curve(k)[0], "label": label} | points
         ax.plot(x, y, **dots)
-    ax.set(xscale="log", yscale="log")
+    ax.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted")
     middle = float(measured.median())
     ax.axline((middle, middle), (2 * middle, 2 * middle), color="0.5", lw=0.8)
-    ax.set(xlabel="measured", ylabel="predicted")
     few_ticks(ax)
     if len(predicted) > 1:
         ax.legend(frameon=False, fontsize=8)
@@ -206,15 +205,11 @@ def agreement(
 def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
     """Axes with active temperatures T_i(x) against the displacement (PNAS Fig. 5A).
 
-    ``result`` is from :func:`nets.measure.temperature.active_temperature`; ``line`` goes to ``plot``.
+    ``result`` is from :func:`nets.measure.temperature.active_temperature`.
     """
-    ax = axes(ax)
-    for k, mode in enumerate(result["mode"].to_numpy()):
-        colour, dash = curve(k)
-        part = result.sel(mode=mode)
-        style: dict = {"color": colour, "ls": dash, "label": f"$i = {mode}$"} | line
-        ax.plot(part["distance"], part["temperature"], **style)
-    ax.set(yscale="log", xlabel="displacement along $p_i$", ylabel="active temperature $T_i$")
+    each = {f"$i = {mode}$": result["temperature"].sel(mode=mode) for mode in result["mode"].to_numpy()}
+    labels = {"xlabel": "displacement along $p_i$", "ylabel": "active temperature $T_i$"}
+    ax = _curves(each, "distance", ax, line, **labels)
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -222,16 +217,11 @@ def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
 def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     """Axes with one exponent in every case, its intervals, and the paper's range."""
     ax = axes(ax)
-    cases = list(row.measured)
-    for k, case in enumerate(cases):
-        e = row.measured[case]
-        colour = curve(1)[0] if case == cases[0] else curve(0)[0]
+    for k, e in enumerate(row.measured.values()):
+        colour = curve(int(k == 0))[0]
         ax.plot([e.low, e.high], [k, k], color=colour, lw=1.5)
         ax.plot(e.value, k, "o", color=colour, ms=5)
-    ax.axvspan(row.paper_low, row.paper_high, color="0.85", lw=0, zorder=0)
-    ax.axvline(0, color="0.4", lw=0.8)
-    ax.set_yticks(range(len(cases)), cases, fontsize=8)
-    ax.set_ylim(len(cases) - 0.5, -0.5)
+    _rows(ax, list(row.measured), (row.paper_low, row.paper_high))
     # An exponent without any correlation behind it has an interval that hides the others.
     narrow = [e for e in row.measured.values() if e.high - e.low < 4]
     low = min([row.paper_low, 0.0, *(e.low for e in narrow)])
@@ -242,30 +232,34 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _rows(ax: Axes, names: Sequence[str], paper: tuple[float, float] | None) -> None:
+    """Name the rows from top to bottom; mark 0 and the paper's range."""
+    if paper is not None:
+        ax.axvspan(*paper, color="0.85", lw=0, zorder=0, label="the paper")
+    ax.axvline(0, color="0.4", lw=0.8)
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+
+
 def experiments(
     table: xr.Dataset, quantity: str, *, cases: Sequence[str] = (SAME, NEXT),
     paper: tuple[float, float] | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Axes with one exponent of every experiment, its intervals, and the paper's range.
+    """Axes with one exponent, such as "psi", of every experiment, its intervals, and the paper's range.
 
-    ``table`` is from ``tables.table``; experiments that were not run are left out. ``quantity`` is a name
-    such as "psi".
+    ``table`` is from ``tables.table``; experiments that were not run are left out.
     """
     ax = axes(ax)
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
-    place = np.arange(run.sizes["experiment"])
-    for k, case in enumerate(case for case in cases if case in run["case"]):
+    there = [case for case in cases if case in run["case"]]
+    for k, case in enumerate(there):
         part, colour = run.sel(case=case), curve(k)[0]
-        y = place + 0.16 * (2 * k - len(cases) + 1)
+        y = np.arange(run.sizes["experiment"]) + 0.16 * (2 * k - len(cases) + 1)
         ax.hlines(y, part[f"{quantity}_low"], part[f"{quantity}_high"], color=colour, lw=1.3)
         ax.plot(part[quantity], y, MARKERS[k % len(MARKERS)], color=colour, ms=4, label=case)
-    if paper is not None:
-        ax.axvspan(*paper, color="0.85", lw=0, zorder=0, label="the paper")
-    ax.axvline(0, color="0.4", lw=0.8)
-    ax.set_yticks(place, run["experiment"].to_numpy(), fontsize=8)
-    ax.set_ylim(len(place) - 0.5, -0.5)
+    _rows(ax, run["experiment"].to_numpy(), paper)
     # Few seeds can have intervals so wide that nothing else is seen: the axis follows the values.
-    values = run[quantity].sel(case=[c for c in cases if c in run["case"]])
+    values = run[quantity].sel(case=there)
     ends = [float(values.min()), float(values.max()), 0.0, *(paper or ())]
     ax.set_xlim(min(ends) - 1.0, max(ends) + 1.0)
     ax.set_xlabel(SYMBOLS.get(quantity, quantity))
@@ -310,13 +304,10 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
     ``result`` is from ``dimension.against_width``.
     """
-    ax = axes(ax)
-    rank = np.arange(1, result.sizes["rank"] + 1)
-    for k, H in enumerate(result["hidden_width"].to_numpy()):
-        colour, dash = curve(k)
-        ax.plot(rank, result["width_mean"].sel(hidden_width=H), color=colour, ls=dash, label=f"$H = {H}$")
+    F = result["width_mean"].assign_coords(rank=np.arange(1, result.sizes["rank"] + 1))
+    each = {f"$H = {H}$": F.sel(hidden_width=H) for H in F["hidden_width"].to_numpy()}
+    ax = _curves(each, "rank", ax, {}, xscale="log", xlabel="rank", ylabel="flatness $F$")
     ax.axhline(result.attrs["common_threshold"], color="0.4", lw=0.9, ls=":", label="one threshold")
-    ax.set(xscale="log", yscale="log", xlabel="rank", ylabel="flatness $F$")
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -334,9 +325,11 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     }  # fmt: skip
     for k, (name, label) in enumerate(labels.items()):
         colour, dash = curve(k)
-        line: dict = {"color": colour, "ls": dash, "marker": MARKERS[k], "ms": 4, "capsize": 2}
         mean = result[f"{name}_mean"]
-        ax.errorbar(N, mean, sides(result.assign({name: mean}), name), label=label, **line)
+        ax.errorbar(
+            N, mean, sides(result.assign({name: mean}), name), color=colour, ls=dash, marker=MARKERS[k], ms=4,
+            capsize=2, label=label,
+        )  # fmt: skip
     bound = (result["sharp_at_most"] > result["sharp"]).any("training").to_numpy()
     if bound.any():
         most = result["sharp_at_most_mean"][bound]

@@ -82,7 +82,8 @@ def test_dimensions_against_width_come_with_error_bars_over_seeds_and_are_kept(t
     assert (found.sharp_low <= found.sharp_mean).all() and (found.sharp_mean <= found.sharp_high).all()
     assert found.width_mean.dims == ("hidden_width", "rank")
     assert found.width_mean.to_numpy() == pytest.approx(
-        np.exp(np.log(found.width.transpose("training", ...)).mean("training", skipna=False)).to_numpy(), nan_ok=True
+        np.exp(np.log(found.width.transpose("training", ...)).mean("training", skipna=False)).to_numpy(),
+        nan_ok=True,
     )
     assert np.array_equal(found.sharp_at_most_mean, found.sharp_at_most.mean("training"))
     with pytest.raises(ValueError, match="seeds=1"):
