@@ -105,19 +105,10 @@ class NetDynamics:
         labels = self.targets.argmax(1).cpu().numpy()
         start = self.start.cpu().numpy()
         biases, scratch = len(weights) < len(self.shapes), np.empty((len(sizes) + 2, int(sizes.max())))
-        fixed = (
-            start,
-            r,
-            rate,
-            inputs,
-            labels,
-            sizes,
-            biases,
-            self.weight_decay,
-            scratch,
+        return partial(
+            net_steps, start, r, rate, inputs, labels, sizes, biases, self.weight_decay, scratch,
             np.empty_like(start),
-        )
-        return partial(net_steps, *fixed)
+        )  # fmt: skip
 
     def _parameters(self, positions: torch.Tensor) -> list[torch.Tensor]:
         parts = positions.split([s.numel() for s in self.shapes], 1)
@@ -180,15 +171,11 @@ def net_dynamics(net: nn.Sequential, data: Data, *, weight_decay: float = 0.0) -
     targets = nn.functional.one_hot(data.train_labels, len(data.classes)).double()
     start = nn.utils.parameters_to_vector(own.parameters()).detach()
     attributes: dict[str, Attribute] = {
-        "net": description(net),
-        "data": data.name,
+        "net": description(net), "data": data.name, "samples": data.samples, "parameters": len(start),
         "data_sha256": data.provenance.get("content_sha256", ""),
         "data_selected": data.provenance.get("selected", "all"),
-        "samples": data.samples,
-        "parameters": len(start),
-        "weight_decay": float(weight_decay),
-        "drift": "network",
-    }
+        "weight_decay": float(weight_decay), "drift": "network",
+    }  # fmt: skip
     shapes = tuple(p.shape for p in own.parameters())
     inputs = data.train_inputs.double()
     return NetDynamics(own, network(own), shapes, start, inputs, targets, float(weight_decay), attributes)

@@ -257,7 +257,7 @@ def experiments(
         y = np.arange(run.sizes["experiment"]) + 0.16 * (2 * k - len(cases) + 1)
         ax.hlines(y, part[f"{quantity}_low"], part[f"{quantity}_high"], color=colour, lw=1.3)
         ax.plot(part[quantity], y, MARKERS[k % len(MARKERS)], color=colour, ms=4, label=case)
-    _rows(ax, run["experiment"].to_numpy(), paper)
+    _rows(ax, run["experiment"].to_numpy().tolist(), paper)
     # Few seeds can have intervals so wide that nothing else is seen: the axis follows the values.
     values = run[quantity].sel(case=there)
     ends = [float(values.min()), float(values.max()), 0.0, *(paper or ())]
