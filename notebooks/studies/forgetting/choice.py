@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
@@ -22,7 +23,17 @@ from fpsolve.results import quantity
 from fpsolve.statistics import Estimate, over_trainings, paired
 from notebooks.studies.forgetting.penalties import METHODS
 
-_BOTH = ("error_first", "error_second")
+BOTH = ("error_first", "error_second")
+
+
+class How(TypedDict, total=False):
+    """What a penalty may choose: only this N_c (0: all), and the position of the stop of task 2.
+
+    Without ``count`` all N_c compete. ``checkpoint`` is the end, -1, by default; None lets all stops compete.
+    """
+
+    count: int | None
+    checkpoint: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +86,9 @@ class Study:
         return bool(self._among(method, count).any())
 
     def _among(self, method: str, count: int | None) -> np.ndarray:
+        every = count is None or not METHODS[method].counted
         chosen = self.reported["penalty"].to_numpy() == method
-        if count is not None and METHODS[method].counted:
-            chosen &= self.reported["count"].to_numpy() == count
-        return chosen
+        return chosen if every else chosen & (self.reported["count"].to_numpy() == count)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -91,35 +101,31 @@ class Study:
         return self.reported.sizes["mode"] if along else int(self.reported["weights"].max())
 
 
-def at_best(
-    study: Study, method: str, *, count: int | None = None, checkpoint: int | None = -1
-) -> xr.Dataset:
-    """Errors of each reported training at the λ and N_c that are best in the mean over the pilots.
+def at_best(study: Study, method: str, **how: Unpack[How]) -> xr.Dataset:
+    """Errors of each reported training at the λ, N_c and stop that are best in the mean over the pilots.
 
-    ``count`` allows only this N_c (0: all). ``checkpoint`` is the position of the stop of task 2, the end by
-    default; None chooses the best stop together with λ and N_c. A method, with that N_c, that was not
-    scanned is a ValueError. Returned over ``training``: ``error_first``, ``error_second`` and ``total`` = ε₁
-    + ε₂. In ``attrs``: the chosen ``strength``, ``count`` and ``stop``; ``at_edge``, 1 if that λ is the
-    first or last scanned, so that the best may lie outside; ``pilot``, the pilots' mean of ``total`` there;
-    ``least``, the least mean over the reported trainings that any choice could have had.
+    A method, with that N_c, that was not scanned is a ValueError. Returned over ``training``:
+    ``error_first``, ``error_second`` and ``total`` = ε₁ + ε₂. In ``attrs``: the chosen ``strength``,
+    ``count`` and ``stop``; ``at_edge``, 1 if that λ is the first or last scanned, so that the best may lie
+    outside; ``pilot``, the pilots' mean of ``total`` there; ``least``, the least mean over the reported
+    trainings that any choice could have had.
     """
-    there = study.settings(method, count)
+    there, checkpoint = study.settings(method, how.get("count")), how.get("checkpoint", -1)
     last = study.reported.sizes["checkpoint"]
     stops = np.arange(last) if checkpoint is None else np.array([checkpoint % last])
     pilots = _totals(study.pilots, there, stops).mean(0)
     place, stop = np.divmod(int(pilots.argmin()), len(stops))
     best, at = int(there[place]), int(stops[stop])
-    first, second = (_errors(study.reported, name)[:, best, at] for name in _BOTH)
+    first, second = (_errors(study.reported, name)[:, best, at] for name in BOTH)
     strength, counts = study.reported["strength"].to_numpy(), study.reported["count"].to_numpy()
     scanned = strength[there[counts[there] == counts[best]]]
     edge = len(scanned) > 1 and strength[best] in (scanned.min(), scanned.max())
-    columns = {
-        "error_first": (first, "test error of task 1, ε₁"),
-        "error_second": (second, "test error of task 2, ε₂"),
-        "total": (first + second, "ε₁ + ε₂"),
-    }
     return xr.Dataset(
-        {k: quantity(v, "training", text) for k, (v, text) in columns.items()},
+        {
+            "error_first": quantity(first, "training", "test error of task 1, ε₁"),
+            "error_second": quantity(second, "training", "test error of task 2, ε₂"),
+            "total": quantity(first + second, "training", "ε₁ + ε₂"),
+        },
         attrs={
             "title": f"{method}, at the setting that is best for the pilots", "penalty": method,
             "strength": float(strength[best]), "count": int(counts[best]), "stop": at, "at_edge": int(edge),
@@ -129,17 +135,15 @@ def at_best(
     )  # fmt: skip
 
 
-def summary(
-    study: Study, *, count: int | None = None, checkpoint: int | None = -1, confidence: float = 0.95
-) -> xr.Dataset:
+def summary(study: Study, *, confidence: float = 0.95, **how: Unpack[How]) -> xr.Dataset:
     """Every penalty at its best: means and Student's intervals over the reported trainings, over ``penalty``.
 
-    ``count`` holds all penalties to this N_c and leaves out those without it; ``checkpoint`` as in
-    :func:`at_best`. ``error_first``, ``error_second`` and ``total`` have ``_low`` and ``_high`` beside them;
-    ``strength``, ``count``, ``stop``, ``at_edge`` and ``least`` are those of :func:`at_best`.
+    Penalties without the ``count`` that is asked for are left out. ``error_first``, ``error_second`` and
+    ``total`` have ``_low`` and ``_high`` beside them; ``strength``, ``count``, ``stop``, ``at_edge`` and
+    ``least`` are those of :func:`at_best`.
     """
-    methods = [m for m in study.methods if study.has(m, count)]
-    each = [at_best(study, m, count=count, checkpoint=checkpoint) for m in methods]
+    methods = [m for m in study.methods if study.has(m, how.get("count"))]
+    each = [at_best(study, m, **how) for m in methods]
     found = _together(each, xr.IndexVariable("penalty", methods), confidence)
     return found.assign_attrs(study.reported.attrs)
 
@@ -153,10 +157,10 @@ def front(
     intervals, ``strength`` λ and ``count`` N_c.
     """
     there = study.settings(method, count)
-    e1, e2 = (_errors(study.pilots, name)[:, there, checkpoint].mean(0) for name in _BOTH)
+    e1, e2 = (_errors(study.pilots, name)[:, there, checkpoint].mean(0) for name in BOTH)
     beaten = [(((e1 <= a) & (e2 <= b)) & ((e1 < a) | (e2 < b))).any() for a, b in zip(e1, e2, strict=True)]
     reported = study.reported.isel(constraint=there[~np.array(beaten)], checkpoint=checkpoint)
-    found = over_trainings(reported[list(_BOTH)], confidence=confidence).rename(constraint="setting")
+    found = over_trainings(reported[list(BOTH)], confidence=confidence).rename(constraint="setting")
     found = found.reset_coords(["strength", "count"]).drop_vars(["penalty", "step"], errors="ignore")
     found.attrs = {"title": f"front of {method}", "penalty": method, "confidence": confidence}
     return found.isel(setting=np.argsort(found["error_first"].to_numpy(), kind="stable"))
@@ -167,7 +171,7 @@ def over_counts(
 ) -> xr.Dataset:
     """A penalty over N_c as in :func:`summary`, for each N_c at its best λ (PNAS Fig. 4 F).
 
-    Where N_c = 0 stood for all, ``count`` holds the number of all. ``checkpoint`` as in :func:`at_best`.
+    Where N_c = 0 stood for all, ``count`` holds the number of all.
     """
     scanned = {int(c) for c in study.reported["count"].to_numpy()[study.settings(method)]}
     counts = sorted(scanned, key=lambda c: c or np.inf)
@@ -190,7 +194,7 @@ def learning_curve(result: xr.Dataset, constraint: int, *, confidence: float = 0
 
     ``result`` comes from ``continual.scan``; ``constraint`` is the position of one.
     """
-    chosen = result[list(_BOTH)].isel(constraint=constraint)
+    chosen = result[list(BOTH)].isel(constraint=constraint)
     return over_trainings(chosen, confidence=confidence).assign_coords(step=result["step"])
 
 
@@ -224,13 +228,9 @@ class Gap(Estimate):
         return float(stats.binomtest(self.below, self.trainings).pvalue)
 
 
-def difference(
-    study: Study, one: str, other: str, *, count: int | None = None, checkpoint: int | None = -1,
-    confidence: float = 0.95,
-) -> Gap:  # fmt: skip
+def difference(study: Study, one: str, other: str, *, confidence: float = 0.95, **how: Unpack[How]) -> Gap:
     """ε₁ + ε₂ of ``one`` less that of ``other``, as in :func:`at_best`; below 0 ``one`` forgets less."""
-    totals = [at_best(study, m, count=count, checkpoint=checkpoint)["total"] for m in (one, other)]
-    return gap(totals[0], totals[1], confidence=confidence)
+    return gap(*(at_best(study, m, **how)["total"] for m in (one, other)), confidence=confidence)
 
 
 def gap(one: xr.DataArray, other: xr.DataArray, *, confidence: float = 0.95) -> Gap:
@@ -246,5 +246,5 @@ def _errors(result: xr.Dataset, name: str) -> np.ndarray:
 def _totals(result: xr.Dataset, there: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """ε₁ + ε₂, shape (training, settings × stops)."""
     grid = np.ix_(np.arange(result.sizes["training"]), there, stops)
-    first, second = (_errors(result, name)[grid] for name in _BOTH)
+    first, second = (_errors(result, name)[grid] for name in BOTH)
     return (first + second).reshape(len(first), -1)

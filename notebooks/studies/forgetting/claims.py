@@ -6,7 +6,7 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -16,7 +16,7 @@ from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Sides, Ver
 from fpsolve.results import with_interval
 from fpsolve.statistics import Estimate, estimate, over_trainings
 from fpsolve.table import markdown
-from notebooks.studies.forgetting.choice import Gap, Study, at_best, difference, gap
+from notebooks.studies.forgetting.choice import BOTH, Gap, How, Study, at_best, difference, gap
 from notebooks.studies.forgetting.penalties import METHODS, PAPER_BOUND, PAPER_CONSTRAINTS, PAPER_STRENGTH
 
 #: A test error of task 1 this much larger than before counts as forgetting.
@@ -27,44 +27,40 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Pair:
-    """A claim that the penalty ``one`` forgets less than the ``other``, each at its best.
+    """A claim that the penalty ``one`` forgets less than the ``other``, both at their best within ``how``.
 
-    ``counts`` holds both to this N_c. ``stops`` lets task 2 stop at the best step. ``paper`` is what the
-    paper says.
+    ``paper`` is what the paper says.
     """
 
     claim: str
     other: str
-    counts: int | None = None
-    stops: bool = False
+    how: How = field(default_factory=How)
     paper: str = "less"
     one: str = "LDC"
 
-    @property
-    def checkpoint(self) -> int | None:
-        return None if self.stops else -1
-
 
 _SMALL = PAPER_CONSTRAINTS
+_FEW: How = {"count": _SMALL}
+_STOPPED: How = {"checkpoint": None}
 _L2, _EQUAL = "forgets less than plain L2", "measured F serves better than equal F"
 #: The claims about pairs of penalties on the main tasks, in the order of the table.
 PAIRS = (
     *(
-        Pair(f"LDC forgets less than EWC ({fisher} Fisher){how}", f"EWC {fisher}", counts, stops)
+        Pair(f"LDC forgets less than EWC ({fisher} Fisher){words}", f"EWC {fisher}", how)
         for fisher in ("true", "empirical")
-        for how, counts, stops in (
-            (", each at its best λ and N_c (Fig. 4 E)", None, False),
-            (f", both with N_c = {_SMALL}", _SMALL, False),
-            (", each also stopped at its best step", None, True),
-            (f", N_c = {_SMALL} and stopped", _SMALL, True),
+        for words, how in (
+            (", each at its best λ and N_c (Fig. 4 E)", How()),
+            (f", both with N_c = {_SMALL}", _FEW),
+            (", each also stopped at its best step", _STOPPED),
+            (f", N_c = {_SMALL} and stopped", _FEW | _STOPPED),
         )
     ),
     Pair("LDC forgets less than EWC with G not below its median", "EWC floored", paper="not tried"),
     Pair(f"LDC {_L2}", "L2", paper="not tried"),
-    Pair(f"LDC {_L2}, each also stopped", "L2", stops=True, paper="not tried"),
-    Pair(f"LDC with N_c = {_SMALL} {_L2}, each also stopped", "L2", _SMALL, stops=True, paper="not tried"),
+    Pair(f"LDC {_L2}, each also stopped", "L2", _STOPPED, "not tried"),
+    Pair(f"LDC with N_c = {_SMALL} {_L2}, each also stopped", "L2", _FEW | _STOPPED, "not tried"),
     Pair(f"{_EQUAL} (Eq. 14)", "LDC equal F", paper="implied"),
-    Pair(f"{_EQUAL}, both with N_c = {_SMALL}", "LDC equal F", _SMALL, paper="implied"),
+    Pair(f"{_EQUAL}, both with N_c = {_SMALL}", "LDC equal F", _FEW, "implied"),
 )
 
 
@@ -93,7 +89,7 @@ class Less:
 
 def compared(pair: Pair, study: Study) -> Verdict:
     """The verdict on one pair of penalties."""
-    best = [at_best(study, m, count=pair.counts, checkpoint=pair.checkpoint) for m in (pair.one, pair.other)]
+    best = [at_best(study, m, **pair.how) for m in (pair.one, pair.other)]
     found = gap(best[0]["total"], best[1]["total"])
     each = ", ".join(f"{b.attrs['penalty']} {_over(b['total'])}" for b in best)
     shown = f"ε₁ + ε₂: {each}; difference {found:.3g}"
@@ -144,7 +140,7 @@ def verdicts(studies: Mapping[str, Study], *, main: str | None = None) -> list[V
     pairs = [pair for pair in PAIRS if pair.other != "EWC floored" or study.has(pair.other, 0)]
     rows = [_forgetting(study), _paper_setting(study), _bound(study)]
     rows += [compared(pair, study) for pair in pairs]
-    rows += [_fewer(study, stops=False), _fewer(study, stops=True), _all_weights(study), _psi(study)]
+    rows += [_fewer(study, How()), _fewer(study, _STOPPED), _all_weights(study), _psi(study)]
     return rows + [row for name, other in studies.items() if name != main for row in _elsewhere(name, other)]
 
 
@@ -157,35 +153,27 @@ def comparisons(studies: Mapping[str, Study], *, one: str = "LDC") -> str:
     others = [m for m in METHODS if m in every and m != one]
     head = ["tasks", f"{one}: ε₁, ε₂ (λ, N_c)", *(f"less {m}" for m in others)]
     settings = [
-        (label + when, count, checkpoint)
-        for label, count in (("", None), (f", N_c = {_SMALL}", _SMALL))
-        for when, checkpoint in (("", -1), (", best stop", None))
+        (label + when, count | stop)
+        for label, count in (("", How()), (f", N_c = {_SMALL}", _FEW))
+        for when, stop in (("", How()), (", best stop", _STOPPED))
     ]
-    return markdown(
-        head,
-        [
-            [f"{name}{words}", *_compared_with(study, one, others, count, checkpoint)]
-            for name, study in studies.items()
-            for words, count, checkpoint in settings
-            if study.has(one, count)
-        ],
-    )
+    rows = [
+        [f"{name}{words}", *_compared_with(study, one, others, how)]
+        for name, study in studies.items()
+        for words, how in settings
+        if study.has(one, how.get("count"))
+    ]
+    return markdown(head, rows)
 
 
-def _compared_with(
-    study: Study, one: str, others: list[str], count: int | None, checkpoint: int | None
-) -> list[str]:
+def _compared_with(study: Study, one: str, others: list[str], how: How) -> list[str]:
     """One row of :func:`comparisons`: the errors of ``one`` and its differences to ``others``."""
-    best = at_best(study, one, count=count, checkpoint=checkpoint)
-    errors = ", ".join(_over(best[name]) for name in ("error_first", "error_second"))
+    best = at_best(study, one, **how)
+    errors = ", ".join(_over(best[name]) for name in BOTH)
     cells = [f"{errors} ({best.attrs['strength']:g}, {best.attrs['count'] or study.everything(one)})"]
     for other in others:
-        if study.has(other, count):
-            found = difference(study, one, other, count=count, checkpoint=checkpoint)
-            bold = "**" if found.decided else ""
-            cells.append(f"{bold}{found:.3g}{bold}")
-        else:
-            cells.append("-")
+        found = difference(study, one, other, **how) if study.has(other, how.get("count")) else None
+        cells.append("-" if found is None else f"**{found:.3g}**" if found.decided else f"{found:.3g}")
     return cells
 
 
@@ -229,19 +217,18 @@ def _bound(study: Study) -> Verdict:
     })  # fmt: skip
 
 
-def _fewer(study: Study, *, stops: bool, name: str = "") -> Verdict:
+def _fewer(study: Study, how: How, name: str = "") -> Verdict:
     """Whether 200 directions do as well as all."""
-    checkpoint, every = None if stops else -1, study.everything("LDC")
-    whole, few = (at_best(study, "LDC", count=c, checkpoint=checkpoint)["total"] for c in (0, _SMALL))
-    found = gap(whole, few)
-    best = at_best(study, "LDC", checkpoint=checkpoint).attrs["count"] or every
+    every = study.everything("LDC")
+    found = _all_less_few(study, "LDC", how)
+    best = at_best(study, "LDC", **how).attrs["count"] or every
     often = f"in {found.below} of {found.trainings} trainings"
     why = {
         "below": f"all directions forget less, {often}",
         "above": f"{_SMALL} forget less than all; the best scanned is {best}",
         "neither": f"between {_SMALL} and all no difference is seen; all forget less {often}",
     }
-    when = ", task 2 stopped at its best step" if stops else ""
+    when = ", task 2 stopped at its best step" if how else ""
     return Claim(
         f"{name}LDC is best near N_c = {_SMALL}{when}", f"{_SMALL}", found,
         Sides(above="holds in part", below="does not hold", neither="holds in part"), source="Fig. 4 F",
@@ -249,8 +236,13 @@ def _fewer(study: Study, *, stops: bool, name: str = "") -> Verdict:
     ).judge(why[found.side()])  # fmt: skip
 
 
+def _all_less_few(study: Study, method: str, how: How) -> Gap:
+    """ε₁ + ε₂ of a penalty with all directions or weights, less that with 200 of them."""
+    return gap(*(at_best(study, method, **(how | How(count=c)))["total"] for c in (0, _SMALL)))
+
+
 def _all_weights(study: Study) -> Verdict:
-    found = gap(*(at_best(study, "EWC true", count=c)["total"] for c in (0, _SMALL)))
+    found = _all_less_few(study, "EWC true", How())
     return Claim(
         "EWC is best with all weights constrained", "all", found, Less(found), source="Fig. 4 F",
         shown=f"ε₁ + ε₂ with all {study.everything('EWC true')} less that with {_SMALL} (true Fisher): "
@@ -282,18 +274,16 @@ def _elsewhere(name: str, study: Study) -> list[Verdict]:
     whole = study.reported.attrs.get("layer") == "None"
     paper, place = ("not tried", "") if whole else ("less", " (SI S8)")
     rows: list[Verdict] = []
-    for stops in (False, True):
-        fishers = [
-            at_best(study, m, checkpoint=None if stops else -1).attrs for m in ("EWC true", "EWC empirical")
-        ]
+    for when, how in (("", How()), (", each also stopped", _STOPPED)):
+        fishers = [at_best(study, m, **how).attrs for m in ("EWC true", "EWC empirical")]
         ewc = min(fishers, key=lambda attrs: attrs["pilot"])["penalty"]
         for other in (ewc, "L2"):
-            claim = f"{name}: LDC forgets less than {other}{', each also stopped' if stops else ''}{place}"
-            rows.append(compared(Pair(claim, other, stops=stops, paper=paper), study))
+            claim = f"{name}: LDC forgets less than {other}{when}{place}"
+            rows.append(compared(Pair(claim, other, how, paper), study))
     claim = f"{name}: measured F serves better than equal F"
     rows.append(compared(Pair(claim, "LDC equal F", paper="not tried" if whole else "implied"), study))
     if study.has("LDC", _SMALL):
-        rows.append(_fewer(study, stops=False, name=f"{name}: "))
+        rows.append(_fewer(study, How(), f"{name}: "))
     return rows
 
 

@@ -50,7 +50,6 @@ def second_task(
     task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count`` (constraint) and
     ``step`` (checkpoint).
     """
-    constraints = tuple(constraints)
     if not constraints:
         raise ValueError("constraints is empty")
     tasks, weights = first.tasks, first.weights.repeat(len(constraints), 1)
@@ -121,13 +120,12 @@ def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
     What does not depend on the constraint is taken from the first; times add up. Where errors after task 1,
     or steps, differ, a ValueError.
     """
+
+    def trained(one: xr.Dataset) -> list[xr.DataArray]:
+        return [one["step"], one["error_before"], one["error_second"].isel(constraint=0, checkpoint=0)]
+
     for other in others:
-        before = [r["error_second"].isel(constraint=0, checkpoint=0) for r in (result, other)]
-        if not (
-            np.array_equal(result["step"], other["step"])
-            and np.array_equal(result["error_before"], other["error_before"])
-            and np.array_equal(before[0], before[1])
-        ):
+        if not all(map(np.array_equal, trained(result), trained(other))):
             raise ValueError("these scans are not of the same trainings: their errors after task 1 differ")
     both = xr.concat(
         [result, *others], "constraint", data_vars="minimal", coords="minimal", compat="override",
@@ -139,16 +137,15 @@ def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:
 
 def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constraint], rng) -> dict:
     """One point of :func:`scan`."""
-    began = time.process_time(), time.perf_counter()
+    cpu, wall = time.process_time(), time.perf_counter()
     after = first_task(datasets.load(tasks.data), tasks, rng=rng)
     own = np.random.SeedSequence(rng.entropy, spawn_key=(*rng.spawn_key, 4))
     result = second_task(after, constraints, rng=own)
-    took = time.process_time() - began[0], time.perf_counter() - began[1]
     return {
         **result.data_vars,
         "step": ("checkpoint", result["step"].to_numpy()),
-        "cpu_seconds": quantity(took[0], (), "processor time", "s"),
-        "wall_seconds": quantity(took[1], (), "time by the clock", "s"),
+        "cpu_seconds": quantity(time.process_time() - cpu, (), "processor time", "s"),
+        "wall_seconds": quantity(time.perf_counter() - wall, (), "time by the clock", "s"),
     }
 
 

@@ -51,33 +51,26 @@ class Penalty:
     directions: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        numbers = self.stiffness
         if not (np.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"strength={self.strength:g} must be finite and not negative")
-        if self.stiffness.ndim != 1 or not bool(((self.stiffness >= 0) & self.stiffness.isfinite()).all()):
+        if numbers.ndim != 1 or not bool(((numbers >= 0) & numbers.isfinite()).all()):
             raise ValueError("stiffness must be a vector of finite numbers, none negative")
-        if self.directions is not None and len(self.directions) != len(self.stiffness):
-            raise ValueError(
-                f"{len(self.stiffness)} numbers in stiffness do not match {len(self.directions)} directions"
-            )
+        if self.directions is not None and len(self.directions) != len(numbers):
+            raise ValueError(f"{len(numbers)} in stiffness do not match {len(self.directions)} directions")
 
     def __call__(self, displacement: torch.Tensor) -> torch.Tensor:
         """R at w₁ + displacement, shape (…, N) → (…)."""
         along = displacement if self.directions is None else displacement @ self.directions.T
         return self.strength * (self.stiffness * along**2).sum(-1)
 
-    def gradient(self, displacement: torch.Tensor) -> torch.Tensor:
-        """∇R at w₁ + displacement, shape (…, N) → (…, N)."""
-        along = displacement if self.directions is None else displacement @ self.directions.T
-        along = 2 * self.strength * self.stiffness * along
-        return along if self.directions is None else along @ self.directions
-
 
 @dataclass(frozen=True)
 class Kind:
     """One kind of penalty; plain L2, ‖w − w₁‖², unless a subclass says otherwise.
 
-    ``strengths`` are the λ scanned by default. ``counted`` says whether N_c applies, and
-    ``along_directions`` whether N_c counts principal directions instead of weights.
+    ``strengths`` are the λ scanned by default. N_c applies where it is ``counted``; it counts principal
+    directions instead of weights ``along_directions``.
     """
 
     strengths: tuple[float, ...] = ()
@@ -189,10 +182,8 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}")
-        if not (math.isfinite(self.strength) and self.strength >= 0) or self.count < 0:
-            raise ValueError(
-                f"strength={self.strength:g} and count={self.count} must be finite, none negative"
-            )
+        if not 0 <= self.strength < math.inf or self.count < 0:
+            raise ValueError(f"strength={self.strength:g}, count={self.count} must be finite, none negative")
 
     def penalty(self, at: FirstTask) -> Penalty | None:
         """The penalty at a solution; None where nothing is held. A ``count`` above all is a ValueError."""
@@ -204,49 +195,47 @@ class Constraint:
 
 
 def constraint_grid(
-    counts: Sequence[int] = (50, PAPER_CONSTRAINTS, 800, 0),
-    *,
-    strengths: Mapping[str, Sequence[float]] = STRENGTHS,
-    methods: Sequence[str] = tuple(METHODS),
-) -> tuple[Constraint, ...]:
+    counts: Sequence[int] = (50, PAPER_CONSTRAINTS, 800, 0), *,
+    strengths: Mapping[str, Sequence[float]] = STRENGTHS, methods: Sequence[str] = tuple(METHODS),
+) -> tuple[Constraint, ...]:  # fmt: skip
     """Every method over its own λ and over N_c (0: all), and the paper's setting of "LDC".
 
     The default λ are wide enough for the best λ of each method on MNIST and CIFAR-10 to lie inside.
     """
-    found: list[Constraint] = []
-    for method in methods:
-        for count in counts if METHODS[method].counted else (0,):
-            each = strengths[method] if METHODS[method].strengths else (0.0,)
-            found += [Constraint(method, float(strength), int(count)) for strength in each]
+    found = [
+        Constraint(method, float(strength), int(count))
+        for method in methods
+        for count in (counts if METHODS[method].counted else (0,))
+        for strength in (strengths[method] if METHODS[method].strengths else (0.0,))
+    ]
     if "LDC" in methods and PAPER_CONSTRAINTS in counts:
         found.append(Constraint("LDC", PAPER_STRENGTH, PAPER_CONSTRAINTS))
     return tuple(dict.fromkeys(found))
 
 
 class ImplicitStep:
-    """One implicit step of many penalties, each on its own row of weights.
+    """One implicit step of ``penalties``, each on its own row of weights; None leaves the row alone.
 
-    ``penalties`` holds one for each row; None leaves the row alone. ``anchor`` is w₁, shape (N,), and
-    ``learning_rate`` is α. Rows that share directions are worked on together, in two matrix products.
+    ``anchor`` is w₁, shape (N,). Rows that share directions are worked on together, in two matrix products.
     """
 
     def __init__(
         self, penalties: Sequence[Penalty | None], *, anchor: torch.Tensor, learning_rate: float
     ) -> None:
         self.anchor = anchor
-        groups: dict[tuple[int, int], list[int]] = {}
-        for row, penalty in enumerate(penalties):
-            if penalty is not None:
-                directions = penalty.directions
-                key = (0 if directions is None else directions.data_ptr(), len(penalty.stiffness))
-                groups.setdefault(key, []).append(row)
+        groups: dict[tuple[int, int], dict[int, Penalty]] = {}
+        for row, p in enumerate(penalties):
+            if p is not None:
+                key = (0 if p.directions is None else p.directions.data_ptr(), len(p.stiffness))
+                groups.setdefault(key, {})[row] = p
         self.groups: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
-        for rows in groups.values():
-            some = [p for p in (penalties[row] for row in rows) if p is not None]
-            stiff = torch.stack([2 * learning_rate * p.strength * p.stiffness.double() for p in some])
+        for some in groups.values():
+            stiff = torch.stack(
+                [2 * learning_rate * p.strength * p.stiffness.double() for p in some.values()]
+            )
             lost = (stiff / (1 + stiff)).to(anchor)  # of the displacement along each direction
-            directions = some[0].directions
-            index = torch.tensor(rows, device=anchor.device)
+            directions = next(iter(some.values())).directions
+            index = torch.tensor([*some], device=anchor.device)
             self.groups.append((index, None if directions is None else directions.to(anchor), lost))
 
     def __call__(self, weights: torch.Tensor) -> None:

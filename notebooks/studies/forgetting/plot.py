@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve import style
+from notebooks.studies.forgetting.choice import BOTH
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ STYLES = {
 }  # fmt: skip
 
 
+def _drawn(name: str, **line) -> dict:
+    """How the penalty ``name`` is drawn."""
+    colour, marker = STYLES.get(name, ("0.3", "o"))
+    return {"color": colour, "marker": marker, "ms": 4, "label": name} | line
+
+
 def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool = True) -> Axes:
     """Axes with both test errors over the steps of task 2, and intervals over trainings (PNAS Fig. 4 A, C).
 
@@ -35,8 +42,8 @@ def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool =
     texts = {"error_first": "task 1, $\\epsilon_1$", "error_second": "task 2, $\\epsilon_2$"}
     for k, (name, text) in enumerate(texts.items()):
         colour, dash = style.curve(k)
-        line: dict = {"color": colour, "ls": dash, "marker": ".", "label": text if labels else None}
-        style.band(ax, curve["step"], curve, name, **line)
+        label = text if labels else None
+        style.band(ax, curve["step"], curve, name, color=colour, ls=dash, marker=".", label=label)
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02))
     ax.set_xlim(0, float(curve["step"][-1]))
@@ -53,11 +60,11 @@ def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None
     for k in range(result.sizes["training"]):
         one = result.isel(training=k)
         q = one["displacement"].isel(constraint=constraint).to_numpy()
-        dots: dict = {"ls": "", "marker": ".", "ms": 2, "color": style.curve(0)[0], "alpha": 0.4}
-        ax.plot(rank, q, label=None if k else "$q_i$", **dots)
+        dots, line = style.curve(0)[0], style.curve(1)[0]
+        ax.plot(rank, q, ".", ms=2, color=dots, alpha=0.4, label=None if k else "$q_i$")
         if bound:
-            line: dict = {"color": style.curve(1)[0], "lw": 0.8, "ls": "--"}
-            ax.plot(rank, PAPER_BOUND * one["width"], label=None if k else "$0.008\\,F_i$", **line)
+            label = None if k else "$0.008\\,F_i$"
+            ax.plot(rank, PAPER_BOUND * one["width"], "--", lw=0.8, color=line, label=label)
     count = int(result["count"][constraint])
     if count:
         ax.axvline(count, color="0.4", lw=0.8, ls=":", label=f"$N_c = {count}$")
@@ -73,14 +80,10 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
     """
     ax = style.axes(ax)
     for name, result in results.items():
-        colour, marker = STYLES.get(name, ("0.3", "o"))
-        ends = [f"{error}{end}" for error in ("error_first", "error_second") for end in ("", "_low", "_high")]
+        ends = [f"{error}{end}" for error in BOTH for end in ("", "_low", "_high")]
         drawn = result[ends].clip(min=floor)
-        ax.errorbar(
-            drawn["error_first"], drawn["error_second"], xerr=style.sides(drawn, "error_first"),
-            yerr=style.sides(drawn, "error_second"), color=colour, marker=marker, ms=4, lw=0.8,
-            elinewidth=0.6, label=name,
-        )  # fmt: skip
+        (x, dx), (y, dy) = ((drawn[error], style.sides(drawn, error)) for error in BOTH)
+        ax.errorbar(x, y, dy, dx, **_drawn(name, lw=0.8, elinewidth=0.6))
     ax.set(xscale="log", yscale="log", xlabel="$\\epsilon_1$, test error of task 1")
     ax.set(ylabel="$\\epsilon_2$, test error of task 2")
     return ax
@@ -93,9 +96,8 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     """
     ax = style.axes(ax)
     for name, result in results.items():
-        colour, marker = STYLES.get(name, ("0.3", "o"))
-        options: dict = {"color": colour, "marker": marker, "ms": 4, "lw": 1, "capsize": 2, "label": name}
-        ax.errorbar(result["count"], result["total"], yerr=style.sides(result, "total"), **options)
+        sides = style.sides(result, "total")
+        ax.errorbar(result["count"], result["total"], sides, **_drawn(name, lw=1, capsize=2))
     ax.set(
         xscale="log", xlabel="constraints $N_c$", ylabel="$\\epsilon_1 + \\epsilon_2$ at the best $\\lambda$"
     )
@@ -109,9 +111,7 @@ def over_steps(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     shown = result.isel(checkpoint=result["step"].to_numpy() > 0)
     shown = shown.assign(total_low=shown["total_low"].clip(min=1e-3))
     for k, name in enumerate(shown["penalty"].to_numpy().astype(str)):
-        colour, marker = STYLES.get(name, ("0.3", "o"))
-        line: dict = {"color": colour, "marker": marker, "ms": 4, "lw": 1, "label": name}
-        style.band(ax, shown["step"], shown.isel(penalty=k), "total", shade=0.12, **line)
+        style.band(ax, shown["step"], shown.isel(penalty=k), "total", shade=0.12, **_drawn(name, lw=1))
     ax.set(xscale="log", yscale="log", xlabel="steps of task 2", ylim=(1e-2, 1.5))
     ax.set(ylabel="$\\epsilon_1 + \\epsilon_2$, each at its best")
     return ax
@@ -129,11 +129,10 @@ def at_their_best(
     ax = style.axes(ax)
     names = summary["penalty"].to_numpy().astype(str)
     for place, name in enumerate(names):
-        colour, marker = STYLES.get(name, ("0.3", "o"))
-        one = summary.isel(penalty=place)
-        ends = [max(floor, float(one["total_low"])), float(one["total_high"])]
-        ax.plot(ends, [place, place], color=colour, lw=2)
-        ax.plot(one["total"], place, color=colour, marker=marker, ms=6)
+        line, one = _drawn(name, ms=6, label=None), summary.isel(penalty=place)
+        colour = line["color"]
+        ax.plot(one[["total_low", "total_high"]].to_array().clip(min=floor), [place] * 2, color=colour, lw=2)
+        ax.plot(one["total"], place, **line)
         if each is not None and name in each:
             values = np.maximum(each[name], floor)
             ax.plot(values, np.full(len(values), place + 0.28), ls="", marker=".", ms=4, color=colour)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -52,7 +52,7 @@ class FirstTask:
     @property
     def weights(self) -> torch.Tensor:
         """w₁, shape (N,)."""
-        return torch.cat([p.detach().flatten() for p in _learning(self.net, self.tasks)])
+        return nn.utils.parameters_to_vector(_learning(self.net, self.tasks)).detach()
 
     @cached_property
     def directions(self) -> torch.Tensor:
@@ -71,28 +71,23 @@ def first_task(
     """
     root = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
     seeds = [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, k)) for k in range(4)]
-    classes = len(data.classes)
-    for name in ("first", "second"):
-        if not set(getattr(tasks, name)) <= set(range(classes)):
-            raise ValueError(f"{name}={getattr(tasks, name)} must be classes from 0 to {classes - 1}")
+    classes, size = len(data.classes), tasks.batch_size
+    for name, chosen in (("first", tasks.first), ("second", tasks.second)):
+        if not set(chosen) <= set(range(classes)):
+            raise ValueError(f"{name}={chosen} must be classes from 0 to {classes - 1}")
+        if (count := int(torch.isin(data.train_labels, torch.tensor(chosen)).sum())) < size:
+            raise ValueError(f"task {name} has {count} rows, fewer than batch_size={size}")
     before, rest = _net(data, tasks, seeds, progress=progress)
     with torch_threads(1), torch.no_grad():
         first, second = (rows_of(data, before, chosen) for chosen in (tasks.first, tasks.second))
-        for name, part in (("first", first), ("second", second)):
-            if len(part.labels) < tasks.batch_size:
-                raise ValueError(
-                    f"task {name} has {len(part.labels)} rows, fewer than batch_size={tasks.batch_size}"
-                )
         window, weights = _learned(rest, first, tasks, seed_text(seeds[3]))
     modes = _components(window, tasks.modes)
-    inputs, labels = (t[: tasks.samples] for t in (first.inputs, first.labels))
     one_layer = tasks.layer is not None
-    local = Subject(rest, inputs, labels, weights=layer_names(rest, 0) if one_layer else "all")
-    width, loss = _widths(local, modes["direction"].to_numpy(), threads=1 if one_layer else None)
+    whole = Subject(rest, first.inputs, first.labels, weights=layer_names(rest, 0) if one_layer else "all")
+    few = whole.rows(slice(tasks.samples))
+    width, loss = _widths(few, modes["direction"].to_numpy(), threads=1 if one_layer else None)
     modes["width"] = quantity(width, "mode", "flatness F_i: width of L ≤ e L₀ along p_i")
-    true, empirical = _fisher_diagonals(
-        replace(local, inputs=first.inputs, targets=first.labels) if one_layer else local
-    )
+    true, empirical = _fisher_diagonals(whole if one_layer else few)
     error = float(errors(views(rest, weights), first.test_inputs, first.test_labels)[0])
     return FirstTask(tasks, rest, first, second, modes, true, empirical, error, loss)
 
@@ -106,7 +101,7 @@ def _learning(net: nn.Sequential, tasks: Tasks) -> list[nn.Parameter]:
 def _learned(net: nn.Sequential, rows: Rows, tasks: Tasks, seed: str) -> tuple[np.ndarray, torch.Tensor]:
     """Train ``net`` on the rows, in place: the weights of the window (step, N), and the last (1, N)."""
     learning = _learning(net, tasks)
-    weights = torch.cat([p.flatten() for p in learning])[None].clone()
+    weights = nn.utils.parameters_to_vector(learning)[None].clone()
     window: list[np.ndarray] = []
     fast = tasks.first_epochs * (len(rows.labels) // tasks.batch_size)
 
@@ -116,8 +111,8 @@ def _learned(net: nn.Sequential, rows: Rows, tasks: Tasks, seed: str) -> tuple[n
 
     epochs = tasks.first_epochs + tasks.window_epochs
     descend(net, weights, rows, tasks, epochs=epochs, seed=seed, after_step=watch)
-    for p, values in zip(learning, weights[0].split([p.numel() for p in learning]), strict=True):
-        p.copy_(values.view(p.shape))
+    for p, (row,) in zip(learning, views(net, weights), strict=False):  # what is fixed comes last
+        p.copy_(row)
     return np.stack(window), weights
 
 
@@ -135,9 +130,7 @@ def _net(
             epochs=tasks.pretraining_epochs, rng=seeds[1], progress=progress,
         ).net  # fmt: skip
         place = weight_layers(net)[tasks.layer][0]
-        drawn = checked_layer(fully_connected(sizes, rng=seeds[2]), tasks.layer)
-        with torch.no_grad():
-            checked_layer(net, tasks.layer).weight.copy_(drawn.weight)
+        net[place] = checked_layer(fully_connected(sizes, rng=seeds[2]), tasks.layer)
     layers = list(net)
     return nn.Sequential(*layers[:place]), nn.Sequential(*copy.deepcopy(layers[place:])).requires_grad_(False)
 
@@ -149,14 +142,13 @@ def _components(window: np.ndarray, count: int) -> xr.Dataset:
     are scanned up to all weights, "equal F" must end at plain L2.
     """
     recorded = xr.DataArray(window, dims=("step", "weight"))
-    modes = principal_components.analyse(recorded, count=min(count, len(window) - 1))
-    modes = modes[["variance", "direction"]]
-    directions = modes["direction"].to_numpy()
-    there, weights = directions.shape
+    found = principal_components.analyse(recorded, count=min(count, len(window) - 1))
+    modes = found[["variance", "direction"]]
+    there, weights = modes["direction"].shape
     count = min(count, weights)
     if there >= count or weights > COMPLETED:
         return modes
-    rest = np.linalg.qr(directions.T, mode="complete")[0][:, there:count].T
+    rest = np.linalg.qr(modes["direction"].to_numpy().T, mode="complete")[0][:, there:count].T
     variance = ((window - window.mean(0)) @ rest.T.astype(window.dtype)).var(0, dtype=float)
     every = {"variance": ("mode", variance), "direction": (("mode", "weight"), rest)}
     more = xr.Dataset(every, {"mode": np.arange(there + 1, count + 1)})
@@ -176,8 +168,7 @@ def _widths(subject: Subject, directions: np.ndarray, *, threads: int | None) ->
 
 def _fisher_diagonals(subject: Subject) -> tuple[torch.Tensor, torch.Tensor]:
     """Diagonals of the true and of the empirical Fisher matrix."""
-    true, empirical = torch.zeros(subject.size), torch.zeros(subject.size)
-    tail = subject.tail
+    true, empirical, tail = torch.zeros(subject.size), torch.zeros(subject.size), subject.tail
     if tail is not None and tail.one_matrix:  # gradients are outer products, and so are their squares
         for h, logits, slopes, labels in tail.factors(samples=BLOCK):
             p, square = torch.softmax(logits, 1), h.square()

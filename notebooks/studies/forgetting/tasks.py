@@ -59,6 +59,13 @@ class Tasks:
             raise ValueError("pretraining_epochs must be at least 1 where only one layer learns")
 
 
+#: The small setting of notebook 07.
+DIGITS = Tasks(
+    data="digits", first=(0, 1, 2, 3, 4), second=(5, 6, 7, 8, 9), hidden=(20, 20), batch_size=20,
+    pretraining_epochs=10, first_epochs=10, window_epochs=12, second_epochs=15, modes=400, samples=300,
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """What one task is learned from, ``inputs`` and ``labels``, and tested on."""
@@ -98,16 +105,9 @@ def views(net: nn.Sequential, weights: torch.Tensor) -> list[torch.Tensor]:
 
 
 def descend(
-    net: nn.Sequential,
-    weights: torch.Tensor,
-    task: Rows,
-    tasks: Tasks,
-    *,
-    epochs: int,
-    seed: str,
-    after_step: Callable[[int, torch.Tensor], None],
-    progress: bool = False,
-) -> None:
+    net: nn.Sequential, weights: torch.Tensor, task: Rows, tasks: Tasks, *, epochs: int, seed: str,
+    after_step: Callable[[int, torch.Tensor], None], progress: bool = False,
+) -> None:  # fmt: skip
     """SGD on one task, in place, for all rows of ``weights``, shape (R, N), on the same minibatches.
 
     ``tasks`` gives learning rate and batch size, ``seed`` is as recorded by

@@ -1,5 +1,7 @@
 """Penalties at their best: trainings that choose and trainings that report, fronts, and verdicts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,7 +14,7 @@ from notebooks.studies.forgetting.choice import Study
 from notebooks.studies.forgetting.claims import Less, Pair, bound, compared, comparisons, verdicts
 from notebooks.studies.forgetting.penalties import METHODS, constraint_grid
 from notebooks.studies.forgetting.solution import first_task
-from notebooks.studies.forgetting.tasks import Tasks
+from notebooks.studies.forgetting.tasks import DIGITS
 
 
 def _made_up(errors, penalties, *, trainings=6, pilots=3, noise=0.0, rng=0):
@@ -105,11 +107,7 @@ def test_a_study_that_cannot_be_is_refused():
 
 @pytest.fixture(scope="module")
 def scanned():
-    tasks = Tasks(
-        data="digits", first=(0, 1, 2, 3, 4), second=(5, 6, 7, 8, 9), hidden=(20, 20), batch_size=20,
-        pretraining_epochs=10, first_epochs=10, window_epochs=12, second_epochs=4, modes=400, samples=300,
-    )  # fmt: skip
-    solution = first_task(datasets.load("digits"), tasks, rng=1)
+    solution = first_task(datasets.load("digits"), replace(DIGITS, second_epochs=4), rng=1)
     strengths = dict.fromkeys(METHODS, (0.1, 10.0)) | {"EWC true": (10.0, 1e3), "EWC empirical": (1e3, 1e5)}
     some = constraint_grid((200, 0), strengths=strengths)
     parts = [continual.second_task(solution, some, rng=k) for k in range(5)]
