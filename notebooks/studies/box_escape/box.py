@@ -89,29 +89,16 @@ def simulate_box_escape(
         raise ValueError("method='compiled' needs minibatches and data on the CPU; use 'batched'")
     seed = seed_text(rng)
     seeds = [seed_text(np.random.SeedSequence(int(seed, 16), spawn_key=(i,))) for i in range(replicas)]
-    kick = math.sqrt(2 * learning_rate * sharpness * injected_noise)
-    replica = _Replicas(
-        dynamics,
-        seeds,
-        sampling,
-        batch_size,
-        learning_rate * sharpness,
-        kick,
-        half_width,
-        max_steps,
-        progress,
-    )
+    rate, kick = learning_rate * sharpness, math.sqrt(2 * learning_rate * sharpness * injected_noise)
+    state = _Replicas(dynamics, seeds, sampling, batch_size, rate, kick, half_width, max_steps, progress)
     with torch_threads(threads), torch.no_grad():
-        if method == "compiled" or (method is None and possible):
-            _run_compiled(replica)
-        else:
-            _run_batched(replica)
+        (_run_compiled if possible and method != "batched" else _run_batched)(state)
     attrs: dict[str, Attribute] = {
         **dynamics.attributes, **numbers, "batch_size": int(batch_size or dynamics.samples),
         "injected_noise": float(injected_noise), "sampling": sampling if batch_size else "all samples",
         "max_steps": int(max_steps), "seed": seed,
     }  # fmt: skip
-    return _dataset(replica, learning_rate, attrs)
+    return _dataset(state, learning_rate, attrs)
 
 
 @dataclass

@@ -56,9 +56,7 @@ def fit_laws(
     u = {"exponential": -x if scanned == "batch_size" else -1 / x, "power": np.log(x)}
     z = stats.norm.isf((1 - confidence) / 2)
     each = [_fitted(u[law], n, S, cv, z) for law in LAWS]
-    found: dict[str, xr.Variable] = {}
-    for name, text in _VARIABLES.items():
-        found[name] = quantity([one[name] for one in each], "law", text)
+    found = {name: quantity([one[name] for one in each], "law", text) for name, text in _VARIABLES.items()}
     found["fitted"] = quantity([one["fitted"] for one in each], ("law", "point"), "rate by the law")
     exponential, power = (one["aic"] for one in each)
     found["aic_difference"] = quantity(exponential - power, (), "AIC, exponential − power law")

@@ -74,12 +74,8 @@ def free_exit_time(
         "variation": quantity(spread / mean, (), "coefficient of variation"),
         "s": quantity(left, "walker", "exit in s"),
     }
-    return dataset(
-        variables,
-        title="exit of free diffusion from a box",
-        half_width=float(half_width),
-        confidence=float(confidence),
-    )
+    asked = {"half_width": float(half_width), "confidence": float(confidence)}
+    return dataset(variables, title="exit of free diffusion from a box", coords=None, **asked)
 
 
 def isotropic_exit_time(parameters: int, *, half_width: float = 0.05, diffusion: float = 1.0) -> float:

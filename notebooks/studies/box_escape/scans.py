@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,11 +38,10 @@ def escape_study(
     diffusion in the noisiest coordinate takes about twenty steps to the wall, and each next one is 1.4
     times smaller; B goes from 1 to 16 at that rate; the injected D is doubled six times.
 
-    ``problem`` is a name for ``starts.binary_data``, ``start`` a key of ``STARTS``. "minimum" goes on from
+    ``problem`` is a name for ``starts.binary_data``, ``start`` a key of ``STARTS``; "minimum" goes on from
     "pretrained" with the weight ``decay``. ``points``, ``replicas`` and ``max_steps`` are of each scan; the
     quadratic basin takes half the replicas, injected noise a quarter. ``samples`` training rows are kept, 0
-    keeps all. ``half_width`` is that of the box; "logistic" takes 0.1, as the paper. ``langevin_batch`` is B
-    where noise is injected. ``scans`` are those to run, of ``SCANS``.
+    keeps all. The box of "logistic" is 0.1, as in the paper. ``langevin_batch`` is B where noise is injected.
 
     Returned: ``x``, ``learning_rate``, ``batch_size``, ``injected_noise``, ``sharpness`` (scan, point);
     ``steps`` (scan, dynamics, point, replica), −n where n steps were taken without an exit, NaN where nothing
@@ -50,18 +49,15 @@ def escape_study(
     outwards; ``diffusion_steps``, ``level_rate``, ``level_exponent`` (scan, point) of the module
     ``predictions``; and the numbers of ``starts.start_report``.
     """
-    dynamics, r = study_start(
-        problem, start, training_seed, epochs=epochs, samples=samples, decay=decay, half_width=half_width
-    )
+    made_from: dict = {"epochs": epochs, "samples": samples, "decay": decay, "half_width": half_width}
+    dynamics, r = study_start(problem, start, training_seed, **made_from)
     report = start_report(dynamics, half_width=r)
-    settings = scan_settings(
-        report.C.values, dynamics, points=points, half_width=r, langevin_batch=langevin_batch
-    )
+    langevin = min(langevin_batch, dynamics.samples)
+    settings = scan_settings(report.C.values, points=points, half_width=r, langevin_batch=langevin)
     kinds: dict[str, Dynamics] = {"network": dynamics, "none": local_dynamics(dynamics)}
     if start != "pretrained":
-        kinds["quadratic"] = local_dynamics(
-            dynamics, drift="quadratic", curvature=torch.from_numpy(report.H.values)
-        )
+        H = torch.from_numpy(report.H.values)
+        kinds["quadratic"] = local_dynamics(dynamics, drift="quadratic", curvature=H)
     measured = _exits(kinds, settings, rng, scans=scans, half_width=r, replicas=replicas, max_steps=max_steps)
     return measured | _readings(report, settings, scans, r) | _described(dynamics, report, settings, r)
 
@@ -117,7 +113,7 @@ def _readings(
     C, positive = report.C.values, positive_part(report.H.values)
     free = free_exit_time(C, half_width=r, rng=np.random.SeedSequence(1))
     shape = settings["x"].shape
-    diffusion, rate, exponent = (np.full(shape, np.nan) for _ in range(3))
+    diffusion, rate, exponent = np.full((3, *shape), np.nan)
     for i, j in np.ndindex(*shape):
         eta, B, D, k = (float(settings[key][i, j]) for key in _KEYS)
         total = C + 2 * B * D / (eta * k) * np.eye(len(C))
@@ -129,8 +125,10 @@ def _readings(
             total, positive, learning_rate=eta * k, batch_size=B, half_width=r
         )
         rate[i, j] = k * per_own_time
-    numbers = ("mean", "low", "high", "variation")
-    return {f"free_{name}": _scalar(free[name], f"free exit in s: {name}") for name in numbers} | {
+    kept = {name: float(free[name]) for name in ("mean", "low", "high", "variation")}
+    return {
+        f"free_{name}": quantity(value, (), f"free exit in s: {name}") for name, value in kept.items()
+    } | {
         "diffusion_steps": quantity(diffusion, _PLANE, "mean steps by free diffusion"),
         "level_rate": quantity(rate, _PLANE, "level crossing rate of the basin", "1/time"),
         "level_exponent": quantity(exponent, _PLANE, "ΔL/D of the basin"),
@@ -147,23 +145,21 @@ def _described(
     with torch.no_grad():
         loss = float(dynamics.losses(dynamics.start.unsqueeze(0))[0])
     described = {
-        "loss": _scalar(loss, "loss at the start"),
-        "parameters": _scalar(len(values), "parameters"),
-        "box": _scalar(r, "half width of the box"),
-        "lowest_eigenvalues": quantity(lowest, "low", "lowest eigenvalues"),
-        "largest_eigenvalue": _scalar(values[-1], "largest eigenvalue of the Hessian"),
-        "median_noise_curvature": _scalar(np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
+        "loss": (loss, "loss at the start"),
+        "parameters": (len(values), "parameters"),
+        "box": (r, "half width of the box"),
+        "largest_eigenvalue": (values[-1], "largest eigenvalue of the Hessian"),
+        "median_noise_curvature": (np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
     }
-    scalars = {str(name): v.variable for name, v in report.data_vars.items() if not v.ndim}
-    return described | scalars | {key: quantity(plane, _PLANE, key) for key, plane in settings.items()}
+    return {
+        **{name: quantity(float(value), (), text) for name, (value, text) in described.items()},
+        **{str(name): v.variable for name, v in report.data_vars.items() if not v.ndim},
+        **{key: quantity(plane, _PLANE, key) for key, plane in settings.items()},
+        "lowest_eigenvalues": quantity(lowest, "low", "lowest eigenvalues"),
+    }
 
 
-def _scalar(value, long_name: str) -> xr.Variable:
-    return quantity(float(value), (), long_name)
-
-
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a start is made from: see :func:`escape_study`."""
 
     problem: str
@@ -196,48 +192,36 @@ def _sgd(asked: Asked) -> NetDynamics:
     return pretrained(asked.data, epochs=asked.epochs, rng=asked.seed)
 
 
-def _zeros(asked: Asked) -> NetDynamics:
-    """Logistic regression at 0."""
+def _drawn(asked: Asked, hidden: tuple[int, ...], mean: float, deviation: float) -> NetDynamics:
+    """A net without biases, its weights from a normal law."""
     data = asked.data
-    net = fully_connected((data.features, 2), rng=0)
-    for p in net.parameters():
-        torch.nn.init.zeros_(p)
-    return net_dynamics(net, data)
-
-
-def _three_layers(asked: Asked) -> NetDynamics:
-    """Three layers at 0.1 with noise of standard deviation 0.01.
-
-    The paper prints noise (0, 0.01 I). As a variance that is a standard deviation of 0.1, twice the half
-    width of the box.
-    """
-    data = asked.data
-    net = fully_connected((data.features, 10, 10, 2), rng=0)
+    net = fully_connected((data.features, *hidden, 2), rng=0)
     generator = np.random.default_rng(asked.seed)
     with torch.no_grad():
         for p in net.parameters():
-            p.copy_(torch.from_numpy(0.1 + 0.01 * generator.standard_normal(tuple(p.shape))))
+            p.copy_(torch.from_numpy(mean + deviation * generator.standard_normal(tuple(p.shape))))
     return net_dynamics(net, data)
 
 
-#: Starts by name: trained, its minimum with weight decay, and the artificial starts of appendix E.
+#: Starts by name: trained, its minimum with weight decay, and the artificial starts of appendix E. For three
+#: layers the paper prints noise (0, 0.01 I) about 0.1. Read as a variance, that is a standard deviation of
+#: 0.1, twice the half width of the box; here 0.01 is the standard deviation.
 STARTS: dict[str, Callable[[Asked], NetDynamics]] = {
     "pretrained": _sgd,
     "minimum": lambda asked: minimum(_sgd(asked), weight_decay=asked.decay),
-    "logistic": _zeros,
-    "three_layers": _three_layers,
+    "logistic": lambda asked: _drawn(asked, (), 0.0, 0.0),
+    "three_layers": lambda asked: _drawn(asked, (10, 10), 0.1, 0.01),
 }
 #: Half widths of boxes that the paper gives for a start of its own.
 HALF_WIDTHS = {"logistic": 0.1}
 
 
 def scan_settings(
-    C: np.ndarray, dynamics: Dynamics, *, points: int, half_width: float, langevin_batch: int
+    C: np.ndarray, *, points: int, half_width: float, langevin_batch: int
 ) -> dict[str, np.ndarray]:
     """Learning rate, batch size, injected D and sharpness of every point of every scan, shape (scan, point).
 
-    ``C`` has shape (P, P); ``x`` is the number that is scanned. The ranges are those of
-    :func:`escape_study`.
+    ``C`` has shape (P, P); ``x`` is the number that is scanned. :func:`escape_study` says the ranges.
     """
     shape = (len(SCANS), points)
     j = np.arange(points)
@@ -249,7 +233,7 @@ def scan_settings(
     # Injected noise should exceed that of the minibatches, D ≫ η C_ii/2B, at a learning rate with which one
     # parameter diffuses r in thousands of steps. The first of all parameters needs about a tenth of them.
     rates[3:] = min(1e-3, top)
-    batches[3:] = min(langevin_batch, dynamics.samples)
+    batches[3:] = langevin_batch
     middle = half_width**2 / (2 * rates[3, 0] * 4000)
     noises[3] = middle * np.geomspace(0.25, 8, points)
     noises[4] = middle

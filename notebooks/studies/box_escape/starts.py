@@ -15,6 +15,7 @@ from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Rng
 from nets.data.datasets import Data, gaussian_clusters, load
 from nets.models import fully_connected
+from nets.training.recipe import Recipe
 from nets.training.train import sgd
 from notebooks.studies.box_escape.box import simulate_box_escape
 from notebooks.studies.box_escape.dynamics import NetDynamics, net_dynamics, noise_and_curvature
@@ -45,10 +46,7 @@ def binary_data(name: str, root: str | os.PathLike[str] | None = None) -> Data:
     raise ValueError(f"name={name!r} must be one of {', '.join(BINARY)}, clusters, gaussian")
 
 
-def gaussian_noise(
-    samples: int = 50_000, features: int = 10, *,
-    rng: Rng = None,
-) -> Data:  # fmt: skip
+def gaussian_noise(samples: int = 50_000, features: int = 10, *, rng: Rng = None) -> Data:
     """Inputs from N(0, I) with labels 0 and 1 at random: nothing to learn (ICLR 2021, appendix E.1).
 
     The paper has 50 000 samples and does not print the number of features. The test rows are up to a hundred
@@ -57,8 +55,7 @@ def gaussian_noise(
     generator = np.random.default_rng(rng)
     x = torch.from_numpy(generator.standard_normal((samples, features)).astype(np.float32))
     y = torch.from_numpy(generator.integers(2, size=samples))
-    provenance = {"file": "", "seed": str(rng)}
-    return Data("gaussian", x, y, x[:100], y[:100], ("0", "1"), provenance)
+    return Data("gaussian", x, y, x[:100], y[:100], ("0", "1"), {"file": "", "seed": str(rng)})
 
 
 def pretrained(
@@ -71,13 +68,10 @@ def pretrained(
     ``rng`` is the seed of weights and minibatches.
     """
     net = fully_connected((data.features, width, len(data.classes)), bias=True, rng=rng)
-    run = sgd(
-        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=rng,
-        progress=progress,
-    )  # fmt: skip
-    dynamics = net_dynamics(run.net, data)
-    note = {"start": f"SGD, {epochs} epochs, learning rate {learning_rate:g}, batch {batch_size}"}
-    return replace(dynamics, attributes={**dynamics.attributes, **note, "training_seed": rng})
+    recipe = Recipe(learning_rate=learning_rate, batch_size=batch_size, epochs=epochs)
+    dynamics = net_dynamics(sgd(net, data, recipe, rng=rng, progress=progress).net, data)
+    start = f"SGD, {epochs} epochs, learning rate {learning_rate:g}, batch {batch_size}"
+    return replace(dynamics, attributes={**dynamics.attributes, "start": start, "training_seed": rng})
 
 
 def minimum(
@@ -104,20 +98,16 @@ def minimum(
 
     w, left = dynamics.start.cpu().numpy().copy(), iterations
     while left > 0:  # BFGS stops at kinks with a bad metric; a fresh one goes on
-        found = optimize.minimize(
-            loss, w, jac=True, method="BFGS", options={"maxiter": left, "gtol": tolerance}
-        )
+        options = {"maxiter": left, "gtol": tolerance}
+        found = optimize.minimize(loss, w, jac=True, method="BFGS", options=options)
         progress = float(np.linalg.norm(found.x - w))
         w, left = found.x, left - max(found.nit, 1)
         if found.success or progress < 1e-6:
             break
-    attributes = {
-        **dynamics.attributes,
-        "weight_decay": float(weight_decay),
-        "start": f"{dynamics.attributes.get('start', 'given')}; then BFGS, weight decay {weight_decay:g}",
-        "gradient_norm": float(np.linalg.norm(loss(w)[1])),
-    }
-    return replace(there, start=torch.from_numpy(w), attributes=attributes)
+    before, norm = dynamics.attributes.get("start", "given"), float(np.linalg.norm(loss(w)[1]))
+    note: dict = {"weight_decay": float(weight_decay), "gradient_norm": norm}
+    note["start"] = f"{before}; then BFGS, weight decay {weight_decay:g}"
+    return replace(there, start=torch.from_numpy(w), attributes={**dynamics.attributes, **note})
 
 
 def start_report(

@@ -99,17 +99,14 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     measured/predicted, NaN where unknown; ``ratio_error``, one standard error; ``off`` (reading) = root
     mean square of ln ratio, and ``points`` used in it.
     """
-    rates = scan_rates(study, scan)
-    x = rates.x.values
-    place = {float(v): j for j, v in enumerate(_of(study.x, scan).values)}
-    at = np.arange(len(x)) if scan == "sharpness" else np.array([place[float(v)] for v in x])
-    predicted = np.full((len(READINGS), len(x)), np.nan)
+    rates, runs = scan_rates(study, scan), _of(study.steps, scan)
+    at = np.flatnonzero(runs.isel(dynamics=DYNAMICS.index("network")).notnull().any("replica"))
+    predicted = np.full((len(READINGS), len(at)), np.nan)
     relative = np.zeros_like(predicted)
     predicted[0] = _of(study.diffusion_steps, scan).values[at]
     relative[0] = float(study.free_high - study.free_low) / (2 * 1.96 * float(study.free_mean))
     predicted[1] = 1 / (_of(study.level_rate, scan) * _of(study.learning_rate, scan)).values[at]
-    steps = _of(study.steps, scan).isel(dynamics=DYNAMICS.index("quadratic")).values[at]
-    for j, signed in enumerate(steps):
+    for j, signed in enumerate(runs.isel(dynamics=DYNAMICS.index("quadratic")).values[at]):
         signed = signed[np.isfinite(signed)]
         if len(signed) >= 3 and (signed > 0).all():
             predicted[2, j] = signed.mean()
@@ -129,7 +126,7 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
             "points": quantity(many, "reading", "points used"),
         },
         title="readings of escape", scan=scan,
-        coords={"reading": list(READINGS), "x": ("point", x, rates.x.attrs)},
+        coords={"reading": list(READINGS), "x": rates.x},
     )  # fmt: skip
 
 
