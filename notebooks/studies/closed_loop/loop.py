@@ -32,7 +32,7 @@ from nets.models import fully_connected
 from nets.training import train
 from nets.training.recipe import Precision
 from notebooks.studies.closed_loop.budget import variance_budget
-from notebooks.studies.closed_loop.predictions import SGD, prediction, theory_variances
+from notebooks.studies.closed_loop.predictions import SGD, Numbers, numbers_of, prediction, theory_variances
 from notebooks.studies.closed_loop.walks import walk
 
 #: Resamples of the copies for the interval of SGD's variance.
@@ -54,7 +54,7 @@ def closed_loop(
     over replicas. A confidence outside (0, 1) is a ValueError.
 
     Returned as by ``predictions.prediction``, with SGD as one method more: its errors are standard errors
-    over replicas; ``sgd_low``, ``sgd_high`` (mode) its interval. With the variables of
+    over replicas; ``sgd_low``, ``sgd_high`` (mode) are its interval. With the variables of
     ``budget.variance_budget`` where the sampling is with replacement. ``log_flatness_net`` and ``…_error``:
     the growth of ln F̂ by Hessians at the copies' own weights. ``noise_curvature`` (mode) is BC_ii/λ_i at w₀,
     which is 1 where C = H/B; ``theory_measured`` and ``theory_random_shift`` (mode) are the variances with
@@ -64,12 +64,11 @@ def closed_loop(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1")
     steps = int(walked.attrs["steps"])
-    found = prediction(valley, steps=steps, noise=noise, walkers=walkers, rng=rng, progress=progress)
-    sgd, low, high = _of_sgd(valley, walked, confidence, rng)
-    single = {name: found[name] for name in found.data_vars if "by" not in found[name].dims}
-    both = xr.concat([found.drop_vars(list(single)), sgd], "by").assign(single)
-    for name in both.data_vars:
-        both[name].attrs = found[name].attrs
+    sgd, drawn = _of_sgd(valley, walked, rng)
+    low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
+    both = prediction(
+        valley, steps=steps, noise=noise, walkers=walkers, rng=rng, others={SGD: sgd}, progress=progress
+    )
     others = {
         f"theory_{other}": quantity(theory_variances(valley, steps=steps, noise=other), "mode", text)
         for other, text in _OTHER_NOISE.items()
@@ -90,28 +89,16 @@ def closed_loop(
     return both
 
 
-def _of_sgd(
-    valley: MeasuredValley, walked: xr.Dataset, confidence: float, rng: int
-) -> tuple[xr.Dataset, np.ndarray, np.ndarray]:
-    """SGD as one more method of a prediction, and the ends of its Var y_i by a bootstrap over replicas."""
+def _of_sgd(valley: MeasuredValley, walked: xr.Dataset, rng: int) -> tuple[Numbers, np.ndarray]:
+    """SGD as one more method of a prediction, and Var y_i of resampled replicas, shape (RESAMPLES, n)."""
     step = walked["step"].to_numpy()
     late = step - step[0] >= (step[-1] - step[0]) / 2
     y, x = walked["y"].to_numpy()[late], walked["x"].to_numpy()[-1]
     picks = np.random.default_rng([rng, 2]).integers(len(x), size=(RESAMPLES, len(x)))
     drawn = np.array([y[:, pick].var(1, ddof=1).mean(0) for pick in picks])
-    low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
-    climb = valley.log_weighted_flatness
-    gained = climb(x) - climb(0.0)
-    root = np.sqrt(len(x))
-    own = {
-        "variance": ("mode", y.var(1, ddof=1).mean(0)),
-        "variance_error": ("mode", drawn.std(0, ddof=1)),
-        "displacement": x.mean(), "displacement_error": x.std(ddof=1) / root,
-        "flat_variance": x.var(ddof=1), "flat_variance_error": x.var(ddof=1) * np.sqrt(2 / (len(x) - 1)),
-        "log_flatness": gained.mean(), "log_flatness_error": gained.std(ddof=1) / root,
-    }  # fmt: skip
-    modes = np.arange(1, valley.n_sharp + 1)
-    return xr.Dataset(own, coords={"mode": modes}).expand_dims(by=[SGD]), low, high
+    place, climb = (v.std(ddof=1) / np.sqrt(len(x)) for v in (x, valley.log_weighted_flatness(x)))
+    spread = x.var(ddof=1) * np.sqrt(2 / (len(x) - 1))
+    return (numbers_of(valley, x, y), np.array([*drawn.std(0, ddof=1), place, spread, climb])), drawn
 
 
 def _along(valley: MeasuredValley) -> dict[str, xr.Variable]:
@@ -130,9 +117,8 @@ def _along(valley: MeasuredValley) -> dict[str, xr.Variable]:
 
 def _at_ends(valley: MeasuredValley, walked: xr.Dataset) -> dict[str, xr.Variable]:
     """Curvature, noise and loss at w₀, and flatness and loss where the copies end."""
-    profile = valley.profile
-    origin = _curvature_at_start(valley)
-    grown = _growth(walked["curvature"].to_numpy(), origin)
+    profile, origin = valley.profile, _curvature_at_start(valley)
+    grown = _growth(walked["curvature"].to_numpy(), valley)
     C0 = np.diag(valley.covariance)[: valley.n_sharp]
     end = np.interp(walked["x"].to_numpy()[-1].mean(), profile["x"].to_numpy(), profile["loss"])
     return {
@@ -150,8 +136,9 @@ def _curvature_at_start(valley: MeasuredValley) -> np.ndarray:
     return valley.profile["curvature"].sel(x=0.0, method="nearest").to_numpy()
 
 
-def _growth(lam: np.ndarray, origin: np.ndarray) -> np.ndarray:
+def _growth(lam: np.ndarray, valley: MeasuredValley) -> np.ndarray:
     """ln F̂ of curvatures λ_i less that at the origin."""
+    origin = _curvature_at_start(valley)
     return log_weighted_flatness(lam, origin) - log_weighted_flatness(origin, origin)
 
 
@@ -230,18 +217,13 @@ def closed_loops(
     if folder is not None and not Path(folder).is_dir():
         raise ValueError(f"folder={str(folder)!r} is no directory; create it first")
     data = datasets.load(study.data)
-    if study.quiet * study.batch_size > data.samples:
-        raise ValueError(
-            f"quiet={study.quiet} asks for minibatches of {study.quiet * study.batch_size}, more than the "
-            f"{data.samples} samples"
-        )
+    if (rows := study.quiet * study.batch_size) > data.samples:
+        raise ValueError(f"quiet={study.quiet} asks for minibatches of {rows} of {data.samples} samples")
     if (steps := study.window * (data.samples // study.batch_size)) < 20:
         raise ValueError(f"window={study.window} has {steps} steps; take more epochs, for at least 20")
-    each = [_one_net(study, data, seed + i, folder, progress) for i in range(nets)]
     trainings = xr.IndexVariable("training", np.arange(seed, seed + nets))
-    result = xr.concat(each, trainings, combine_attrs="override")
-    result.attrs |= study.asked
-    return result
+    each = [_one_net(study, data, int(net), folder, progress) for net in trainings]
+    return xr.concat(each, trainings, combine_attrs="override").assign_attrs(study.asked)
 
 
 def _one_net(
@@ -250,8 +232,8 @@ def _one_net(
     """The closed loop of one net, with every part kept in ``folder``."""
     asked = study.asked | {"net": seed, "data_digest": data.digest}
 
-    def place(kind: str) -> Path | None:
-        return None if folder is None else Path(folder) / f"{study.name}_{kind}_{seed}.nc"
+    def place(kind: str, name: str = study.name, ending: str = "nc") -> Path | None:
+        return None if folder is None else Path(folder) / f"{name}_{kind}_{seed}.{ending}"
 
     def settings(*names: str) -> dict[str, Any]:
         return {name: getattr(study, name) for name in names}
@@ -262,7 +244,7 @@ def _one_net(
         run = train.sgd(
             fully_connected((data.features, *study.hidden, len(data.classes)), rng=seed), data, rng=seed,
             sampling="with_replacement", progress=progress,
-            checkpoint=None if folder is None else Path(folder) / f"{trained}_trained_{seed}.safetensors",
+            checkpoint=place("trained", trained, "safetensors"),
             **settings("learning_rate", "batch_size", "epochs", "dtype"),
         )  # fmt: skip
         after_training = time.process_time()
@@ -278,29 +260,25 @@ def _one_net(
         found = closed_loop(valley, walked, walkers=study.walkers, rng=seed, progress=progress)
         parts = sum(float(part.attrs["cpu_seconds"]) for part in (valley.profile, walked, quiet))
         seconds = after_training - began + parts + time.process_time() - followed
-        found = found.assign({k: quiet[k] for k in quiet.data_vars})
-        found["cpu_seconds"] = quantity(seconds, (), "processor time of this net")
-        return found.assign_attrs(cpu_seconds=seconds)
+        spent = quantity(seconds, (), "processor time of this net")
+        return found.assign({**quiet.data_vars, "cpu_seconds": spent}).assign_attrs(cpu_seconds=seconds)
 
     return kept(place("loop"), compute, asked=asked)
 
 
 def _quiet(study: LoopStudy, valley: MeasuredValley, seed: int) -> xr.Dataset:
     """Training with hardly any noise: larger minibatches, as many steps of the same length."""
-    run, w0 = valley.run, weights_at(valley.run)
-    batch = study.quiet * study.batch_size
-    steps = study.window * run.steps_per_epoch
-    per_epoch = run.data.samples // batch
+    run, batch = valley.run, study.quiet * study.batch_size
+    steps, per_epoch = study.window * run.steps_per_epoch, run.data.samples // batch
     later = train.sgd(
         run.net, run.data, learning_rate=study.learning_rate, batch_size=batch,
         epochs=max(1, round(steps / per_epoch)), rng=walk_seed(seed, 3, 0), sampling="with_replacement",
         dtype=study.dtype,
     )  # fmt: skip
     w = weights_at(later)
-    x = float((w - w0) @ valley.directions[:, -1])
-    inputs = run.data.train_inputs.double()
-    H = at_weights(run, w, inputs, run.data.train_labels, valley.directions).hessian
-    net = _growth(np.diag(H)[: valley.n_sharp], _curvature_at_start(valley))
+    x = float((w - weights_at(run)) @ valley.directions[:, -1])
+    H = at_weights(run, w, run.data.train_inputs.double(), run.data.train_labels, valley.directions).hessian
+    net = _growth(np.diag(H)[: valley.n_sharp], valley)
     climb = valley.log_weighted_flatness
     return dataset(
         {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import get_args
+from typing import TypeAlias, get_args
 
 import numpy as np
 import sympy as sp
@@ -39,6 +39,8 @@ METHODS = {
 }
 #: The network among the methods.
 SGD = "network, SGD"
+#: Var y_1 … Var y_n and the numbers along the flat direction, and their errors, both of shape (n + 3,).
+Numbers: TypeAlias = tuple[np.ndarray, np.ndarray]
 #: The numbers along the flat direction.
 FLAT = {
     "displacement": "⟨x⟩ at the end",
@@ -112,7 +114,7 @@ def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: b
     A = np.eye(n) - rate * (H + H.T) / 2
     if (largest := float(np.abs(np.linalg.eigvalsh(A)).max())) >= 1:
         raise ValueError(
-            f"the map multiplies by {largest:.3g} along a sharp direction at x={x:g}: it diverges"
+            f"the map diverges: it multiplies by {largest:.3g} along a sharp direction at x={x:g}"
         )
     spread = solve_discrete_lyapunov(A, rate**2 * C)
     for _ in range(200 if minibatch_hessians else 0):
@@ -137,9 +139,7 @@ def theory_variances(valley: MeasuredValley, *, steps: int, noise: Reading) -> n
     return settled_variance(C, valley.curvatures(late), rate).mean(0)
 
 
-def conditional_variances(
-    lam: ArrayLike, D: ArrayLike, *, learning_rate: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def conditional_variances(lam: ArrayLike, D: ArrayLike, *, learning_rate: float | None = None) -> Numbers:
     """Variances of the stationary Fokker–Planck densities of y_i with x held, and their numerical errors.
 
     ``lam`` and ``D`` hold curvatures and diffusion there, shape (n,), as both results. A ``learning_rate``
@@ -154,10 +154,9 @@ def conditional_variances(
         )
         if learning_rate is not None:
             process = process.at_finite_step(learning_rate=learning_rate)
-        density = fpsolve.stationary_density(process)
-        centres, p = density["y"].to_numpy(), density.to_numpy()
-        value = float((centres**2 * p).sum() / p.sum())
-        found.append((value, value * abs(float(density.attrs["half_grid_estimate"]))))
+        p = fpsolve.stationary_density(process)
+        value = float((p["y"] ** 2 * p).sum() / p.sum())
+        found.append((value, value * abs(float(p.attrs["half_grid_estimate"]))))
     variance, error = np.array(found).T
     return variance, error
 
@@ -215,14 +214,14 @@ def evolved_density(
 
 def prediction(
     valley: MeasuredValley, *, steps: int, noise: Reading = "local", walkers: int = 2000, rng: int = 0,
-    progress: bool = False,
+    others: dict[str, Numbers] | None = None, progress: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """Variances, drift and flatness by every method, with errors, for a walk of so many iterations.
 
     Sharp: Var y_i = D_i/λ_i where theory has the walk be, averaged over the second half of the walk, with
     1/(1 − ηλ_i/2) for the finite step; the stationary density of y_i with x held at the middle of that
     half; the evolving one of (x, y_i); and ensembles in all n + 1 variables with steps of η and of η/4, of
-    ``walkers`` in 20 groups for the errors. ``noise``: see
+    ``walkers`` in 20 groups for the errors. ``others`` are numbers by further methods. ``noise``: see
     :meth:`nets.measure.valley.MeasuredValley.process`.
 
     Returned over ``by``, the method, and ``mode``: ``variance``, ``variance_error``; by method
@@ -234,19 +233,18 @@ def prediction(
     if steps < 20 or walkers < 100:
         raise ValueError(f"steps={steps} must be at least 20 and walkers={walkers} at least 100")
     rate, n = valley.learning_rate, valley.n_sharp
-    by_method = _of_theory(valley, steps, noise)
+    others = others or {}
+    by_method = _of_theory(valley, steps, noise) | others
     if noise != "random_shift":
-        modes = [
-            _of_density(valley, i, steps, noise) for i in shown(range(n), unit="mode", progress=progress)
-        ]
-        best, error = (np.array([m[k] for m in modes]) for k in (0, 1))
+        modes = shown(range(n), unit="mode", progress=progress)
+        best, error = np.array([_of_density(valley, i, steps, noise) for i in modes]).swapaxes(0, 1)
         by_method["density of (x, y)"] = (
             np.append(best[:, 0], best[:, 1:].mean(0)), np.append(error[:, 0], error[:, 1:].max(0))
         )  # fmt: skip
     for name, step in (("ensemble, dt = rate/4", rate / 4), ("ensemble, dt = rate", rate)):
         by_method[name] = _of_ensemble(valley, steps, noise, walkers, step, rng)
-    unknown = np.full(n + len(FLAT), np.nan), np.full(n + len(FLAT), np.nan)
-    values, errors = (np.array([by_method.get(m, unknown)[k] for m in METHODS]) for k in (0, 1))
+    unknown, methods = np.full((2, n + len(FLAT)), np.nan), [*METHODS, *others]
+    values, errors = np.array([by_method.get(m, unknown) for m in methods]).swapaxes(0, 1)
     errors = np.abs(errors)
     drift = flat_drift(valley, noise=noise)(0.0)
     slope = -float(polynomial.polyder(valley.potential)[0]) / valley.scale
@@ -262,15 +260,13 @@ def prediction(
         result[name + "_error"] = quantity(errors[:, n + k], "by", "its error")
     return dataset(
         result, title="predictions for SGD in the measured valley",
-        coords={"by": list(METHODS), "mode": np.arange(1, n + 1)},
+        coords={"by": methods, "mode": np.arange(1, n + 1)},
         noise=noise, seed=int(rng), walkers=int(walkers), steps=int(steps),
     )  # fmt: skip
 
 
-def _of_theory(
-    valley: MeasuredValley, steps: int, noise: Reading
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Var y_1 … Var y_n, ⟨x⟩, Var x, Δ ln F̂ and their errors, by theory and by densities with x held."""
+def _of_theory(valley: MeasuredValley, steps: int, noise: Reading) -> dict[str, Numbers]:
+    """Numbers by theory and by densities with x held."""
     rate, n = valley.learning_rate, valley.n_sharp
     path = flat_path(valley, steps=steps, noise=noise)
     late = path[steps // 2 :]
@@ -293,13 +289,10 @@ def _of_theory(
     return found
 
 
-def _of_density(
-    valley: MeasuredValley, mode: int, steps: int, noise: Reading
-) -> tuple[np.ndarray, np.ndarray]:
+def _of_density(valley: MeasuredValley, mode: int, steps: int, noise: Reading) -> Numbers:
     """Var y, ⟨x⟩, Var x, Δ ln F̂ of the evolving density, and a third of their change from half the grid."""
-    fine, coarse = (
-        _moments(valley, evolved_density(valley, mode, steps=steps, noise=noise, fine=k)) for k in (2, 1)
-    )
+    evolved = (evolved_density(valley, mode, steps=steps, noise=noise, fine=k) for k in (2, 1))
+    fine, coarse = (_moments(valley, density) for density in evolved)
     return fine, np.abs(fine - coarse) / 3
 
 
@@ -316,8 +309,8 @@ def _moments(valley: MeasuredValley, density: xr.DataArray) -> np.ndarray:
 
 def _of_ensemble(
     valley: MeasuredValley, steps: int, noise: Reading, walkers: int, time_step: float, rng: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same numbers (Var y_1 … Var y_n first) from walkers, and their standard errors between groups."""
+) -> Numbers:
+    """Numbers of walkers, and their standard errors between groups."""
     start = {"x": 0.0} | {f"y{i + 1}": float(-v) for i, v in enumerate(valley.floors(0.0))}
     rate = valley.learning_rate
     between = max(d for d in range(1, max(2, steps // 40 + 1)) if steps % d == 0)
@@ -327,12 +320,16 @@ def _of_ensemble(
             valley.process(noise=noise), walkers=walkers, time=rate * steps, time_step=time_step, start=start,
             save_every=rate * between, rng=rng, threads=1,
         )["path"].to_numpy()  # fmt: skip
+    x, y = paths[:, -1, 0], paths[:, paths.shape[1] // 2 :, 1:].swapaxes(0, 1)
     groups = np.array_split(np.arange(walkers), 20)
+    each = np.array([numbers_of(valley, x[g], y[:, g]) for g in groups])
+    return numbers_of(valley, x, y), each.std(0, ddof=1) / np.sqrt(len(groups))
+
+
+def numbers_of(valley: MeasuredValley, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Var y_1 … Var y_n, ⟨x⟩, Var x, Δ ln F̂ of copies, shape (n + 3,).
+
+    ``x`` (copies,) is that at the end, ``y`` (times, copies, n) that over the second half of the walk.
+    """
     climb = valley.log_weighted_flatness
-
-    def numbers(chosen: np.ndarray) -> np.ndarray:
-        x, y = chosen[:, -1, 0], chosen[:, chosen.shape[1] // 2 :, 1:]
-        return np.array([*y.var(0, ddof=1).mean(0), x.mean(), x.var(ddof=1), (climb(x) - climb(0.0)).mean()])
-
-    each = np.array([numbers(paths[g]) for g in groups])
-    return numbers(paths), each.std(0, ddof=1) / np.sqrt(len(groups))
+    return np.array([*y.var(1, ddof=1).mean(0), x.mean(), x.var(ddof=1), (climb(x) - climb(0.0)).mean()])

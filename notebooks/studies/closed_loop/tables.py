@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import xarray as xr
 
@@ -18,27 +20,25 @@ def loop_table(found: xr.Dataset) -> Table:
     number. Deviation is that of the mean ratio to SGD; sigmas is the mean of that ratio's logarithm over
     its standard error, from the scatter of nets or from the errors of both, whichever is larger.
     """
-    variance, variance_error = found["variance"], found["variance_error"]
-    quantities = [
-        (f"Var y{m}", variance.sel(mode=m), variance_error.sel(mode=m)) for m in found["mode"].to_numpy()
-    ]
-    quantities += [(_SYMBOLS[name], found[name], found[name + "_error"]) for name in FLAT]
+    places = [(f"Var y{m}", "variance", {"mode": m}) for m in found["mode"].to_numpy()]
+    places += [(_SYMBOLS[name], name, {}) for name in FLAT]
     rows = []
-    for quantity, value, error in quantities:
-        network = [part.sel(by=SGD).to_numpy() for part in (value, error)]
-        for method in [*METHODS, SGD]:
-            own = [part.sel(by=method).to_numpy() for part in (value, error)]
-            if np.isfinite(own[0]).all():
-                rows.append(_row(quantity, method, *own, *network))
-    nets = found.sizes["training"]
-    return Table(
-        f"Closed loop: {found.attrs.get('data', '')}, {nets} nets", SGD, tuple(rows), tuple(_remarks(found))
-    )
+    for quantity, name, place in places:
+        parts = [found[n].sel(place) for n in (name, f"{name}_error")]
+        network, *others = ([part.sel(by=m).to_numpy() for part in parts] for m in (SGD, *METHODS, SGD))
+        rows += [
+            _row(quantity, method, *own, *network)
+            for method, own in zip((*METHODS, SGD), others, strict=True)
+            if np.isfinite(own[0]).all()
+        ]
+    title = f"Closed loop: {found.attrs.get('data', '')}, {found.sizes['training']} nets"
+    return Table(title, SGD, tuple(rows), tuple(_remarks(found)))
 
 
 def _remarks(found: xr.Dataset) -> list[str]:
     """Where the numbers of the table hold."""
-    nets, nowhere = found.sizes["training"], int(np.isnan(found["stationary_place"]).sum())
+    nets, places = found.sizes["training"], found["stationary_place"].to_numpy()
+    nowhere = int(np.isnan(places).sum())
     remarks = [
         f"values are geometric means over {nets} nets, errors those of one net over the root of {nets}"
     ]
@@ -47,7 +47,6 @@ def _remarks(found: xr.Dataset) -> list[str]:
             f"{nowhere} of {nets} nets have no stationary density in x: the averaged drift vanishes nowhere "
             "in the range measured; y given x is quasi-stationary"
         )
-    places = found["stationary_place"].to_numpy()
     if nowhere < nets:
         ends = found["displacement"].sel(by=SGD).to_numpy()[np.isfinite(places)]
         remarks.append(
@@ -90,22 +89,17 @@ def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
     ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
     """
     rows = []
-    for mode in found["mode"].to_numpy():
-        for correction, text in CORRECTIONS.items():
-            predicted = found["predicted"].sel(mode=mode, correction=correction)
-            ratio = (found["sgd"].sel(mode=mode) / predicted).to_numpy()
-            mean, low, high = (float(v) for v in mean_interval(ratio, confidence=confidence, scale="log"))
-            relative = float(np.log(ratio).std(ddof=1) / np.sqrt(len(ratio)))
-            sigmas = abs(np.log(mean)) / relative
-            row = Row(
-                f"mode {mode}", correction, mean, relative * mean, text, relative, mean - 1, sigmas, low, high
-            )
-            rows.append(row)
+    for mode, (correction, text) in product(found["mode"].to_numpy(), CORRECTIONS.items()):
+        predicted = found["predicted"].sel(mode=mode, correction=correction)
+        ratio = (found["sgd"].sel(mode=mode) / predicted).to_numpy()
+        mean, low, high = (float(v) for v in mean_interval(ratio, confidence=confidence, scale="log"))
+        share = float(np.log(ratio).std(ddof=1) / np.sqrt(len(ratio)))
+        sigmas = abs(np.log(mean)) / share
+        own = f"mode {mode}", correction, mean, share * mean, text, share, mean - 1, sigmas, low, high
+        rows.append(Row(*own))
     title = f"Var y of SGD over its prediction: {found.attrs.get('data', '')}, {found.sizes['training']} nets"
-    remark = (
-        f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
-    )
-    return Table(title, "SGD", tuple(rows), (remark,))
+    how = f"each line adds a correction; intervals: {confidence:.0%} over nets, Student's t of the logarithms"
+    return Table(title, "SGD", tuple(rows), (how,))
 
 
 def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:

@@ -6,6 +6,7 @@ w₀ + x u + Σ p_i e_i, projections onto the directions of the valley.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,18 +42,19 @@ def walk(
     before any work; so is a replica that diverged.
     """
     epochs = int(valley.profile.attrs["epochs"]) if epochs is None else epochs
-    if replicas < 8 or epochs < 1:
-        raise ValueError(f"replicas={replicas} must be at least 8 and epochs={epochs} positive")
-    if not 2 <= measured <= replicas:
-        raise ValueError(f"measured={measured} must lie between 2 and the {replicas} replicas")
     steps = epochs * valley.run.steps_per_epoch
     every = max(1, steps // 100) if every is None else every
-    if not 1 <= every <= steps:
-        raise ValueError(f"every={every} must lie between 1 and the walk's {steps} steps")
-    asked = {
-        "valley": valley.digest, "replicas": replicas, "epochs": epochs, "every": every,
-        "measured": measured, "rng": rng,
-    }  # fmt: skip
+    numbers = {"replicas": replicas, "epochs": epochs, "every": every, "measured": measured}
+    least = {
+        "replicas": (8, math.inf),
+        "epochs": (1, math.inf),
+        "every": (1, steps),
+        "measured": (2, replicas),
+    }
+    for name, (low, high) in least.items():
+        if not low <= numbers[name] <= high:
+            raise ValueError(f"{name}={numbers[name]} must lie between {low} and {high}")
+    asked = {"valley": valley.digest, "rng": rng} | numbers
     return kept(store, lambda: _walk(valley, asked, progress), asked=asked)
 
 
@@ -93,18 +95,14 @@ def _at_ends(valley: MeasuredValley, copies: Sequence[Run], progress: bool) -> d
     run, directions, n = valley.run, valley.directions, valley.n_sharp
     inputs, labels, w0 = run.data.train_inputs.double(), run.data.train_labels, weights_at(run)
     ends = []
-    for copy in shown(copies, unit="replica", progress=progress):
-        own = weights_at(copy)
+    for own in (weights_at(copy) for copy in shown(copies, unit="replica", progress=progress)):
         shadow = w0 + directions @ (directions.T @ (own - w0))
-        ends.append(
-            [
-                at_weights(run, w, inputs, labels, directions, second=second)
-                for w, second in ((own, True), (shadow, False))
-            ]
-        )
-    gradient = np.array([[end.gradient for end in pair] for pair in ends]).swapaxes(0, 1)
-    noise = np.array([[np.diag(end.covariance)[:n] for end in pair] for pair in ends]).swapaxes(0, 1)
-    curvature = np.array([np.diag(own.hessian)[:n] for own, _ in ends])
+        at_own = at_weights(run, own, inputs, labels, directions)
+        ends.append((at_own, at_weights(run, shadow, inputs, labels, directions, second=False)))
+    places = list(zip(*ends, strict=True))
+    gradient = np.array([[end.gradient for end in place] for place in places])
+    noise = np.array([[np.diag(end.covariance)[:n] for end in place] for place in places])
+    curvature = np.array([np.diag(own.hessian)[:n] for own in places[0]])
     at = ("place", "measured", "mode")
     return {
         "gradient": quantity(gradient[..., :n], at, "gradient of the loss along e_i"),
