@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from theory.evaluate import lambdified
-from theory.landscape import Landscape, Parameter, exact
+from theory.landscape import Landscape, Parameter, exact, positive
 
 
 def degenerate_valley(
@@ -68,9 +68,8 @@ def degenerate_valley(
         raise ValueError(f"epsilon={epsilon} must not be negative")
     sharp = _symbols("y", len(rows))
     mean_curvature = sum(c.subs(x, 0) for c in curvatures) / sp.Integer(len(rows))
-    loss = (
-        sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True)) / 2 + lift * mean_curvature * x**2 / 2
-    )
+    walls = sum(c * y**2 for c, y in zip(curvatures, sharp, strict=True))
+    loss = walls / 2 + lift * mean_curvature * x**2 / 2
     return Landscape(loss, (x, *sharp), fast=sharp, name="degenerate valley")
 
 
@@ -124,25 +123,16 @@ def random_valley(
     quadratic = np.round(-scale * generator.uniform(0.5, 1.5, (n_sharp, n_flat)), 6)
     share = generator.uniform(0.5, 1.5, (n_sharp, n_flat)) * depth / n_flat
     quartic = np.round(quadratic**2 / (4 * share * constant[:, None]), 6)
-    flat = _symbols("x", n_flat)
-    sharp = _symbols("y", n_sharp)
-    curvatures = [
-        sp.Add(
-            exact(constant[i]),
-            *(
-                exact(a) * x**2 + exact(b) * x**4
-                for a, b, x in zip(quadratic[i], quartic[i], flat, strict=True)
-            ),
-        )
-        for i in range(n_sharp)
-    ]
+    flat, sharp = _symbols("x", n_flat), _symbols("y", n_sharp)
+    curvatures = []
+    for c, *row in zip(constant, quadratic, quartic, strict=True):
+        bends = (exact(a) * x**2 + exact(b) * x**4 for a, b, x in zip(*row, flat, strict=True))
+        curvatures.append(sp.Add(exact(c), *bends))
     floor = lift * exact(round(float(constant.mean()), 9)) / 2
-    loss = sp.Add(
-        *(c * y**2 / 2 for c, y in zip(curvatures, sharp, strict=True)), *(floor * x**2 for x in flat)
-    )
-    return Landscape(
-        loss, (*flat, *sharp), fast=sharp, name=f"random degenerate valley, {n_sharp} sharp and {n_flat} flat"
-    )
+    walls = (c * y**2 / 2 for c, y in zip(curvatures, sharp, strict=True))
+    loss = sp.Add(*walls, *(floor * x**2 for x in flat))
+    name = f"random degenerate valley, {n_sharp} sharp and {n_flat} flat"
+    return Landscape(loss, (*flat, *sharp), fast=sharp, name=name)
 
 
 def _symbols(letter: str, count: int) -> tuple[sp.Symbol, ...]:
@@ -164,10 +154,7 @@ def double_well(barrier: Parameter = 0.25) -> Landscape:
     Landscape
     """
     x = sp.Symbol("x", real=True)
-    height = exact(barrier, "barrier")
-    if height.is_nonpositive:
-        raise ValueError(f"barrier={barrier} must be positive")
-    return Landscape(4 * height * (x**4 / 4 - x**2 / 2), (x,), name="double well")
+    return Landscape(4 * positive(barrier, "barrier") * (x**4 / 4 - x**2 / 2), (x,), name="double well")
 
 
 def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> Landscape:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 import sympy as sp
 
 #: Functions a formula may call, each of one argument.
-FUNCTIONS = {
-    "exp": sp.exp,
-    "log": sp.log,
-    "sqrt": sp.sqrt,
-    "sin": sp.sin,
-    "cos": sp.cos,
-    "tan": sp.tan,
-    "atan": sp.atan,
-    "sinh": sp.sinh,
-    "cosh": sp.cosh,
-    "tanh": sp.tanh,
-    "abs": sp.Abs,
-}
+_CALLS = (sp.exp, sp.log, sp.sqrt, sp.sin, sp.cos, sp.tan, sp.atan, sp.sinh, sp.cosh, sp.tanh, sp.Abs)
+FUNCTIONS = {function.__name__.lower(): function for function in _CALLS}
 CONSTANTS = {"pi": sp.pi}
 RELATIONS = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+OPERATORS |= {ast.Div: operator.truediv, ast.Pow: operator.pow}
 MAX_LENGTH = 4000
 MAX_NODES = 2000
 MAX_EXPONENT = 64
@@ -54,11 +46,7 @@ def parse_expression(text: str, symbols: Iterable[str]) -> sp.Expr:
     >>> parse_expression("a*x**4/4 - x**2/2", ["x", "a"])
     a*x**4/4 - x**2/2
     """
-    tree, names = _tree(text, symbols, "formula")
-    try:
-        expression = _convert(tree, names)
-    except RecursionError:
-        raise ValueError("the formula is nested too deeply") from None
+    expression = _read(text, symbols, "formula", _convert)
     if expression.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or expression.has(sp.I):
         raise ValueError(f"the formula {_short(text)!r} is not finite and real")
     return expression
@@ -88,18 +76,14 @@ def parse_condition(text: str, symbols: Iterable[str]) -> sp.Basic:
     >>> parse_condition("x > 1 and x**2 + y**2 < 4", ["x", "y"])
     (x > 1) & (x**2 + y**2 < 4)
     """
-    tree, names = _tree(text, symbols, "condition")
-    try:
-        condition = _condition(tree, names)
-    except RecursionError:
-        raise ValueError("the condition is nested too deeply") from None
+    condition = _read(text, symbols, "condition", _condition)
     if condition in (sp.true, sp.false):
         raise ValueError(f"the condition {_short(text)!r} is always {bool(condition)}")
     return condition
 
 
-def _tree(text: str, symbols: Iterable[str], kind: str) -> tuple[ast.expr, dict[str, sp.Symbol]]:
-    """The syntax tree of a text of bounded size, and the symbols by their names."""
+def _read(text: str, symbols: Iterable[str], kind: str, convert: Callable) -> sp.Basic:
+    """A text of bounded size in sympy: what ``convert`` makes of its tree and the symbols by name."""
     if not isinstance(text, str):
         raise ValueError(f"a {kind} must be text, got {type(text).__name__}")
     if len(text) > MAX_LENGTH:
@@ -114,7 +98,10 @@ def _tree(text: str, symbols: Iterable[str], kind: str) -> tuple[ast.expr, dict[
         raise ValueError(f"cannot read the {kind} {_short(text)!r}: {error}") from None
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise ValueError(f"the {kind} has more than {MAX_NODES} parts")
-    return tree.body, names
+    try:
+        return convert(tree.body, names)
+    except RecursionError:
+        raise ValueError(f"the {kind} is nested too deeply") from None
 
 
 def _condition(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Basic:
@@ -130,10 +117,10 @@ def _condition(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Basic:
     if isinstance(node, ast.Compare):
         sides = [_convert(side, names) for side in (node.left, *node.comparators)]
         relations = []
-        for left, operator, right in zip(sides[:-1], node.ops, sides[1:], strict=True):
-            if type(operator) not in RELATIONS:
+        for left, sign, right in zip(sides[:-1], node.ops, sides[1:], strict=True):
+            if type(sign) not in RELATIONS:
                 raise ValueError(f"{_short(ast.unparse(node))!r} is no inequality; use < <= > >=")
-            relations.append(RELATIONS[type(operator)](left, right).canonical)
+            relations.append(RELATIONS[type(sign)](left, right).canonical)
         return sp.And(*relations)
     raise ValueError(f"{_short(ast.unparse(node))!r} is no condition; write one such as x > 0")
 
@@ -148,7 +135,7 @@ def _convert(node: ast.expr, names: dict[str, sp.Symbol]) -> sp.Expr:
         operand = _convert(node.operand, names)
         return -operand if isinstance(node.op, ast.USub) else operand
     if isinstance(node, ast.BinOp):
-        return _binary(node.op, _convert(node.left, names), _convert(node.right, names))
+        return _binary(type(node.op), _convert(node.left, names), _convert(node.right, names))
     if isinstance(node, ast.Call):
         return _call(node, names)
     raise ValueError(f"{_short(ast.unparse(node))!r} is not allowed in a formula")
@@ -180,27 +167,20 @@ def _name(name: str, names: dict[str, sp.Symbol]) -> sp.Expr:
     raise ValueError(f"unknown symbol {_short(name)!r} in the formula{hint}")
 
 
-def _binary(operator: ast.operator, left: sp.Expr, right: sp.Expr) -> sp.Expr:
-    """``left operator right``; powers are bounded so that no short text builds a huge number."""
-    if isinstance(operator, ast.Add):
-        return left + right
-    if isinstance(operator, ast.Sub):
-        return left - right
-    if isinstance(operator, ast.Mult):
-        return left * right
-    if isinstance(operator, ast.Div):
-        if right.is_zero:
-            raise ValueError("division by zero in the formula")
-        return left / right
-    if isinstance(operator, ast.Pow):
+def _binary(sign: type[ast.operator], left: sp.Expr, right: sp.Expr) -> sp.Expr:
+    """``left sign right``; powers are bounded so that no short text builds a huge number."""
+    if sign not in OPERATORS:
+        raise ValueError(f"the operator {sign.__name__} is not allowed in a formula")
+    if sign is ast.Div and right.is_zero:
+        raise ValueError("division by zero in the formula")
+    if sign is ast.Pow:
         if right.is_number and abs(float(right)) > MAX_EXPONENT:
             raise ValueError(f"the exponent {_short(str(right))} is larger than {MAX_EXPONENT}")
         if left.is_number and right.is_number and left.is_Rational and left != 0:
             digits = abs(float(sp.log(abs(left), 10))) * abs(float(right))
             if digits > 300:
                 raise ValueError("a power of numbers in the formula is too large")
-        return left**right
-    raise ValueError(f"the operator {type(operator).__name__} is not allowed in a formula")
+    return OPERATORS[sign](left, right)
 
 
 def _call(node: ast.Call, names: dict[str, sp.Symbol]) -> sp.Expr:

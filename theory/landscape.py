@@ -36,6 +36,14 @@ def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
     return expression
 
 
+def positive(value: Parameter, name: str) -> sp.Expr:
+    """``value`` as :func:`exact` gives it; a number that is not positive is a ValueError."""
+    expression = exact(value, name)
+    if expression.is_nonpositive:
+        raise ValueError(f"{name}={value} must be positive")
+    return expression
+
+
 @dataclass(frozen=True)
 class CriticalPoint:
     """A point with ∇L = 0: its coordinates, its loss and the eigenvalues of its Hessian (ascending)."""
@@ -145,10 +153,7 @@ class Landscape:
         number k that is not positive is a ValueError. Source: Xie, Sato, Sugiyama, ICLR 2021, section 4
         (L(θ) = f(√k θ)).
         """
-        factor = exact(k, "k")
-        if factor.is_nonpositive:
-            raise ValueError(f"k={k} must be positive")
-        stretched = {v: sp.sqrt(factor) * v for v in self.variables}
+        stretched = {v: sp.sqrt(positive(k, "k")) * v for v in self.variables}
         loss = sp.expand(self.loss.subs(stretched, simultaneous=True))
         return replace(self, loss=loss, name=f"{self.name}, k = {k}")
 

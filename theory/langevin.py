@@ -16,7 +16,7 @@ import sympy as sp
 
 from theory.evaluate import values_at
 from theory.finite_step import Form, corrected_diffusion, corrected_drift, corrected_loss, corrected_root
-from theory.landscape import Landscape, Parameter, exact
+from theory.landscape import Landscape, Parameter, positive
 from theory.noise import Noise, square_root_or_factor
 
 
@@ -347,9 +347,7 @@ def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "
     Errors as measured, for L = x²/2 + x⁴/4 with D = 0.2 and η = 0.1, L1 distance of the density from that
     of the map: 0.022 uncorrected, 0.042 drift-only, 0.0029 small-noise, of second order in η.
     """
-    step = exact(learning_rate, "learning_rate")
-    if step.is_nonpositive:
-        raise ValueError(f"learning_rate={learning_rate} must be positive")
+    step = positive(learning_rate, "learning_rate")
     if process.learning_rate is not None and step.is_number and float(step) != process.learning_rate:
         raise ValueError(
             f"learning_rate={float(step):g} differs from {process.learning_rate:g} of the noise model, which "

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import sympy as sp
 
-from theory.landscape import Landscape, Parameter, exact
+from theory.landscape import Landscape, Parameter, exact, positive
 
 
 class Noise(ABC):
@@ -225,7 +225,7 @@ def isotropic(D: Parameter) -> Noise:
     -------
     Noise
     """
-    return Isotropic(_positive(D, "D"))
+    return Isotropic(positive(D, "D"))
 
 
 def anisotropic(
@@ -259,7 +259,7 @@ def anisotropic(
         return ConstantMatrix(_constant_matrix(D, "D"))
     if delta is None or kappa is None:
         raise ValueError("anisotropic needs delta and kappa, or D")
-    return Anisotropic(_positive(delta, "delta"), _positive(kappa, "kappa"))
+    return Anisotropic(positive(delta, "delta"), positive(kappa, "kappa"))
 
 
 def random_shift(
@@ -291,14 +291,14 @@ def random_shift(
     ----------
     Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 7, supplement S1–S4.
     """
-    rate = None if learning_rate is None else _positive(learning_rate, "learning_rate")
-    if (delta_s is None) == (sigma is None):
+    rate = None if learning_rate is None else positive(learning_rate, "learning_rate")
+    if delta_s is not None and sigma is None:
+        return RandomShift(positive(delta_s, "delta_s"), rate)
+    if delta_s is not None or sigma is None:
         raise ValueError("random_shift needs delta_s, or learning_rate and sigma")
-    if delta_s is not None:
-        return RandomShift(_positive(delta_s, "delta_s"), rate)
     if rate is None:
         raise ValueError("random_shift(sigma=...) needs learning_rate as well")
-    return RandomShift(rate * _positive(sigma, "sigma"), rate)
+    return RandomShift(rate * positive(sigma, "sigma"), rate)
 
 
 def hessian_proportional(
@@ -320,15 +320,14 @@ def hessian_proportional(
     -------
     Noise
     """
+    rate = None if learning_rate is None else positive(learning_rate, "learning_rate")
+    if strength is not None and batch_size is not None:
+        raise ValueError("give either strength, or learning_rate and batch_size")
     if strength is not None:
-        if batch_size is not None:
-            raise ValueError("give either strength, or learning_rate and batch_size")
-        rate = None if learning_rate is None else _positive(learning_rate, "learning_rate")
-        return HessianProportional(_positive(strength, "strength"), rate)
-    if learning_rate is None or batch_size is None:
+        return HessianProportional(positive(strength, "strength"), rate)
+    if rate is None or batch_size is None:
         raise ValueError("hessian_proportional needs strength, or learning_rate and batch_size")
-    rate = _positive(learning_rate, "learning_rate")
-    return HessianProportional(rate / (2 * _positive(batch_size, "batch_size")), rate)
+    return HessianProportional(rate / (2 * positive(batch_size, "batch_size")), rate)
 
 
 def data_shift(*, learning_rate: Parameter, batch_size: Parameter, variance: Parameter = 1) -> Noise:
@@ -368,9 +367,9 @@ def data_shift(*, learning_rate: Parameter, batch_size: Parameter, variance: Par
     >>> Langevin(styblinski_tang(shift_variance=1), noise).diffusion[0, 0]  # (6x² − 10)² + 72x² + 24
     36*x**4 - 48*x**2 + 124
     """
-    rate = _positive(learning_rate, "learning_rate")
-    strength = rate / (2 * _positive(batch_size, "batch_size"))
-    return DataShift(strength, _positive(variance, "variance"), rate)
+    rate = positive(learning_rate, "learning_rate")
+    strength = rate / (2 * positive(batch_size, "batch_size"))
+    return DataShift(strength, positive(variance, "variance"), rate)
 
 
 def measured(covariance: Sequence, *, learning_rate: Parameter) -> Noise:
@@ -387,16 +386,8 @@ def measured(covariance: Sequence, *, learning_rate: Parameter) -> Noise:
     -------
     Noise
     """
-    rate = _positive(learning_rate, "learning_rate")
+    rate = positive(learning_rate, "learning_rate")
     return ConstantMatrix(_constant_matrix(covariance, "covariance") * rate / 2, rate)
-
-
-def _positive(value: Parameter, name: str) -> sp.Expr:
-    """``value`` as an exact expression; a number that is not positive is refused."""
-    expression = exact(value, name)
-    if expression.is_nonpositive:
-        raise ValueError(f"{name}={value} must be positive")
-    return expression
 
 
 def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
@@ -419,10 +410,6 @@ def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
 
 #: Noise models known by name to configuration files and the command line.
 NOISE_KINDS: dict[str, Callable[..., Noise]] = {
-    "isotropic": isotropic,
-    "anisotropic": anisotropic,
-    "random_shift": random_shift,
-    "hessian_proportional": hessian_proportional,
-    "data_shift": data_shift,
-    "measured": measured,
+    factory.__name__: factory
+    for factory in (isotropic, anisotropic, random_shift, hessian_proportional, data_shift, measured)
 }

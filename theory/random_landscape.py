@@ -20,15 +20,6 @@ from numpy.typing import ArrayLike
 
 Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
-__all__ = [
-    "RandomLandscape",
-    "Sample",
-    "correlation_time_from_velocities",
-    "flatness",
-    "null_correlation_time",
-    "velocity_variance",
-]
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -77,13 +68,8 @@ class RandomLandscape:
 
     def __post_init__(self) -> None:
         n = np.size(self.curvature)
-        shapes = {
-            "curvature": (n,),
-            "curvature_std": (n,),
-            "position_std": (n,),
-            "coupling_std": (n, n),
-        }
-        for name, shape in shapes.items():
+        for name in ("curvature", "curvature_std", "position_std", "coupling_std"):
+            shape = (n, n) if name == "coupling_std" else (n,)
             value = np.asarray(getattr(self, name), float)
             if value.shape != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite and of shape {shape}, got shape {value.shape}")
@@ -149,13 +135,8 @@ class RandomLandscape:
 
     def velocity_variance(self, learning_rate: float) -> np.ndarray:
         """D_i = α² ⟨(L^μ_0)²⟩ ⟨(M_ii)²⟩ σ̃_θ,i² per step, shape (N,) (PNAS 12)."""
-        square = self.curvature**2 + self.curvature_std**2
-        return velocity_variance(
-            learning_rate,
-            mean_square_loss=self.loss**2 + self.loss_std**2,
-            mean_square_curvature=square,
-            position_variance=self.minimum_position_std**2,
-        )
+        loss, curvature = self.loss**2 + self.loss_std**2, self.curvature**2 + self.curvature_std**2
+        return velocity_variance(learning_rate, loss, curvature, self.minimum_position_std**2)
 
     def sample(self, batches: int, *, rng: Seed = None) -> Sample:
         """Minibatches drawn at random, for checks of the formulas by sampling."""
@@ -184,7 +165,6 @@ def flatness(mean_curvature: ArrayLike) -> np.ndarray:
 
 def velocity_variance(
     learning_rate: float,
-    *,
     mean_square_loss: ArrayLike,
     mean_square_curvature: ArrayLike,
     position_variance: ArrayLike,

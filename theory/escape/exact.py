@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -24,18 +24,19 @@ from theory.langevin import Process
 
 Wall: TypeAlias = Literal["reflecting", "absorbing"]
 
+
+class FarSide(TypedDict, total=False):
+    """What lies behind the start; by default a natural boundary at infinity."""
+
+    other_end: float | None
+    wall: Wall
+
+
 #: Accepted change of ln T when the panels are halved; a 16-point rule gains far more than it shows.
 TOLERANCE = 1e-10
 
 
-def exact_log_mean_time(
-    process: Process,
-    start: float,
-    target: float,
-    *,
-    other_end: float | None = None,
-    wall: Wall = "reflecting",
-) -> float:
+def exact_log_mean_time(process: Process, start: float, target: float, **far_side: Unpack[FarSide]) -> float:
     """ln of the mean time to reach ``target`` from ``start``.
 
     Parameters
@@ -48,17 +49,10 @@ def exact_log_mean_time(
     float
         Finite where the time itself would overflow.
     """
-    return _settled(Line.log_mean_time, process, start, target, other_end, wall)
+    return _settled(Line.log_mean_time, process, start, target, **far_side)
 
 
-def exact_mean_time(
-    process: Process,
-    start: float,
-    target: float,
-    *,
-    other_end: float | None = None,
-    wall: Wall = "reflecting",
-) -> float:
+def exact_mean_time(process: Process, start: float, target: float, **far_side: Unpack[FarSide]) -> float:
     """Mean first-passage time in one dimension, right to 1e-9.
 
     Parameters
@@ -103,17 +97,10 @@ def exact_mean_time(
     >>> round(exact_mean_time(Langevin(double_well(), isotropic(0.05)), -1, 0), 8)
     361.9037595
     """
-    return _exp(_settled(Line.log_mean_time, process, start, target, other_end, wall), "mean time")
+    return _exp(_settled(Line.log_mean_time, process, start, target, **far_side), "mean time")
 
 
-def exact_second_moment(
-    process: Process,
-    start: float,
-    target: float,
-    *,
-    other_end: float | None = None,
-    wall: Wall = "reflecting",
-) -> float:
+def exact_second_moment(process: Process, start: float, target: float, **far_side: Unpack[FarSide]) -> float:
     """⟨T²⟩ of the first-passage time: 𝓛T₂ = −2T₁.
 
     Parameters
@@ -126,7 +113,7 @@ def exact_second_moment(
     float
         In units of time², right to 1e-9. For a high barrier 2⟨T⟩²: the law is exponential.
     """
-    return _exp(_settled(Line.log_second_moment, process, start, target, other_end, wall), "second moment")
+    return _exp(_settled(Line.log_second_moment, process, start, target, **far_side), "second moment")
 
 
 def exact_splitting_probability(process: Process, start: float, *, target: float, other: float) -> float:
@@ -145,7 +132,9 @@ def exact_splitting_probability(process: Process, start: float, *, target: float
         In [0, 1].
     """
     _check_between(start, target, other)
-    return _exp(_settled(Line.log_splitting, process, start, target, other, "absorbing"), "probability")
+    return _exp(
+        _settled(Line.log_splitting, process, start, target, other_end=other, wall="absorbing"), "probability"
+    )
 
 
 def exact_exit_time(process: Process, start: float, *, ends: tuple[float, float]) -> float:
@@ -185,18 +174,13 @@ def _exp(logarithm: float, name: str) -> float:
 
 
 def _settled(
-    value: Callable[[Line], float],
-    process: Process,
-    start: float,
-    target: float,
-    other_end: float | None,
-    wall: str,
+    value: Callable[[Line], float], process: Process, start: float, target: float, **far_side: Unpack[FarSide]
 ) -> float:
     """A logarithm of the quadrature, on panels halved until it changes by less than the tolerance."""
-    functions, edges, first = _prepared(process, float(start), float(target), other_end, wall)
+    functions, edges, first = _prepared(process, float(start), float(target), **far_side)
     previous, change = math.inf, math.inf
     for _ in range(5):
-        line = Line.on(functions, edges, first, wall)
+        line = functions.line(edges, first, absorbing=far_side.get("wall") == "absorbing")
         result = value(line)
         change = abs(result - previous)
         # ln T is a difference of Ψ: its own rounding cannot be beaten.
@@ -208,10 +192,15 @@ def _settled(
 
 
 def _prepared(
-    process: Process, start: float, target: float, other_end: float | None, wall: str
+    process: Process, start: float, target: float, other_end: float | None = None, wall: Wall = "reflecting"
 ) -> tuple[Coefficients, np.ndarray, float]:
     """Checked coefficients, panel edges and the start, in the coordinate that grows towards the target."""
-    _check_process(process)
+    if len(process.variables) != 1:
+        raise ValueError(
+            f"exact times are one-dimensional; this process has {len(process.variables)} variables"
+        )
+    if process.free_parameters:
+        raise ValueError(f"give values to the parameters {', '.join(process.free_parameters)} first")
     if wall not in ("reflecting", "absorbing"):
         raise ValueError(f"wall={wall!r} must be 'reflecting' or 'absorbing'")
     if start == target or not np.isfinite([start, target]).all():
@@ -234,12 +223,3 @@ def _prepared(
     if low < first:
         edges = np.concatenate([functions.panel_edges(low, first), edges[1:]])
     return functions, edges, first
-
-
-def _check_process(process: Process) -> None:
-    if len(process.variables) != 1:
-        raise ValueError(
-            f"exact times are one-dimensional; this process has {len(process.variables)} variables"
-        )
-    if process.free_parameters:
-        raise ValueError(f"give values to the parameters {', '.join(process.free_parameters)} first")

@@ -28,13 +28,12 @@ class _Passage:
     """A minimum and a saddle with what the formulas need of them."""
 
     barrier: float
-    minimum_eigenvalues: np.ndarray
-    saddle_eigenvalues: np.ndarray
-    #: Unit vector of the escape direction at the saddle.
-    direction: np.ndarray
     minimum: np.ndarray
     saddle: np.ndarray
-    minimum_hessian: np.ndarray
+    minimum_eigenvalues: np.ndarray
+    saddle_eigenvalues: np.ndarray
+    #: H_ae: curvature of the minimum along the escape direction at the saddle.
+    minimum_curvature: float
 
     @property
     def escape_curvature(self) -> float:
@@ -42,9 +41,9 @@ class _Passage:
         return float(-self.saddle_eigenvalues[0])
 
     @property
-    def minimum_curvature(self) -> float:
-        """H_ae: curvature of the minimum along the escape direction."""
-        return float(self.direction @ self.minimum_hessian @ self.direction)
+    def determinants(self) -> float:
+        """−det H_b / det H_a."""
+        return abs(np.prod(self.saddle_eigenvalues)) / np.prod(self.minimum_eigenvalues)
 
 
 def _passage(landscape: Landscape, minimum: Place, saddle: Place) -> _Passage:
@@ -63,8 +62,8 @@ def _passage(landscape: Landscape, minimum: Place, saddle: Place) -> _Passage:
         raise ValueError(
             f"minimum={_shown(landscape, a)} is not a minimum: lowest curvature {values_a[0]:.3g}"
         )
-    index = int((values_b < -1e-9 * np.abs(values_b).max()).sum())
-    flat = int((np.abs(values_b) <= 1e-9 * np.abs(values_b).max()).sum()) if np.abs(values_b).max() > 0 else 1
+    small = 1e-9 * np.abs(values_b).max()
+    index, flat = int((values_b < -small).sum()), int((np.abs(values_b) <= small).sum()) if small else 1
     if index != 1 and not (index == 0 and flat == 1):
         raise ValueError(
             f"saddle={_shown(landscape, b)} is not a saddle that a path crosses: {index} negative curvatures"
@@ -73,7 +72,8 @@ def _passage(landscape: Landscape, minimum: Place, saddle: Place) -> _Passage:
     barrier = high - low
     if not barrier > 0:
         raise ValueError(f"the saddle lies {-barrier:.3g} below the minimum: no barrier")
-    return _Passage(barrier, values_a, values_b, vectors_b[:, 0], a, b, hessian_a)
+    along = float(vectors_b[:, 0] @ hessian_a @ vectors_b[:, 0])
+    return _Passage(barrier, a, b, values_a, values_b, along)
 
 
 def _point(landscape: Landscape, place: Place, name: str) -> np.ndarray:
@@ -179,8 +179,8 @@ def kramers_time(
         raise ValueError(
             "a flat direction at the minimum or the saddle: the quadratic prefactor does not exist"
         )
-    ratio = abs(np.prod(passage.saddle_eigenvalues)) / np.prod(passage.minimum_eigenvalues)
-    return share * 2 * math.pi / passage.escape_curvature * math.sqrt(ratio) * math.exp(passage.barrier / D)
+    prefactor = share * 2 * math.pi / passage.escape_curvature * math.sqrt(passage.determinants)
+    return prefactor * math.exp(passage.barrier / D)
 
 
 def _isotropic_strength(process: Langevin) -> float:
@@ -238,8 +238,7 @@ def two_temperature_time(
     if not (T_a > 0 and T_b > 0 and 0 < s < 1):
         raise ValueError(f"T_a={T_a}, T_b={T_b} must be positive and s={s} inside (0, 1)")
     passage = _passage(landscape, minimum, saddle)
-    n = len(landscape.variables)
-    ratio = abs(np.prod(passage.saddle_eigenvalues)) / np.prod(passage.minimum_eigenvalues) * (T_a / T_b) ** n
+    ratio = passage.determinants * (T_a / T_b) ** len(landscape.variables)
     exponent = passage.barrier * (s / T_a + (1 - s) / T_b)
     _warn_if_low(exponent)
     return 2 * math.pi / passage.escape_curvature * math.sqrt(ratio) * math.exp(exponent)
@@ -316,5 +315,6 @@ def effective_barrier(
     float
     """
     passage = _passage(landscape, minimum, saddle)
-    inverse = float(exact(s)) / passage.minimum_curvature + (1 - float(exact(s))) / passage.escape_curvature
-    return 2 * float(exact(batch_size)) * passage.barrier / float(exact(learning_rate)) * inverse
+    eta, size, share = (float(exact(value)) for value in (learning_rate, batch_size, s))
+    inverse = share / passage.minimum_curvature + (1 - share) / passage.escape_curvature
+    return 2 * size * passage.barrier / eta * inverse

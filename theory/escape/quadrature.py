@@ -8,18 +8,14 @@ line, a sum of positive terms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.polynomial import legendre
 
-from theory.escape.vanishing_noise import dimension_at, verdict, zeros_of_noise
+from theory.escape.vanishing_noise import Function, dimension_at, verdict, zeros_of_noise
 from theory.evaluate import lambdified
 from theory.langevin import Process
-
-Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 POINTS = 16
 #: A natural end is cut where e^{−Ψ}/D has fallen by this exponent below its maximum beyond the start.
@@ -27,24 +23,23 @@ TAIL = 60.0
 #: How far to look for the end, and for valleys beyond it, in units of the path.
 REACH = 1e30
 MAX_PANELS = 200_000
+_GAUSS_NODES, _GAUSS_WEIGHTS = legendre.leggauss(POINTS)
+_integrals = [legendre.legval(_GAUSS_NODES, legendre.legint(row, lbnd=-1)) for row in np.eye(POINTS)]
+#: The matrix of integrals from −1 to each node.
+_PARTIAL = np.stack(_integrals, axis=1) @ np.linalg.inv(legendre.legvander(_GAUSS_NODES, POINTS - 1))
+_log_sum = np.logaddexp.reduce
 
 
 @dataclass(frozen=True)
 class Line:
     """Quadrature nodes from the far end to the target, in panels, with Ψ and D on them."""
 
+    panels: int
+    absorbing: bool
     weights: np.ndarray  # (panels · POINTS,), like the next three
     psi: np.ndarray
     D: np.ndarray
     before_start: np.ndarray
-    panels: int
-    absorbing: bool
-
-    @classmethod
-    def on(cls, functions: Coefficients, edges: np.ndarray, first: float, wall: str) -> Line:
-        nodes, *values = functions.on_panels(edges)
-        weights, psi, D = (v.ravel() for v in values)
-        return cls(weights, psi, D, nodes.ravel() < first, len(edges) - 1, wall == "absorbing")
 
     @property
     def scale(self) -> np.ndarray:
@@ -152,11 +147,9 @@ class Coefficients:
     def check_positive(self, low: float, last: float, *, passes: float) -> None:
         """Refuse D ≤ 0 on the path, isolated zeros included; beyond ``passes`` say what they mean."""
         # Linear on the path itself, graded on the way out to a far end.
-        near = np.linspace(max(low, 2 * passes - last), last, 20_001)
-        far = np.empty(0)
+        line = near = np.linspace(max(low, 2 * passes - last), last, 20_001)
         if low < near[0]:
-            far = passes - np.geomspace(passes - low, passes - near[0], 5000)[:-1]
-        line = np.append(far, near)
+            line = np.append(passes - np.geomspace(passes - low, passes - near[0], 5000)[:-1], near)
         with np.errstate(all="ignore"):
             finite = np.isfinite(self.diffusion(line)) & np.isfinite(self.drift(line))
         if not finite.all():
@@ -190,8 +183,8 @@ class Coefficients:
             ]
             edges = np.append(np.concatenate(pieces), edges[-1])
 
-    def on_panels(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Nodes, weights, Ψ and D on all panels, (panels, POINTS) each."""
+    def line(self, edges: np.ndarray, first: float, *, absorbing: bool) -> Line:
+        """The nodes on all panels between the edges, for a start at ``first``."""
         width = np.diff(edges)[:, None]
         nodes = edges[:-1, None] + width * (_GAUSS_NODES + 1) / 2
         weights = width / 2 * _GAUSS_WEIGHTS
@@ -201,23 +194,5 @@ class Coefficients:
             slope = self.slope(nodes)
             total = np.concatenate([[0.0], np.cumsum((slope * weights).sum(axis=1))[:-1]])
             psi = total[:, None] + slope @ _PARTIAL.T * width / 2
-        return nodes, weights, psi - psi.min(), self.diffusion(nodes)
-
-
-def _log_sum(terms: np.ndarray) -> np.floating:
-    """ln Σ exp(terms)."""
-    return np.logaddexp.reduce(terms)
-
-
-def _partial_weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gauss nodes and weights on [−1, 1], and the matrix of integrals from −1 to each node."""
-    nodes, weights = legendre.leggauss(POINTS)
-    modes = legendre.legvander(nodes, POINTS - 1)
-    integrals = np.stack(
-        [legendre.legval(nodes, legendre.legint(row, lbnd=-1)) for row in np.eye(POINTS)],
-        axis=1,
-    )
-    return nodes, weights, integrals @ np.linalg.inv(modes)
-
-
-_GAUSS_NODES, _GAUSS_WEIGHTS, _PARTIAL = _partial_weights()
+        arrays = (weights, psi - psi.min(), self.diffusion(nodes), nodes < first)
+        return Line(len(edges) - 1, absorbing, *(array.ravel() for array in arrays))

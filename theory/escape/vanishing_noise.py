@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from theory.evaluate import lambdified
 from theory.langevin import Process
+
+Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 #: D at a zero, relative to D one sample away: golden-section search reaches 1e-8 of a sample for D ∝ r².
 _VANISHING = 1e-6
@@ -73,7 +76,7 @@ def inflection_dimension(process: Process, *, start: float, target: float) -> li
     return [(place, dimension_at(place, b, D, step=1e-4 * (target - start))) for place in places]
 
 
-def zeros_of_noise(D: Callable[[np.ndarray], np.ndarray], line: np.ndarray) -> list[float]:
+def zeros_of_noise(D: Function, line: np.ndarray) -> list[float]:
     """Points of a monotonic ``line`` (ends included) where D falls to zero or below, in its order."""
     with np.errstate(all="ignore"):
         values = np.asarray(D(line))
@@ -91,7 +94,7 @@ def zeros_of_noise(D: Callable[[np.ndarray], np.ndarray], line: np.ndarray) -> l
     return found
 
 
-def _lowest(D: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
+def _lowest(D: Function, low: float, high: float) -> float:
     """Golden-section search for the minimum of D between two points."""
     for _ in range(80):
         c, d = high - 0.618 * (high - low), low + 0.618 * (high - low)
@@ -100,13 +103,7 @@ def _lowest(D: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> f
     return float((low + high) / 2)
 
 
-def dimension_at(
-    place: float,
-    b: Callable[[np.ndarray], np.ndarray],
-    D: Callable[[np.ndarray], np.ndarray],
-    *,
-    step: float,
-) -> float:
+def dimension_at(place: float, b: Function, D: Function, *, step: float) -> float:
     """δ at a zero of D that is approached along the sign of ``step``."""
     towards = float(b(np.array(place))) * math.copysign(1.0, step)
     far, near = (float(D(np.array(place - step * h))) / abs(step * h) for h in (1.0, 0.5))
