@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.compare.verdicts import Between
-from fpsolve.results import dataset
-from fpsolve.statistics import mean_interval, over_trainings
+from fpsolve.results import dataset, quantity
+from fpsolve.statistics import mean_interval
 from nets.measure import exponents
 from nets.measure.exponents import Exponent
 from notebooks.studies.variance_flatness.experiment import CASES, MOTION, NEXT, SAME, Config
@@ -49,8 +49,8 @@ def exponents_of(
         measured = here.isel(mode=~np.isnan(here["width"].to_numpy()))  # open-ended ones are infinite
         motion = measured[[*MOTION]].assign_attrs(attrs)
         widths = xr.Dataset({"width": measured["width"]}, attrs={"loss": result.attrs["loss"]})
-        for name, exponent in exponents.variance_flatness(motion, widths, fit=fit or config.fit).items():
-            found[case, name] = exponent
+        each = exponents.variance_flatness(motion, widths, fit=fit or config.fit)
+        found |= {(case, name): exponent for name, exponent in each.items()}
         if CASES[case].ranked:
             attrs["loss_end"] = result.attrs["loss"]
             spectrum = xr.Dataset({"variance": here["variance"].dropna("mode")}, attrs=attrs)
@@ -89,12 +89,11 @@ def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     from choosing directions in the window that is measured.
     """
     found = exponents_over(results, config)
+    found[SAME, "modes for 90 %"] = _modes_for_90_percent(results, like=found[SAME, "gamma"])
     rows = []
-    for quantity in ("psi", "psi_D", "psi_tau", "gamma"):
-        measured = {case: e for (case, name), e in found.items() if name == quantity}
-        rows.append(Row(quantity, *PAPER[quantity], measured, _judgement(quantity, measured)))
-    share = _modes_for_90_percent(results, like=found[SAME, "gamma"])
-    rows.append(Row(share.name, *PAPER[share.name], {SAME: share}, _judgement(share.name, {SAME: share})))
+    for name, paper in PAPER.items():
+        measured = {case: e for (case, of), e in found.items() if of == name}
+        rows.append(Row(name, *paper, measured, _judgement(name, measured)))
     return rows
 
 
@@ -108,11 +107,11 @@ def _modes_for_90_percent(results: Sequence[xr.Dataset], *, like: Exponent) -> E
     )  # fmt: skip
 
 
-def _judgement(quantity: str, measured: Mapping[str, Exponent]) -> str:
+def _judgement(name: str, measured: Mapping[str, Exponent]) -> str:
     """A few words that follow from the intervals."""
-    expected = Between(*PAPER[quantity][1:])
+    expected = Between(*PAPER[name][1:])
     words = [WORDS[case][expected.outcome(measured[case])] for case in (SAME, NEXT) if case in measured]
-    if "shuffled" in measured and quantity != "psi_D":
+    if "shuffled" in measured and name != "psi_D":
         shuffled = measured["shuffled"]
         words.append(
             "shuffled increments show at least as much"
@@ -134,23 +133,18 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     ``high`` (95 %, Student's t; NaN for one training), in steps; ``attrs["null"]`` is
     :func:`theory.random_landscape.null_correlation_time` of the window.
     """
-    first, last = config.fit
-    each = [
-        r["correlation_time"].sel(mode=slice(first, last)).median("mode").to_dataset(name="median")
-        for r in results
-    ]
-    if len(each) > 1:
-        found = over_trainings(each).rename(median_low="low", median_high="high")
-    else:
-        found = each[0].assign(low=each[0]["median"] * np.nan, high=each[0]["median"] * np.nan)
+    each = [r["correlation_time"].sel(mode=slice(*config.fit)).median("mode") for r in results]
+    nothing = np.full(each[0].shape, np.nan)
+    found = mean_interval(each) if len(each) > 1 else (each[0].to_numpy(), nothing, nothing)
     epoch = int(results[0].attrs["steps_per_epoch"])
     bridge = epoch if config.sampling == "without_replacement" else None
     return dataset(
         {
-            name: found[name].assign_attrs(long_name=f"correlation time, {name}", units="steps")
-            for name in ("median", "low", "high")
+            name: quantity(values, "case", f"correlation time, {name}", "steps")
+            for name, values in zip(("median", "low", "high"), found, strict=True)
         },
-        title=f"median correlation times of modes {first} to {last}",
+        coords={"case": results[0]["case"]},
+        title=f"median correlation times of modes {config.fit[0]} to {config.fit[1]}",
         null=null_correlation_time(config.window * epoch, steps_per_epoch=bridge),
         seeds=len(results),
     )
@@ -160,10 +154,8 @@ def text(rows: Sequence[Row]) -> str:
     """The verdict as a table of text: a line for each case, and one for the judgement."""
     lines = []
     for row in rows:
-        lines.append(
-            f"{row.quantity}: paper {row.paper:g} ({row.paper_low:g} to {row.paper_high:g}) "
-            f"-> {row.judgement}"
-        )
+        paper = f"paper {row.paper:g} ({row.paper_low:g} to {row.paper_high:g})"
+        lines.append(f"{row.quantity}: {paper} -> {row.judgement}")
         for case, e in row.measured.items():
             interval = f"[{e.low:.2f}, {e.high:.2f}]"
             r = "" if np.isnan(e.correlation) else f"  r = {e.correlation:5.2f}  n = {e.points}"

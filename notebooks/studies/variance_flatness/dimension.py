@@ -5,6 +5,7 @@ Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021), Discussion and Fig. 6.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -67,11 +68,9 @@ def sharp_bounds(run: Run, modes: xr.Dataset, *, threshold: float | None = None,
     return Sharp(count, count if ended else count + modes.sizes["weight"] - modes.sizes["mode"], widths)
 
 
-def sharp_dimension(
-    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
-) -> int:
-    """D_s, see :func:`sharp_bounds`; where it is a lower bound, a UserWarning says so."""
-    count, at_most, _ = sharp_bounds(run, modes, threshold=threshold, block=block)
+def sharp_dimension(run: Run, modes: xr.Dataset, **options: Any) -> int:
+    """D_s, by :func:`sharp_bounds` with its options; where it is a lower bound, a UserWarning says so."""
+    count, at_most, _ = sharp_bounds(run, modes, **options)
     if at_most > count:
         warnings.warn(
             f"D_s = {count} is a lower bound (at most {at_most}): the last of {modes.sizes['mode']} modes "
@@ -120,18 +119,16 @@ def against_width(
         raise ValueError(f"widths={sizes} must be hidden widths of at least 2")
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be at least 2, for an error bar")
-    job = partial(
-        one_width, data=data.to("cpu"), learning_rate=learning_rate, batch_size=batch_size, epochs=epochs,
-        window=window,
-    )  # fmt: skip
+    asked: dict = {
+        "learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "window": window
+    }  # fmt: skip
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "training": np.arange(seeds)}
+    job = partial(one_width, data=data.to("cpu"), **asked)
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
     _add_means(result)
     result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
-    result.attrs |= provenance(
-        "effective dimensions against width", data=data.name, samples=data.samples, epochs=epochs,
-        window=window, learning_rate=float(learning_rate), batch_size=batch_size,
-    )  # fmt: skip
+    about = {"data": data.name, "samples": data.samples, **asked, "learning_rate": float(learning_rate)}
+    result.attrs |= provenance("effective dimensions against width", **about)
     return result
 
 
@@ -172,27 +169,14 @@ def one_width(
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
         warnings.simplefilter("ignore", UserWarning)
         recorded, last = record_and_continue(run, layer=1, epochs=window)
-    return _dimensions(last, components.analyse(recorded)) | {
-        "explored": quantity(_explored(run), (), "1 in the exploration phase"),
-        "cpu_seconds": quantity(time.process_time() - started, (), "processor time, s"),
-    }
-
-
-def _explored(run: Run) -> float:
-    """1 if a run has reached the exploration phase, else 0."""
-    try:
+    explored = False
+    with contextlib.suppress(ValueError):
         exploration_start(run)
-    except ValueError:
-        return 0.0
-    return 1.0
-
-
-def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, xr.Variable]:
-    """Dimensions, norms and sorted flatness of one net."""
+        explored = True
+    modes = components.analyse(recorded)
     count, at_most, widths = sharp_bounds(last, modes)
     spectrum = np.full(RANKS, np.nan)
     spectrum[: len(widths)] = np.sort(widths)[:RANKS]
-    norm = float(layers.checked_layer(last.net, 1).weight.detach().norm())
     numbers = {
         "sharp": (count, "D_s"),
         "sharp_at_most": (at_most, "largest D_s that the modes allow"),
@@ -200,7 +184,9 @@ def _dimensions(last: Run, modes: xr.Dataset) -> dict[str, xr.Variable]:
         "learning_999": (learning_dimension(modes, share=0.999), "D_l for 99.9 %"),
         "modes": (modes.sizes["mode"], "modes above rounding"),
         "loss": (last.loss, "training loss"),
-        "norm": (norm, "norm of the layer"),
+        "norm": (layers.checked_layer(last.net, 1).weight.detach().norm(), "norm of the layer"),
+        "explored": (explored, "1 in the exploration phase"),
+        "cpu_seconds": (time.process_time() - started, "processor time, s"),
     }
     found = {name: quantity(float(value), (), text) for name, (value, text) in numbers.items()}
     return found | {"width": quantity(spectrum, "rank", "flatness by rank")}

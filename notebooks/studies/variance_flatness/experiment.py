@@ -12,7 +12,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +221,8 @@ def measure(
     say("training")
     run = config.train(seed, data=data, checkpoint=checkpoint)
     say("recording two windows")
-    settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
-    first, middle = record_and_continue(run, **settings)
-    second, last = record_and_continue(middle, **settings)
-    windows = _Windows(config, seed, run, middle, first, second)
+    windows = _Windows(config, seed, run)
+    middle, last = windows.middle, windows.last
     found = {}
     for case in dict.fromkeys((SAME, *config.cases)):
         say(case)
@@ -238,44 +237,31 @@ def measure(
     if config.ensemble:
         say("minibatch losses and temperature")
         result = result.merge(_ensemble(middle, modes, own, config, seed), join="outer")
-    result.attrs = run_attributes(middle) | _attributes(run, middle, last, modes, own)
-    result.attrs |= {
+    share = pca.cumulative_variance(modes).to_numpy()
+    total = modes.attrs["total_variance"]
+    result.attrs = run_attributes(middle) | {
+        "title": "variance, flatness and controls of one seed",
+        "loss": own.attrs["loss"], "norm": own.attrs["norm"], "loss_start": run.loss, "loss_end": last.loss,
+        "epoch_start": run.epoch, "total_variance": total,
+        "modes_for_90_percent": float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan"),
+        "evaluations_per_direction": own.attrs["evaluations_per_direction"],
+        "drift_share": float(modes["variance"][0]) / float(total),
+        "test_error": 1.0 - float(middle.history["test_accuracy"][-1]),
         "layer": config.layer, "experiment_seed": int(seed), "cpu_seconds": time.process_time() - started,
         "digest": config.digest, "window": config.window,
     }  # fmt: skip
     return result, middle
 
 
-def _attributes(run: Run, middle: Run, last: Run, modes: xr.Dataset, own: xr.Dataset) -> dict:
-    """Numbers of a seed that have no dims."""
-    share = pca.cumulative_variance(modes).to_numpy()
-    total = float(modes.attrs["total_variance"])
-    return {
-        "title": "variance, flatness and controls of one seed",
-        "loss": own.attrs["loss"],
-        "norm": own.attrs["norm"],
-        "loss_start": run.loss,
-        "loss_end": last.loss,
-        "epoch_start": run.epoch,
-        "total_variance": modes.attrs["total_variance"],
-        "modes_for_90_percent": float(np.argmax(share >= 0.9)) + 1 if share[-1] >= 0.9 else float("nan"),
-        "evaluations_per_direction": own.attrs["evaluations_per_direction"],
-        "drift_share": float(modes["variance"][0]) / total,
-        "test_error": 1.0 - float(middle.history["test_accuracy"][-1]),
-    }
-
-
-@dataclass
 class _Windows:
-    """Two windows and the run between them; cases with the same directions share their flatness."""
+    """Two windows after a run, and the directions and flatness that several cases share."""
 
-    config: Config
-    seed: int
-    run: Run
-    middle: Run
-    first: xr.Dataset
-    second: xr.Dataset
-    known: dict[str, tuple[xr.Dataset, xr.Dataset]] = field(default_factory=dict)
+    def __init__(self, config: Config, seed: int, run: Run) -> None:
+        settings: dict = {"layer": config.layer, "epochs": config.window, "threads": config.threads}
+        self.config, self.seed, self.run = config, seed, run
+        self.first, self.middle = record_and_continue(run, **settings)
+        self.second, self.last = record_and_continue(self.middle, **settings)
+        self.known: dict[str, tuple[xr.Dataset, xr.Dataset]] = {}
 
     def case(self, name: str) -> tuple[xr.Dataset, xr.Dataset]:
         """Motion and flatness of a case."""
@@ -321,22 +307,21 @@ class _Windows:
 
 def _assembled(found: Mapping[str, tuple[xr.Dataset, xr.Dataset]], count: int) -> xr.Dataset:
     """All cases in one Dataset, padded with NaN."""
-    columns = {name: np.full((len(found), count), np.nan) for name in _WORDS}
-    for row, (motion, widths) in enumerate(found.values()):
-        there = motion["mode"].to_numpy()
-        for name in MOTION:
-            values = motion[name].to_numpy()[there <= count]
-            columns[name][row, : len(values)] = values
-        columns["width"][row, widths["mode"].to_numpy() - 1] = widths["width"].to_numpy()
-    bases = [str(motion.attrs.get("basis", "")) for motion, _ in found.values()]
+    modes = np.arange(1, count + 1)
+    each = [
+        motion[[*MOTION]].assign(width=widths["width"]).reindex(mode=modes)
+        for motion, widths in found.values()
+    ]
+    columns = {
+        name: quantity(np.stack([case[name].to_numpy() for case in each]), ("case", "mode"), *words)
+        for name, words in _WORDS.items()
+    }
     coords = {
         "case": ("case", np.array(list(found)), {"long_name": "case"}),
-        "mode": quantity(np.arange(1, count + 1), "mode", "mode i"),
-        "basis": ("case", np.array(bases)),
+        "mode": quantity(modes, "mode", "mode i"),
+        "basis": ("case", np.array([str(motion.attrs.get("basis", "")) for motion, _ in found.values()])),
     }
-    return xr.Dataset(
-        {name: quantity(values, ("case", "mode"), *_WORDS[name]) for name, values in columns.items()}, coords
-    )
+    return xr.Dataset(columns, coords)
 
 
 _WORDS = {
@@ -376,22 +361,20 @@ def run_trainings(config: Config, out: Path, *, log: Callable[[str], None] | Non
     """
     from safetensors.torch import save_file
 
-    data: list[datasets.Data] = []  # loaded once, by the first seed that is not stored
+    data = cache(config.load_data)  # once, for the first seed that is not stored
+
+    def compute(seed: int, path: Path) -> xr.Dataset:
+        say = None if log is None else (lambda text: log(f"{config.name}, seed {seed}: {text}"))
+        result, run = measure(config, seed, data=data(), checkpoint=path.with_suffix(".training"), log=say)
+        weights = {k: v.detach().cpu().contiguous() for k, v in run.net.state_dict().items()}
+        save_file(weights, path.with_suffix(".safetensors"))
+        return result
+
     results = []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         path = seed_path(out, config, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = path.with_suffix(".training")
-
-        def compute(seed: int = seed, path: Path = path, checkpoint: Path = checkpoint) -> xr.Dataset:
-            if not data:
-                data.append(config.load_data())
-            say = None if log is None else (lambda text: log(f"{config.name}, seed {seed}: {text}"))
-            result, run = measure(config, seed, data=data[0], checkpoint=checkpoint, log=say)
-            weights = {k: v.detach().cpu().contiguous() for k, v in run.net.state_dict().items()}
-            save_file(weights, path.with_suffix(".safetensors"))
-            return result
-
-        results.append(kept(path, compute, asked={"settings": config.digest, "seed": seed}))
-        checkpoint.unlink(missing_ok=True)
+        asked = {"settings": config.digest, "seed": seed}
+        results.append(kept(path, partial(compute, seed, path), asked=asked))
+        path.with_suffix(".training").unlink(missing_ok=True)
     return results
