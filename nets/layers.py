@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fpsolve.sweeps.store import digest, instructions
+from nets.checks import is_whole
 
 #: Attributes of every module, which hold its numbers, modules and hooks.
 _INTERNAL = vars(nn.Module()).keys()
@@ -41,7 +42,7 @@ def checked_layer(net: nn.Sequential, layer: int) -> nn.Linear | nn.Conv2d:
     Where there is no such layer, a ValueError lists the layers.
     """
     layers = weight_layers(net)
-    if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 0 <= layer < len(layers):
+    if not is_whole(layer) or not 0 <= layer < len(layers):
         there = ", ".join(f"{i}: {_shape(module)}" for i, (_, module) in enumerate(layers))
         raise ValueError(f"layer={layer!r} does not exist; the net's layers are {there}")
     return layers[layer][1]

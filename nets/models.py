@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
 from fpsolve.symbols.counter_rng import Seed, random_key
+from nets.checks import check_option
 from nets.layers import weight_layers
 
 Initial = Literal["torch", "he"]
@@ -154,8 +155,7 @@ def initialised(net: nn.Sequential, *, rng: Seed = None, initial: Initial = "tor
     ValueError
         If ``initial`` is unknown.
     """
-    if initial not in ("torch", "he"):
-        raise ValueError(f"initial={initial!r} must be 'torch' or 'he'")
+    check_option("initial", initial, get_args(Initial))
     generator = np.random.default_rng(random_key(rng))
     with torch.no_grad():
         for _, layer in weight_layers(net):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 
 from fpsolve.sweeps.store import digest
 from fpsolve.symbols.counter_rng import Rng
+from nets.checks import check_option, check_whole
 from nets.data.files import PUBLIC, SPLIT_SEED, file_digest, read_npz
 
 Standardise = Literal["pixel", "channel", "none"]
@@ -152,11 +152,8 @@ def load(
     FileNotFoundError
         If the file cannot be found; the message says what to do.
     """
-    if name not in PUBLIC:
-        close = difflib.get_close_matches(str(name), PUBLIC, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown data set {name!r}: {hint}known are {', '.join(PUBLIC)}")
-    _check_standardise(standardise)
+    check_option("name", name, PUBLIC)
+    check_option("standardise", standardise, get_args(Standardise))
     arrays, provenance = PUBLIC[name].read(root)
     return _from_arrays(name, arrays, standardise, provenance)
 
@@ -184,7 +181,7 @@ def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel"
     FileNotFoundError
         If there is no such file.
     """
-    _check_standardise(standardise)
+    check_option("standardise", standardise, get_args(Standardise))
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
@@ -228,8 +225,7 @@ def gaussian_clusters(
     """
     limits = {"samples": (samples, classes), "features": (features, 1), "classes": (classes, 2)}
     for word, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{word}={value} must be at least {least}")
+        check_whole(word, value, least=least)
     seed = str(rng) if isinstance(rng, int) else type(rng).__name__
     rng = np.random.default_rng(rng)
     centres = rng.normal(scale=separation / np.sqrt(2 * features), size=(classes, features))
@@ -344,8 +340,3 @@ def _mean(x: np.ndarray, axes: tuple[int, ...], term: Callable[[np.ndarray], np.
 def _blocks(x: np.ndarray) -> Iterator[slice]:
     """Rows a few thousand at a time: float64 of all of MNIST would be a third of a gigabyte."""
     return (slice(start, start + 4096) for start in range(0, len(x), 4096))
-
-
-def _check_standardise(standardise: str) -> None:
-    if standardise not in get_args(Standardise):
-        raise ValueError(f"standardise={standardise!r} must be 'pixel', 'channel' or 'none'")

@@ -18,6 +18,7 @@ import scipy.sparse.linalg
 import xarray as xr
 
 from fpsolve.results import provenance, quantity
+from nets.checks import check_option, check_whole
 from theory.random_landscape import correlation_time_from_velocities
 
 #: Estimates of drift and of D_i get their errors from this many blocks where the window names no epochs.
@@ -70,10 +71,9 @@ def analyse(
         If the window has fewer than 3 steps, holds values that are not finite, or does not move.
     """
     weights = recorded(window).to_numpy()
-    if origin not in ("mean", "start"):
-        raise ValueError(f"origin={origin!r} must be 'mean' or 'start'")
-    if count is not None and count < 1:
-        raise ValueError(f"count={count} must be at least 1")
+    check_option("origin", origin, ("mean", "start"))
+    if count is not None:
+        check_whole("count", count)
     centre = weights[0].copy() if origin == "start" else weights.mean(0)
     centred = weights - centre
     if detrend:
@@ -167,8 +167,7 @@ def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     """
     velocity = np.diff(modes["projection"].to_numpy().astype(float), axis=0)
     steps = len(velocity)
-    if not 1 <= lags < steps:
-        raise ValueError(f"lags={lags} must lie between 1 and {steps - 1}, the steps of the window")
+    check_whole("lags", lags, steps - 1, "one less than the steps of the window")
     length = scipy.fft.next_fast_len(steps + lags, real=True)
     correlation = np.empty((lags + 1, velocity.shape[1]))
     for first in range(0, velocity.shape[1], 64):  # so that the transforms stay small

@@ -13,10 +13,11 @@ import xarray as xr
 
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, random_key
+from nets.checks import check_whole
 from nets.measure import curvature
 from nets.measure.components import recorded
 from nets.measure.loss_widths import layer_subject, starting_loss
-from nets.measure.subject import Subject, check_whole
+from nets.measure.subject import Subject
 from nets.training.run import Run, run_attributes
 
 

@@ -9,7 +9,7 @@ Fisher matrix has the data's labels in place of the net's: it is C·B plus the o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import scipy.sparse.linalg as sparse_linalg
@@ -19,12 +19,14 @@ from scipy import linalg
 
 from fpsolve.results import quantity
 from fpsolve.symbols.counter_rng import Rng
+from nets.checks import check_option, check_whole
 from nets.measure.fast import MEMORY
 from nets.measure.moments import check_dense, gradient_moments, logit_moment
-from nets.measure.subject import Subject, as_subject, check_whole, numpy
+from nets.measure.subject import Subject, as_subject, numpy
 from nets.training.run import Run
 
 Method = Literal["auto", "products", "gauss-newton"]
+Labels = Literal["true", "empirical"]
 
 
 def hessian(
@@ -60,8 +62,7 @@ def hessian(
     ValueError
         If the method does not apply, or there are too many weights.
     """
-    if method not in ("auto", "products", "gauss-newton"):
-        raise ValueError(f"method={method!r} must be 'auto', 'products' or 'gauss-newton'")
+    check_option("method", method, get_args(Method))
     check_whole("columns", columns)
     subject = as_subject(measured, layer=layer)
     check_dense(subject)
@@ -82,11 +83,7 @@ def hessian(
 
 
 def fisher(
-    measured: Subject | Run,
-    *,
-    kind: Literal["true", "empirical"],
-    layer: int | None = None,
-    memory: int = MEMORY,
+    measured: Subject | Run, *, kind: Labels, layer: int | None = None, memory: int = MEMORY
 ) -> xr.DataArray:
     """Second moment of the samples' gradients, with labels from the net ("true") or the data ("empirical").
 
@@ -115,7 +112,7 @@ def fisher(
     ----------
     Kunstner, Balles, Hennig, NeurIPS 2019, on what the empirical one is not. ICLR Eq. 6 takes it for H.
     """
-    if kind not in ("true", "empirical"):
+    if kind not in get_args(Labels):
         raise ValueError(f"kind={kind!r} must be 'true' or 'empirical'")
     subject = as_subject(measured, layer=layer)
     subject.labels(f"the {kind} Fisher matrix")
@@ -259,8 +256,7 @@ def spectral_density(
     ----------
     Papyan, J. Mach. Learn. Res. 21, 252 (2020), algorithm 2, as in ``curvlinops``.
     """
-    if scale not in ("linear", "log"):
-        raise ValueError(f"scale={scale!r} must be 'linear' or 'log'")
+    check_option("scale", scale, ("linear", "log"))
     for name, value, least in (("nodes", nodes, 2), ("repeats", repeats, 1), ("points", points, 2)):
         check_whole(name, value, least=least)
     import curvlinops

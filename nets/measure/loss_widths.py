@@ -15,6 +15,7 @@ import xarray as xr
 
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
+from nets.checks import check_whole
 from nets.measure.subject import Subject, layer_names, numpy
 from nets.training.run import Run
 from theory import random_landscape
@@ -157,8 +158,7 @@ def profiles(
     subject or a run; ``widths`` is that of the modes wanted, from :func:`widths`. Modes with an open side are
     left out; where none is left, or numbers make no sense, that is a ValueError.
     """
-    if points < 5:
-        raise ValueError(f"points={points} must be at least 5")
+    check_whole("points", points, least=5)
     kept = finite_modes(widths, span)
     loss = loss_along(measured, modes, double=True)
     start = starting_loss(loss)

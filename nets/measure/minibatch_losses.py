@@ -16,6 +16,7 @@ import xarray as xr
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, random_key
+from nets.checks import check_whole
 from nets.measure.loss_widths import finite_modes, loss_along, parabolas, starting_loss
 from nets.measure.subject import Subject, numpy, step_settings
 from nets.training.run import Run
@@ -52,8 +53,7 @@ def profiles(
     B, rate = step_settings(measured, batch_size, learning_rate)
     loss = loss_along(measured, modes, double=True)
     samples = loss.samples
-    if not 1 <= B <= samples // 2:
-        raise ValueError(f"batch_size={B} must lie between 1 and half of the {samples} training samples")
+    check_whole("batch_size", B, samples // 2, "half of the samples")
     starting_loss(loss)
     count = samples // B
     dealt = np.random.default_rng(random_key(rng)).permutation(samples)[: count * B]

@@ -12,9 +12,10 @@ import xarray as xr
 
 from fpsolve.results import quantity
 from fpsolve.symbols.counter_rng import Rng
+from nets.checks import check_whole
 from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments
-from nets.measure.subject import Subject, as_subject, check_whole, numpy
+from nets.measure.subject import Subject, as_subject, numpy
 from nets.training.run import Run
 
 
@@ -147,10 +148,7 @@ def minibatch_gradients(
     generator = np.random.default_rng(rng)
     gradients = np.empty((draws, subject.size), dtype=numpy(subject.vector).dtype)
     for i in range(draws):
-        if replacement:
-            rows = generator.integers(subject.samples, size=batch_size)
-        else:
-            rows = generator.choice(subject.samples, size=batch_size, replace=False)
+        rows = generator.choice(subject.samples, size=batch_size, replace=replacement)
         gradients[i] = numpy(subject.gradient(torch.from_numpy(rows)))
     return gradients
 

@@ -18,10 +18,11 @@ from scipy import stats
 from torch.nn import functional
 
 from fpsolve.results import quantity
+from nets.checks import check_whole
 from nets.measure.curvature import hessian, leading_eigenpairs
 from nets.measure.fast import MEMORY
 from nets.measure.moments import gradient_moments, logit_moment
-from nets.measure.subject import Subject, as_subject, check_whole
+from nets.measure.subject import Subject, as_subject
 from nets.training.run import Run
 
 #: Eigenvalues of H below this share of the largest are left out of log-log slopes: they are rounding.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -25,9 +24,9 @@ from torch.nn import functional
 
 from fpsolve.results import provenance
 from fpsolve.sweeps.store import digest
+from nets.checks import check_whole
 from nets.layers import checked_layer, description, net_digest, weight_layers
 from nets.measure.fast import MEMORY, Reduction, Tail, flat
-from nets.training.recipe import is_whole
 from nets.training.run import Run
 
 Loss: TypeAlias = Callable[..., Tensor]
@@ -107,14 +106,7 @@ class Subject:
             targets = targets.long()
         with _said("the model cannot be copied"):
             model = copy.deepcopy(self.model).eval().requires_grad_(False)
-        own: dict[str, object] = {
-            "model": model,
-            "inputs": inputs,
-            "targets": targets,
-            "weights": self._chosen(model),
-        }
-        for name, value in own.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(model=model, inputs=inputs, targets=targets, weights=self._chosen(model))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._check_loss(self._checked_outputs())
 
@@ -340,8 +332,7 @@ class Subject:
     def _with(self, **parts: object) -> Subject:
         """The same with other parts, which need no new check."""
         other = object.__new__(Subject)
-        for field in fields(self):
-            object.__setattr__(other, field.name, parts.get(field.name, getattr(self, field.name)))
+        vars(other).update({field.name: vars(self)[field.name] for field in fields(self)} | parts)
         return other
 
     # The general form
@@ -660,13 +651,6 @@ def step_settings(
         raise ValueError("a Subject knows no training: give batch_size and learning_rate")
     check_whole("batch_size", batch_size)
     return int(batch_size), float(learning_rate)
-
-
-def check_whole(name: str, value: object, most: float = math.inf, of: str = "", *, least: int = 1) -> None:
-    """ValueError unless an argument is a whole number from ``least`` to ``most``, the number ``of``."""
-    if not is_whole(value) or not least <= cast(int, value) <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}, {of}"
-        raise ValueError(f"{name}={value} must be a whole number, {bounds}")
 
 
 def numpy(values: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
+from nets.checks import check_whole
 from nets.measure.loss_widths import chosen_rows, loss_along
 from nets.measure.noise import batch_factor
 from nets.measure.subject import Subject, numpy, step_settings
@@ -61,8 +62,7 @@ def active_temperature(
     B, rate = step_settings(measured, batch_size, learning_rate)
     function = loss_along(measured, modes, double=True)
     M = function.samples
-    if not 1 <= B <= M:
-        raise ValueError(f"batch_size={B} must lie between 1 and the {M} training samples")
+    check_whole("batch_size", B, M, "the samples")
     x = np.asarray(distances, float)
     if x.ndim not in (1, 2) or (x.ndim == 2 and len(x) != len(rows)) or not np.isfinite(x).all():
         raise ValueError(

@@ -29,6 +29,7 @@ import theory
 from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import digest, kept
+from nets.checks import check_option
 from nets.layers import net_digest
 from nets.measure.curvature import hessian_operator, top_eigenpairs
 from nets.measure.directions import AlongDirections, along_directions
@@ -167,8 +168,7 @@ class MeasuredValley:
         if noise == "random_shift":
             shift = theory.random_shift(learning_rate=rate, sigma=self.shift_strength)
             return theory.Langevin(self.landscape(), shift)
-        if noise != "measured":
-            raise ValueError(f"noise={noise!r} must be 'measured' or 'random_shift'")
+        check_option("noise", noise, ("measured", "random_shift"))
         order = [n, *range(n)]
         C = self.covariance[np.ix_(order, order)]
         return theory.Langevin(self.landscape(), theory.measured((C + C.T) / 2, learning_rate=rate))
@@ -188,14 +188,13 @@ class MeasuredValley:
 
     def diffusion(self, x: ArrayLike = 0.0, *, noise: Reading) -> np.ndarray:
         """D_ii(x) along the sharp directions, shape (..., n)."""
+        check_option("noise", noise, get_args(Reading))
+        if noise == "random_shift":
+            return self.learning_rate * self.shift_strength * self.curvatures(x) ** 2
         half = self.learning_rate / 2
         if noise == "local":
             return half * self.noise(x)[..., :-1]
-        if noise == "measured":
-            return half * np.diag(self.covariance)[:-1] * np.ones((*np.shape(x), 1))
-        if noise == "random_shift":
-            return self.learning_rate * self.shift_strength * self.curvatures(x) ** 2
-        raise ValueError(f"noise={noise!r} must be one of {get_args(Reading)}")
+        return half * np.diag(self.covariance)[:-1] * np.ones((*np.shape(x), 1))
 
 
 def measure_valley(
@@ -265,8 +264,7 @@ def measure_valley(
         raise ValueError(f"n_sharp, epochs, pilots, degree must be positive and points at least {degree + 3}")
     if samples is not None and not 1 < samples <= run.data.samples:
         raise ValueError(f"samples={samples} must lie between 2 and the {run.data.samples} training rows")
-    if flat not in get_args(Flat):
-        raise ValueError(f"flat={flat!r} must be one of {get_args(Flat)}")
+    check_option("flat", flat, get_args(Flat))
     asked = _identity(run) | {
         "n_sharp": n_sharp, "epochs": epochs, "pilots": pilots, "points": points, "degree": degree,
         "flat": flat, "tolerance": tolerance, "rng": rng, "samples": samples or run.data.samples,

@@ -6,7 +6,6 @@ holds all of them by the names under which runs are stored.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -15,6 +14,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import torch
 
+from nets.checks import check_option
 from nets.training.networks import Parameters
 
 OptimizerName = Literal["sgd", "momentum", "adam", "gd", "gd_isotropic_noise", "gd_flatness_noise"]
@@ -171,7 +171,7 @@ def named_optimizer(optimizer: Optimizer | str, **numbers: float | None) -> Opti
     optimiser. What :attr:`Optimizer.recorded` holds is read back.
     """
     name = optimizer.name if isinstance(optimizer, Optimizer) else optimizer
-    check_option("optimizer", name, tuple(OPTIMIZERS))
+    check_option("optimizer", name, OPTIMIZERS)
     own, given = fields(OPTIMIZERS[name]), {key: float(x) for key, x in numbers.items() if x is not None}
     for key in given.keys() - {f.name for f in own}:
         if value := given.pop(key):
@@ -183,11 +183,3 @@ def named_optimizer(optimizer: Optimizer | str, **numbers: float | None) -> Opti
         if f.default is MISSING and f.name not in given:
             raise ValueError(f"{f.name}=None: it is needed for optimizer={name!r}")
     return OPTIMIZERS[name](**given)
-
-
-def check_option(word: str, value: object, known: tuple[str, ...]) -> None:
-    """A ValueError that names the nearest option unless ``value`` is a known one."""
-    if value not in known:
-        close = difflib.get_close_matches(str(value), known, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{word}={value!r}: {hint}known are {', '.join(known)}")

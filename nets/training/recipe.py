@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import numpy as np
 import torch
 
+from nets.checks import check_option, check_whole
 from nets.training.batches import Sampling
-from nets.training.optimizers import (
-    GradientDescent,
-    Optimizer,
-    OptimizerName,
-    Plain,
-    check_option,
-    named_optimizer,
-)
+from nets.training.optimizers import GradientDescent, Optimizer, OptimizerName, Plain, named_optimizer
 
 Precision = Literal["float32", "float64"]
 
@@ -75,7 +69,7 @@ class Recipe:
         rate = self.learning_rate
         if not (isinstance(rate, int | float | np.number) and math.isfinite(rate) and rate > 0):
             raise ValueError(f"learning_rate={rate} must be positive and finite")
-        check_epochs(self.epochs)
+        check_whole("epochs", self.epochs)
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(f"optimizer={self.optimizer!r} must be one such as Plain() or Momentum(0.9)")
         check_option("sampling", self.sampling, get_args(Sampling))
@@ -95,11 +89,8 @@ class Recipe:
                     "leave it out"
                 )
             size = samples
-        if size is None or not is_whole(size) or not 1 <= size <= samples:
-            raise ValueError(
-                f"batch_size={size} must be a whole number from 1 to the {samples} training rows"
-            )
-        return replace(self, batch_size=int(size))
+        check_whole("batch_size", size, samples, f"the {samples} training rows")
+        return replace(self, batch_size=int(cast(int, size)))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -147,17 +138,6 @@ def changed(recipe: Recipe | None, options: Mapping[str, Any]) -> Recipe:
     optimizer = fields.get("optimizer", Plain() if recipe is None else recipe.optimizer)
     fields["optimizer"] = named_optimizer(optimizer, **numbers)
     return Recipe(**fields) if recipe is None else replace(recipe, **fields)
-
-
-def check_epochs(epochs: int) -> None:
-    """Raise ValueError unless ``epochs`` is a positive whole number."""
-    if not is_whole(epochs) or epochs < 1:
-        raise ValueError(f"epochs={epochs!r} must be a positive whole number")
-
-
-def is_whole(value: object) -> bool:
-    """Whether a number is a whole one, and no truth value."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def checked_device(device: str | torch.device) -> torch.device:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from fpsolve.symbols.counter_rng import Seed
+from nets.checks import check_whole
 from nets.data.datasets import Data
 from nets.layers import description, net_digest, weight_layers, with_parameters
 from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
-from nets.training.recipe import Options, Recipe, changed, check_epochs, checked_device
+from nets.training.recipe import Options, Recipe, changed, checked_device
 from nets.training.run import Run, Runs, check_trained, finished
 from nets.training.side_by_side import trained
 from nets.training.step import AfterStep
@@ -171,7 +172,7 @@ def continued(
     Diverged
         With the step, for a single run.
     """
-    check_epochs(epochs)
+    check_whole("epochs", epochs)
     if isinstance(run, Run):
         check_trained(run)
     runs = [run] if isinstance(run, Run) else run

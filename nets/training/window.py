@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 
 from fpsolve.results import dataset, quantity
+from nets.checks import check_whole
 from nets.layers import checked_layer
-from nets.training.recipe import check_epochs, is_whole
 from nets.training.run import Run, Runs, check_trained, finished, run_attributes
 from nets.training.side_by_side import trained
 
@@ -116,11 +116,10 @@ def _recorded(
     for one in runs:
         checked_layer(one.net, layer)
         check_trained(one)
-    check_epochs(epochs)
+    check_whole("epochs", epochs)
     first = runs[0]
     steps, weight = epochs * first.steps_per_epoch, checked_layer(first.net, layer).weight
-    if not is_whole(every) or not 1 <= every <= steps:
-        raise ValueError(f"every={every!r} must lie between 1 and the window's {steps} steps")
+    check_whole("every", every, steps, "the steps of the window")
     kept, weights = steps // every, weight.numel()
     size = kept * weights * len(runs) * first.recipe.torch_dtype.itemsize
     if size > LARGEST_WINDOW:
