@@ -180,20 +180,11 @@ def evolved_density(
     if not 0 <= mode < valley.n_sharp:
         raise ValueError(f"mode={mode} must lie between 0 and {valley.n_sharp - 1}")
     system = valley.process(noise=noise)
-    x, y = system.variables[0], system.variables[1 + mode]
-    z, D = x / valley.scale, sp.Matrix(system.diffusion).diagonal()
-
-    def of_z(row: np.ndarray) -> sp.Expr:
-        return sum((float(c) * z**k for k, c in enumerate(row)), sp.Integer(0))
-
-    lam = [of_z(row) for row in valley.curvature]
-    force = of_z(valley.potential).diff(x) + lam[mode].diff(x) * y**2 / 2
-    for j in range(valley.n_sharp):
-        if j != mode:
-            force += lam[j].diff(x) * D[1 + j] / lam[j] / 2
-    process = theory.Diffusion(
-        sp.Matrix([-force, -lam[mode] * y]), sp.diag(D[0], D[1 + mode]), (x, y), name=f"(x, y{mode + 1})"
-    )
+    (x, *sharp), (along, *across) = system.variables, system.drift
+    y, (D_x, *D) = sharp[mode], sp.Matrix(system.diffusion).diagonal()
+    settled = {s**2: D[j] / -across[j].diff(s) for j, s in enumerate(sharp) if j != mode}
+    drift = sp.Matrix([along.subs(settled), across[mode]])
+    process = theory.Diffusion(drift, sp.diag(D_x, D[mode]), (x, y), name=f"(x, y{mode + 1})")
     rate, path = valley.learning_rate, flat_path(valley, steps=steps, noise=noise)
     start = max(1, int(SETTLED * steps))
     Dx = rate / 2 * (valley.noise(path)[:, -1] if noise == "local" else valley.covariance[-1, -1] + 0 * path)
