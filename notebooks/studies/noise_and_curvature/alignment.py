@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -25,9 +26,12 @@ from nets.training.along import net_at
 
 #: Directions in ``size_ratio_top``, as in PRL's flatness.
 SHARPEST = 10
-_GEOMETRIC = ("size_ratio", "size_ratio_top", "label_ratio")
-_CORRELATIONS = ("pearson_elements", "pearson_diagonal", "log_pearson_diagonal", "overlap")
-_PLAIN = ("slope_diagonal", "coefficient", "gradient_norm")
+#: What is averaged by its logarithm, by Fisher's z, and as it is.
+_AVERAGED = (
+    ("size_ratio", "size_ratio_top", "label_ratio"),
+    ("pearson_elements", "pearson_diagonal", "log_pearson_diagonal", "overlap"),
+    ("slope_diagonal", "coefficient", "gradient_norm"),
+)
 
 
 def alignment_along(
@@ -41,9 +45,8 @@ def alignment_along(
 ) -> xr.Dataset:
     """C·B and the Fisher matrices against the Hessian, for every training at every epoch that was kept.
 
-    ``net`` has the shape of the nets whose ``weights`` are from
-    :func:`nets.training.along.weights_along`. All training rows are taken, and the weights of ``layer``, by
-    default of all layers. Files
+    ``net`` has the shape of the nets whose ``weights`` are from :func:`nets.training.along.weights_along`.
+    All training rows are taken, and the weights of ``layer``, by default of all layers. Files
     ``f"{store}_{training}_{epoch}.nc"`` are kept; a run that is killed goes on from them. A ValueError if
     there are too many weights for dense matrices, or a file holds the answer for other weights, other data or
     another layer.
@@ -53,31 +56,24 @@ def alignment_along(
     over the ten sharpest directions. ``attrs["cpu_seconds"]`` adds up the processor time.
     """
     asked = {"what": "noise_alignment", "net": description(net), "data": data.digest, "layer": layer}
-    places = [(k, int(e)) for k in range(weights.sizes["training"]) for e in weights["epoch"].to_numpy()]
-    found = []
-    for k, epoch in shown(places, unit="net", progress=progress, leave=True):
+
+    def measured(k: int, epoch: int) -> xr.Dataset:
         there = net_at(net, weights, training=k, epoch=epoch)
         subject = as_subject(there, data.train_inputs, data.train_labels, layer=layer)
-        found.append(
-            kept(
-                None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc",
-                partial(noise_alignment, subject),
-                asked=asked | {"weights": net_digest(there)},
-            )
-        )
-    count = weights.sizes["epoch"]
-    trainings = [
-        xr.concat(found[i : i + count], dim=weights["epoch"], combine_attrs="override", data_vars="all")
-        for i in range(0, len(found), count)
-    ]
-    every = xr.concat(trainings, dim="training", combine_attrs="override", data_vars="all")
+        place = None if store is None else f"{os.fspath(store)}_{k}_{epoch}.nc"
+        return kept(place, partial(noise_alignment, subject), asked=asked | {"weights": net_digest(there)})
+
+    places = list(product(range(weights.sizes["training"]), weights["epoch"].to_numpy().tolist()))
+    found = [measured(*place) for place in shown(places, unit="net", progress=progress, leave=True)]
+    joined, count = partial(xr.concat, combine_attrs="override", data_vars="all"), weights.sizes["epoch"]
+    trainings = [joined(found[i : i + count], weights["epoch"]) for i in range(0, len(found), count)]
+    every = joined(trainings, "training")
     top = (every["diagonal"] / every["eigenvalue"]).isel(mode=slice(SHARPEST))
     every["size_ratio_top"] = top.reduce(stats.gmean, dim="mode").assign_attrs(
         long_name=f"A_ii / H_ii, geometric mean of the {SHARPEST} sharpest directions", units="1"
     )
-    return every.assign_attrs(
-        data=data.name, cpu_seconds=float(sum(part.attrs["cpu_seconds"] for part in found))
-    )
+    seconds = float(sum(part.attrs["cpu_seconds"] for part in found))
+    return every.assign_attrs(data=data.name, cpu_seconds=seconds)
 
 
 def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:
@@ -86,12 +82,12 @@ def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Data
     ``every`` is from :func:`alignment_along`. The result, dims epoch and matrix, has each number with
     ``_low`` and ``_high``, and without them ``error``, the mean share of misclassified samples.
     """
-    names = [n for n in (*_GEOMETRIC, *_CORRELATIONS, *_PLAIN) if n in every]
+    ratios, correlations, plain = ([n for n in names if n in every] for names in _AVERAGED)
     summary = over_trainings(
-        [every[names].isel(training=k) for k in range(every.sizes["training"])],
+        every[ratios + correlations + plain],
         confidence=confidence,
-        geometric=[n for n in _GEOMETRIC if n in every],
-        correlations=[n for n in _CORRELATIONS if n in every],
+        geometric=ratios,
+        correlations=correlations,
     )
     return summary.assign(error=every["error"].mean("training", keep_attrs=True))
 
@@ -106,14 +102,13 @@ def slopes_above(every: xr.Dataset, floors: Sequence[float], *, matrix: str = "n
     part = every.sel(matrix=matrix)
     values = np.full((every.sizes["training"], every.sizes["epoch"], len(floors)), np.nan)
     counts = np.zeros(values.shape)
-    for k, j in np.ndindex(values.shape[:2]):
+    for k, j, i in np.ndindex(values.shape):
         here = part.isel(training=k, epoch=j)
         x, y = here["eigenvalue"].to_numpy(), here["diagonal"].to_numpy()
-        for i, floor in enumerate(floors):
-            above = (x > floor * x[0]) & (y > 0)
-            counts[k, j, i] = above.sum()
-            if above.sum() > 2:
-                values[k, j, i] = stats.linregress(np.log(x[above]), np.log(y[above])).slope
+        above = (x > floors[i] * x[0]) & (y > 0)
+        counts[k, j, i] = above.sum()
+        if above.sum() > 2:
+            values[k, j, i] = stats.linregress(np.log(x[above]), np.log(y[above])).slope
     coords = {"epoch": every["epoch"], "floor": np.array(floors, dtype=float)}
     dims = ("epoch", "floor")
     words = "log-log slope of C_ii by H_ii"

@@ -52,17 +52,16 @@ def flatness_gain(
 ) -> xr.Dataset:
     """Mean over trainings of ln F(one) − ln F(other), pairs from the same start: ``gain``, its interval.
 
-    ``results`` and ``others`` are in the same order of starts. Equal loss takes out that one run may be
-    further along. ``value`` is by default the last step of both, or the lowest loss that both of a pair have
-    reached.
+    Equal loss takes out that one run may be further along. ``value`` is by default the last step of both, or
+    the lowest loss that both of a pair have reached.
     """
-    differences = []
-    for one, other in zip(results, others, strict=True):
-        ends = [float(r["step"][-1] if at == "step" else r["loss"].min()) for r in (one, other)]
+    gains = []
+    for pair in zip(results, others, strict=True):
+        ends = [float(r["step"][-1] if at == "step" else r["loss"].min()) for r in pair]
         there = value if value is not None else min(ends) if at == "step" else max(ends)
-        a, b = (log_flatness(r, at=at, value=there, name=name) for r in (one, other))
-        differences.append(xr.Dataset({"gain": quantity(a - b, (), "gain in ln F")}))
-    return over_trainings(differences)
+        one, other = (log_flatness(r, at=at, value=there, name=name) for r in pair)
+        gains.append(one - other)
+    return _mean("gain", gains, "gain in ln F")
 
 
 def flatness_slope(
@@ -86,8 +85,8 @@ def flatness_slope(
         if np.ptp(x) == 0:
             raise ValueError("all cases have the same η/B")
         y = [log_flatness(r, at=at, value=there, name=name) for r in start]
-        slopes.append(xr.Dataset({"slope": quantity(np.polyfit(x, y, 1)[0], (), "d ln F / d ln(η/B)")}))
-    return over_trainings(slopes)
+        slopes.append(np.polyfit(x, y, 1)[0])
+    return _mean("slope", slopes, "d ln F / d ln(η/B)")
 
 
 def flatness_summary(results: Sequence[xr.Dataset], *, over: Literal["step", "epoch", "time"]) -> xr.Dataset:
@@ -98,10 +97,10 @@ def flatness_summary(results: Sequence[xr.Dataset], *, over: Literal["step", "ep
     ``weight_norm`` without.
     """
     unused = {"epoch", "step", "time"} - {over}
-    parts = [r.swap_dims(epoch=over)[[*_AVERAGED, *_MEANS]].drop_vars(unused) for r in results]
+    parts = [r.swap_dims(epoch=over).drop_vars(unused) for r in results]
     found = over_trainings([part[list(_AVERAGED)] for part in parts], geometric=_AVERAGED)
-    others = [part[list(_MEANS)] for part in parts]
-    found = found.merge(xr.concat(others, dim="training").mean("training", keep_attrs=True))
+    others = xr.concat([part[list(_MEANS)] for part in parts], dim="training")
+    found = found.merge(others.mean("training", keep_attrs=True))
     return found.assign(
         {f"ln_{n}{end}": np.log(found[f"{n}{end}"]) for n in _AVERAGED[:2] for end in ("", "_low", "_high")}
     )
@@ -112,5 +111,9 @@ def flatness_growth(
 ) -> xr.Dataset:
     """Mean over trainings of the ``growth`` of ln F between two steps, the earlier and the later."""
     logs = [[log_flatness(r, at="step", value=s, name=name) for s in steps] for r in results]
-    grown = (quantity(later - earlier, (), "growth of ln F") for earlier, later in logs)
-    return over_trainings([xr.Dataset({"growth": g}) for g in grown])
+    return _mean("growth", [later - earlier for earlier, later in logs], "growth of ln F")
+
+
+def _mean(name: str, values: Sequence[float], words: str) -> xr.Dataset:
+    """One number of each training, averaged."""
+    return over_trainings([xr.Dataset({name: quantity(v, (), words)}) for v in values])

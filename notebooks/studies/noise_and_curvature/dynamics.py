@@ -8,7 +8,7 @@ measured with every layer scaled back to a norm of reference, which leaves the c
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -108,27 +108,24 @@ def flatness_dynamics(
         raise ValueError(f"epochs={wanted} must ascend and not begin before the run's epoch {run.epoch}")
     reference = layer_norms(run.net) if norms is None else tuple(norms)
     data = run.data if samples is None else run.data.subset(samples)
-    plain: list[np.ndarray] = []
-    divided: list[np.ndarray] = []
-    done = []
-    for epoch in shown(wanted, unit="measurement", progress=progress, leave=True):
-        if epoch > run.epoch:
-            run = continued(run, epoch - run.epoch)
-        for found, net in ((plain, run.net), (divided, rescaled(run.net, reference))):
-            found.append(top_curvatures(net, data.train_inputs, data.train_labels, count=count, layer=layer))
-        done.append(run.step)
-    history = run.history.sel(epoch=wanted) if run.history.sizes else run.history
-    steps = np.array(done, dtype=np.int64)
-    result = history.drop_attrs(deep=False).assign(
-        _flatness("", plain, "F = Π λ_i^(−1/2n)")
-        | _flatness("_rescaled", divided, "F at the reference norms")
-    )
+    found, done = [], []
+    for last in _course(run, shown(wanted, unit="measurement", progress=progress, leave=True)):
+        pair = last.net, rescaled(last.net, reference)
+        rows = data.train_inputs, data.train_labels
+        found.append([top_curvatures(net, *rows, count=count, layer=layer) for net in pair])
+        done.append(last.step)
+    history = last.history.sel(epoch=wanted) if last.history.sizes else last.history
+    steps, result = np.array(done, dtype=np.int64), history.drop_attrs(deep=False)
+    words = {"": "F = Π λ_i^(−1/2n)", "_rescaled": "F at the reference norms"}
+    for (end, text), top in zip(words.items(), np.array(found).swapaxes(0, 1), strict=True):
+        result[f"eigenvalue{end}"] = quantity(top, ("epoch", "mode"), "top eigenvalues of the Hessian")
+        result[f"flatness{end}"] = quantity([flatness(row) for row in top], "epoch", text)
     result = result.assign_coords(
         step=quantity(steps, "epoch", "steps done"),
         time=quantity(steps * run.recipe.learning_rate, "epoch", "learning rate × steps"),
         mode=np.arange(1, count + 1),
     )
-    result.attrs = run_attributes(run) | {
+    result.attrs = run_attributes(last) | {
         "title": "flatness along training",
         "layer": "all" if layer is None else str(layer),
         "reference_norms": " ".join(f"{n:.6g}" for n in reference),
@@ -137,11 +134,11 @@ def flatness_dynamics(
     return result
 
 
-def _flatness(suffix: str, eigenvalues: Sequence[np.ndarray], words: str) -> dict[str, xr.Variable]:
-    """Eigenvalues (epoch, mode) and the flatness from them."""
-    top = quantity(np.array(eigenvalues), ("epoch", "mode"), "top eigenvalues of the Hessian")
-    F = quantity([flatness(row) for row in eigenvalues], "epoch", words)
-    return {f"eigenvalue{suffix}": top, f"flatness{suffix}": F}
+def _course(run: Run, epochs: Iterable[int]) -> Iterator[Run]:
+    """The run at each of these epochs, which ascend."""
+    for epoch in epochs:
+        run = continued(run, epoch - run.epoch) if epoch > run.epoch else run
+        yield run
 
 
 def flatness_along(
@@ -164,17 +161,14 @@ def flatness_along(
     epochs, or both a batch size and white noise are asked for.
     """
     if batch_size is not None and noise is not None:
-        raise ValueError(
-            f"batch_size={batch_size} and noise={noise:g}: white noise goes with full-batch steps"
-        )
+        raise ValueError(f"batch_size={batch_size}, noise={noise:g}: white noise goes with full-batch steps")
     length = 1 if batch_size is None else data.samples // batch_size
     if any(s % length for s in steps):
         raise ValueError(f"steps={list(steps)} must be whole epochs of {length}")
-    optimizer: Optimizer = GradientDescent() if noise is None else IsotropicNoise(noise)
-    run = sgd(
-        net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=1, rng=rng,
-        optimizer=optimizer if batch_size is None else Plain(),
-    )  # fmt: skip
+    way: Optimizer = (
+        Plain() if batch_size else IsotropicNoise(noise) if noise is not None else GradientDescent()
+    )
+    run = sgd(net, data, optimizer=way, learning_rate=learning_rate, batch_size=batch_size, epochs=1, rng=rng)
     epochs = [s // length for s in steps]
     return flatness_dynamics(run, epochs=epochs, norms=layer_norms(net), layer=layer, samples=samples)
 
@@ -187,12 +181,8 @@ def mean_white_noise(
     The trace is measured at ``epochs`` along the SGD run from ``net`` with seed ``rng``; the mean over time
     is by trapezoids between them.
     """
-    run, traces = None, []
-    for epoch in epochs:
-        if run is None:
-            run = sgd(net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epoch, rng=rng)
-        else:
-            run = continued(run, epoch - run.epoch)
-        traces.append(noise_trace(as_subject(run.net, data.train_inputs, data.train_labels)))
+    start = sgd(net, data, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs[0], rng=rng)
+    nets = (run.net for run in _course(start, epochs))
+    traces = [noise_trace(as_subject(net, data.train_inputs, data.train_labels)) for net in nets]
     mean = np.trapezoid(traces, epochs) / (epochs[-1] - epochs[0]) if len(epochs) > 1 else traces[0]
     return float(learning_rate * mean / (2 * batch_size * sum(p.numel() for p in net.parameters())))

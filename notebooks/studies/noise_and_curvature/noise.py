@@ -17,7 +17,7 @@ from torch import nn
 
 from fpsolve.laws import gaussian_noise, gaussianity, law_fits
 from fpsolve.results import quantity
-from fpsolve.statistics import over_trainings
+from fpsolve.statistics import mean_and_error, over_trainings
 from fpsolve.table import interval_table
 from nets.measure.curvature import hessian
 from nets.measure.noise import Rng, batch_factor, minibatch_gradients, noise_covariance, projected_gradients
@@ -90,16 +90,14 @@ def noise_study(
         "norm_distance": quantity(float(test.statistic), (), "Kolmogorov distance of the norms"),
         "norm_p": quantity(float(test.pvalue), (), "its p"),
     }  # fmt: skip
-    normality = _normality(subject, batch_sizes, streams[4:])
-    result = xr.Dataset(data).assign_coords(
-        sampling=["with replacement", "without replacement"],
-        pooled=list(POOLED), law=["gaussian", "stable"], source=["minibatches", "N(0, C)"],
-    )  # fmt: skip
-    result = result.merge(normality, combine_attrs="drop")
-    result.attrs = subject.attributes("gradient noise") | {
-        "batch_size": int(batch_size), "draws": int(draws), "repeats": int(repeats),
+    coords = {
+        "sampling": ["with replacement", "without replacement"], "pooled": list(POOLED),
+        "law": ["gaussian", "stable"], "source": ["minibatches", "N(0, C)"],
     }  # fmt: skip
-    return result
+    normality = _normality(subject, batch_sizes, streams[4:])
+    result = xr.Dataset(data, coords).merge(normality, combine_attrs="drop")
+    numbers = {"batch_size": int(batch_size), "draws": int(draws), "repeats": int(repeats)}
+    return result.assign_attrs(subject.attributes("gradient noise") | numbers)
 
 
 def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -112,11 +110,10 @@ def noise_summary(studies: Sequence[xr.Dataset]) -> xr.Dataset:
     """
     parts = []
     for study in studies:
-        groups = study[["excess_kurtosis", "rejected"]].groupby("group")
         part = study[["alpha", "preference"]].median("repeat").assign(norm_distance=study["norm_distance"])
-        part["excess_kurtosis"] = groups.median()["excess_kurtosis"].transpose("group", "batch_size")
-        part["rejected"] = groups.mean()["rejected"].transpose("group", "batch_size")
-        parts.append(part)
+        kurtosis, rejected = (study[name].groupby("group") for name in ("excess_kurtosis", "rejected"))
+        part = part.assign(excess_kurtosis=kurtosis.median(), rejected=rejected.mean())
+        parts.append(part.transpose("pooled", "group", "batch_size"))
     summary = over_trainings(parts, geometric=["excess_kurtosis"])
     alphas = xr.concat([study["alpha"] for study in studies], dim="training")
     return summary.assign(
@@ -143,46 +140,37 @@ def normality_table(summary: xr.Dataset) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = {}
-    for group in DIRECTIONS:
-        for name, word, form in (
-            ("rejected", "Gaussian rejected", ".0%"),
-            ("excess_kurtosis", "excess kurtosis", ".2g"),
-        ):
-            values = summary[name].sel(group=group)
-            rows[group, word] = {
-                f"B = {b}": f"{v:{form}}"
-                for b, v in zip(summary["batch_size"].values, values.values, strict=True)
-            }
+    shown = {"rejected": ("Gaussian rejected", ".0%"), "excess_kurtosis": ("excess kurtosis", ".2g")}
+    rows = {
+        (group, word): {
+            f"B = {b}": f"{v:{form}}" for b, v in summary[name].sel(group=group).to_series().items()
+        }
+        for group in DIRECTIONS
+        for name, (word, form) in shown.items()
+    }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _traces(subject, sizes, draws, mean, covariance, streams):
     """Tr C exact and drawn, for both kinds of sampling; of the first the noise, and how often it is 0."""
-    samples, trace = subject.samples, float(np.trace(covariance))
-    found, noise, zeros = [], None, None
-    for i, (size, replacement) in enumerate(zip(sizes, (True, False), strict=True)):
-        count = draws if replacement else max(draws // 8, 20)
-        gradients = minibatch_gradients(
-            subject, batch_size=size, draws=count, replacement=replacement, rng=streams[i]
-        )
-        off = gradients - mean
-        if noise is None:
-            noise, zeros = off, (gradients == 0).mean(axis=0)
-        squares = (off.astype(float) ** 2).sum(axis=1)
-        expected = trace * batch_factor(samples, batch_size=size, replacement=replacement)
-        found.append((expected, squares.mean(), squares.std(ddof=1) / np.sqrt(len(squares))))
-    exact, drawn, error = np.array(found).T
-    return (
-        {
-            "drawn_batch_size": quantity(np.array(sizes, dtype=np.int64), "sampling", "batch size"),
-            "trace": quantity(exact, "sampling", "Tr C, exact"),
-            "trace_drawn": quantity(drawn, "sampling", "Tr C of drawn minibatches"),
-            "trace_stderr": quantity(error, "sampling", "its standard error"),
-        },
-        noise,
-        zeros,
-    )
+    found, trace = [], float(np.trace(covariance))
+    counts = draws, max(draws // 8, 20)
+    gradients = [
+        minibatch_gradients(subject, batch_size=size, draws=count, replacement=replacement, rng=stream)
+        for size, count, replacement, stream in zip(sizes, counts, (True, False), streams, strict=False)
+    ]
+    for size, drawn, replacement in zip(sizes, gradients, (True, False), strict=True):
+        squares = ((drawn - mean).astype(float) ** 2).sum(axis=1)
+        expected = trace * batch_factor(subject.samples, batch_size=size, replacement=replacement)
+        found.append((expected, *mean_and_error(squares)))
+    exact, measured, error = np.array(found).T
+    traces = {
+        "drawn_batch_size": quantity(np.array(sizes, dtype=np.int64), "sampling", "batch size"),
+        "trace": quantity(exact, "sampling", "Tr C, exact"),
+        "trace_drawn": quantity(measured, "sampling", "Tr C of drawn minibatches"),
+        "trace_stderr": quantity(error, "sampling", "its standard error"),
+    }
+    return traces, gradients[0] - mean, (gradients[0] == 0).mean(axis=0)
 
 
 def _laws(
@@ -203,25 +191,22 @@ def _laws(
     share = len(alive) / noise.shape[1]
     result: dict = {"fitted_share": quantity(share, (), "share of weights that are fitted")}
     for name in ("alpha", "scale", "location", "preference", "distance"):
-        values = np.array([[fit[name].to_numpy() for fit in each] for each in fits])
-        dims = ("pooled", "repeat", "law")[: values.ndim]
-        result[name] = (dims, values, fits[0][0][name].attrs)
+        values = np.array([[fit[name] for fit in each] for each in fits])
+        result[name] = (("pooled", "repeat", "law")[: values.ndim], values, fits[0][0][name].attrs)
     return result
 
 
 def _normality(subject, batch_sizes, streams) -> xr.Dataset:
     """Tests along the sharpest directions, random ones, and single weights."""
-    H = hessian(subject).to_numpy()
+    H, (few, many, weights) = hessian(subject).to_numpy(), DIRECTIONS.values()
     N = len(H)
-    sharp = np.linalg.eigh(H)[1][:, : -DIRECTIONS["ten sharpest"] - 1 : -1]
-    random = streams[0].normal(size=(N, DIRECTIONS["random"])) / np.sqrt(N)
-    chosen = streams[0].choice(N, DIRECTIONS["single weights"], replace=DIRECTIONS["single weights"] > N)
-    single = np.zeros((N, len(chosen)))
-    single[chosen, np.arange(len(chosen))] = 1
-    directions = np.concatenate([sharp, random, single], axis=1)
-    components = projected_gradients(subject, directions)
+    sharp = np.linalg.eigh(H)[1][:, : -few - 1 : -1]
+    random = streams[0].normal(size=(N, many)) / np.sqrt(N)
+    single = np.eye(N)[:, streams[0].choice(N, weights, replace=weights > N)]
+    parts = sharp, random, single
+    components = projected_gradients(subject, np.concatenate(parts, axis=1))
     found = gaussianity(components, batch_sizes=batch_sizes, rng=streams[1])
-    names = np.repeat(list(DIRECTIONS), [sharp.shape[1], random.shape[1], single.shape[1]])
+    names = np.repeat(list(DIRECTIONS), [part.shape[1] for part in parts])
     return found.assign_coords(group=("direction", names[found["direction"].to_numpy()])).drop_vars(
         ["rejected_share", "rejected_share_low", "rejected_share_high"]
     )

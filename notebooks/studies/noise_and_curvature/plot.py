@@ -23,26 +23,16 @@ def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | Non
     """
     ax = axes(ax)
     largest = 0.0
-    for (label, result), (colour, _) in zip(results.items(), _curves(len(results)), strict=True):
+    for k, (label, result) in enumerate(results.items()):
         x = result["eigenvalue"].to_numpy()
         y = result["diagonal"].sel(matrix="noise").to_numpy()
         shown = (x > 1e-6 * x.max()) & (y > 0)
-        ax.plot(
-            x[shown],
-            y[shown],
-            **({"ls": "", "marker": ".", "ms": 3, "color": colour, "label": label} | points),
-        )
+        style: dict = {"ls": "", "marker": ".", "ms": 3, "color": curve(k)[0], "label": label}
+        ax.plot(x[shown], y[shown], **(style | points))
         largest = max(largest, float(x.max()))
     line = np.array([1e-5, 1.0]) * largest
     ax.plot(line, line, color="0.4", lw=1, label="$C B = H$")
-    ax.plot(
-        line[1] * np.array([10**-2.5, 1]),
-        line[1] * np.array([1e-5, 1]),
-        color="0.4",
-        lw=1,
-        ls=":",
-        label="$C \\propto H^2$",
-    )
+    ax.plot(largest * np.array([10**-2.5, 1]), line, ":", color="0.4", lw=1, label="$C \\propto H^2$")
     ax.set(xscale="log", yscale="log", xlabel="$\\hat H_{ii}$", ylabel="$B\\,\\hat C_{ii}$")
     return ax
 
@@ -93,14 +83,10 @@ def with_intervals(
 def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | None = None, **step) -> Axes:
     """Axes with histograms of several samples on common bins, as densities; ``step`` goes to ``stairs``."""
     ax = axes(ax)
-    everything = np.concatenate([np.ravel(v) for v in samples.values()])
-    edges = np.histogram_bin_edges(everything, bins)
-    for (label, values), (colour, dash) in zip(samples.items(), _curves(len(samples)), strict=True):
-        ax.stairs(
-            np.histogram(values, edges, density=True)[0],
-            edges,
-            **({"color": colour, "ls": dash, "label": label} | step),
-        )
+    edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in samples.values()]), bins)
+    for k, (label, values) in enumerate(samples.items()):
+        style = dict(zip(("color", "ls"), curve(k), strict=True)) | {"label": label} | step
+        ax.stairs(np.histogram(values, edges, density=True)[0], edges, **style)
     ax.set(ylabel="density")
     return ax
 
@@ -117,10 +103,9 @@ def component_laws(
     sizes = np.abs(np.ravel(components))
     alpha, scale = float(fit["alpha"]), float(fit["scale"])
     edges = np.geomspace(0.03 * scale, 1.01 * sizes.max(), bins + 1)
-    (colour, _), (gauss, _), (stable, _) = _curves(3)
-    ax.stairs(
-        np.histogram(sizes, edges)[0] / (len(sizes) * np.diff(edges)), edges, color=colour, label="noise"
-    )
+    colour, gauss, stable = (curve(k)[0] for k in range(3))
+    found = np.histogram(sizes, edges)[0] / (len(sizes) * np.diff(edges))
+    ax.stairs(found, edges, color=colour, label="noise")
     spread = float(np.std(components))
     normal = 2 * law_density(edges, alpha=2.0, scale=spread / np.sqrt(2))
     ax.plot(edges, normal, "--", color=gauss, label="Gaussian fit")
@@ -129,7 +114,3 @@ def component_laws(
     lowest = 0.5 / (len(sizes) * np.diff(edges)[-1])
     ax.set(xscale="log", yscale="log", ylabel="density", ylim=(lowest, None))
     return ax
-
-
-def _curves(count: int) -> list:
-    return [curve(k) for k in range(count)]
