@@ -9,15 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from itertools import product
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import sympy as sp
 
 from theory.evaluate import values_at
-from theory.finite_step import Form, corrected_diffusion, corrected_drift, corrected_loss, corrected_root
 from theory.landscape import Landscape, Parameter, positive
 from theory.noise import Noise, square_root_or_factor
+
+Form: TypeAlias = Literal["small-noise", "expanded", "stationary", "drift-only"]
 
 
 class Process(ABC):
@@ -220,15 +222,27 @@ class Diffusion(Process):
 
 @dataclass(frozen=True)
 class FiniteStep(Process):
-    """A process whose coefficients are corrected for the step of the map; see :mod:`theory.finite_step`.
+    """A process that follows the map X + η b(X) + √(2ηD(X)) ξ to the next order in its step η.
 
-    Made by :func:`at_finite_step`. It has no ``learning_rate``: its own paths need a time step well
-    below ``step``, the η of the map.
+    Made by :func:`at_finite_step`. One step of the map and e^{η𝓛̃} agree up to O(η³) for
+    𝓛̃ = 𝓛 + η(A₂ − 𝓛²/2), where 𝓛 = b·∂ + D:∂∂ and A₂ is ½𝓛² with its coefficients held fixed (backward error
+    analysis of one Euler–Maruyama step, which for dt = η is one iteration of SGD). With J = ∂b/∂X, so J = −H
+    for a landscape, that is
+
+    * b̃ = b − (η/2) 𝓛b, for a landscape −∇(L + (η/4)|∇L|²) + (η/2) D:∇∇∇L,
+    * D̃ = D − (η/2)(J D + D Jᵀ + 𝓛D), for a landscape D + (η/2)(HD + DH − 𝓛D),
+    * and third derivatives −η Σ_k D_kl (∂_k D_ij) ∂_l∂_i∂_j, which no Itô process has.
+
+    For constant D the third derivatives vanish and the process is complete. Otherwise they are as large as
+    (η/2) D:∂∂D, of second order in the noise: a density is then right to O(η), with a remainder of O(ηD²).
+    It has no ``learning_rate``: a path of this process with dt = η would count the step twice, and needs a
+    time step well below ``step``, the η of the map.
     """
 
     process: Process
     step: sp.Expr
     form: Form = "small-noise"
+    learning_rate = None
 
     @property
     def variables(self) -> tuple[sp.Symbol, ...]:
@@ -238,16 +252,12 @@ class FiniteStep(Process):
     @cached_property
     def landscape(self) -> Landscape | None:
         """L + (η/4)|∇L|² − (η/2) D:∇∇L where D is constant: then b̃ is minus its gradient. Else None."""
-        old, D = self.process.landscape, sp.Matrix(self.process.diffusion)
+        old, (_, D) = self.process.landscape, self._limit
         if old is None or D.free_symbols & set(self.variables):
             return None
-        loss = corrected_loss(old.loss, D, self.variables, step=self.step)
-        return replace(old, loss=loss)
-
-    @property
-    def learning_rate(self) -> float | None:
-        """None: a path of this process with dt = η would count the step twice."""
-        return None
+        bending = sum(D.multiply_elementwise(old.hessian), sp.Integer(0))
+        lift = self.step / 4 * old.gradient.dot(old.gradient) - self.step / 2 * bending
+        return replace(old, loss=old.loss + lift)
 
     @property
     def name(self) -> str:
@@ -258,29 +268,41 @@ class FiniteStep(Process):
     @cached_property
     def drift(self) -> sp.Matrix:
         """b̃ = b − (η/2) 𝓛b, and η 𝓛D' more in the stationary form."""
-        return corrected_drift(*self._coefficients, step=self.step, form=self.form)
+        b, D = self._limit
+        corrected = b - self.step / 2 * self._generator(b)
+        if self.form == "stationary":
+            corrected += self.step * self._generator(D.diff(self.variables[0]))
+        return corrected
 
     @cached_property
     def diffusion(self) -> sp.Matrix:
-        """D̃ of the form."""
+        """D̃ of the form: that of the class, and η(bD' + 2DD'') more in the stationary form."""
+        b, D = self._limit
         if self.form == "drift-only":
-            return sp.Matrix(self.process.diffusion)
+            return D
         if self.form == "small-noise":
             return self.root * self.root.T / 2
-        return corrected_diffusion(*self._coefficients, step=self.step, form=self.form)
+        J = b.jacobian(self.variables)
+        corrected = D - self.step / 2 * (J * D + D * J.T + self._generator(D))
+        if self.form == "stationary":
+            slope = D.diff(self.variables[0])
+            corrected += self.step * (b * slope + 2 * D * slope.diff(self.variables[0]))
+        return corrected
 
     @cached_property
     def root(self) -> sp.Matrix:
         """G̃ with G̃ G̃ᵀ = 2D̃: G − (η/2)(J G + b·∂G) for small noise, G itself for the drift alone.
 
-        The other forms may have no root: :meth:`root_values` looks at every point.
+        For small noise that holds up to O(η²) and O(ηD²). The other forms may have no root:
+        :meth:`root_values` looks at every point.
         """
         if self.form in ("expanded", "stationary"):
             raise NotImplementedError("D of this form need not be positive: use root_values (numeric)")
         G = sp.Matrix(self.process.root)
         if self.form == "drift-only":
             return G
-        return corrected_root(sp.Matrix(self.process.drift), G, self.variables, step=self.step)
+        J = self._limit[0].jacobian(self.variables)
+        return G - self.step / 2 * (J * G + self._advection(G))
 
     def root_values(self, points: np.ndarray) -> np.ndarray:
         """G̃ at ``points`` (k, N) as (k, N, m); an error where D̃ is not positive semidefinite."""
@@ -300,9 +322,20 @@ class FiniteStep(Process):
         return Diffusion(self.drift, sp.diag(*self.diffusion.diagonal()), self.variables, self.name)
 
     @property
-    def _coefficients(self) -> tuple[sp.Matrix, sp.Matrix, tuple[sp.Symbol, ...]]:
-        """b, D and the variables of the process in continuous time."""
-        return sp.Matrix(self.process.drift), sp.Matrix(self.process.diffusion), self.variables
+    def _limit(self) -> tuple[sp.Matrix, sp.Matrix]:
+        """b and D of the process in continuous time."""
+        return sp.Matrix(self.process.drift), sp.Matrix(self.process.diffusion)
+
+    def _advection(self, f: sp.Matrix) -> sp.Matrix:
+        """b·∂f of every entry of f."""
+        pairs = list(zip(self._limit[0], self.variables, strict=True))
+        return f.applyfunc(lambda entry: sum((c * sp.diff(entry, v) for c, v in pairs), sp.Integer(0)))
+
+    def _generator(self, f: sp.Matrix) -> sp.Matrix:
+        """𝓛f = b·∂f + D:∂∂f of every entry of f."""
+        pairs = list(zip(self._limit[1], product(self.variables, repeat=2), strict=True))
+        bent = f.applyfunc(lambda entry: sum((c * sp.diff(entry, *v) for c, v in pairs), sp.Integer(0)))
+        return self._advection(f) + bent
 
 
 def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "small-noise") -> FiniteStep:
@@ -322,8 +355,7 @@ def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "
           construction; equal to the expanded form up to O(η²) and up to the terms of O(ηD²) that are
           incomplete there anyway.
         * expanded: D̃ = D − (η/2)(JD + DJᵀ + 𝓛D). Third derivatives leave second moments alone, which are
-        right
-          to O(η²) where b is linear, but D̃ may be negative where D nearly vanishes.
+          right to O(η²) where b is linear, but D̃ may be negative where D nearly vanishes.
         * stationary (one variable): the process with the same stationary density as the third-order
           generator, up to O(η²), for any D(x): 𝓛̃(1 + ηD'∂) has no third derivative left and
           annihilates the same density.

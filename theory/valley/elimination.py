@@ -150,23 +150,25 @@ class _Expansion:
         scale = {y: self.tau * y for y in fast}
         tau = self.tau
 
-        def coefficients(expression: sp.Expr, divide: int, orders: int) -> list[sp.Expr]:
-            """The even powers τ⁰, τ², … of expression(x, τz)/τ^divide; odd ones must vanish."""
-            found = _taylor(expression.subs(scale, simultaneous=True), tau, 2 * orders - 1 + divide)
-            if any(not _is_zero(c) for n, c in enumerate(found) if (n - divide) % 2 or n < divide):
-                raise NotImplementedError(
-                    "the expansion in the fast variables has odd terms (y³, or constant D_xy); "
-                    "only landscapes and noise even in y are covered"
-                )
-            return found[divide::2]
+        def by_order(expressions: list[sp.Expr], divide: int, orders: int) -> list[tuple[sp.Expr, ...]]:
+            """The even powers τ⁰, τ², … of every expression(x, τz)/τ^divide; odd ones must vanish."""
+            rows = []
+            for expression in expressions:
+                found = _taylor(expression.subs(scale, simultaneous=True), tau, 2 * orders - 1 + divide)
+                if any(not _is_zero(c) for n, c in enumerate(found) if (n - divide) % 2 or n < divide):
+                    raise NotImplementedError(
+                        "the expansion in the fast variables has odd terms (y³, or constant D_xy); "
+                        "only landscapes and noise even in y are covered"
+                    )
+                rows.append(found[divide::2])
+            return list(zip(*rows, strict=True))
 
         b, D = counted.drift, counted.diffusion
         x, y = [place[v] for v in slow], [place[v] for v in fast]
-        self.b_x = _by_order([coefficients(b[i], 0, 3) for i in x])
-        self.b_z = _by_order([coefficients(b[i], 1, 3) for i in y])
-        self.D_xx = [_by_order([coefficients(D[i, j], 0, 4) for j in x]) for i in x]
-        self.D_xz = [_by_order([coefficients(D[i, j], 1, 3) for j in y]) for i in x]
-        self.D_zz = [_by_order([coefficients(D[i, j], 2, 2) for j in y]) for i in y]
+        self.b_x, self.b_z = by_order([b[i] for i in x], 0, 3), by_order([b[i] for i in y], 1, 3)
+        self.D_xx = [by_order([D[i, j] for j in x], 0, 4) for i in x]
+        self.D_xz = [by_order([D[i, j] for j in y], 1, 3) for i in x]
+        self.D_zz = [by_order([D[i, j] for j in y], 2, 2) for i in y]
         self.curvatures, self.variances = self._fast_law()
         if any(not _is_zero(e) for e in self.b_x[0]) or any(not _is_zero(e) for r in self.D_xz for e in r[0]):
             raise NotImplementedError("slow and fast variables are coupled at lowest order")
@@ -178,11 +180,8 @@ class _Expansion:
         for i, y in enumerate(self.fast):
             force = self.b_z[0][i]
             curvature = -sp.diff(force, y)
-            if (
-                not _is_zero(force.subs(floor))
-                or curvature.has(*self.fast)
-                or not _is_zero(force + curvature * y)
-            ):
+            own = not curvature.has(*self.fast) and _is_zero(force + curvature * y)
+            if not own or not _is_zero(force.subs(floor)):
                 raise ValueError(
                     f"{y} has no curvature of its own: near the floor ∂L/∂{y} must be λ(x) {y} + higher "
                     "orders; choose coordinates in which the curvature is diagonal"
@@ -199,10 +198,8 @@ class _Expansion:
         total = sp.Integer(0)
         for powers, c in self._terms(expression).items():
             if all(n % 2 == 0 for n in powers):
-                moments = (
-                    sp.factorial2(n - 1) * s ** (n // 2) for n, s in zip(powers, self.variances, strict=True)
-                )
-                total += c * sp.Mul(*moments)
+                pairs = zip(powers, self.variances, strict=True)
+                total += c * sp.Mul(*(sp.factorial2(n - 1) * s ** (n // 2) for n, s in pairs))
         return total
 
     def _terms(self, expression: sp.Expr) -> dict[tuple[int, ...], sp.Expr]:
@@ -269,11 +266,6 @@ class _Expansion:
                 second += sum(2 * self.D_xz[c][1][i] * sp.diff(g[a], z) for i, z in enumerate(self.fast))
                 diffusion[a, c] = -self.average(second)
         return drift, (diffusion + diffusion.T) / 2
-
-
-def _by_order(rows: list[list[sp.Expr]]) -> list[list[sp.Expr]]:
-    """Rows of coefficients by component, transposed to lists of components by order."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _taylor(expression: sp.Expr, symbol: sp.Symbol, highest: int) -> list[sp.Expr]:

@@ -59,7 +59,7 @@ class Reduced:
     @property
     def floor(self) -> dict[sp.Symbol, sp.Integer]:
         """The substitution y = 0."""
-        return {y: sp.Integer(0) for y in self.fast}
+        return dict.fromkeys(self.fast, sp.Integer(0))
 
     @cached_property
     def curvatures(self) -> tuple[sp.Expr, ...]:
@@ -111,9 +111,8 @@ class Reduced:
         """Ratios that must be ≪ 1: ``timescale`` τ_y/τ_x and ``noise`` s λ'²/λ² (S14, S47–S48)."""
         x = self.slow_variable
         loss = self.process.landscape.loss
-        bending = sp.diff(loss, x, 2).subs(
-            {y: sp.sqrt(s) for y, s in zip(self.fast, self.conditional_variance, strict=True)}
-        )
+        widths = zip(self.fast, map(sp.sqrt, self.conditional_variance), strict=True)
+        bending = sp.diff(loss, x, 2).subs(dict(widths))
         slowest = self.curvatures[0] if len(self.fast) == 1 else sp.Min(*self.curvatures)
         pairs = zip(self.curvatures, self.conditional_variance, strict=True)
         noise = [s * sp.diff(c, x) ** 2 / c**2 for c, s in pairs]
@@ -143,15 +142,13 @@ class Reduced:
         Warns if the expansion is used outside its range (a ratio of :attr:`validity` above 0.1
         where the density is).
         """
-        grid, p = self._tabulated
-        self._warn_if_invalid()
+        grid, p = self._checked_table()
         log = np.interp(np.asarray(points, float), grid, np.log(np.maximum(p, 1e-300)), left=-700, right=-700)
         return np.exp(log)
 
     def moments(self) -> dict[str, float]:
         """⟨x²⟩, std(|x|), the mode and ⟨y_i²⟩ of the reduced density."""
-        grid, p = self._tabulated
-        self._warn_if_invalid()
+        grid, p = self._checked_table()
         weight = p * np.gradient(grid)
         weight /= weight.sum()
         absolute = np.abs(grid)
@@ -172,16 +169,16 @@ class Reduced:
         inside = grid[p > 1e-16 * p.max()]
         return float(inside[0]), float(inside[-1])
 
-    def _warn_if_invalid(self) -> None:
+    def _checked_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The grid and p on it; a warning where the expansion is outside its range."""
         grid, p = self._tabulated
         bulk = grid[p > 1e-3 * p.max()]
         for name, ratio in self.validity.items():
             worst = float(np.max(self._numeric(ratio)(bulk)))
             if worst > VALID_BELOW:
-                warnings.warn(
-                    f"adiabatic elimination needs a small {name} ratio; here it reaches {worst:.2g}",
-                    stacklevel=3,
-                )
+                said = f"adiabatic elimination needs a small {name} ratio; here it reaches {worst:.2g}"
+                warnings.warn(said, stacklevel=3)
+        return grid, p
 
     def _check_numeric(self) -> None:
         symbols = (self.drift.free_symbols | self.diffusion.free_symbols) - {self.slow_variable}

@@ -26,7 +26,6 @@ from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley.borders import flattest_point, floor_curvature, second_moment_limit
 from theory.valley.elimination import eliminate
-from theory.valley.reduced import Reduced
 from theory.valley.step_map import eliminate_map
 
 Order: TypeAlias = Literal[0, 1, 2]
@@ -119,7 +118,7 @@ def search_time(
         path, beyond = target + path, start + np.geomspace(1e-7, _MARGIN, _NODES // 4)
     else:
         path, beyond = target - path, np.linspace(start, 0.0, _NODES // 4)[1:] if start > 0 else np.array([])
-    return math.exp(_log_time(landscape, delta_s, order, path, beyond, learning_rate))
+    return math.exp(_log_time(_coefficients(landscape, order, learning_rate), delta_s, path, beyond))
 
 
 def log_lifetime(landscape: Landscape, *, sigma: float, learning_rate: float, order: Order = 1) -> float:
@@ -139,15 +138,13 @@ def log_lifetime(landscape: Landscape, *, sigma: float, learning_rate: float, or
     float
         ``inf`` if y is stable everywhere, ``-inf`` if it is unstable at x_F already.
     """
-    target, start = (
-        second_moment_limit(landscape, sigma=sigma, learning_rate=learning_rate),
-        flattest_point(landscape),
-    )
+    start = flattest_point(landscape)
+    target = second_moment_limit(landscape, sigma=sigma, learning_rate=learning_rate)
     if not start < target < math.inf:
         return -math.inf if target <= start else math.inf
     path = np.linspace(target, start, _NODES // 4)
     beyond = np.linspace(start, 0.0, _NODES // 4)[1:] if start > 0 else np.array([])
-    return _log_time(landscape, learning_rate * sigma, order, path, beyond)
+    return _log_time(_coefficients(landscape, order), learning_rate * sigma, path, beyond)
 
 
 def divergence_sigma(landscape: Landscape, *, learning_rate: float, time: float, order: Order = 1) -> float:
@@ -188,19 +185,14 @@ def divergence_learning_rate(landscape: Landscape, *, delta_s: float, order: Lit
 
 
 def _log_time(
-    landscape: Landscape,
-    delta_s: float,
-    order: Order,
-    path: np.ndarray,
-    beyond: np.ndarray,
-    learning_rate: float = 0.0,
+    coefficients: tuple[Callable, ...], delta_s: float, path: np.ndarray, beyond: np.ndarray
 ) -> float:
     """ln T from path[-1] to path[0]; ``beyond`` goes on behind the start to the wall at its end.
 
     With I(y) = ∫_y^end e^{Ψ(y) − Ψ(z)}/d dz, T = ∫ I dy. I follows from its value at the next node, the
     interval's own share being exact for constant b/d: steep drifts need no fine grid.
     """
-    b, d, _ = _coefficients(landscape, order, learning_rate)
+    b, d, _ = coefficients
     nodes = np.concatenate([path, beyond])
     h, middle = np.diff(nodes), (nodes[1:] + nodes[:-1]) / 2
     diffusion = d(middle, delta_s)
@@ -225,22 +217,15 @@ def _log_time(
 
 
 @lru_cache(maxsize=32)
-def _reduction(landscape: Landscape, order: Order, learning_rate: float) -> tuple[Reduced, sp.Symbol]:
-    """The elimination, once, with Δ_S as a symbol."""
+def _coefficients(landscape: Landscape, order: Order, learning_rate: float = 0.0) -> tuple[Callable, ...]:
+    """b(x, Δ_S), d(x, Δ_S) and d'(x, Δ_S) of the elimination, on arrays."""
     delta_s = sp.Symbol("Delta_S", positive=True)
     if learning_rate and order != 2:
         raise ValueError(f"the map is eliminated to order 2 only, not {order}")
     if learning_rate:
-        return eliminate_map(landscape, delta_s=delta_s, learning_rate=learning_rate), delta_s
-    return eliminate(Langevin(landscape, random_shift(delta_s=delta_s)), order=order), delta_s
-
-
-@lru_cache(maxsize=32)
-def _coefficients(
-    landscape: Landscape, order: Order, learning_rate: float = 0.0
-) -> tuple[Callable, Callable, Callable]:
-    """b(x, Δ_S), d(x, Δ_S) and d'(x, Δ_S) on arrays."""
-    reduced, delta_s = _reduction(landscape, order, learning_rate)
+        reduced = eliminate_map(landscape, delta_s=delta_s, learning_rate=learning_rate)
+    else:
+        reduced = eliminate(Langevin(landscape, random_shift(delta_s=delta_s)), order=order)
     x = reduced.slow_variable
     expressions = (reduced.drift, reduced.diffusion, sp.diff(reduced.diffusion, x))
-    return tuple(lambdified(expression, (x, delta_s)) for expression in expressions)  # type: ignore[return-value]
+    return tuple(lambdified(expression, (x, delta_s)) for expression in expressions)
