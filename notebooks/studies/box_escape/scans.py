@@ -125,10 +125,9 @@ def _readings(
             total, positive, learning_rate=eta * k, batch_size=B, half_width=r
         )
         rate[i, j] = k * per_own_time
-    kept = {name: float(free[name]) for name in ("mean", "low", "high", "variation")}
+    numbers = ("mean", "low", "high", "variation")
     return {
-        f"free_{name}": quantity(value, (), f"free exit in s: {name}") for name, value in kept.items()
-    } | {
+        **{f"free_{name}": quantity(float(free[name]), (), f"free exit in s: {name}") for name in numbers},
         "diffusion_steps": quantity(diffusion, _PLANE, "mean steps by free diffusion"),
         "level_rate": quantity(rate, _PLANE, "level crossing rate of the basin", "1/time"),
         "level_exponent": quantity(exponent, _PLANE, "ΔL/D of the basin"),
@@ -140,8 +139,7 @@ def _described(
 ) -> dict[str, xr.Variable]:
     """The start in numbers, and the settings of the scans."""
     values, ratio = report.eigenvalue.values, report.noise_curvature.values
-    lowest = np.full(EIGENVALUES, np.nan)
-    lowest[: min(EIGENVALUES, len(values))] = values[:EIGENVALUES]
+    lowest = np.pad(values, (0, EIGENVALUES), constant_values=np.nan)[:EIGENVALUES]
     with torch.no_grad():
         loss = float(dynamics.losses(dynamics.start.unsqueeze(0))[0])
     described = {

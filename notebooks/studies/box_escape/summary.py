@@ -164,9 +164,8 @@ def compare_laws(studies: xr.Dataset, scan: Scan) -> xr.Dataset:
         for name, value in zip(_COMPARED, _laws_of(study, scan), strict=True):
             columns[name][place] = float(value)
     numbers = {name: quantity(values, dims, name.replace("_", " ")) for name, values in columns.items()}
-    return dataset(
-        numbers, title="laws of escape over starts", coords={d: studies[d] for d in dims}, scan=scan
-    )
+    coords = {d: studies[d] for d in dims}
+    return dataset(numbers, title="laws of escape over starts", coords=coords, scan=scan)
 
 
 _COMPARED = (

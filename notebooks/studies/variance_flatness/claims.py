@@ -112,14 +112,9 @@ def _judgement(name: str, measured: Mapping[str, Exponent]) -> str:
     expected = Between(*PAPER[name][1:])
     words = [WORDS[case][expected.outcome(measured[case])] for case in (SAME, NEXT) if case in measured]
     if "shuffled" in measured and name != "psi_D":
-        shuffled = measured["shuffled"]
-        words.append(
-            "shuffled increments show at least as much"
-            if shuffled.value >= measured[SAME].low
-            else "shuffled increments show less"
-            if shuffled.low > 0
-            else "shuffled increments show none"
-        )
+        shuffled, as_much = measured["shuffled"], measured["shuffled"].value >= measured[SAME].low
+        shown = "at least as much" if as_much else "less" if shuffled.low > 0 else "none"
+        words.append(f"shuffled increments show {shown}")
     return "; ".join(words)
 
 

@@ -23,12 +23,12 @@ from scipy.stats import gmean
 from fpsolve import sweep
 from fpsolve.results import provenance, quantity
 from fpsolve.statistics import mean_interval, over_trainings
-from nets import layers, models
+from nets import layers
 from nets.data.datasets import Data
 from nets.measure import components, loss_widths
 from nets.training.run import Run
-from nets.training.train import sgd
 from nets.training.window import exploration_start, record_and_continue
+from notebooks.studies.variance_flatness.experiment import Config
 
 #: Directions looked at together; the search ends with a block that holds no sharp one.
 BLOCK = 50
@@ -159,13 +159,10 @@ def one_width(
 
     ``hidden_width`` is H; ``training`` decides initial weights and minibatches, ``rng`` nothing.
     """
-    started = time.process_time()
-    H = int(hidden_width)
-    initial, minibatches = (np.random.SeedSequence(int(training), spawn_key=(k,)) for k in (0, 1))
-    run = sgd(
-        models.fully_connected((data.features, H, H, len(data.classes)), rng=initial), data,
-        learning_rate=learning_rate, batch_size=batch_size, epochs=epochs, rng=minibatches,
-    )  # fmt: skip
+    started, H = time.process_time(), int(hidden_width)
+    sizes = (data.features, H, H, len(data.classes))
+    config = Config(sizes=sizes, learning_rate=learning_rate, batch_size=batch_size, epochs=epochs)
+    run = config.train(int(training), data=data)
     with warnings.catch_warnings():  # an early window is kept as a number, not said for every net
         warnings.simplefilter("ignore", UserWarning)
         recorded, last = record_and_continue(run, layer=1, epochs=window)

@@ -145,13 +145,12 @@ class Config:
         one_of(self.model, "model", tuple(MODELS))
         for case in self.cases:
             one_of(case, "case", tuple(CASES))
-        for name in ("fit", "rank_fit"):
-            modes = getattr(self, name)
+        for name, modes in (("fit", self.fit), ("rank_fit", self.rank_fit)):
             if len(modes) != 2 or not 1 <= modes[0] < modes[1]:
                 raise ValueError(f"{name} = {list(modes)} must be two modes, the first below the last")
         if self.fit[1] > self.directions:
             raise ValueError(
-                f"fit reaches mode {self.fit[1]}, flatness is measured up to {self.directions} only"
+                f"fit reaches mode {self.fit[1]}, flatness is measured to {self.directions} only"
             )
         if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
             raise ValueError(f"name = {self.name!r} must be a plain name of a folder")
@@ -161,8 +160,9 @@ class Config:
     @property
     def digest(self) -> str:
         """Of everything that decides what a seed measures."""
-        skipped = {"name", "root", "seeds", "first_seed", "threads"}
-        own = {k: v for k, v in asdict(self).items() if k not in skipped}
+        own = asdict(self)
+        for name in ("name", "root", "seeds", "first_seed", "threads"):
+            del own[name]
         if self.stop_at_loss:
             own["loss reached at"] = "w0"  # results from before stopped there and measured later
         text = json.dumps(own, sort_keys=True, default=list)
@@ -189,16 +189,13 @@ class Config:
         if not self.stop_at_loss:
             return run(self.epochs, checkpoint=checkpoint)
         reached = run(self.epochs, stop_at_loss=self.stop_at_loss, checkpoint=checkpoint)
+        asked, after = f"stop_at_loss={self.stop_at_loss:g}", f"after {reached.epoch} epochs"
         if reached.loss > self.stop_at_loss:
-            raise ValueError(
-                f"stop_at_loss={self.stop_at_loss:g} was not reached: the loss is {reached.loss:.3g} after "
-                f"{reached.epoch} epochs; give more epochs or a larger loss"
-            )
+            found = f"was not reached: the loss is {reached.loss:.3g} {after}"
+            raise ValueError(f"{asked} {found}; give more epochs or a larger loss")
         if reached.epoch <= self.window:
-            raise ValueError(
-                f"stop_at_loss={self.stop_at_loss:g} is reached after {reached.epoch} epochs, no more than "
-                f"the window's {self.window}; give a smaller loss"
-            )
+            wanted = f"no more than the window's {self.window}; give a smaller loss"
+            raise ValueError(f"{asked} is reached {after}, {wanted}")
         return run(reached.epoch - self.window)  # the same way again, to the bit, up to the first window
 
 

@@ -59,9 +59,8 @@ def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | N
     if float(share[-1]) >= level:
         mode = int(share["mode"][int(np.argmax(share.to_numpy() >= level))])
         ax.plot([mode, mode, 1], [0, level, level], color="0.5", lw=0.8, ls=":")
-        ax.annotate(
-            f"{level:.0%} at mode {mode}", (mode, 0.5 * level), xytext=(6, 0), textcoords="offset points"
-        )
+        text = f"{level:.0%} at mode {mode}"
+        ax.annotate(text, (mode, 0.5 * level), xytext=(6, 0), textcoords="offset points")
     first = int(share["mode"][0])
     ax.set(xlabel="mode $i$", ylabel=f"share of the variance, modes {first} to $i$", ylim=(0, 1.02))
     ax.set_xlim(0, min(float(share["mode"][-1]), 200))
@@ -133,14 +132,12 @@ def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes |
     ax = axes(ax)
     start = float(profiles.attrs["loss"])
     for k, mode in enumerate(profiles["mode"].to_numpy()):
-        colour = curve(k)[0]
-        part = profiles.sel(mode=mode)
+        colour, part = curve(k)[0], profiles.sel(mode=mode)
         x = part["distance"].to_numpy()
         ax.plot(x, np.log(part["loss"] / start), color=colour, label=f"$i = {mode}$")
         if fits is not None:
-            own = fits.sel(mode=mode)
-            fitted = float(own["slope"]) * x + 0.5 * float(own["curvature"]) * x**2
-            ax.plot(x, fitted, color=colour, ls=":", lw=1)
+            slope, curvature = (float(fits[name].sel(mode=mode)) for name in ("slope", "curvature"))
+            ax.plot(x, slope * x + 0.5 * curvature * x**2, color=colour, ls=":", lw=1)
     ax.axhline(1.0, color="0.5", lw=0.8)
     ax.set(xlabel="displacement along $p_i$", ylabel="$\\ln(L_i / L_0)$")
     ax.legend(frameon=False, fontsize=8)
@@ -150,10 +147,7 @@ def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes |
 def loss_history(
     history: xr.DataArray, *, windows: Sequence[tuple[float, float]] = (), ax: Axes | None = None
 ) -> Axes:
-    """Axes with the loss against the epoch, and the windows that were analysed.
-
-    ``windows`` are pairs of first and last epoch.
-    """
+    """Axes with the loss against the epoch, and the analysed ``windows``, pairs of first and last epoch."""
     ax = axes(ax)
     ax.plot(history["epoch"], history, color=curve(0)[0])
     for k, (start, end) in enumerate(windows):
@@ -184,15 +178,11 @@ def minibatch_profiles(profiles: xr.Dataset, mode: int, *, shown: int = 12, ax: 
 def agreement(
     measured: xr.DataArray, predicted: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **points
 ) -> Axes:
-    """Axes with predictions against measurements of the same modes, and the line on which both are equal.
-
-    ``predicted`` maps labels to values, dim ``mode``.
-    """
+    """Axes with labelled predictions against measurements, dim ``mode``, and the line of equality."""
     ax = axes(ax)
     for k, (label, values) in enumerate(predicted.items()):
-        x, y = xr.align(measured, values, join="inner")
-        dots: dict = {"ls": "", "marker": MARKERS[k], "ms": 4, "color": curve(k)[0], "label": label} | points
-        ax.plot(x, y, **dots)
+        dots: dict = {"ls": "", "marker": MARKERS[k], "ms": 4, "color": curve(k)[0], "label": label}
+        ax.plot(*xr.align(measured, values, join="inner"), **dots | points)
     ax.set(xscale="log", yscale="log", xlabel="measured", ylabel="predicted")
     middle = float(measured.median())
     ax.axline((middle, middle), (2 * middle, 2 * middle), color="0.5", lw=0.8)

@@ -77,15 +77,16 @@ def _row(config: Config, seeds: Sequence[xr.Dataset], cases: Sequence[str]) -> x
             values[name][j], values[f"{name}_low"][j], values[f"{name}_high"][j] = e.value, e.low, e.high
             if name == "psi":
                 values["psi_correlation"][j] = e.correlation
-    losses = np.array([seed.attrs["loss"] for seed in seeds]) if seeds else np.array([np.nan])
-    epochs = [seed.attrs["epoch_start"] + config.window for seed in seeds]
-    seconds = sum(float(seed.attrs["cpu_seconds"]) for seed in seeds)
+    losses, epochs, seconds = (
+        np.array([seed.attrs[name] for seed in seeds] or [np.nan], float)
+        for name in ("loss", "epoch_start", "cpu_seconds")
+    )
     scalars = {
         "loss": quantity(np.exp(np.log(losses).mean()), (), "training loss L₀ at w₀"),
         "loss_low": quantity(losses.min(), (), "smallest L₀ of a seed"),
         "loss_high": quantity(losses.max(), (), "largest L₀ of a seed"),
-        "epoch": quantity(np.mean(epochs) if seeds else np.nan, (), "epoch of w₀"),
-        "cpu_seconds": quantity(seconds if seeds else np.nan, (), "processor time", "s"),
+        "epoch": quantity(epochs.mean() + config.window, (), "epoch of w₀"),
+        "cpu_seconds": quantity(seconds.sum(), (), "processor time", "s"),
         "learning_rate": quantity(config.learning_rate, (), "learning rate"),
         "batch_size": quantity(config.batch_size, (), "batch size"),
         "seeds": quantity(len(seeds), (), "seeds"),
@@ -100,20 +101,17 @@ def markdown(table: xr.Dataset, *, columns: Sequence[tuple[str, str]] = COLUMNS)
     ``columns`` are pairs of a quantity and a case.
     """
     there = [(q, case) for q, case in columns if case in table["case"]]
-    heads = ["experiment", "L₀", "seeds"]
-    for name, case in there:
-        both = sum(q == name for q, _ in there) > 1
-        heads.append(f"{QUANTITIES[name]}, {case}" if both else QUANTITIES[name])
+    several = {name for name, _ in there if sum(q == name for q, _ in there) > 1}
+    heads = [f"{QUANTITIES[q]}, {case}" if q in several else QUANTITIES[q] for q, case in there]
     rows = []
     for name in table["experiment"].to_numpy():
         row = table.sel(experiment=name)
-        if int(row["seeds"]):
-            cells = [f"{float(row['loss']):.1e}", str(int(row["seeds"]))]
-            cells += [_cell(row.sel(case=case), column) for column, case in there]
-        else:
-            cells = ["not run", *[""] * (len(heads) - 2)]
+        cells = ["not run", "", *[""] * len(there)]
+        if seeds := int(row["seeds"]):
+            measured = [_cell(row.sel(case=case), column) for column, case in there]
+            cells = [f"{float(row['loss']):.1e}", str(seeds), *measured]
         rows.append([str(name), *cells])
-    return table_in_markdown(heads, rows)
+    return table_in_markdown(["experiment", "L₀", "seeds", *heads], rows)
 
 
 def _cell(row: xr.Dataset, name: str) -> str:
