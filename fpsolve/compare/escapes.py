@@ -94,10 +94,7 @@ def escape(
         box = checked_box(process, box)
     start = {name: float(value) for name, value in start.items()}
     # Refuses bad input before any work
-    start_state(
-        process, start=start, target=target, walkers=1, time_step=time_step or 1.0, max_time=1e300, rng=0,
-        divergence=1e6,
-    )  # fmt: skip
+    start_state(process, target, 1e300, start=start, walkers=1, time_step=time_step or 1.0, rng=0)
     remarks: list[str] = []
     exits = _exits(process, start, target, remarks)
     problem = _Problem(process, start, target, walkers, time_step, max_time, box, rng, progress, exits)

@@ -6,8 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -128,10 +128,8 @@ def simulate_escape(
     Gobet, Stoch. Proc. Appl. 87, 167 (2000): bridges. Broadie, Glasserman, Kou, Math. Finance 7,
     325 (1997), and Gobet, Menozzi, Stoch. Proc. Appl. 120, 130 (2010): the shift, flat and curved.
     """
-    state = start_state(
-        process, start=start, target=target, walkers=walkers, time_step=time_step, max_time=max_time,
-        rng=rng, divergence=divergence,
-    )  # fmt: skip
+    given = {"start": start, "walkers": walkers, "time_step": time_step, "rng": rng, "divergence": divergence}
+    state = start_state(process, target, max_time, **given)
     boundary = chosen_boundary(process, state.time_step, boundary)
     starts = from_lanes(state.positions, state.walkers)
     if barrier := noise_barrier(process, target, state.time_step, starts):
@@ -155,8 +153,7 @@ def simulate_escape(
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Passages:
+class Passages(NamedTuple):
     """How and where walkers ended: shapes (k,), and (k, n) for ``points``."""
 
     outcome: np.ndarray
@@ -165,26 +162,13 @@ class Passages:
     top_level: np.ndarray
 
 
-def start_state(
-    process: Process,
-    *,
-    start: Mapping[str, ArrayLike] | np.ndarray,
-    target: sp.Basic,
-    walkers: int | None,
-    time_step: float | None,
-    max_time: float,
-    rng: Seed,
-    divergence: float,
-) -> State:
-    """The checked state at time 0, outside the target."""
+def start_state(process: Process, target: sp.Basic, max_time: float, **given: Any) -> State:
+    """The checked state at time 0, outside the target; ``given`` is for ``fresh_state``."""
     check_names(process, _RESERVED)
     if not (math.isfinite(max_time) and max_time > 0):
         raise ValueError(f"max_time={max_time:g} must be positive and finite")
     g = numpy_function(signed_function(target, process.variables), process.variables)
-    state = fresh_state(
-        process, start=start, time=max_time, walkers=walkers, time_step=time_step, rng=rng,
-        divergence=divergence,
-    )  # fmt: skip
+    state = fresh_state(process, time=max_time, **given)
     points = np.unique(from_lanes(state.positions, state.walkers), axis=0)
     values = g(*points.T)
     for bad, problem in (
@@ -215,18 +199,17 @@ def noise_barrier(process: Process, target: sp.Basic, time_step: float, starts: 
 
     Empty where there is a way with D > 0 throughout, in several variables, and for the map of SGD.
     """
-    if len(process.variables) > 1 or is_discrete(process, time_step):
-        return ""
-    if not process.diffusion.free_symbols:
+    if len(process.variables) > 1 or is_discrete(process, time_step) or not process.diffusion.free_symbols:
         return ""
     low, high = float(starts.min()), float(starts.max())
     edges = target_edges(target, process.variables[0])
     ways = [(high, edge) for edge in edges if edge > high][:1]
     ways += [(low, edge) for edge in edges if edge < low][-1:]
-    barred = [inflection_dimension(process, start=start, target=edge) for start, edge in ways]
-    if not barred or not all(any(not dimension < 0 for _, dimension in zeros) for zeros in barred):
+    zeros = [inflection_dimension(process, start=start, target=edge) for start, edge in ways]
+    barred = [[(place, dimension) for place, dimension in way if not dimension < 0] for way in zeros]
+    if not barred or not all(barred):
         return ""
-    place, dimension = next((p, d) for p, d in barred[0] if not d < 0)
+    place, dimension = barred[0][0]
     name = process.variables[0]
     return f"D vanishes at {name} = {place:.6g} on the way to the target, {verdict(dimension)}"
 
@@ -274,23 +257,20 @@ def run_walkers(
 
         return job
 
-    _run([start_job(low, high) for low, high in pairwise(ends)], count, progress)
+    _run([start_job(*part) for part in pairwise(ends)], count, progress)
     return end
 
 
 def _run(jobs: list[Callable[[], tuple[int, int]]], count: int, progress: bool) -> None:
     """Call each job until none of its walkers runs; a job gives the numbers that run and that have ended."""
-    finished = [0] * len(jobs)
-    alive = list(range(len(jobs)))
+    finished = dict.fromkeys(jobs, 0)
     with ThreadPoolExecutor(len(jobs)) as pool, bar(count, unit="walker", progress=progress) as shown_bar:
-        while alive:
-            calls = {k: pool.submit(jobs[k]) for k in alive}
-            for k, call in calls.items():
-                running, done = call.result()
-                shown_bar.update(done - finished[k])
-                finished[k] = done
-                if running == 0:
-                    alive.remove(k)
+        while jobs:
+            results = {job: call.result() for job, call in [(job, pool.submit(job)) for job in jobs]}
+            for job, (_, done) in results.items():
+                shown_bar.update(done - finished[job])
+                finished[job] = done
+            jobs = [job for job, (running, _) in results.items() if running]
 
 
 def passage_times(end: Passages, time_step: float, boundary: Boundary) -> np.ndarray:
@@ -304,8 +284,8 @@ def passage_dataset(
     key: tuple[int, int], **attrs: str | int | float,
 ) -> xr.Dataset:  # fmt: skip
     """Passages and their ``observed`` times (walkers,), as :func:`simulate_escape` describes them."""
-    escaped = end.outcome == ESCAPED
-    times = np.where(escaped, observed, np.nan)
+    times = np.where(end.outcome == ESCAPED, observed, np.nan)
+    outcomes = {"n_escaped": ESCAPED, "n_censored": CENSORED, "n_diverged": DIVERGED}
     variables = {
         "escape_time": quantity(times, "walker", "escape time, NaN if none", "time"),
         "outcome": quantity(end.outcome, "walker", "0 censored, 1 escaped, 2 diverged"),
@@ -321,9 +301,7 @@ def passage_dataset(
         coords={"walker": np.arange(len(observed))},
         title=title,
         time_step=time_step,
-        n_escaped=int(escaped.sum()),
-        n_censored=int((end.outcome == CENSORED).sum()),
-        n_diverged=int((end.outcome == DIVERGED).sum()),
+        **{name: int((end.outcome == code).sum()) for name, code in outcomes.items()},
         walker_steps=int(end.steps.sum()),
         seed=key_text(key),
         **attrs,

@@ -139,14 +139,12 @@ def split_escape(
         escape_kernel(process, target, boundary, coordinate), signed_members(process, target), boundary,
         state.key, float(time_step), state.divergence, available_threads(threads),
         10**6 if max_time is None else whole_steps(max_time, time_step, "max_time"),
+        max(1, math.ceil(relaxation_time / time_step)),
+        np.random.default_rng(np.random.SeedSequence(state.key)),
     )  # fmt: skip
-    choice = np.random.default_rng(np.random.SeedSequence(state.key))
-    relaxation = max(1, math.ceil(relaxation_time / time_step))
-    plan = pilot(walk, choice, point, level_at, source=source, relaxation=relaxation, max_levels=max_levels)
-    counts = counted(
-        walk, choice, point, plan, start_level=float(level_at(point)[0]), walkers=walkers,
-        relaxation=relaxation, progress=progress,
-    )  # fmt: skip
+    plan = pilot(walk, point, level_at, source=source, max_levels=max_levels)
+    start_level = float(level_at(point)[0])
+    counts = counted(walk, point, plan, start_level=start_level, walkers=walkers, progress=progress)
     result = dataset(
         _variables(walk, plan, counts, confidence),
         coords={"level": np.arange(1, len(plan.levels) + 1), "group": np.arange(GROUPS)},
@@ -175,11 +173,10 @@ def _started(
     """The checked state of one walker at the start; the time step and relaxation time, or their defaults."""
     if time_step is None:
         time_step = getattr(process, "learning_rate", None)
-    place = {name: np.asarray(value, dtype=float) for name, value in start.items()}
+    step = 1.0 if time_step is None else time_step
     state = start_state(
-        process, start=place, target=target, walkers=1, time_step=1.0 if time_step is None else time_step,
-        max_time=1.0, rng=rng, divergence=divergence,
-    )  # fmt: skip
+        process, target, 1.0, start=start, walkers=1, time_step=step, rng=rng, divergence=divergence
+    )
     if time_step is None or relaxation_time is None:
         slow, fast = relaxation_rates_below(process, from_lanes(state.positions, 1)[0], target=target)
         time_step = 0.02 / fast if time_step is None else time_step

@@ -90,7 +90,15 @@ def escape_rate(
         raise ValueError("the total observed time is 0, so there is no rate; give times above 0")
     if diverged:
         warnings.warn(f"{diverged} walkers diverged: the rate is that of escape before it", stacklevel=2)
-    rate, low, high = _exact(n, S, confidence) if method == "exact" else _asymptotic(n, S, confidence)
+    tail = (1 - confidence) / 2
+    if method == "exact":
+        rate, low = n / S, float(stats.chi2.ppf(tail, 2 * n) / (2 * S)) if n else 0.0
+        high = float(stats.chi2.isf(tail, 2 * n + 2) / (2 * S))
+    elif n < 3:
+        raise ValueError(f"(n − 2)/S needs at least 3 escapes, and there are {n}; use method='exact'")
+    else:
+        rate, width = (n - 2) / S, float(stats.norm.isf(tail)) / math.sqrt(n)
+        low, high = rate * max(0.0, 1 - width), rate * (1 + width)
     percent = f"{100 * confidence:g} % interval"
     return dataset(
         {
@@ -105,17 +113,3 @@ def escape_rate(
         method=method,
         confidence=float(confidence),
     )
-
-
-def _exact(n: int, S: float, confidence: float) -> tuple[float, float, float]:
-    tail = (1 - confidence) / 2
-    low = stats.chi2.ppf(tail, 2 * n) / (2 * S) if n else 0.0
-    return n / S, float(low), float(stats.chi2.isf(tail, 2 * n + 2) / (2 * S))
-
-
-def _asymptotic(n: int, S: float, confidence: float) -> tuple[float, float, float]:
-    if n < 3:
-        raise ValueError(f"(n − 2)/S needs at least 3 escapes, and there are {n}; use method='exact'")
-    rate = (n - 2) / S
-    width = float(stats.norm.isf((1 - confidence) / 2)) / math.sqrt(n)
-    return rate, rate * max(0.0, 1 - width), rate * (1 + width)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,6 +56,10 @@ class Walk:
     divergence: float
     threads: int
     max_step: int
+    #: Steps for which a walker depends on its start.
+    relaxation: int
+    #: Draws among places.
+    choice: np.random.Generator
     used: int = 0
     steps: int = 0
     diverged: int = 0
@@ -100,9 +105,24 @@ class Walk:
         """Time of each passage."""
         return passage_times(end, self.time_step, self.boundary)
 
+    def drawn(self, home: np.ndarray, count: int) -> np.ndarray:
+        """So many of the places ``home``, any of them as often as it is drawn."""
+        return home[self.choice.integers(len(home), size=count)]
 
-@dataclass(frozen=True)
-class Plan:
+    def put_back(self, end: Passages, outcome: int, home: np.ndarray) -> np.ndarray:
+        """Last places; walkers that did not end with ``outcome`` are put back to places of ``home``."""
+        gone, points = end.outcome != outcome, end.points.copy()
+        points[gone] = self.drawn(home, int(gone.sum()))
+        return points
+
+    def relaxed(self, points: np.ndarray, home: np.ndarray) -> np.ndarray:
+        """Places after ten relaxation times, after each of which walkers that ended are put back."""
+        for _ in range(_RELAXATIONS):
+            points = self.put_back(self.run(points, steps=self.relaxation), CENSORED, home)
+        return points
+
+
+class Plan(NamedTuple):
     """Choices of the pilot: the source's level, the levels above it, the mean time of a loop."""
 
     source: float
@@ -110,8 +130,7 @@ class Plan:
     loop_time: float
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Results of each group: ℓ₀, q₀, and the logs of flux and shares, shape (groups, 1 + levels)."""
 
     first_time: np.ndarray
@@ -119,8 +138,7 @@ class Counts:
     log_factors: np.ndarray
 
 
-@dataclass(frozen=True)
-class _Entries:
+class _Entries(NamedTuple):
     """Where walkers were when they entered a level: place, level there, group, already in the target."""
 
     points: np.ndarray
@@ -134,11 +152,10 @@ class _Entries:
 
     @classmethod
     def joined(cls, parts: list[_Entries]) -> _Entries:
-        names = ("points", "levels", "group", "arrived")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def take(self, index: np.ndarray) -> _Entries:
-        return _Entries(self.points[index], self.levels[index], self.group[index], self.arrived[index])
+        return _Entries(*(values[index] for values in self))
 
     def counts(self) -> np.ndarray:
         return np.bincount(self.group, minlength=GROUPS)
@@ -159,23 +176,20 @@ class _Entries:
 
 def pilot(
     walk: Walk,
-    choice: np.random.Generator,
     start: np.ndarray,
     level_at: Callable[[np.ndarray], np.ndarray],
     *,
     source: float | None,
-    relaxation: int,
     max_levels: int,
 ) -> Plan:
     """Where the source ends, and levels that a share of about ``SHARE`` of the trials passes.
 
-    ``level_at`` gives ξ at points (k, n), ``start`` has shape (1, n), a walker depends on its start for
-    ``relaxation`` steps, and ``choice`` draws among places. ``source`` is ξ₀; None takes the median of
-    walkers that have relaxed from the start. No walk of the pilot is counted later, so the levels are fixed
-    for those that are. Fails if the source holds all or none of the relaxed walkers, or the levels do not
-    come to the target.
+    ``level_at`` gives ξ at points (k, n), and ``start`` has shape (1, n). ``source`` is ξ₀; None takes the
+    median of walkers that have relaxed from the start. No walk of the pilot is counted later, so the levels
+    are fixed for those that are. Fails if the source holds all or none of the relaxed walkers, or the levels
+    do not come to the target.
     """
-    points = _relaxed(walk, choice, np.repeat(start, _PILOT, axis=0), start, _RELAXATIONS * relaxation)
+    points = walk.relaxed(np.repeat(start, _PILOT, axis=0), start)
     heights = level_at(points)
     source = float(np.median(heights)) if source is None else source
     inside = heights <= source
@@ -185,12 +199,10 @@ def pilot(
             f"below the source's level {source:.6g}: choose source or level so that some are on either side"
         )
     levels = [float(np.quantile(heights[~inside], 1 - SHARE))]
-    entries, loop_time = _loops(
-        walk, choice, points, points[inside], Plan(source, np.array(levels), 0.0), np.zeros(_PILOT, int),
-        rounds=5,
-    )  # fmt: skip
+    begun = Plan(source, np.array(levels), 0.0)
+    entries, loop_time = _loops(walk, points, points[inside], begun, np.zeros(_PILOT, int), rounds=5)
     while True:
-        trials = entries.resampled(choice, _PILOT)
+        trials = entries.resampled(walk.choice, _PILOT)
         number = walk.used
         end = walk.run(trials.points, lower=source)
         tops = np.maximum(trials.levels, end.top_level)
@@ -215,21 +227,12 @@ def pilot(
 
 
 def counted(
-    walk: Walk,
-    choice: np.random.Generator,
-    start: np.ndarray,
-    plan: Plan,
-    *,
-    start_level: float,
-    walkers: int,
-    relaxation: int,
-    progress: bool,
+    walk: Walk, start: np.ndarray, plan: Plan, *, start_level: float, walkers: int, progress: bool
 ) -> Counts:
     """The runs that count: from the start to the source, entries in time, and from level to level.
 
-    ``start_level`` is ξ at the start and ``walkers`` the trials of each level; the others are as for
-    :func:`pilot`. Fails if no walker comes to some level in any group, or none returns from the start to the
-    source.
+    ``start_level`` is ξ at the start and ``walkers`` the trials of each level. Fails if no walker comes to
+    some level in any group, or none returns from the start to the source.
     """
     each = walkers // GROUPS
     with bar(len(plan.levels) + 1, unit="level", progress=progress) as shown_bar:
@@ -237,15 +240,14 @@ def counted(
         if start_level > plan.source:
             home, first_time, first_share = _first_way(walk, start, plan.source, each)
         group = np.arange(max(1, each // _LOOPS) * GROUPS) % GROUPS
-        points = home[choice.integers(len(home), size=len(group))]
-        points = _relaxed(walk, choice, points, home, _RELAXATIONS * relaxation)
+        points = walk.relaxed(walk.drawn(home, len(group)), home)
         window = (_SETTLING * plan.loop_time, (_SETTLING + _LOOPS) * plan.loop_time)
-        entries, _ = _loops(walk, choice, points, home, plan, group, window=window)
+        entries, _ = _loops(walk, points, home, plan, group, window=window)
         factors = [entries.counts() * GROUPS / (len(group) * (window[1] - window[0]))]
         shown_bar.update(1)
         for number, upper in enumerate([*plan.levels[1:], math.inf]):
             if entries.group.size:
-                trials = entries.resampled(choice, each)
+                trials = entries.resampled(walk.choice, each)
                 walked = np.flatnonzero(~trials.beyond(upper))
                 end = walk.run(trials.points[walked], lower=plan.source, upper=upper)
                 entries = _successes(trials, walked, end, upper)
@@ -265,28 +267,8 @@ def log_mean(logs: np.ndarray) -> float:
     return float(np.logaddexp.reduce(logs)) - math.log(len(logs))
 
 
-def _put_back(
-    points: np.ndarray, gone: np.ndarray, home: np.ndarray, choice: np.random.Generator
-) -> np.ndarray:
-    points = points.copy()
-    points[gone] = home[choice.integers(len(home), size=int(gone.sum()))]
-    return points
-
-
-def _relaxed(
-    walk: Walk, choice: np.random.Generator, points: np.ndarray, home: np.ndarray, steps: int
-) -> np.ndarray:
-    """Places after ``steps``, in pieces after each of which walkers that ended are put back to ``home``."""
-    pieces = 10
-    for _ in range(pieces):
-        end = walk.run(points, steps=-(-steps // pieces))
-        points = _put_back(end.points, end.outcome != CENSORED, home, choice)
-    return points
-
-
 def _loops(
     walk: Walk,
-    choice: np.random.Generator,
     points: np.ndarray,
     home: np.ndarray,
     plan: Plan,
@@ -297,19 +279,19 @@ def _loops(
 ) -> tuple[_Entries, float]:
     """Entries in a window of each walker's clock, and the mean time from one return to the next."""
     end = walk.run(points, lower=plan.source)  # so that whoever then comes to the first level enters it
-    points = _put_back(end.points, end.outcome != BELOW, home, choice)
+    points = walk.put_back(end, BELOW, home)
     clock, active, loops, found = np.zeros(len(points)), np.arange(len(points)), 0, []
     while active.size and loops < rounds * len(points):
         end = walk.run(points[active], upper=plan.levels[0])
         clock[active] += walk.times(end)
         inside = (clock[active] >= window[0]) & (clock[active] < window[1])
         found.append(_Entries.of(end, group[active], inside & (end.outcome != DIVERGED)))
-        points[active] = _put_back(end.points, end.outcome != ABOVE, home, choice)
+        points[active] = walk.put_back(end, ABOVE, home)
         above = active[end.outcome == ABOVE]
         if above.size:
             end = walk.run(points[above], lower=plan.source)
             clock[above] += walk.times(end)
-            points[above] = _put_back(end.points, end.outcome != BELOW, home, choice)
+            points[above] = walk.put_back(end, BELOW, home)
         loops += active.size
         active = active[clock[active] < window[1]]
     return _Entries.joined(found), float(clock.sum()) / loops
@@ -335,8 +317,5 @@ def _first_way(
         raise ValueError(
             f"none of {len(group)} walkers comes from the start to the source: use simulate_escape"
         )
-    return (
-        home,
-        np.bincount(group, walk.times(end)) / each,
-        np.bincount(group, end.outcome == ESCAPED) / each,
-    )
+    first_time, escaped = (np.bincount(group, w) / each for w in (walk.times(end), end.outcome == ESCAPED))
+    return home, first_time, escaped
