@@ -48,8 +48,7 @@ def escape_times(table: Table, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(
             row.value, height, xerr=_whiskers([row]), fmt=marker, color=colour, capsize=3, ms=6, zorder=3
         )  # fmt: skip
-    reference = next(row for row in rows if row.method == table.reference)
-    ax.axvline(reference.value, color="0.6", lw=0.8)
+    ax.axvline(_reference(table), color="0.6", lw=0.8)
     ax.set_yticks(range(len(rows)), [row.method for row in reversed(rows)])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     low, high = min(r.value for r in rows), max(r.value for r in rows)
@@ -70,19 +69,11 @@ def escape_barriers(tables: Sequence[Table]) -> Figure:
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(6.4, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
-    words = dict.fromkeys(row.method.split(",")[0] for table in tables for row in _times(table))
-    for word in words:
-        barriers, rows, references = [], [], []
-        for table in tables:
-            times = _times(table)
-            reference = next(r for r in times if r.method == table.reference)
-            for row in times:
-                if row.method.split(",")[0] == word:
-                    barriers.append(table.rows[0].value)
-                    rows.append(row)
-                    references.append(reference.value)
+    points = [(t.rows[0].value, row, _reference(t)) for t in tables for row in _times(t)]
+    for word in dict.fromkeys(row.method.split(",")[0] for _, row, _ in points):
+        barriers, rows, best = zip(*(p for p in points if p[1].method.split(",")[0] == word), strict=True)
         colour, marker = _style(word)
-        values, best = np.array([r.value for r in rows]), np.array(references)
+        values = np.array([row.value for row in rows])
         line = "-" if word in ("exact", "Kramers", "Eyring-Kramers") else ""
         options = {"color": colour, "marker": marker, "ls": line, "ms": 5, "mfc": "none", "label": word}
         upper.errorbar(barriers, values, yerr=_whiskers(rows), capsize=2, **options)
@@ -176,6 +167,10 @@ def _draw_slopes(ax, scan: xr.Dataset, fit: xr.Dataset, u: np.ndarray) -> None:
 
 def _times(table: Table) -> list[Row]:
     return [row for row in table.rows if row.quantity == "mean time"]
+
+
+def _reference(table: Table) -> float:
+    return next(row.value for row in _times(table) if row.method == table.reference)
 
 
 def _style(method: str) -> tuple[str, str]:

@@ -56,74 +56,58 @@ def ways_out(landscape: Landscape, *, start: Mapping[str, float], target: sp.Bas
         begins at the saddle itself or somewhere on the way down the other side. A ValueError says why there
         is no such saddle, or that the start's minimum lies in the target.
     """
-    variables = landscape.variables
+    variables, signed = landscape.variables, target_function(target, landscape.variables)
     gradient, hessian = (lambdified(f, variables) for f in (list(landscape.gradient), landscape.hessian))
-    flow = _Flow(landscape, gradient, hessian, target_function(target, variables))
+    flow = _Flow(landscape, gradient, hessian, lambda point: float(signed(*point)))
     points = landscape.critical_points()
     minima = [p for p in points if p.kind == "minimum"]
-    saddles = [p for p in points if p.index == 1]
     if not minima:
         raise ValueError("the landscape has no minimum, so no formula applies")
     home, _ = flow.down(np.array([start[n] for n in landscape.names]), minima)
     if home is None:
         raise ValueError("gradient flow from the start reaches no minimum")
-    bottom = _array(landscape, home)
-    if flow.signed(bottom) > 0:
+    if flow.signed(_array(landscape, home)) > 0:
         raise ValueError("the target holds the minimum of the start's valley: there is no barrier to cross")
-    found, early = [], []
-    for saddle in saddles:
-        way, reason = flow.over(home, saddle, minima)
-        if way is not None:
-            found.append(way)
-        elif reason:
-            early.append(reason)
+    ways = [flow.over(home, saddle, minima) for saddle in points if saddle.index == 1]
+    found = [way for way in ways if isinstance(way, Exit)]
     if not found:
+        early = [way for way in ways if isinstance(way, str)]
         raise ValueError(early[0] if early else "no saddle leads from the start's valley into the target")
     return sorted(found, key=lambda p: p.barrier)
 
 
 @dataclass(frozen=True)
 class _Flow:
-    """Gradient flow dθ/dt = −∇L with the target's signed function."""
+    """Gradient flow dθ/dt = −∇L with the target's signed function of a point (n,)."""
 
     landscape: Landscape
     gradient: Callable[..., np.ndarray]
     hessian: Callable[..., np.ndarray]
-    signed_of: Callable[..., np.ndarray]
-
-    def signed(self, point: np.ndarray) -> float:
-        return float(self.signed_of(*point))
+    signed: Callable[[np.ndarray], float]
 
     def down(self, point: np.ndarray, minima: list[CriticalPoint]) -> tuple[CriticalPoint | None, np.ndarray]:
         """The minimum that gradient flow reaches, and the path, shape (k, n)."""
         places = np.array([_array(self.landscape, m) for m in minima])
         scale = max(1.0, float(np.abs(places).max()))
 
-        def slope(_t: float, theta: np.ndarray) -> np.ndarray:
-            return -self.gradient(*theta)
-
-        def jacobian(_t: float, theta: np.ndarray) -> np.ndarray:
-            return -self.hessian(*theta)
-
         def arrived(_t: float, theta: np.ndarray) -> float:
             return float(np.linalg.norm(places - theta, axis=1).min()) - 1e-3 * scale
 
         arrived.terminal = True  # type: ignore[attr-defined]
-        if arrived(0.0, point) <= 0:
-            path = point[None]
-        else:
-            solved = solve_ivp(
-                slope, (0, 1e8), point, "LSODA", jac=jacobian, events=arrived, rtol=1e-6, atol=1e-9
-            )
-            path = solved.y.T
+        path = point[None]
+        if arrived(0.0, point) > 0:
+            path = solve_ivp(
+                lambda _, x: -self.gradient(*x), (0, 1e8), point, "LSODA",
+                jac=lambda _, x: -self.hessian(*x), events=arrived, rtol=1e-6, atol=1e-9,
+            ).y.T  # fmt: skip
         distance = np.linalg.norm(places - path[-1], axis=1)
         k = int(distance.argmin())
         return (minima[k] if distance[k] <= 2e-3 * scale else None), path
 
     def over(
         self, home: CriticalPoint, saddle: CriticalPoint, minima: list[CriticalPoint]
-    ) -> tuple[Exit | None, str]:
-        """The way out over a saddle, or why there is none."""
+    ) -> Exit | str | None:
+        """The way out over a saddle; a text says why a way into the target is none."""
         a, b = _array(self.landscape, home), _array(self.landscape, saddle)
         values, vectors = np.linalg.eigh(self.hessian(*b))
         direction = vectors[:, 0]
@@ -131,7 +115,7 @@ class _Flow:
         sides = [self.down(b + sign * reach * direction, minima) for sign in (1.0, -1.0)]
         away = [(end, path) for end, path in sides if end is not home]
         if len(away) != 1:
-            return None, ""
+            return None
         end, path = away[0]
         # Distance of the saddle from the boundary, in units of the walk from minimum to saddle
         size = max(abs(self.signed(a)), abs(self.signed(b)), 1e-300)
@@ -141,14 +125,12 @@ class _Flow:
         inside = max(last, *(self.signed(point) for point in path)) > 0
         barrier = float(saddle.loss - home.loss)
         if not at_saddle and self.signed(b) > 0:
-            return None, "the target begins before the saddle, where no formula applies"
+            return "the target begins before the saddle, where no formula applies"
         if not (at_saddle or inside) or not barrier > 0:
-            return None, ""
-        minimum_curvature = float(np.linalg.eigvalsh(np.asarray(self.hessian(*a), float)).max())
-        return Exit(
-            _named(self.landscape, a), _named(self.landscape, b), "saddle" if at_saddle else "well", barrier,
-            direction, max(minimum_curvature, float(np.abs(values).max())),
-        ), ""  # fmt: skip
+            return None
+        curvature = max(float(np.linalg.eigvalsh(self.hessian(*a)).max()), float(np.abs(values).max()))
+        low, top = (dict(zip(self.landscape.names, point.tolist(), strict=True)) for point in (a, b))
+        return Exit(low, top, "saddle" if at_saddle else "well", barrier, direction, curvature)
 
 
 def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Basic) -> tuple[float, float]:
@@ -162,11 +144,7 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
     b = numpy_function(list(process.drift), variables)
     jacobian = numpy_function(sp.Matrix(process.drift).jacobian(variables), variables)
     g = numpy_function(signed_function(target, variables), variables)
-
-    def rates(point: np.ndarray) -> np.ndarray:
-        return -np.linalg.eigvals(np.reshape(jacobian(*point), (len(point), len(point))))
-
-    at_start = rates(start)
+    at_start = -np.linalg.eigvals(jacobian(*start))
     point, span = start, 1.0 / max(float(np.abs(at_start).max()), 1e-6)
     for _ in range(60):
         path = solve_ivp(lambda _, x: np.ravel(b(*x)), (0, span), point, "LSODA", rtol=1e-8, atol=1e-10)
@@ -181,7 +159,7 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
         point, span = path.y[:, -1], 2.0 * span
         if moved < 1e-6 * (1.0 + float(np.abs(point).max())):
             break
-    found = rates(point)
+    found = -np.linalg.eigvals(jacobian(*point))
     slow, fast = float(found.real.min()), float(max(np.abs(found).max(), np.abs(at_start).max()))
     if not slow > 1e-6 * fast:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in zip(process.names, point, strict=True))
@@ -194,7 +172,3 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
 
 def _array(landscape: Landscape, point: CriticalPoint) -> np.ndarray:
     return np.array([float(point.point[n]) for n in landscape.names])
-
-
-def _named(landscape: Landscape, point: np.ndarray) -> dict[str, float]:
-    return {n: float(v) for n, v in zip(landscape.names, point, strict=True)}

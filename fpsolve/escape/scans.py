@@ -79,12 +79,12 @@ def scan_escape(
     grid = _checked_grid(setting, over, values)
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
     run = partial(escape_point, setting, over, walkers=walkers, max_steps=max_steps)
-    tasks = [(float(value), np.random.SeedSequence(seed, spawn_key=(i,))) for i, value in enumerate(grid)]
-    futures = [executor.submit(run, value, rng=seeds) for value, seeds in tasks] if executor else []
-    points = []
-    for i in shown(range(grid.size), unit="point", progress=progress, leave=True):
-        value, seeds = tasks[i]
-        points.append(futures[i].result() if futures else run(value, rng=seeds))
+    tasks = [
+        partial(run, float(v), rng=np.random.SeedSequence(seed, spawn_key=(i,))) for i, v in enumerate(grid)
+    ]
+    calls: list[Callable[[], xr.Dataset]]
+    calls = [executor.submit(task).result if executor else task for task in tasks]
+    points = [call() for call in shown(calls, unit="point", progress=progress, leave=True)]
     scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
     log_k = over == "sharpness" and setting.kind.thermal
     abscissa, values_of = _LOG_SHARPNESS if log_k else _ABSCISSAE[over]
@@ -242,7 +242,11 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
     with np.errstate(divide="ignore", invalid="ignore"):
         deviance = 2 * float(np.sum(np.where(n > 0, n * np.log(n / expected), 0.0) - (n - expected)))
     seen = n > 0
-    log_time = np.log(S[seen] / n[seen]) - known[seen]
+    log_time, exact = np.log(S[seen] / n[seen]) - known[seen], scan["exact_log_time"].to_numpy() - known
+    straight = (
+        float(np.corrcoef(u[seen], log_time)[0, 1]) if seen.sum() > 2 and np.ptp(log_time) > 0 else math.nan
+    )
+    exact_slope = np.polyfit(u, exact, 1, w=np.sqrt(expected))[0] if np.isfinite(exact).all() else math.nan
     at_one, at_zero = float(scan["slope_minimum"]), float(scan["slope_saddle"])
     share = lambda value: (value - at_zero) / (at_one - at_zero) if at_one != at_zero else math.nan  # noqa: E731
     shares = sorted((share(slope - error), share(slope + error)))
@@ -251,7 +255,7 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         "slope_low": (slope - error, "lower end"),
         "slope_high": (slope + error, "upper end"),
         "intercept": (intercept, "intercept of −ln γ"),
-        "pearson": (_pearson(u[seen], log_time), "Pearson correlation"),
+        "pearson": (straight, "Pearson correlation"),
         "deviance": (deviance, "deviance from the line"),
         "degrees_of_freedom": (u.size - 2, "degrees of freedom"),
         "p_value": (float(stats.chi2.sf(deviance, u.size - 2)) if u.size > 2 else math.nan, "p of the line"),
@@ -260,24 +264,13 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         "s": (share(slope), "share s of the fitted slope"),
         "s_low": (shares[0], "lower end of s"),
         "s_high": (shares[1], "upper end of s"),
-        "exact_slope": (_exact_slope(scan, u, expected, known), "slope of the exact Langevin times"),
+        "exact_slope": (float(exact_slope), "slope of the exact Langevin times"),
     }
     own = {"confidence": float(confidence), "prefactor": "that of the theorem" if prefactor else "none"}
     return dataset(
         {name: quantity(value, (), words) for name, (value, words) in values.items()},
         **scan.attrs | own | {"title": f"slope: {scan.attrs['title']}"},
     )
-
-
-def _pearson(u: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(u, y)[0, 1]) if u.size > 2 and np.ptp(y) > 0 else math.nan
-
-
-def _exact_slope(scan: xr.Dataset, u: np.ndarray, weights: np.ndarray, known: np.ndarray) -> float:
-    y = scan["exact_log_time"].to_numpy() - known
-    if not np.isfinite(y).all():
-        return math.nan
-    return float(np.polyfit(u, y, 1, w=np.sqrt(weights))[0])
 
 
 def slope_table(fits: Sequence[xr.Dataset] | Mapping[str, xr.Dataset]) -> str:

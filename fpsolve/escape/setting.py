@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import sympy as sp
@@ -170,23 +170,15 @@ class EscapeSetting:
 
     def simulate(self, *, walkers: int, max_steps: int, rng: Seed = None) -> xr.Dataset:
         """Passages of this setting, as :func:`fpsolve.simulate_escape` gives them."""
+        way: dict[str, Any] = {"start": self.place(self.start), "target": self.scaled_target}
+        way |= {"walkers": walkers, "rng": rng}
         if self.kind.drawn:
-            return simulate_minibatch_escape(
-                _scaled(self.landscape, self.sharpness),
-                np.asarray(self.data) / math.sqrt(self.sharpness),
-                start=self.place(self.start),
-                target=self.scaled_target,
-                learning_rate=float(self.learning_rate),  # type: ignore[arg-type]
-                batch_size=self.batch_size,  # type: ignore[arg-type]
-                walkers=walkers,
-                max_steps=max_steps,
-                rng=rng,
-            )
+            data = np.asarray(self.data) / math.sqrt(self.sharpness)
+            way |= {"learning_rate": self.numbers[0], "batch_size": self.batch_size, "max_steps": max_steps}
+            return simulate_minibatch_escape(_scaled(self.landscape, self.sharpness), data, **way)
         step = self.time_step or float(self.learning_rate)  # type: ignore[arg-type]
-        return simulate_escape(
-            self.process, start=self.place(self.start), target=self.scaled_target, walkers=walkers,
-            time_step=step, max_time=max_steps * step, boundary=self.boundary, rng=rng,
-        )  # fmt: skip
+        way |= {"time_step": step, "max_time": max_steps * step, "boundary": self.boundary}
+        return simulate_escape(self.process, **way)
 
     def exponent(self, s: float) -> float:
         """ΔL (s/D_a + (1 − s)/D_b), with D along the escape direction at the minimum and at the saddle.
@@ -229,9 +221,7 @@ class EscapeSetting:
     def _zeros_of_noise(self) -> list[float]:
         """Squared-Bessel dimensions of the zeros of D on the way to the target."""
         way = self._way()
-        if way is None:
-            return []
-        return [d for _, d in inflection_dimension(self.process, start=way[0], target=way[1])]
+        return [d for _, d in inflection_dimension(self.process, start=way[0], target=way[1])] if way else []
 
 
 def styblinski_tang_setting(
@@ -282,9 +272,8 @@ def styblinski_tang_setting(
     landscape = styblinski_tang(dimensions, shift_variance=0 if reading == "data" else shift)
     passed = [v > high for v in landscape.variables]
     minimum = dict.fromkeys(landscape.names, low)
-    data = None
-    if reading == "data":
-        data = np.random.default_rng(data_seed).standard_normal((samples, dimensions))
+    drawn = reading == "data"
+    data = np.random.default_rng(data_seed).standard_normal((samples, dimensions)) if drawn else None
     return EscapeSetting(
         landscape, noise or usual[reading], minimum, sp.Or(*passed), minimum,
         {**minimum, landscape.names[0]: high}, learning_rate=learning_rate, batch_size=batch_size, D=D,
