@@ -33,20 +33,13 @@ class Solution:
     table: Table
 
 
-def solve(
-    problem: Problem,
-    *,
-    method: str | None = None,
-    simulation: bool = True,
-    seed: int | None = None,
-    progress: bool = False,
-) -> Solution:
-    """Every job of :func:`plan`, one after another, compared with adiabatic elimination in one table."""
+def solve(problem: Problem, *, progress: bool = False, **choices: Any) -> Solution:
+    """Every job of :func:`plan` for its ``choices``, compared with adiabatic elimination in one table."""
     from fpsolve.compare.densities import stationary
 
     reduced = reductions(problem.process)
     found: dict[str, Any] = {}
-    jobs = plan(problem, method=method, simulation=simulation, seed=seed, progress=progress)
+    jobs = plan(problem, progress=progress, **choices)
     with bar(len(jobs), unit="job", progress=progress, leave=False) as counted:
         for name, job in jobs.items():
             counted.set_postfix_str(name)

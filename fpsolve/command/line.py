@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fpsolve.command.choices import EXAMPLE_NAMES, METHODS
 from fpsolve.command.exits import exit_code
-from fpsolve.command.output import pyplot, report, writable, write
+from fpsolve.command.output import pyplot, report, writable
 
 if TYPE_CHECKING:
     from fpsolve.command.jobs import Solution
@@ -88,9 +88,9 @@ def _whole(text: str, least: int = 0) -> int:
 
 def _problem(options: argparse.Namespace) -> Problem:
     """The problem of the command line, checked."""
-    from fpsolve.command.problem import EXAMPLES, load_problem, parse_problem
+    from fpsolve.command.problem import configuration, parse_problem
 
-    return parse_problem(EXAMPLES[options.example]) if options.example else load_problem(options.config)
+    return parse_problem(configuration(options))
 
 
 def _stationary(options: argparse.Namespace) -> int:
@@ -111,14 +111,10 @@ def _stationary(options: argparse.Namespace) -> int:
     if "ensemble" not in solution.results and not options.no_simulation:
         print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
     if out is not None and figure is None:
-        print(
-            "fpsolve: note: no figure; it needs a finite-volume density in one or two variables",
-            file=sys.stderr,
-        )
-    table, found, quiet = solution.table, solution.results, options.json
-    report(table, table.to_dict(), as_json=quiet)
-    if out is not None:
-        write(out, "stationary", table, table.to_dict(), figure=figure, results=found, quiet=quiet)
+        words = "it needs a finite-volume density in one or two variables"
+        print(f"fpsolve: note: no figure; {words}", file=sys.stderr)
+    table, found = solution.table, solution.results
+    report("stationary", table, table.to_dict(), out=out, quiet=options.json, figure=figure, results=found)
     return 0
 
 
@@ -135,11 +131,11 @@ def _escape(options: argparse.Namespace) -> int:
     if options.seed is not None:
         settings["rng"] = options.seed
     table = escape(problem.process, box=problem.box, progress=not options.json, **settings)
-    report(table, table.to_dict(), as_json=options.json)
+    figure = None
     if out is not None:
         figure, ax = pyplot().subplots()
         escape_times(table, ax=ax)
-        write(out, "escape", table, table.to_dict(), figure=figure, quiet=options.json)
+    report("escape", table, table.to_dict(), out=out, quiet=options.json, figure=figure)
     return 0
 
 

@@ -34,25 +34,24 @@ def pyplot():
     return plt
 
 
-def report(text: object, data: object, *, as_json: bool) -> None:
-    """A table on stdout, as text or as one line of JSON."""
-    print(json.dumps(data) if as_json else text)
-
-
-def write(
-    out: Path,
+def report(
     name: str,
     text: object,
     data: object,
     *,
+    out: Path | None,
+    quiet: bool,
     figure: Figure | None = None,
     results: Mapping[str, xr.Dataset | xr.DataArray] | None = None,
-    quiet: bool = False,
 ) -> None:
-    """Write ``name`` .txt, .json and .png, and each result as netCDF under its own name.
+    """A table on stdout, as text, or as one line of JSON if ``quiet``; the same in the folder ``out``.
 
-    The files are named on stdout unless ``quiet``.
+    There, ``name`` .txt, .json and .png and each result as netCDF under its own name are written. The files
+    are named on stdout unless ``quiet``.
     """
+    print(json.dumps(data) if quiet else text)
+    if out is None:
+        return
     files = [out / f"{name}.txt", out / f"{name}.json"]
     files[0].write_text(f"{text}\n", encoding="utf-8")
     files[1].write_text(json.dumps(data, indent=1), encoding="utf-8")

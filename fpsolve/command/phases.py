@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from fpsolve.command.output import pyplot, report, write
-from fpsolve.command.problem import EXAMPLES, WALKERS, chosen_landscape, problem_table
-from fpsolve.command.reader import Check, checked, number, one_of, read_text, refuse_unknown, whole
+from fpsolve.command.output import pyplot, report
+from fpsolve.command.problem import WALKERS, chosen_landscape, configuration, problem_table
+from fpsolve.command.reader import Check, checked, number, one_of, refuse_unknown, whole
 from fpsolve.phases.diagram import boundaries, check_valley, phase_diagram
 from theory.landscape import Landscape
 
 MAX_POINTS = 1_000_000
 
 
-@dataclass(frozen=True)
-class PhasesProblem:
-    """A checked configuration: the landscape, the grid, options of ``phase_diagram``."""
+def parse_phases(text: str) -> tuple[Landscape, dict[str, Any]]:
+    """The landscape of a configuration given as TOML text, and the options of ``phase_diagram``.
 
-    landscape: Landscape
-    sigma: tuple[float, ...]
-    learning_rate: tuple[float, ...]
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
-def parse_phases(text: str) -> PhasesProblem:
-    """Check a configuration of a phase diagram given as TOML text; a ValueError says what is wrong."""
+    A ValueError says what is wrong.
+    """
     table = problem_table(text)
     noise = table.get("noise", {})
     if isinstance(noise, Mapping) and noise.get("kind", "random_shift") != "random_shift":
@@ -43,10 +35,10 @@ def parse_phases(text: str) -> PhasesProblem:
     landscape = chosen_landscape(table)
     check_valley(landscape)
     options = _DEFAULTS | checked(table.get("phases", {}), _PHASES, "phases")
-    sigma, learning_rate = options.pop("sigma"), options.pop("learning_rate")
-    if len(sigma) * len(learning_rate) > MAX_POINTS:
-        raise ValueError(f"phases has {len(sigma) * len(learning_rate):,} points; use at most {MAX_POINTS:,}")
-    return PhasesProblem(landscape, sigma, learning_rate, options)
+    points = len(options["sigma"]) * len(options["learning_rate"])
+    if points > MAX_POINTS:
+        raise ValueError(f"phases has {points:,} points; use at most {MAX_POINTS:,}")
+    return landscape, options
 
 
 def _real(value: object, name: str) -> float:
@@ -93,8 +85,7 @@ _DEFAULTS: dict[str, Any] = {
 
 def run_phases(options: argparse.Namespace, out: Path | None) -> int:
     """A phase diagram as the options of the command line ask; files go to ``out``. The exit code is 0."""
-    problem = parse_phases(EXAMPLES[options.example] if options.example else read_text(options.config))
-    settings: dict = dict(problem.options)
+    landscape, settings = parse_phases(configuration(options))
     if options.seed is not None:
         settings["seed"] = options.seed
     # spawned, since threads may be running here, which forks do not survive
@@ -105,19 +96,16 @@ def run_phases(options: argparse.Namespace, out: Path | None) -> int:
     )
     with workers as executor:
         diagram = phase_diagram(
-            problem.landscape, sigma=problem.sigma, learning_rate=problem.learning_rate, executor=executor,
-            store=options.store, progress=not options.json, **settings,
-        )  # fmt: skip
-    borders = boundaries(problem.landscape, learning_rate=problem.learning_rate, time=settings["time"])
+            landscape, executor=executor, store=options.store, progress=not options.json, **settings
+        )
+    borders = boundaries(landscape, learning_rate=settings["learning_rate"], time=settings["time"])
     rows = _rows(diagram, borders)
-    text, data = _table(rows, diagram), {"rows": rows}
-    report(text, data, as_json=options.json)
-    if out is not None:
-        named = borders.rename({name: f"border_{name}" for name in borders})
-        write(
-            out, "phases", text, data, figure=_figure(diagram, borders), quiet=options.json,
-            results={"phases": diagram.merge(named, combine_attrs="override")},
-        )  # fmt: skip
+    named = borders.rename({name: f"border_{name}" for name in borders})
+    report(
+        "phases", _table(rows, diagram), {"rows": rows}, out=out, quiet=options.json,
+        figure=None if out is None else _figure(diagram, borders),
+        results={"phases": diagram.merge(named, combine_attrs="override")},
+    )  # fmt: skip
     return 0
 
 

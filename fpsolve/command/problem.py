@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -73,30 +73,33 @@ class Problem:
     escape: Mapping[str, object] | None = None
 
 
-def load_problem(path: str | Path) -> Problem:
-    """Read a configuration: a TOML file of at most 64 KiB.
-
-    A ValueError says in one line what is wrong: unreadable file, unknown key (with the nearest known one),
-    unknown symbol, number that is not finite, box with other variables.
-    """
-    return parse_problem(read_text(path))
+def configuration(options: argparse.Namespace) -> str:
+    """The text of the file or example that the command line names."""
+    return EXAMPLES[options.example] if options.example else read_text(options.config)
 
 
 def parse_problem(text: str) -> Problem:
-    """Check a configuration given as TOML text; see :func:`load_problem`."""
+    """Check a configuration given as TOML text.
+
+    A ValueError says in one line what is wrong: unknown key (with the nearest known one), unknown symbol,
+    number that is not finite, box with other variables.
+    """
     table = problem_table(text)
     process = Langevin(chosen_landscape(table), _noise(table.get("noise")))
     if process.free_parameters:
         raise ValueError(f"no value for {', '.join(process.free_parameters)}; add it to parameters")
-    box = None if "box" not in table else checked_box(process, _numeric_box(table["box"]))
-    _refuse_rough(process)
-    _refuse_silent(process)
+    # What is no list of two numbers is refused with the process
+    for name, ends in table.get("box", {}).items():
+        for end in ends if isinstance(ends, list) else ():
+            number(end, f"box.{name}")
+    box = checked_box(process, table["box"]) if "box" in table else None
+    _refuse_rough_and_silent(process)
     if box is None:
         _refuse_unconfined(process)
-    method, solver = _solver(table.get("solver", {}), len(process.variables))
+    solver = checked(table.get("solver", {}), solver_checks(len(process.variables)), "solver")
     simulate = _simulate(table["simulate"], process) if "simulate" in table else None
     escape = _escape(table["escape"], process) if "escape" in table else None
-    return Problem(process, box, method, solver, simulate, escape)
+    return Problem(process, box, solver.pop("method", "all"), solver, simulate, escape)
 
 
 def problem_table(text: str) -> dict:
@@ -104,23 +107,13 @@ def problem_table(text: str) -> dict:
     return parse(text, SECTIONS, tables=TABLES)
 
 
-def _numeric_box(table: Mapping[str, object]) -> Mapping[str, tuple[float, float]]:
-    """Ends that are written as numbers; everything else about a box is checked with the process."""
-    for name, ends in table.items():
-        if isinstance(ends, list):
-            for end in ends:
-                number(end, f"box.{name}")
-    return table  # type: ignore[return-value]  # checked_box refuses what is no pair
+def _refuse_rough_and_silent(process: Langevin) -> None:
+    """ValueError if the second derivatives hold a Dirac delta, as those of abs(x) do, or the noise is zero.
 
-
-def _refuse_rough(process: Langevin) -> None:
-    """ValueError if the second derivatives hold a Dirac delta, as those of abs(x) do."""
+    D is evaluated at 16 random points, since |H| has no closed form in general.
+    """
     if process.landscape.hessian.has(sp.DiracDelta, sp.Derivative, sp.Subs):
         raise ValueError("the loss is not smooth: write sqrt(x**2 + c) with a small c instead of abs(x)")
-
-
-def _refuse_silent(process: Langevin) -> None:
-    """ValueError if D is zero at 16 random points; evaluated, since |H| has no closed form in general."""
     points = np.random.default_rng(1).normal(size=(16, len(process.variables)))
     with np.errstate(all="ignore"):
         D = process.diffusion_values(points)
@@ -134,20 +127,17 @@ def _refuse_unconfined(process: Langevin) -> None:
         return
     loss = lambdified(process.landscape.loss, process.variables)
     near, far = np.geomspace(1e2, 1e3, 200), np.geomspace(1e5, 1e6, 200)
-    for axis, name in enumerate(process.names):
+    for name in process.names:
         for sign in (-1.0, 1.0):
             with np.errstate(all="ignore"):
-                inner, outer = (_along(loss, axis, sign * r, len(process.variables)) for r in (near, far))
+                inner, outer = (
+                    loss(*(sign * r if n == name else 0.0 for n in process.names)) for r in (near, far)
+                )
             if np.isfinite(inner).all() and not (outer.min() > inner.max() or np.isnan(outer).any()):
                 raise ValueError(
                     f"the loss does not confine the density: it does not grow towards "
                     f"{name} = {'-' if sign < 0 else ''}infinity; give a [box]"
                 )
-
-
-def _along(loss: Callable[..., np.ndarray], axis: int, distances: np.ndarray, dimension: int) -> np.ndarray:
-    """The loss on one axis."""
-    return loss(*(distances if i == axis else 0.0 for i in range(dimension)))
 
 
 def solver_checks(dimension: int) -> dict[str, Check]:
@@ -160,12 +150,6 @@ def solver_checks(dimension: int) -> dict[str, Check]:
         "cross_diffusion": partial(like, default=True),
         "accuracy": _share,
     }
-
-
-def _solver(table: Mapping[str, object], dimension: int) -> tuple[str, dict[str, object]]:
-    """Method and options of the density."""
-    options = checked(table, solver_checks(dimension), "solver")
-    return options.pop("method", "all"), options
 
 
 def _share(value: object, name: str) -> float:
