@@ -135,21 +135,18 @@ def simulate(
         state = fresh_state(process, start=start, time=time, **given)  # type: ignore[arg-type]
     last_step = state.step + whole_steps(time, state.time_step, "time")
     save_steps = saving_steps(save_every, state.time_step)
+    threads = available_threads(1 if executor is not None and threads is None else threads)
     if executor is None:
-        threads = available_threads(threads)
-        paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, progress)
+        found = _run(process, state, last_step, save_steps, threads, progress)
     else:
-        threads = available_threads(1 if threads is None else threads)
-        paths, saved_steps = _run_apart(
-            process, state, last_step, save_steps, threads, executor, parts, progress
-        )
-    return ensemble_dataset(process, state, paths, saved_steps)
+        found = _run_apart(process, state, last_step, save_steps, threads, executor, parts, progress)
+    return ensemble_dataset(process, *found)
 
 
 def _run(
-    advance: Callable[..., None], state: State, last_step: int, save_steps: int, threads: int, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Advance the state to ``last_step``; return the saved positions and their steps."""
+    process: Process, state: State, last_step: int, save_steps: int, threads: int, progress: bool = False
+) -> tuple[State, np.ndarray, np.ndarray]:
+    """The state advanced to ``last_step``, the saved positions and their steps."""
     groups, n, _ = state.positions.shape
     saved_steps = np.arange(0, last_step + 1, save_steps) if save_steps else np.zeros(0, int)
     saved_steps = saved_steps[(saved_steps > state.step) | (saved_steps == 0) & (state.step == 0)]
@@ -160,26 +157,34 @@ def _run(
     # Parts are as many as threads, whatever their number: no sum crosses a part
     ends = cuts(groups, threads)
     histograms = [np.zeros_like(state.histogram) for _ in ends[1:]]
+    kernel, constants = _kernel(process)
+    edges = np.concatenate([np.zeros(0), *state.edges.values()])
+    edge_start = np.cumsum([0, *(len(e) for e in state.edges.values())], dtype=np.int64)
+    edge_axis = np.array([variable_names(process).index(name) for name in state.edges], dtype=np.int64)
 
     def part(k: int, begin: int, end: int, low: int, high: int) -> None:
-        advance(begin, end, histograms[k], save_steps, paths, first_saved, low, high)
+        kernel(
+            state.positions, state.bounds, state.exit_step, state.sums, constants,
+            np.uint64(state.key[0]), np.uint64(state.key[1]), np.uint64(state.first_walker),
+            begin, end, state.burn_in, state.time_step, histograms[k], edges, edge_start,
+            edge_axis, save_steps, paths, first_saved, low, high,
+        )  # fmt: skip
 
     in_threads(part, ends, first=state.step, last=last_step, chunk=_CHUNK, progress=progress)
     state.step = last_step
     for histogram in histograms:
         state.histogram += histogram
-    return paths, saved_steps
+    return state, paths, saved_steps
 
 
 def _run_apart(
     process: Process, state: State, last_step: int, save_steps: int, threads: int, executor: Executor,
     parts: int, progress: bool,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Saved positions and their steps, as from :func:`_run`, with groups of walkers on an executor."""
-    slices = [slice(*ends) for ends in pairwise(cuts(len(state.positions), parts))]
+) -> tuple[State, np.ndarray, np.ndarray]:  # fmt: skip
+    """As :func:`_run`, with groups of walkers on an executor, where each worker compiles for itself."""
     jobs = {
-        executor.submit(_part, process, _taken(state, groups), last_step, save_steps, threads): groups
-        for groups in slices
+        executor.submit(_run, process, _taken(state, groups), last_step, save_steps, threads): groups
+        for groups in (slice(*ends) for ends in pairwise(cuts(len(state.positions), parts)))
     }
     paths, saved_steps = np.empty(0), np.empty(0, int)
     for groups, (part, part_paths, saved_steps) in finished(jobs, progress=progress):
@@ -190,53 +195,24 @@ def _run_apart(
             paths = np.empty((len(saved_steps), *state.positions.shape))
         paths[:, groups] = part_paths
     state.step = last_step
-    return paths, saved_steps
+    return state, paths, saved_steps
 
 
 def _taken(state: State, groups: slice) -> State:
-    """Some groups of walkers, with an empty histogram."""
+    """Some groups of walkers, with an empty histogram; copies, since workers may share memory."""
     return replace(
         state,
         first_walker=state.first_walker + groups.start * LANES,
         histogram=np.zeros_like(state.histogram),
-        **{name: getattr(state, name)[groups] for name in PER_WALKER},
+        **{name: getattr(state, name)[groups].copy() for name in PER_WALKER},
     )
 
 
-def _part(
-    process: Process, state: State, last_step: int, save_steps: int, threads: int
-) -> tuple[State, np.ndarray, np.ndarray]:
-    """One part, in a worker, which compiles for itself: the state, saved positions, and their steps."""
-    # A part may share memory with the whole, where workers are threads
-    own = {name: getattr(state, name).copy() for name in PER_WALKER}
-    state = replace(state, **own)
-    paths, saved_steps = _run(_advance(process, state), state, last_step, save_steps, threads, False)
-    return state, paths, saved_steps
-
-
-def _advance(process: Process, state: State) -> Callable[..., None]:
-    """The compiled kernel, or the NumPy loop where the root has no symbols, bound to the state."""
-    edges = np.concatenate([np.zeros(0), *state.edges.values()])
-    edge_start = np.cumsum([0, *(len(e) for e in state.edges.values())], dtype=np.int64)
-    names = variable_names(process)
-    edge_axis = np.array([names.index(name) for name in state.edges], dtype=np.int64)
+def _kernel(process: Process) -> tuple[Callable[..., None], np.ndarray]:
+    """The compiled step and its constants, or the NumPy loop where the root has no symbols."""
     try:
         root = process.root
     except NotImplementedError:
-        kernel, constants = numpy_advance(process), np.zeros(0)
-    else:
-        compiled = ensemble_kernel(process.drift, root, process.variables)
-        kernel, constants = compiled.advance, compiled.constants
-
-    def advance(
-        begin: int, end: int, histogram: np.ndarray, save_steps: int, paths: np.ndarray, first_saved: int,
-        low: int, high: int,
-    ) -> None:  # fmt: skip
-        kernel(
-            state.positions, state.bounds, state.exit_step, state.sums, constants,
-            np.uint64(state.key[0]), np.uint64(state.key[1]), np.uint64(state.first_walker),
-            begin, end, state.burn_in, state.time_step, histogram, edges, edge_start,
-            edge_axis, save_steps, paths, first_saved, low, high,
-        )  # fmt: skip
-
-    return advance
+        return numpy_advance(process), np.zeros(0)
+    compiled = ensemble_kernel(process.drift, root, process.variables)
+    return compiled.advance, compiled.constants

@@ -58,8 +58,7 @@ def fresh_state(
     first_walker: int = 0,
 ) -> State:
     """The checked state at time 0, for arguments of :func:`fpsolve.simulate`."""
-    names = variable_names(process)
-    time_step = checked_time_step(process, time_step)
+    names, time_step = variable_names(process), checked_time_step(process, time_step)
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
     divergence = 1e6 if divergence is None else divergence
@@ -111,7 +110,8 @@ def restored_state(
                 f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
             )
     edges, histogram = _restored_histogram(names, previous)
-    if bins is not None and not _same_edges(_checked_edges(names, bins), edges):
+    given_edges = edges if bins is None else _checked_edges(names, bins)
+    if given_edges.keys() != edges.keys() or any(not np.array_equal(given_edges[k], edges[k]) for k in edges):
         raise ValueError("bins differ from those of the result that is continued; leave them out")
     steps = previous["divergence_step"].values
     return State(
@@ -292,7 +292,3 @@ def _checked_edges(names: tuple[str, ...], bins: Mapping[str, ArrayLike] | None)
         if edges[name].ndim != 1 or edges[name].size < 2 or not (np.diff(edges[name]) > 0).all():
             raise ValueError(f"bins[{name!r}] must be at least two ascending, finite edges")
     return edges
-
-
-def _same_edges(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    return left.keys() == right.keys() and all(np.array_equal(left[k], right[k]) for k in left)

@@ -250,14 +250,13 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
         raise ValueError(f"fewer than two records after={after:g}; record more often (record_every=)")
     times = alive.time.to_numpy()
     logarithm = np.log(flatness_from(alive.walker_curvature.to_numpy(), run.weight.to_numpy()))
-    rates = {"measured": np.diff(logarithm, axis=1) / np.diff(times)}
     floor = -float(run.attrs["lift"]) * alive.walker_floor_product.to_numpy()
     published = delta_s * strength * alive.walker_squared_slope.to_numpy()
     averaged = floor - delta_s * alive.walker_noise_product.to_numpy()
-    for name, values in (("published", published), ("with_floor", published + floor), ("averaged", averaged)):
-        rates[name] = (values[:, 1:] + values[:, :-1]) / 2
-    for name in ("published", "with_floor", "averaged"):
-        rates[f"excess_{name}"] = rates["measured"] - rates[name]
+    predicted = {"published": published, "with_floor": published + floor, "averaged": averaged}
+    rates = {"measured": np.diff(logarithm, axis=1) / np.diff(times)}
+    rates |= {name: (values[:, 1:] + values[:, :-1]) / 2 for name, values in predicted.items()}
+    rates |= {f"excess_{name}": rates["measured"] - rates[name] for name in predicted}
     found: dict[str, xr.Variable] = {}
     for name, values in rates.items():
         words = f"rate of growth of the logarithm of the weighted flatness, {name.replace('_', ' ')}"
@@ -292,7 +291,7 @@ def _first_points(
     unknown = sorted(set(given) - set(sizes))
     if unknown:
         raise ValueError(f"start names {', '.join(unknown)}; it may hold 'flat' and 'sharp'")
-    parts = []
+    columns = []
     for name, size in sizes.items():
         values = np.asarray(given.get(name, 0.0), float)
         if values.shape not in {(), (size,), (walkers, size)}:
@@ -300,8 +299,8 @@ def _first_points(
                 f"start[{name!r}] of shape {values.shape} must be a number, or have shape ({size},) or "
                 f"({walkers}, {size})"
             )
-        parts.append(np.broadcast_to(values, (walkers, size)))
-    points = np.concatenate(parts, axis=1)
+        columns.append(np.broadcast_to(values, (walkers, size)))
+    points = np.concatenate(columns, axis=1)
     largest = np.sqrt((points**2).sum(axis=1).max())
     if not largest < divergence:
         raise ValueError(f"start has |θ| = {largest:g}, not below divergence={divergence:g}")
