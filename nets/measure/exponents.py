@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -24,6 +25,8 @@ from fpsolve.symbols.counter_rng import Seed
 FIT = (2, 200)
 RANK_FIT = (20, 200)
 CONFIDENCE = 0.95
+#: The first and the last mode of a fit.
+Modes: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Exponent:
         return not self.low <= value <= self.high
 
 
-def rank_exponent(modes: xr.Dataset, *, fit: tuple[int, int] = RANK_FIT, rng: Seed = 0) -> Exponent:
+def rank_exponent(modes: xr.Dataset, *, fit: Modes = RANK_FIT, rng: Seed = 0) -> Exponent:
     """γ of σ_i² ∝ i^{−γ} for modes from :func:`nets.measure.components.analyse` (PNAS Fig. 1A: 20 to 200).
 
     ``fit`` holds the first and the last mode; ``rng`` draws the bootstrap.
@@ -85,7 +88,7 @@ def variance_flatness(
     modes: xr.Dataset,
     widths: xr.Dataset,
     *,
-    fit: tuple[int, int] = FIT,
+    fit: Modes = FIT,
     correlation_time: xr.DataArray | None = None,
     rng: Seed = 0,
 ) -> dict[str, Exponent]:
@@ -107,13 +110,7 @@ def variance_flatness(
 
 
 def _fitted(
-    name: str,
-    x: xr.DataArray,
-    y: xr.DataArray,
-    fit: tuple[int, int],
-    motion: Mapping,
-    landscape: Mapping,
-    rng: Seed,
+    name: str, x: xr.DataArray, y: xr.DataArray, fit: Modes, motion: Mapping, landscape: Mapping, rng: Seed
 ) -> Exponent:
     """The exponent of y against x over the modes of ``fit``, with its provenance."""
     first, last = fit
@@ -151,14 +148,9 @@ def _fitted(
 
 def _sampler(attrs: Mapping) -> str:
     """Optimiser, its numbers and how minibatches are drawn, in a few words."""
-    words = [str(attrs.get("control") or attrs.get("optimizer", "unknown"))]
-    if "learning_rate" in attrs:
-        words.append(f"eta={float(attrs['learning_rate']):g}")
-    if "batch_size" in attrs:
-        words.append(f"B={int(attrs['batch_size'])}")
-    if "sampling" in attrs:
-        words.append(str(attrs["sampling"]).replace("_", " "))
-    return ", ".join(words)
+    forms = {"learning_rate": "eta={:g}", "batch_size": "B={:d}", "sampling": "{}"}
+    numbers = [form.format(attrs[key]).replace("_", " ") for key, form in forms.items() if key in attrs]
+    return ", ".join([str(attrs.get("control") or attrs.get("optimizer", "unknown")), *numbers])
 
 
 def over_trainings(exponents: Sequence[Exponent]) -> Exponent:
@@ -173,19 +165,15 @@ def over_trainings(exponents: Sequence[Exponent]) -> Exponent:
     if len({(e.name, e.basis, e.sampler) for e in items}) > 1:
         raise ValueError("exponents over trainings must be of one quantity, basis and sampler")
     mean, low, high = map(float, mean_interval([e.value for e in items], confidence=CONFIDENCE))
-    return replace(
-        items[0],
-        value=mean,
-        low=low,
-        high=high,
-        interval="seeds",
-        correlation=float(np.mean([e.correlation for e in items])),
-        points=min(e.points for e in items),
-        left_out=max(e.left_out for e in items),
-        loss=float(np.exp(np.mean(np.log([e.loss for e in items])))),
-        amplitude=float(np.exp(np.mean(np.log([e.amplitude for e in items])))),
-        seeds=sum(e.seeds for e in items),
-    )
+    loss, amplitude = np.exp(np.mean(np.log([(e.loss, e.amplitude) for e in items]), axis=0)).tolist()
+    together: dict[str, Any] = {
+        "correlation": float(np.mean([e.correlation for e in items])),
+        "points": min(e.points for e in items),
+        "left_out": max(e.left_out for e in items),
+        "seeds": sum(e.seeds for e in items),
+    }
+    own = Estimate(mean, low, high)
+    return replace(items[0], **vars(own), interval="seeds", loss=loss, amplitude=amplitude, **together)
 
 
 def table(exponents: Iterable[Exponent]) -> str:

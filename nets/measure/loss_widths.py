@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -125,7 +124,7 @@ def widths(
 
 
 def crossings(
-    loss: LossAlong,
+    loss: Subject,
     directions: np.ndarray,
     *,
     factor: float = math.e,
@@ -211,18 +210,22 @@ def profile_fits(profiles: xr.Dataset) -> xr.Dataset:
         np.sqrt(np.square(fitted - loss).mean(1)) / loss.std(1)
         for fitted in (parabolas(loss, x)[2], np.exp(logarithm))
     ]
-    width = random_landscape.flatness(curvature)
-    return xr.Dataset(
-        {
-            "quadratic_misfit": quantity(misfits[0], "mode", "misfit of a parabola"),
-            "inverse_gaussian_misfit": quantity(misfits[1], "mode", "misfit of an inverse Gaussian"),
-            "slope": quantity(slope, "mode", "slope of ln L"),
-            "curvature": quantity(curvature, "mode", "curvature of ln L"),
-            "width": quantity(width, "mode", "width of the inverse Gaussian"),
-        },
-        coords={"mode": profiles["mode"]},
-        attrs=dict(profiles.attrs) | {"title": "fits of the loss along directions"},
-    )
+    columns = {
+        "quadratic_misfit": (misfits[0], "misfit of a parabola"),
+        "inverse_gaussian_misfit": (misfits[1], "misfit of an inverse Gaussian"),
+        "slope": (slope, "slope of ln L"),
+        "curvature": (curvature, "curvature of ln L"),
+        "width": (random_landscape.flatness(curvature), "width of the inverse Gaussian"),
+    }
+    return from_profiles(profiles, columns, "fits of the loss along directions")
+
+
+def from_profiles(
+    profiles: xr.Dataset, columns: dict[str, tuple[np.ndarray, str]], title: str, *dims: str
+) -> xr.Dataset:
+    """Columns, each with its name in words, over the modes of profiles and ``dims``, and their attributes."""
+    variables = {name: quantity(values, ("mode", *dims), text) for name, (values, text) in columns.items()}
+    return xr.Dataset(variables, {"mode": profiles["mode"]}, profiles.attrs | {"title": title})
 
 
 def loss_along(measured: Subject | Run, modes: xr.Dataset, *, double: bool) -> Subject:
@@ -265,23 +268,16 @@ def starting_loss(loss: Subject) -> float:
 
 def chosen_rows(modes: xr.Dataset, directions: Sequence[int] | None) -> np.ndarray:
     """Row numbers of directions, default all, checked against the modes there are."""
-    there = modes.sizes["mode"]
-    chosen = np.arange(there) if directions is None else np.asarray(list(directions), int)
-    if chosen.size == 0:
+    there = range(modes.sizes["mode"])
+    chosen = list(there if directions is None else map(int, directions))
+    if not chosen:
         raise ValueError("directions is empty")
-    if chosen.min() < 0 or chosen.max() >= there:
+    if not {min(chosen), max(chosen)} <= set(there):
         raise ValueError(
-            f"directions from {chosen.min()} to {chosen.max()} do not exist: there are {there} modes, "
-            f"rows 0 to {there - 1}"
+            f"directions from {min(chosen)} to {max(chosen)} do not exist: there are {len(there)} modes, "
+            f"rows 0 to {len(there) - 1}"
         )
-    return chosen
-
-
-class LossAlong(Protocol):
-    """A loss along directions, such as :class:`nets.measure.subject.Subject`."""
-
-    def along(self, directions: np.ndarray, distances: np.ndarray) -> torch.Tensor:
-        """Loss at w₀ + t p, shape (K, T), for directions p, (K, N), and distances t, (K, T)."""
+    return np.array(chosen)
 
 
 class CrossingSearch:
@@ -291,7 +287,7 @@ class CrossingSearch:
     takes one loss on each side; the crossings of that parabola are then close, and a cubic ends the search.
     """
 
-    def __init__(self, loss: LossAlong, *, level: float, start: float, farthest: float) -> None:
+    def __init__(self, loss: Subject, *, level: float, start: float, farthest: float) -> None:
         self.loss, self.level, self.start, self.farthest = loss, level, start, farthest
         self.evaluations = 0
 
@@ -316,7 +312,7 @@ class CrossingSearch:
             width = np.where(closed, high - low, 0.0)
             estimate = _interpolated(np.array(tried), low, high)
             bare = ~np.isfinite(estimate)
-            estimate[bare] = self._outwards_or_between(low, y_low, high, y_high)[bare]
+            estimate[bare] = _outwards_or_between(low, y_low, high, y_high)[bare]
             # From below, a crossing is believed where it lies as close as the height says.
             near = (np.abs(y - 1) * self.level < CLOSE) & (closed | (estimate < (1 + CLOSE) * low) & ~bare)
             ready = asked & np.isnan(found) & (near | closed & (width < NARROW * high))
@@ -327,13 +323,6 @@ class CrossingSearch:
             outside = np.clip(estimate, (1 + margin) * low, np.minimum(GROWTH * low, self.farthest))
             s = np.where(closed, inside, np.minimum(outside, self.farthest))
         return np.where(np.isnan(found), 0.5 * (low + high), found)
-
-    def _outwards_or_between(self, low, y_low, high, y_high) -> np.ndarray:
-        """The next place to try where interpolation has no answer: √y as linear between the ends."""
-        h_low, h_high = (np.sign(y) * np.sqrt(np.abs(y)) for y in (y_low, y_high))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            between = low + (1 - h_low) / (h_high - h_low) * (high - low)
-        return np.where(np.isinf(high), low * np.clip(1.05 / np.maximum(h_low, 1e-9), 1.02, GROWTH), between)
 
     def _heights(self, directions: np.ndarray, s: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """y at s on the sides that are asked for, elsewhere NaN."""
@@ -349,6 +338,14 @@ class CrossingSearch:
                 losses[np.ix_(rows, sides)] = np.where(np.isfinite(values), values, np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log(losses / self.start) / self.level
+
+
+def _outwards_or_between(low, y_low, high, y_high) -> np.ndarray:
+    """The next place to try where interpolation has no answer: √y as linear between the ends."""
+    h_low, h_high = (np.sign(y) * np.sqrt(np.abs(y)) for y in (y_low, y_high))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = low + (1 - h_low) / (h_high - h_low) * (high - low)
+    return np.where(np.isinf(high), low * np.clip(1.05 / np.maximum(h_low, 1e-9), 1.02, GROWTH), between)
 
 
 def _interpolated(tried: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from fpsolve.progress import shown
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, random_key
 from nets.checks import check_whole
-from nets.measure.loss_widths import finite_modes, loss_along, parabolas, starting_loss
+from nets.measure.loss_widths import finite_modes, from_profiles, loss_along, parabolas, starting_loss
 from nets.measure.subject import Subject, numpy, step_settings
 from nets.training.run import Run
 from theory import random_landscape
@@ -106,11 +106,7 @@ def ensemble(profiles: xr.Dataset) -> xr.Dataset:
         "value": (losses[:, middle], "minibatch loss at w0"),
         "residual": (residual, "misfit of ln L^mu"),
     }
-    return xr.Dataset(
-        {k: quantity(v, ("mode", "batch"), text) for k, (v, text) in columns.items()},
-        coords={"mode": profiles["mode"]},
-        attrs=dict(profiles.attrs) | {"title": "parabolas of ln L^mu along directions"},
-    )
+    return from_profiles(profiles, columns, "parabolas of ln L^mu along directions", "batch")
 
 
 def predictions(profiles: xr.Dataset) -> xr.Dataset:
@@ -155,8 +151,4 @@ def predictions(profiles: xr.Dataset) -> xr.Dataset:
             "its standard error over minibatches",
         ),
     }
-    return xr.Dataset(
-        {k: quantity(v, "mode", text) for k, (v, text) in columns.items()},
-        coords={"mode": fitted["mode"]},
-        attrs=dict(fitted.attrs) | {"title": "random-landscape predictions beside measurements"},
-    )
+    return from_profiles(fitted, columns, "random-landscape predictions beside measurements")
