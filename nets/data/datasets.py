@@ -29,19 +29,10 @@ _TENSORS = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 class Data:
     """Inputs and labels of a classification problem, standardised, training and test rows apart.
 
-    Attributes
-    ----------
-    name : str
-        Of the data set, or of the file.
-    train_inputs, test_inputs : Tensor, float32
-        (N, features), or images (N, channels, height, width).
-    train_labels, test_labels : Tensor, int64, shape (N,)
-        0 … len(classes) − 1.
-    classes : tuple of str
-        A word for each class.
-    provenance : mapping of str to str
-        ``file``, ``sha256`` of the file, ``content_sha256`` of these tensors' raw rows, ``standardised``,
-        ``split``, and what was selected.
+    ``name`` is that of the data set, or of the file. Inputs are float32, (N, features), or images (N,
+    channels, height, width); labels int64, (N,), from 0 to len(classes) − 1; ``classes`` holds a word for
+    each class. ``provenance`` maps words to words: ``file``, ``sha256`` of the file, ``content_sha256`` of
+    these tensors' raw rows, ``standardised``, ``split``, and what was ``selected``.
     """
 
     name: str

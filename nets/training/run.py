@@ -40,13 +40,9 @@ _WHY = {
 class Diverged(RuntimeError):
     """Training left the finite numbers, or fell into a state without gradient.
 
-    Attributes
-    ----------
-    step : int
-        The minibatch, counted from 1 at the start of training, whose loss was the first not to be below
-        ``divergence``; or, where all weights stood still for an epoch at a large loss, its last.
-    epoch : int
-        Epochs done before.
+    ``step`` is the minibatch, counted from 1 at the start of training, whose loss was the first not to be
+    below ``divergence``; or, where all weights stood still for an epoch at a large loss, its last. ``epoch``
+    counts the epochs done before.
     """
 
     def __init__(self, message: str, *, step: int, epoch: int) -> None:
@@ -59,29 +55,13 @@ class Diverged(RuntimeError):
 class Run:
     """A trained net, with what is needed to go on exactly.
 
-    Attributes
-    ----------
-    net : nn.Sequential
-        Trained; not shared with the net that training started from. Do not change it.
-    data : Data
-        On the device of training.
-    recipe : Recipe
-        How each step went.
-    seed : str
-        Give it as ``rng`` to replay the run.
-    start : str
-        sha256 of the weights training started from.
-    epoch, step : int
-        Epochs and minibatches done.
-    memory : dict
-        The optimiser's: velocities, or moments.
-    rows : tuple of tuples
-        What ``history`` shows: an epoch and the measures after it.
-    outcome : {"trained", "diverged", "still"}
-        The latter two for a replica whose loss left the numbers below ``divergence``, or whose weights all
-        stood still for an epoch at a large loss. Such a run is as it was after the epoch before.
-    diverged_step : int
-        The step at which that happened, else −1.
+    ``net`` is trained and not shared with the net that training started from; do not change it. ``data`` are
+    on the device of training, ``recipe`` says how each step went, ``seed`` given as ``rng`` replays the run,
+    and ``start`` is the sha256 of the weights training started from. ``epoch`` and ``step`` count epochs and
+    minibatches done; ``memory`` is the optimiser's, velocities or moments; ``rows`` are what ``history``
+    shows, an epoch and the measures after it. ``outcome`` is "diverged" or "still" for a replica whose loss
+    left the numbers below ``divergence``, or whose weights all stood still for an epoch at a large loss, at
+    ``diverged_step`` (else −1); such a run is as it was after the epoch before.
     """
 
     net: nn.Sequential
