@@ -82,11 +82,10 @@ def analyse(
     if not total > 0:
         raise ValueError("the weights do not move in this window: nothing to analyse")
     variance, direction = _eigen(centred, count)
-    words = {
-        "title": "principal components of SGD weights",
-        "basis": "principal components of the same window",
-    }
-    result = _motion(window, weights, centre, direction, detrend=detrend, origin=origin, **words)
+    result = _motion(
+        window, weights, centre, direction, detrend=detrend, origin=origin,
+        title="principal components of SGD weights", basis="principal components of the same window",
+    )  # fmt: skip
     # The eigenvalues are the exact second moments; those of the projections agree to rounding.
     result["variance"].data[:] = variance
     for name, other in (("correlation_time", "mean"), ("correlation_time_from_start", "start")):
@@ -153,9 +152,8 @@ def cumulative_variance(modes: xr.Dataset, *, first: int = 2) -> xr.DataArray:
         raise ValueError(f"first={first} leaves no mode; there are {modes.sizes['mode']}")
     before = float(modes["variance"].sel(mode=slice(None, first - 1)).sum())
     share = variance.cumsum("mode") / (float(modes.attrs["total_variance"]) - before)
-    share = share.rename("cumulative_variance").assign_coords(mode=variance.mode)
     share.attrs = {"long_name": f"share of the variance in modes {first} to i", "units": "1"}
-    return share
+    return share.rename("cumulative_variance").assign_coords(mode=variance.mode)
 
 
 def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
@@ -177,13 +175,9 @@ def velocity_correlation(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     correlation /= (steps - np.arange(lags + 1))[:, None]
     with np.errstate(invalid="ignore"):  # a mode that does not move
         correlation /= correlation[0]
-    return xr.DataArray(
-        correlation,
-        dims=("lag", "mode"),
-        coords={"lag": quantity(np.arange(lags + 1), "lag", "lag", "steps"), "mode": modes["mode"]},
-        name="velocity_correlation",
-        attrs={"long_name": "normalised velocity correlation c_i", "units": "1"},
-    )
+    coords = {"lag": quantity(np.arange(lags + 1), "lag", "lag", "steps"), "mode": modes["mode"]}
+    found = quantity(correlation, ("lag", "mode"), "normalised velocity correlation c_i")
+    return xr.DataArray(found, coords, name="velocity_correlation")
 
 
 def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
@@ -195,13 +189,8 @@ def correlation_times(modes: xr.Dataset, *, lags: int) -> xr.DataArray:
     """
     c = velocity_correlation(modes, lags=lags)
     tau = correlation_time_from_velocities(c.to_numpy(), steps=modes.sizes["step"])
-    return xr.DataArray(
-        tau,
-        dims="mode",
-        coords={"mode": c["mode"]},
-        name="correlation_time_from_velocities",
-        attrs={"long_name": f"correlation time from c_i(t), t ≤ {lags}", "units": "steps"},
-    )
+    found = quantity(tau, "mode", f"correlation time from c_i(t), t ≤ {lags}", "steps")
+    return xr.DataArray(found, {"mode": c["mode"]}, name="correlation_time_from_velocities")
 
 
 def recorded(window: xr.Dataset | xr.DataArray) -> xr.DataArray:

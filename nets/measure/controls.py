@@ -66,9 +66,8 @@ def hessian_basis(
     starting_loss(subject)
     check_whole("count", count, subject.size - 1, "one less than the weights")
     kept = _heaviest(subject, share if subject.labelled else 1.0)
-    found = curvature.top_eigenpairs(
-        subject.rows(kept), count=count, rng=np.random.default_rng(random_key(rng))
-    )
+    start = np.random.default_rng(random_key(rng))
+    found = curvature.top_eigenpairs(subject.rows(kept), count=count, rng=start)
     values = found["eigenvalue"].to_numpy() * (len(kept) / subject.samples)
     own = {} if isinstance(measured, Subject) else run_attributes(measured) | {"layer": layer}
     own.pop("fpsolve_version", None)
@@ -91,8 +90,7 @@ def _heaviest(subject: Subject, share: float) -> torch.Tensor:
     order = torch.argsort(each, descending=True)
     if share == 1:
         return order
-    reached = torch.cumsum(each[order], 0) / each.sum()
-    return order[: int((reached < share).sum()) + 1]
+    return order[: int((torch.cumsum(each[order], 0) / each.sum() < share).sum()) + 1]
 
 
 def _walk(weights: xr.DataArray, steps: np.ndarray, attrs: dict) -> xr.Dataset:

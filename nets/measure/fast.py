@@ -54,20 +54,9 @@ class Tail:
         return tuple(named[name] for name in self.names)
 
     @property
-    def size(self) -> int:
-        """Number of weights N."""
-        return sum(p.numel() for p in self.parameters)
-
-    @property
-    def one_layer(self) -> bool:
-        """Whether only the first layer varies."""
-        own = {id(p) for p in self.net[0].parameters()}
-        return all(id(p) in own for p in self.parameters)
-
-    @property
     def one_matrix(self) -> bool:
         """Whether the weights are one matrix that acts on vectors, so that gradients are outer products."""
-        return self.names == ("0.weight",) and isinstance(self.net[0], nn.Linear)
+        return self.shiftable and isinstance(self.net[0], nn.Linear)
 
     @property
     def shiftable(self) -> bool:
@@ -77,7 +66,8 @@ class Tail:
     @property
     def piecewise_linear(self) -> bool:
         """Whether logits are piecewise linear in these weights: one layer, ReLU and pooling after it."""
-        return self.one_layer and all(type(m) in PIECEWISE_LINEAR for m in self.net)
+        own = {f"0.{name}" for name, _ in self.net[0].named_parameters()}
+        return own.issuperset(self.names) and all(type(m) in PIECEWISE_LINEAR for m in self.net)
 
     def gradients(self, *, memory: int = MEMORY) -> Iterator[torch.Tensor]:
         """Gradients of single samples in blocks of shape (m, N) that take about ``memory`` bytes each."""
@@ -108,7 +98,8 @@ class Tail:
 
     def _fitting(self, memory: int, rows: int) -> int:
         """How many samples of so many gradients each fit into memory."""
-        return max(1, memory // (rows * self.size * self.inputs.element_size()))
+        size = sum(p.numel() for p in self.parameters)
+        return max(1, memory // (rows * size * self.inputs.element_size()))
 
     def _pull_back(self, inputs: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
         """Logits, and the function that takes w (m, K) to Σ_c w_c ∂logit_c/∂θ of each sample, (m, N).
@@ -136,9 +127,9 @@ class Tail:
             deltas = torch.autograd.grad(logits, outputs, weights, retain_graph=True)
             parts = []
             for (module, source), delta in zip(sources, deltas, strict=True):
-                delta, places = _places(module, source, delta)
+                delta = delta[:, :, None] if isinstance(module, nn.Linear) else delta.flatten(2)
                 if id(module.weight) in varying:
-                    parts.append(torch.einsum("mol,mil->moi", delta, places).flatten(1))
+                    parts.append(torch.einsum("mol,mil->moi", delta, _places(module, source)).flatten(1))
                 if module.bias is not None and id(module.bias) in varying:
                     parts.append(delta.sum(2))
             return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -206,16 +197,12 @@ class Tail:
     def losses(self, vectors: torch.Tensor) -> torch.Tensor:
         """Where all weights of a net vary: each sample's loss at many vectors (K, N), shape (K, M)."""
         sizes = [p.numel() for p in self.parameters]
-        together = max(1, BLOCK // max(1, max(sizes)))
         parts: list[torch.Tensor] = []
         function = network(self.net)
         with torch.no_grad():
-            for some in vectors.split(together):
-                weights = [
-                    w.reshape(len(some), *p.shape)
-                    for w, p in zip(some.split(sizes, 1), self.parameters, strict=True)
-                ]
-                values = []
+            for some in vectors.split(max(1, BLOCK // max(1, *sizes))):
+                pairs = zip(some.split(sizes, 1), self.parameters, strict=True)
+                weights, values = [w.reshape(len(some), *p.shape) for w, p in pairs], []
                 for x, y in zip(self.inputs.split(1024), self.labels.split(1024), strict=True):
                     logits = function.forward(weights, x.unsqueeze(0), keep=False)
                     values.append(sample_losses(logits, y.expand(len(some), -1)))
@@ -248,15 +235,12 @@ def _known(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (bare and not getattr(module, "inplace", False))
 
 
-def _places(
-    module: nn.Linear | nn.Conv2d, source: torch.Tensor, delta: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """δ as (m, outputs, places) and the inputs at each place, (m, inputs, places)."""
+def _places(module: nn.Linear | nn.Conv2d, source: torch.Tensor) -> torch.Tensor:
+    """A layer's inputs at each place where its weights act, (m, inputs, places)."""
     if isinstance(module, nn.Linear):
-        return delta[:, :, None], source[:, :, None]
+        return source[:, :, None]
     padding = cast(tuple[int, ...], module.padding)
-    patches = functional.unfold(source, module.kernel_size, module.dilation, padding, module.stride)
-    return delta.flatten(2), patches
+    return functional.unfold(source, module.kernel_size, module.dilation, padding, module.stride)
 
 
 def residuals(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -110,9 +110,8 @@ class _Packed:
 
     def dense(self) -> np.ndarray:
         """The (N, N) matrix, weights numbered row by row."""
-        pair_of_outputs = _pair_numbers(self.outputs, self.rows)
-        pair_of_inputs = _pair_numbers(self.inputs, self.columns)
-        full = self.total[pair_of_outputs[:, None, :, None], pair_of_inputs[None, :, None, :]]
+        left, right = _pair_numbers(self.outputs, self.rows), _pair_numbers(self.inputs, self.columns)
+        full = self.total[left[:, None, :, None], right[None, :, None, :]]
         size = self.outputs * self.inputs
         return numpy(full.reshape(size, size))
 

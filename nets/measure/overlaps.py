@@ -61,21 +61,15 @@ def alignment(matrix: np.ndarray, hessian: np.ndarray, *, top: int = 10, floor: 
 def _alignments(matrices: Iterable[np.ndarray], H: np.ndarray, top: int, floor: float) -> list[xr.Dataset]:
     """:func:`alignment` of several matrices with one Hessian, which is diagonalised once."""
     check_whole("top", top, len(H), "their size")
-    values, U = np.linalg.eigh(H)
-    return [_alignment(A, H, values[::-1], U[:, ::-1], top, floor) for A in matrices]
-
-
-def _pearson(A: np.ndarray, H: np.ndarray) -> float:
-    """Pearson's r of all elements."""
-    a, h = A - A.mean(), H - H.mean()
-    return float(np.vdot(a, h) / np.sqrt(np.vdot(a, a) * np.vdot(h, h)))
+    values, U = (part[..., ::-1] for part in np.linalg.eigh(H))
+    return [_alignment(A, H, values, U, top, floor) for A in matrices]
 
 
 def _alignment(
     A: np.ndarray, H: np.ndarray, values: np.ndarray, U: np.ndarray, top: int, floor: float
 ) -> xr.Dataset:
     """:func:`alignment`, with the eigenvalues of H, descending, and its eigenvectors as columns."""
-    N = len(A)
+    a, h = A - A.mean(), H - H.mean()
     diagonal = np.einsum("ij,ij->j", U, A @ U)
     V = leading_eigenpairs(A, top)[1]
     kept = (values > floor * values[0]) & (diagonal > 0)
@@ -84,14 +78,14 @@ def _alignment(
         fitted = stats.linregress(np.log(values[kept]), np.log(diagonal[kept]))
         slope, r = fitted.slope, fitted.rvalue
     found = {
-        "pearson_elements": _pearson(A, H),
+        "pearson_elements": np.vdot(a, h) / np.sqrt(np.vdot(a, a) * np.vdot(h, h)),
         "pearson_diagonal": np.corrcoef(diagonal, values)[0, 1],
         "log_pearson_diagonal": r,
         "slope_diagonal": slope,
-        "coefficient": float((A * H).sum() / (H * H).sum()),
+        "coefficient": (A * H).sum() / (H * H).sum(),
         "size_ratio": np.trace(A) / np.trace(H),
-        "overlap": float(((U[:, :top].T @ V) ** 2).sum() / top),
-        "overlap_by_chance": top / N,
+        "overlap": ((U[:, :top].T @ V) ** 2).sum() / top,
+        "overlap_by_chance": top / len(A),
     }
     data = {name: quantity(float(value), (), _NAMES[name]) for name, value in found.items()}
     data["slope_directions"] = quantity(int(kept.sum()), (), "directions in the slope")
