@@ -84,18 +84,12 @@ class RandomLandscape:
             )
 
     @property
-    def mean_square_position(self) -> np.ndarray:
-        """⟨(θ^μ_i)²⟩ = σ_θ,i² + δ_i1 (θ⁰_1)², shape (N,)."""
-        square = self.position_std**2
-        square[:1] += self.drift_position**2
-        return square
-
-    @property
     def _coupled(self) -> np.ndarray:
-        """Σ_{j≠i} σ_ij² ⟨(θ^μ_j)²⟩."""
-        variance = self.coupling_std**2
+        """Σ_{j≠i} σ_ij² ⟨(θ^μ_j)²⟩ with ⟨(θ^μ_j)²⟩ = σ_θ,j² + δ_j1 (θ⁰_1)²."""
+        variance, square = self.coupling_std**2, self.position_std**2
         np.fill_diagonal(variance, 0.0)
-        return variance @ self.mean_square_position
+        square[:1] += self.drift_position**2
+        return variance @ square
 
     @property
     def slope(self) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,9 @@ import xarray as xr
 from fpsolve.results import plain, quantity, shortened
 from fpsolve.sweeps.lock import alone
 from fpsolve.sweeps.store import read_store
+
+Axes: TypeAlias = Mapping[str, np.ndarray]
+Provenance: TypeAlias = Mapping[str, str | int]
 
 #: The kernel keeps what was written when the process dies; fsync is for a power cut, and costs milliseconds.
 _SYNC_SECONDS = 1.0
@@ -76,7 +79,7 @@ class Entry:
 class Journal:
     """Finished points of one sweep, in memory and, if there is a file, on disk."""
 
-    provenance: Mapping[str, str | int]
+    provenance: Provenance
     entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
     complete: xr.Dataset | None = None
     file: IO[bytes] | None = None
@@ -90,7 +93,7 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def opened(cls, store: Path | None, provenance: Mapping[str, str | int]) -> Iterator[Journal]:
+    def opened(cls, store: Path | None, provenance: Provenance) -> Iterator[Journal]:
         """The journal to write to, held alone, with the points of an earlier run; or the complete store."""
         if store is None:
             yield cls(provenance)
@@ -166,11 +169,6 @@ class Journal:
                 )
         return None
 
-    def discard(self) -> None:
-        """Remove the journal: all is in the store."""
-        assert self.path is not None
-        self.path.unlink(missing_ok=True)
-
 
 def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, Entry]], int]:
     """Header, points and the length of the good part; an incomplete last line is left out."""
@@ -193,7 +191,7 @@ def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, 
     return header, entries, good
 
 
-def _refuse_other(store: Path, found: Mapping, wanted: Mapping[str, str | int]) -> None:
+def _refuse_other(store: Path, found: Mapping, wanted: Provenance) -> None:
     """Raise if a store belongs to another sweep."""
     words = {"grid_values": "grid", "run_hash": "function (source or fixed values)"}
     for key in ("grid_values", "seed", "run", "run_hash", "fpsolve_version"):
@@ -212,9 +210,7 @@ def journal_path(store: Path) -> Path:
 
 
 def finished_dataset(
-    entries: Mapping[int, Mapping[str, Entry]],
-    axes: Mapping[str, np.ndarray],
-    provenance: Mapping[str, str | int],
+    entries: Mapping[int, Mapping[str, Entry]], axes: Axes, provenance: Provenance
 ) -> xr.Dataset:
     """All points as one Dataset; NaN, and ``finished``, where some are missing."""
     shape = tuple(len(values) for values in axes.values())

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from fpsolve.progress import bar
 from fpsolve.results import quantity, shortened
-from fpsolve.sweeps.journal import Entry, Journal, finished_dataset, journal_path
+from fpsolve.sweeps.journal import Axes, Entry, Journal, Provenance, finished_dataset, journal_path
 from fpsolve.sweeps.store import checked_store, instructions, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
@@ -44,7 +44,8 @@ class Failure:
     traceback: str = ""
 
     def __str__(self) -> str:
-        return f"{_shown(self.parameters)}: {self.message}"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
+        return f"{shown}: {self.message}"
 
 
 Outcome: TypeAlias = tuple[int, Parameters, dict[str, Entry] | Failure]
@@ -142,7 +143,7 @@ def sweep(
             dataset["error"] = quantity(np.array(said).reshape(shape), tuple(axes), "why a point failed")
         elif path is not None:
             write_store(dataset, path)
-            journal.discard()
+            journal_path(path).unlink(missing_ok=True)  # all is in the store
         return dataset
 
 
@@ -172,19 +173,16 @@ def open_sweep(store: str | Path) -> xr.Dataset:
 
 
 def _filled(
-    journal: Journal,
-    run: Callable,
-    axes: Mapping[str, np.ndarray],
-    seed: int,
-    executor: Executor | None,
-    progress: bool,
+    journal: Journal, run: Callable, axes: Axes, seed: int, executor: Executor | None, progress: bool
 ) -> dict[int, Failure]:
     """Run the points that are missing; finished ones go to the journal at once, failed ones come back."""
     failures: dict[int, Failure] = {}
     points = list(itertools.product(*(values.tolist() for values in axes.values())))
     missing = [i for i in range(len(points)) if i not in journal.entries]
     tasks = ((i, dict(zip(axes, points[i], strict=True))) for i in missing)
-    outcomes = _serial(run, tasks, seed) if executor is None else _parallel(run, tasks, seed, executor)
+    outcomes: Iterator[Outcome] = ((i, given, _point(run, given, seed, i)) for i, given in tasks)
+    if executor is not None:
+        outcomes = _parallel(run, tasks, seed, executor)
     done = len(points) - len(missing)
     with bar(len(points), unit="point", progress=progress, initial=done) as counted:
         for i, parameters, outcome in outcomes:
@@ -198,11 +196,6 @@ def _filled(
                 counted.set_postfix_str(f"{len(failures)} failed")
             counted.update()
     return failures
-
-
-def _serial(run: Callable, tasks: Iterator[tuple[int, dict]], seed: int) -> Iterator[Outcome]:
-    for i, parameters in tasks:
-        yield i, parameters, _point(run, parameters, seed, i)
 
 
 def _parallel(
@@ -249,10 +242,6 @@ def _failure(parameters: Parameters, error: BaseException) -> Failure:
     return Failure(parameters, f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
-def _shown(parameters: Parameters) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in parameters.items())
-
-
 def _checked_grid(grid: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """Axes as arrays of numbers or strings, each value once."""
     if not isinstance(grid, Mapping) or not grid:
@@ -272,7 +261,7 @@ def _checked_grid(grid: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return axes
 
 
-def _check_run(run: Callable, axes: Mapping[str, np.ndarray]) -> None:
+def _check_run(run: Callable, axes: Axes) -> None:
     function = run.func if isinstance(run, partial) else run
     name = getattr(function, "__qualname__", None)
     if name is None or "<" in name or inspect.ismethod(function):
@@ -323,7 +312,7 @@ def _words(value: object) -> str:
     return (_identity(value) or "") if isinstance(getattr(value, "digest", None), str) else str(value)
 
 
-def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dict[str, str | int]:
+def _provenance(run: Callable, axes: Axes, seed: int) -> Provenance:
     """Attributes that a store must share with a sweep that is continued in it."""
     from fpsolve import __version__
 
@@ -334,12 +323,11 @@ def _provenance(run: Callable, axes: Mapping[str, np.ndarray], seed: int) -> dic
         source = instructions(function.__code__) if inspect.isfunction(function) else ""
     words = [f"{name}={shortened(_words(value))}" for name, value in sorted(fixed.items())]
     identity = "; ".join(f"{name}={_identity(value)}" for name, value in sorted(fixed.items()))
-    listed = {name: values.tolist() for name, values in axes.items()}
     return {
         "run": f"{function.__qualname__}({', '.join(words)})",
         "run_hash": hashlib.sha256(f"{source}\n{identity}".encode()).hexdigest()[:16],
         "grid": " × ".join(f"{name} ({values.size})" for name, values in axes.items()),
-        "grid_values": json.dumps(listed),
+        "grid_values": json.dumps({name: values.tolist() for name, values in axes.items()}),
         "seed": seed,
         "fpsolve_version": __version__,
     }

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 
@@ -41,13 +42,10 @@ def checked_store(store: str | Path | None) -> Path | None:
     if path.exists() and path.is_dir() != (path.suffix == ".zarr"):
         kind = "directory" if path.is_dir() else "file"
         raise ValueError(f"store={str(store)!r} is a {kind}; choose another name, or delete it")
-    if path.suffix == ".zarr":
-        try:
-            import zarr  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                f"store={str(store)!r} needs zarr: pip install 'fpsolve[distributed]', or use a .nc file"
-            ) from None
+    if path.suffix == ".zarr" and find_spec("zarr") is None:
+        raise ValueError(
+            f"store={str(store)!r} needs zarr: pip install 'fpsolve[distributed]', or use a .nc file"
+        )
     return path
 
 
@@ -217,8 +215,7 @@ def kept(
     if not path.exists():
         with alone(path, wait=True):
             if not path.exists():
-                result = answer()
-                write_store(result, path)
+                write_store(result := answer(), path)
                 return result
     found = read_store(path)
     _refuse_other_question(path, found.attrs.get("asked"), question)

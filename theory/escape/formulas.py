@@ -106,12 +106,6 @@ def _warn_if_low(ratio: float) -> None:
         )
 
 
-def _share(to: str) -> float:
-    if to not in ("well", "saddle"):
-        raise ValueError(f"to={to!r} must be 'well' or 'saddle'")
-    return 1.0 if to == "well" else 0.5
-
-
 def barrier_height(landscape: Landscape, *, minimum: Place, saddle: Place) -> float:
     """ΔL = L(saddle) − L(minimum).
 
@@ -168,8 +162,15 @@ def kramers_time(
     ----------
     Xie, Sato, Sugiyama, ICLR 2021, Thm 3.1; Hänggi, Talkner, Borkovec, Rev. Mod. Phys. 62, 251 (1990).
     """
-    D = _isotropic_strength(process)
-    share = _share(to)
+    if not isinstance(process, Langevin):
+        raise TypeError("escape formulas need a theory.Langevin system")
+    if process.noise.hessian_factor is not None:
+        raise ValueError("Kramers' formula needs isotropic noise; for noise ∝ Hessian use sgd_escape_time")
+    if (D := process.temperature) is None:
+        raise ValueError("Kramers' formula needs isotropic noise with a value; see two_temperature_time")
+    if to not in ("well", "saddle"):
+        raise ValueError(f"to={to!r} must be 'well' or 'saddle'")
+    share = 1.0 if to == "well" else 0.5
     passage = _passage(process.landscape, minimum, saddle)
     _warn_if_low(passage.barrier / D)
     if len(process.variables) == 1:
@@ -181,17 +182,6 @@ def kramers_time(
         )
     prefactor = share * 2 * math.pi / passage.escape_curvature * math.sqrt(passage.determinants)
     return prefactor * math.exp(passage.barrier / D)
-
-
-def _isotropic_strength(process: Langevin) -> float:
-    """D of isotropic noise."""
-    if not isinstance(process, Langevin):
-        raise TypeError("escape formulas need a theory.Langevin system")
-    if process.noise.hessian_factor is not None:
-        raise ValueError("Kramers' formula needs isotropic noise; for noise ∝ Hessian use sgd_escape_time")
-    if process.temperature is None:
-        raise ValueError("Kramers' formula needs isotropic noise with a value; see two_temperature_time")
-    return process.temperature
 
 
 def _laplace_width(landscape: Landscape, point: np.ndarray, D: float) -> float:
