@@ -37,14 +37,11 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     independent; other sampling is a ValueError. Returned over ``correction`` and ``mode``: ``predicted``,
     cumulative in the order of :data:`CORRECTIONS`, except that "noise at y" holds "minibatch Hessians"
     already, and that the last two take all from the copies: "D/λ of the net" is D_i/(λ_i(1 − ηλ_i/2)), "force
-    of the net" the identity. ``sgd``, SGD's variance over the second half of the walk; what is measured at
-    copies is of its end. ``stiffness`` (place, mode), Cov(p_i, g_i)/Var p_i, and ``excess``, ρ at the copies'
-    own weights.
+    of the net" the identity. ``sgd`` is of the second half of the walk; ``stiffness`` (place, mode), λ, and
+    ``excess``, ρ at the copies' own weights, are of its end.
     """
     if valley.run.recipe.sampling != "with_replacement":
-        raise ValueError(
-            "sampling='without_replacement': its steps are not independent; train with replacement"
-        )
+        raise ValueError("sampling='without_replacement': steps are not independent; train with replacement")
     n, rate, rows = valley.n_sharp, valley.learning_rate, ("correction", "mode")
     start = valley.profile.sel(x=0.0, method="nearest")
     C0, lam0 = np.diag(start["covariance"].to_numpy())[:n], start["curvature"].to_numpy()

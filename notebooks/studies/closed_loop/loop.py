@@ -55,11 +55,9 @@ def closed_loop(
 
     Returned as by ``predictions.prediction``, with SGD as one method more: its errors are standard errors
     over replicas; ``sgd_low``, ``sgd_high`` (mode) are its interval. With the variables of
-    ``budget.variance_budget`` where the sampling is with replacement. ``log_flatness_net`` and ``…_error``:
-    the growth of ln F̂ by Hessians at the copies' own weights. ``noise_curvature`` (mode) is BC_ii/λ_i at w₀,
-    which is 1 where C = H/B; ``theory_measured`` and ``theory_random_shift`` (mode) are the variances with
-    those readings of the noise. ``…_along`` and ``…_fit`` (point, mode): the valley's profile. ``loss`` at
-    w₀, ``loss_net`` of the copies at the end, ``loss_line`` at their mean place on the line.
+    ``budget.variance_budget`` where the sampling is with replacement. ``log_flatness_net`` is the growth of
+    ln F̂ by Hessians at the copies' own weights; ``noise_curvature`` (mode), BC_ii/λ_i at w₀, is 1 where C =
+    H/B. The other variables say what they are in their ``long_name``.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1")
@@ -148,12 +146,11 @@ class LoopStudy:
 
     ``data`` is a name for :func:`nets.data.datasets.load`. ``learning_rate``, ``batch_size`` and ``epochs``
     are of the training before the loop is closed, with replacement. ``window`` counts epochs of pilots and
-    walk. ``n_sharp``, ``pilots``, ``points``, ``degree``, ``tolerance`` and ``flat`` are as in
-    :func:`nets.measure.valley.measure_valley`, ``replicas`` and ``measured`` as in ``walks.walk``,
-    ``walkers`` as in ``predictions.prediction``. The control has minibatches ``quiet`` times as large,
-    equally many steps and equally long ones: a noise so many times smaller. ``dtype`` is of training and of
-    the search for eigenvectors; losses and derivatives are measured in float64. A number too small to measure
-    anything with is a ValueError.
+    walk. The other fields are those of :func:`nets.measure.valley.measure_valley`, ``walks.walk`` and
+    ``predictions.prediction``. The control has minibatches ``quiet`` times as large, equally many steps and
+    equally long ones: a noise so many times smaller. ``dtype`` is of training and of the search for
+    eigenvectors; losses and derivatives are measured in float64. A number too small to measure anything with
+    is a ValueError.
     """
 
     data: str

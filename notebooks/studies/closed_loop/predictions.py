@@ -215,11 +215,10 @@ def prediction(
     ``walkers`` in 20 groups for the errors. ``others`` are numbers by further methods. ``noise``: see
     :meth:`nets.measure.valley.MeasuredValley.process`.
 
-    Returned over ``by``, the method, and ``mode``: ``variance``, ``variance_error``; by method
-    ``displacement`` ⟨x⟩ and ``flat_variance`` Var x at the walk's end, ``log_flatness`` ⟨ln F̂(x)⟩ − ln
-    F̂(0), each with ``…_error``; NaN where a method does not give it. ``flat_force`` and ``noise_force``,
-    the two parts of the averaged force at x = 0; ``stationary_place``. Fewer than 20 steps or 100 walkers
-    are a ValueError.
+    Returned over ``by``, the method, and ``mode``: ``variance`` and, by method, the numbers of :data:`FLAT`,
+    each with ``…_error``; NaN where a method does not give it. ``flat_force`` and ``noise_force``, the two
+    parts of the averaged force at x = 0; ``stationary_place``. Fewer than 20 steps or 100 walkers are a
+    ValueError.
     """
     if steps < 20 or walkers < 100:
         raise ValueError(f"steps={steps} must be at least 20 and walkers={walkers} at least 100")

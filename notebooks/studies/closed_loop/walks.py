@@ -32,8 +32,7 @@ def walk(
 
     ``epochs`` are by default those of the pilots. Places are kept after steps whose number is a multiple of
     ``every``, by default a hundredth of the walk. ``measured`` counts the replicas at whose ends gradient,
-    noise and Hessian are measured. A ``store``, ``….nc``, keeps the walk, and is read if it is there
-    already.
+    noise and Hessian are measured. A ``store``, ``….nc``, keeps the walk, and is read if it is there already.
 
     Returned over ``step``, ``replica`` and ``mode``: ``x``; ``y``, from the floor at that x. At the end of
     the first ``measured`` replicas, at ``place`` "own" (their weights) and "shadow" (with only the valley's

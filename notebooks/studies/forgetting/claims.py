@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from fpsolve.compare.verdicts import Below, Claim, Measured, Outcome, Sides, Verdict
+from fpsolve.compare.verdicts import Below, Claim, Sides, Verdict
 from fpsolve.results import with_interval
 from fpsolve.statistics import Estimate, estimate, over_trainings
 from fpsolve.table import markdown
@@ -64,27 +64,19 @@ PAIRS = (
 )
 
 
-@dataclass(frozen=True)
-class Less:
-    """Below 0 by the interval of the mean; by the sign test, where outlying trainings leave that open."""
+def less(gap: Gap, other: str = "the other forgets") -> str:
+    """Whether a gap is below 0, and why, in words.
 
-    gap: Gap
-
-    def outcome(self, measured: Measured) -> Outcome:
-        if self.gap.decided or self.gap.sign_test >= SIGNIFICANT:
-            return Below().outcome(measured)
-        return "holds in part" if 2 * self.gap.below > self.gap.trainings else "does not hold"
-
-    def why(self, other: str = "the other forgets") -> str:
-        """The numbers behind the outcome, in words."""
-        often = f"in {self.gap.below} of {self.gap.trainings} trainings"
-        if self.gap.decided:
-            return f"less {often}" if self.gap.high < 0 else f"{other} less; this one {often}"
-        if self.gap.sign_test >= SIGNIFICANT:
-            return f"the interval of the difference includes 0; less {often}"
-        only = "" if 2 * self.gap.below > self.gap.trainings else " only"
-        p = f"sign test p = {self.gap.sign_test:.2g}"
-        return f"less {often}{only} ({p}), by how much in the mean is open"
+    The interval of the mean decides; the sign test does, where outlying trainings leave the mean open.
+    """
+    often = f"in {gap.below} of {gap.trainings} trainings"
+    if gap.decided:
+        return f"holds: less {often}" if gap.high < 0 else f"does not hold: {other} less; this one {often}"
+    if gap.sign_test >= SIGNIFICANT:
+        return f"not decided: the interval of the difference includes 0; less {often}"
+    most = 2 * gap.below > gap.trainings
+    found = f"holds in part: less {often}" if most else f"does not hold: less {often} only"
+    return f"{found} (sign test p = {gap.sign_test:.2g}), by how much in the mean is open"
 
 
 def compared(pair: Pair, study: Study) -> Verdict:
@@ -93,7 +85,7 @@ def compared(pair: Pair, study: Study) -> Verdict:
     found = gap(best[0]["total"], best[1]["total"])
     each = ", ".join(f"{b.attrs['penalty']} {_over(b['total'])}" for b in best)
     shown = f"ε₁ + ε₂: {each}; difference {found:.3g}"
-    return Claim(pair.claim, pair.paper, found, Less(found), shown=shown).judge(Less(found).why())
+    return Verdict(pair.claim, pair.paper, shown, less(found))
 
 
 def bound(
@@ -107,12 +99,10 @@ def bound(
     q_i/F_i; ``slope`` of ln q_i over ln F_i by least squares (1 for a bound ∝ F); ``free_largest`` and
     ``free_inside``, the same with no penalty. Directions with infinite F are left out.
     """
-    rows = np.flatnonzero(
-        (result["penalty"] == "LDC") & (result["strength"] == strength) & (result["count"] == count)
-    )
+    penalty, same = result["penalty"], (result["strength"] == strength) & (result["count"] == count)
+    rows, free = np.flatnonzero((penalty == "LDC") & same), np.flatnonzero(penalty == "none")
     if not rows.size:
         raise ValueError(f"the result has no LDC with strength={strength:g} and count={count}")
-    free = np.flatnonzero(result["penalty"] == "none")
     each = []
     for training in range(result.sizes["training"]):
         one = result.isel(training=training)
@@ -243,11 +233,9 @@ def _all_less_few(study: Study, method: str, how: How) -> Gap:
 
 def _all_weights(study: Study) -> Verdict:
     found = _all_less_few(study, "EWC true", How())
-    return Claim(
-        "EWC is best with all weights constrained", "all", found, Less(found), source="Fig. 4 F",
-        shown=f"ε₁ + ε₂ with all {study.everything('EWC true')} less that with {_SMALL} (true Fisher): "
-        f"{found:.3g}",
-    ).judge(Less(found).why(f"{_SMALL} forget"))  # fmt: skip
+    every, claim = study.everything("EWC true"), "EWC is best with all weights constrained (Fig. 4 F)"
+    shown = f"ε₁ + ε₂ with all {every} less that with {_SMALL} (true Fisher): {found:.3g}"
+    return Verdict(claim, "all", shown, less(found, f"{_SMALL} forget"))
 
 
 def _psi(study: Study) -> Verdict:

@@ -45,10 +45,9 @@ def second_task(
     (``penalties.ImplicitStep``). All constraints go side by side; ``first`` is not changed; ``rng`` is of the
     minibatches. No constraint, or one that asks for more directions than there are, is a ValueError.
 
-    Returned: ``error_first`` ε₁ and ``error_second`` ε₂ (constraint, checkpoint); ``displacement`` q_i
-    (constraint, mode) at the end; ``variance`` and ``width`` (mode); ``error_before``, ``loss_before`` of
-    task 1, and ``weights``, their number. Coordinates ``penalty``, ``strength``, ``count`` (constraint) and
-    ``step`` (checkpoint).
+    Returned over ``constraint`` (with ``penalty``, ``strength``, ``count``), ``checkpoint`` (with ``step``)
+    and ``mode``: ``error_first`` ε₁, ``error_second`` ε₂, ``displacement`` q_i at the end, ``variance``,
+    ``width``; of task 1 ``error_before``, ``loss_before``, and the number of ``weights``.
     """
     if not constraints:
         raise ValueError("constraints is empty")

@@ -67,7 +67,7 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of penalty; plain L2, ‖w − w₁‖², unless a subclass says otherwise.
+    """One kind of penalty; plain L2, λ ‖w − w₁‖², unless a subclass says otherwise.
 
     ``strengths`` are the λ scanned by default. N_c applies where it is ``counted``; it counts principal
     directions instead of weights ``along_directions``.
@@ -170,9 +170,8 @@ STRENGTHS = {name: kind.strengths for name, kind in METHODS.items() if kind.stre
 class Constraint:
     """How the first task is protected while the second is learned.
 
-    ``method`` is one of ``METHODS``. ``strength`` is λ of "LDC" as in Eq. 14; of "EWC" as in (λ/2) Σ G_i (w
-    − w₁)_i², G the diagonal of a Fisher matrix; of "L2" as in λ ‖w − w₁‖². ``count`` is N_c: so many
-    directions of largest variance, or weights of largest G; 0 for all. Anything else is a ValueError.
+    ``method`` is one of ``METHODS``, ``strength`` its λ. ``count`` is N_c: so many directions of largest
+    variance, or weights of largest G; 0 for all. Anything else is a ValueError.
     """
 
     method: str
@@ -195,9 +194,11 @@ class Constraint:
 
 
 def constraint_grid(
-    counts: Sequence[int] = (50, PAPER_CONSTRAINTS, 800, 0), *,
-    strengths: Mapping[str, Sequence[float]] = STRENGTHS, methods: Sequence[str] = tuple(METHODS),
-) -> tuple[Constraint, ...]:  # fmt: skip
+    counts: Sequence[int] = (50, PAPER_CONSTRAINTS, 800, 0),
+    *,
+    strengths: Mapping[str, Sequence[float]] = STRENGTHS,
+    methods: Sequence[str] = tuple(METHODS),
+) -> tuple[Constraint, ...]:
     """Every method over its own λ and over N_c (0: all), and the paper's setting of "LDC".
 
     The default λ are wide enough for the best λ of each method on MNIST and CIFAR-10 to lie inside.

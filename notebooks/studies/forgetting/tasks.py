@@ -25,10 +25,8 @@ class Tasks:
 
     ``data`` is a name for :func:`nets.data.datasets.load`, ``first`` and ``second`` are the classes of the
     two tasks, ``hidden`` the sizes of the hidden layers. ``layer`` learns; the others are fixed after
-    training on all classes. None: all layers learn. ``learning_rate`` α and ``batch_size`` B hold
-    throughout. ``pretraining_epochs`` are on all classes, unused where all layers learn; ``first_epochs``,
-    ``window_epochs`` and ``second_epochs`` of task 1, of the window after it, and of task 2. The window
-    keeps one state in ``every``; at most ``modes`` principal directions are kept. F is measured on at most
+    ``pretraining_epochs`` on all classes. None: all layers learn. The window of ``window_epochs`` after task
+    1 keeps one state in ``every``; at most ``modes`` principal directions are kept. F is measured on at most
     ``samples`` rows of task 1, and where all layers learn the Fisher diagonals too. Classes in common, or a
     number below 1, are a ValueError.
     """
@@ -77,10 +75,7 @@ class Rows:
 
 
 def rows_of(data: Data, before: nn.Sequential, classes: Sequence[int]) -> Rows:
-    """What reaches the layer that learns from rows of some classes, with the labels they have in all classes.
-
-    ``before`` holds the layers before it.
-    """
+    """Rows of some classes as the layers ``before`` give them, with their labels among all classes."""
     parts: list[torch.Tensor] = []
     for inputs, labels in ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels)):
         chosen = torch.isin(labels, torch.tensor(list(classes)))
@@ -105,9 +100,16 @@ def views(net: nn.Sequential, weights: torch.Tensor) -> list[torch.Tensor]:
 
 
 def descend(
-    net: nn.Sequential, weights: torch.Tensor, task: Rows, tasks: Tasks, *, epochs: int, seed: str,
-    after_step: Callable[[int, torch.Tensor], None], progress: bool = False,
-) -> None:  # fmt: skip
+    net: nn.Sequential,
+    weights: torch.Tensor,
+    task: Rows,
+    tasks: Tasks,
+    *,
+    epochs: int,
+    seed: str,
+    after_step: Callable[[int, torch.Tensor], None],
+    progress: bool = False,
+) -> None:
     """SGD on one task, in place, for all rows of ``weights``, shape (R, N), on the same minibatches.
 
     ``tasks`` gives learning rate and batch size, ``seed`` is as recorded by

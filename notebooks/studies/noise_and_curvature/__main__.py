@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    folder = None if options.store is None else Path(options.store)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    for title, text in _tables(folder, range(options.trainings)):
-        print(title, text, sep="\n", end="\n\n", flush=True)
-
-
-def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
-    """Titles and tables, each as soon as it is measured; ``folder`` keeps what is finished."""
+    """Print each table as soon as it is measured."""
     from fpsolve.results import with_interval
     from fpsolve.sweeps.store import kept
     from fpsolve.table import interval_table
@@ -36,8 +28,14 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
     from nets.training.along import net_at, weights_along
     from notebooks.studies.noise_and_curvature import alignment, comparison, dynamics, noise
 
+    seeds, folder = range(options.trainings), None if options.store is None else Path(options.store)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     data = datasets.load("digits")
     nets = [models.fully_connected((64, 20, 20, 10), rng=seed) for seed in seeds]
+
+    def show(title, text):
+        print(title, text, sep="\n", end="\n\n", flush=True)
 
     def found(name, compute, *trained, **settings):
         digests = [layers.net_digest(net) for net in (*nets, *trained)]
@@ -48,27 +46,27 @@ def _tables(folder: Path | None, seeds: range) -> Iterator[tuple[str, str]]:
         "weights", partial(weights_along, nets, data), epochs=(0, 3, 30, 100), learning_rate=0.1,
         batch_size=50, rng=tuple(seeds),
     )  # fmt: skip
-    options = {"layer": 1, "draws": 400, "repeats": 3, "batch_sizes": (1, 16, 256)}
+    several = {"layer": 1, "draws": 400, "repeats": 3, "batch_sizes": (1, 16, 256)}
     studies = []
     for k in seeds:
         net = net_at(nets[0], weights, training=k, epoch=30)
         study = partial(noise.noise_study, net, data.train_inputs, data.train_labels)
-        studies.append(found(f"noise_{k}", study, net, rng=k, **options))
+        studies.append(found(f"noise_{k}", study, net, rng=k, **several))
     summary = noise.noise_summary(studies)
-    yield "noise at epoch 30, fitted laws", noise.law_table(summary).to_string()
-    yield "noise at epoch 30, tests along directions", noise.normality_table(summary).to_string()
+    show("noise at epoch 30, fitted laws", noise.law_table(summary).to_string())
+    show("noise at epoch 30, tests along directions", noise.normality_table(summary).to_string())
     every = alignment.alignment_along(nets[0], weights, data, layer=1, store=folder and folder / "alignment")
     columns = {"pearson_diagonal": "r, diagonal", "slope_diagonal": "slope", "size_ratio": "Tr CB / Tr H"}
     course = alignment.alignment_summary(every).sel(matrix="noise")
-    yield "noise against curvature", interval_table(course, columns, digits=3).to_string()
+    show("noise against curvature", interval_table(course, columns, digits=3).to_string())
     shared = {"steps": [epoch * (data.samples // 50) for epoch in (1, 5, 15)], "learning_rate": 0.1}
     along = [partial(dynamics.flatness_along, net, data) for net in nets]
     descent = [found(f"descent_{k}", along[k], rng=k, **shared) for k in seeds]
     sgd = [found(f"sgd_{k}", along[k], rng=k, batch_size=50, **shared) for k in seeds]
     gain = comparison.flatness_gain(sgd, descent)
-    yield "gain in ln F, SGD over gradient descent", with_interval(gain, "gain")
+    show("gain in ln F, SGD over gradient descent", with_interval(gain, "gain"))
     gain = comparison.flatness_gain(sgd, descent, name="flatness_rescaled")
-    yield "the same with norms divided out", with_interval(gain, "gain")
+    show("the same with norms divided out", with_interval(gain, "gain"))
 
 
 if __name__ == "__main__":
