@@ -36,11 +36,9 @@ def fit_laws(
     (default 1), have shape (points,). ``scanned`` says what x is. Fewer than three points, or one without
     escapes, are a ValueError.
 
-    Returned over ``law``: ``intercept``, ``slope`` (b or p) with ``slope_low``, ``slope_high``; ``aic``;
-    ``r_squared`` of ln n/S against u or ln x, unweighted as a figure shows it; ``residual``, root mean
-    square of ln γ; ``chi_squared`` per degree of freedom, with errors cv/√n. ``fitted`` (law, point).
-    ``aic_difference`` is that of the exponential minus that of the power law: positive favours the power
-    law.
+    Returned over ``law`` are the numbers of ``_VARIABLES``: ``slope`` is b or p, ``r_squared`` is unweighted
+    as a figure shows it, ``chi_squared`` has errors cv/√n. ``fitted`` has dims law and point. A positive
+    ``aic_difference``, exponential minus power law, favours the power law.
 
     References: Xie, Sato, Sugiyama, ICLR 2021, Figs. 5, 6, 10–19; Akaike, IEEE Trans. Autom. Control 19,
     716 (1974).

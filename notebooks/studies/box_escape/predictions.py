@@ -56,8 +56,7 @@ def free_exit_time(
     ds = half_width**2 / (variance.max() * steps * (1 + math.log(len(C))) / 2)
     factor = vectors[:, kept] * np.sqrt(values[kept] * ds)
     edge = half_width - SHIFT * np.sqrt(variance * ds)
-    position, left = np.zeros((walkers, len(C))), np.zeros(walkers)
-    inside, n = np.arange(walkers), 0
+    position, left, inside, n = np.zeros((walkers, len(C))), np.zeros(walkers), np.arange(walkers), 0
     while len(inside):
         n += 1
         position += rng.standard_normal((len(inside), factor.shape[1])) @ factor.T
@@ -85,9 +84,8 @@ def isotropic_exit_time(parameters: int, *, half_width: float = 0.05, diffusion:
     r²/2D. The rate 1/T is ∝ D, and, with the box r/√k, ∝ k, as reported for SGLD. A P, r or D that is not
     positive is a ValueError.
     """
-    for name, value in (("parameters", parameters), ("half_width", half_width), ("diffusion", diffusion)):
-        if not value > 0:
-            raise ValueError(f"{name}={value:g} must be positive")
+    if not min(parameters, half_width, diffusion) > 0:
+        raise ValueError(f"{parameters=}, {half_width=} and {diffusion=} must be positive")
     n = np.arange(200)
 
     def inside(u: float) -> float:  # u = D t / r²

@@ -80,11 +80,9 @@ def minimum(
     """The same dynamics started at a minimum of its loss, by BFGS on all samples.
 
     A separable problem without weight decay has no minimum: the loss falls to 0 at infinity. With weight
-    decay the problem has a minimum, and no direction is flat. ReLU leaves kinks, one for each sample and
-    neuron, on which such minima lie; the norm of the gradient there, ``attributes["gradient_norm"]``, is
-    about the size of the jumps.
-
-    ``weight_decay`` is λ of ½ λ |w|², kept for the dynamics returned; ``tolerance`` bounds the largest
+    decay, λ of ½ λ |w|², the problem has a minimum, and no direction is flat. ReLU leaves kinks, one for each
+    sample and neuron, on which such minima lie; the norm of the gradient there, in ``attributes``, is about
+    the size of the jumps. The dynamics returned keep the ``weight_decay``; ``tolerance`` bounds the largest
     component of the gradient.
     """
     from scipy import optimize
@@ -116,11 +114,8 @@ def start_report(
     """Is the start a minimum? Gradient, curvature, and what plain gradient descent does from it.
 
     Gradient descent runs for η × steps = ``time``, or less where ``steps`` steps at η = 1/λ_max do not
-    reach this time, in a box of ``half_width``; from a minimum it stays inside. Returned: ``gradient_norm``;
-    ``eigenvalue`` (parameter) of the Hessian, ascending; ``noise_trace`` Tr C and ``curvature_trace`` Tr H;
-    ``noise_curvature`` = C_ii/λ_i in H's eigenbasis, NaN where λ_i is below 10⁻⁶ λ_max;
-    ``descent_exit_time`` of gradient descent, NaN where it stays inside for ``descent_time``;
-    ``descent_change``, its largest |Δ_i| at the end. Also ``gradient``, ``C``, ``H``.
+    reach this time, in a box of ``half_width``; from a minimum it stays inside. ``noise_curvature`` is NaN
+    where λ_i is below 10⁻⁶ λ_max, ``descent_exit_time`` where descent stays inside for ``descent_time``.
     """
     g, C, H = noise_and_curvature(dynamics)
     values, U = np.linalg.eigh(H)

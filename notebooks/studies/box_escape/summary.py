@@ -33,9 +33,8 @@ def scan_rates(
     learning rate η_min, the same steps in another unit of time. A scan that does not exist, or in which
     nothing was run, is a ValueError.
 
-    ``rate``, ``low``, ``high`` are per unit of time η × steps; ``escapes``, ``replicas``; ``mean_steps`` and
-    ``mean_steps_stderr``, ``variation``, ``variation_low``, ``variation_high``, NaN where some replicas were
-    censored. Points without a run are left out.
+    ``rate``, ``low``, ``high`` are per unit of time η × steps; ``mean_steps`` and ``variation``, with its
+    ends, are NaN where some replicas were censored. Points without a run are left out.
     """
     if scan not in _SCANNED or dynamics not in DYNAMICS:
         raise ValueError(f"scan={scan!r}, dynamics={dynamics!r} must be of {tuple(_SCANNED)}, {DYNAMICS}")

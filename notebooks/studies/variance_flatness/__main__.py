@@ -34,12 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     """Run every experiment of the file and print what it says."""
-    from notebooks.studies.variance_flatness.files import EXAMPLES, load_experiments, parse_experiments
+    from fpsolve.command.reader import read_text
+    from notebooks.studies.variance_flatness import claims, experiment, files, tables
 
-    configs = (
-        parse_experiments(EXAMPLES[options.example]) if options.example else load_experiments(options.config)
-    )
-    from notebooks.studies.variance_flatness import claims, experiment, tables
+    text = files.EXAMPLES[options.example] if options.example else read_text(options.config)
+    configs = files.parse_experiments(text)
 
     def log(line: str) -> None:
         print(f"variance_flatness: {line}", file=sys.stderr, flush=True)

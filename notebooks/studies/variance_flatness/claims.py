@@ -38,10 +38,8 @@ WORDS = {
 }
 
 
-def exponents_of(
-    result: xr.Dataset, config: Config, *, fit: tuple[int, int] | None = None
-) -> dict[tuple[str, str], Exponent]:
-    """Every exponent of one training, by (case, name); ``fit`` replaces that of the configuration."""
+def exponents_of(result: xr.Dataset, config: Config) -> dict[tuple[str, str], Exponent]:
+    """Every exponent of one training, by (case, name)."""
     found: dict[tuple[str, str], Exponent] = {}
     for case in result["case"].to_numpy().astype(str):
         here = result.sel(case=case)
@@ -49,7 +47,7 @@ def exponents_of(
         measured = here.isel(mode=~np.isnan(here["width"].to_numpy()))  # open-ended ones are infinite
         motion = measured[[*MOTION]].assign_attrs(attrs)
         widths = xr.Dataset({"width": measured["width"]}, attrs={"loss": result.attrs["loss"]})
-        each = exponents.variance_flatness(motion, widths, fit=fit or config.fit)
+        each = exponents.variance_flatness(motion, widths, fit=config.fit)
         found |= {(case, name): exponent for name, exponent in each.items()}
         if CASES[case].ranked:
             attrs["loss_end"] = result.attrs["loss"]
@@ -58,11 +56,9 @@ def exponents_of(
     return found
 
 
-def exponents_over(
-    results: Sequence[xr.Dataset], config: Config, *, fit: tuple[int, int] | None = None
-) -> dict[tuple[str, str], Exponent]:
+def exponents_over(results: Sequence[xr.Dataset], config: Config) -> dict[tuple[str, str], Exponent]:
     """Every exponent, by (case, name), with its interval over trainings; of one training, over modes."""
-    each = [exponents_of(result, config, fit=fit) for result in results]
+    each = [exponents_of(result, config) for result in results]
     if len(each) == 1:
         return each[0]
     return {key: exponents.over_trainings([found[key] for found in each]) for key in each[0]}

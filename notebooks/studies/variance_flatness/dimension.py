@@ -106,13 +106,12 @@ def against_width(
     net is kept, and the same call goes on where it was stopped. A ValueError for numbers that make no sense,
     or a store of another experiment.
 
-    The Dataset has dims hidden_width and training: ``sharp`` D_s, each with half of its own norm as
-    threshold, and ``sharp_at_most``, which is larger where that is a lower bound only; ``sharp_common`` D_s
-    with half of the smallest norm (``attrs["common_threshold"]``) for all nets, as the one line of Fig. 6A;
-    ``width`` (rank) F sorted; ``learning_99`` and ``learning_999`` D_l; ``modes``, ``loss``, ``norm`` ‖w‖₂,
-    ``cpu_seconds``, and ``explored``, 1 where the window lies in the exploration phase; and of the dimensions
-    ``…_mean``, ``…_low``, ``…_high`` over trainings (95 %, Student's t). ``sharp_at_most_mean`` and
-    ``width_mean``, the geometric mean, have no interval.
+    The Dataset, dims hidden_width and training, holds the numbers of :func:`one_width`. ``sharp`` D_s has
+    half of each net's own norm as threshold; ``sharp_at_most`` is larger where that is a lower bound only;
+    ``sharp_common`` has half of the smallest norm (``attrs["common_threshold"]``) for all nets, as the one
+    line of Fig. 6A; ``width`` (rank) is F, sorted. The dimensions have ``…_mean``, ``…_low``, ``…_high`` over
+    trainings (95 %, Student's t); ``sharp_at_most_mean`` and ``width_mean``, the geometric mean, have no
+    interval.
     """
     sizes = [int(h) for h in widths]
     if not sizes or min(sizes) < 2:
@@ -157,7 +156,7 @@ def one_width(
 ) -> dict[str, xr.Variable]:  # fmt: skip
     """Effective dimensions of one net, in the form a sweep asks for; see :func:`against_width`.
 
-    ``hidden_width`` is H; ``training`` decides initial weights and minibatches, ``rng`` nothing.
+    ``training`` decides initial weights and minibatches, ``rng`` nothing.
     """
     started, H = time.process_time(), int(hidden_width)
     sizes = (data.features, H, H, len(data.classes))

@@ -76,9 +76,8 @@ def test_compiled_steps_are_the_matrix_products(kind, noise, data):
 def test_a_replica_goes_where_training_goes(sampling, data):
     net = _nets()["two layers"]
     options = {"learning_rate": 0.05, "batch_size": 20, "sampling": sampling}
-    runs = simulate_box_escape(
-        net_dynamics(net, data), replicas=3, rng=5, half_width=10, max_steps=30, **options
-    )
+    asked = {"replicas": 3, "rng": 5, "half_width": 10, "max_steps": 30}
+    runs = simulate_box_escape(net_dynamics(net, data), **asked, **options)
     seed = np.random.SeedSequence(int(runs.attrs["seed"], 16), spawn_key=(2,))
     trained = train.sgd(net, data, epochs=3, rng=seed, dtype="float64", **options).net
     change = torch.nn.utils.parameters_to_vector(trained.parameters()) - net_dynamics(net, data).start
@@ -113,9 +112,8 @@ def test_sharpness_is_a_learning_rate_in_disguise(dynamics, data):
     while (theta - start).abs().max() <= 0.05 / root:
         rows = minibatches(seed, steps // 100, samples=200, batch_size=2)[steps % 100]
         theta.requires_grad_(True)
-        weights = [
-            w.view(s) for w, s in zip((root * theta).split([s.numel() for s in shapes]), shapes, strict=True)
-        ]
+        parts = (root * theta).split([s.numel() for s in shapes])
+        weights = [w.view(s) for w, s in zip(parts, shapes, strict=True)]
         names = dict(zip(dict(net.named_parameters()), weights, strict=True))
         logits = torch.func.functional_call(net, names, (data.train_inputs[rows].double(),))
         loss = torch.nn.functional.cross_entropy(logits, data.train_labels[rows])
@@ -185,11 +183,9 @@ def test_nets_of_another_kind_are_refused(data):
 
 def test_noise_and_curvature_are_those_of_the_curvature_modules(dynamics, data):
     g, C, H = noise_and_curvature(dynamics)
-    net, x = _nets()["two layers"].double(), data.train_inputs.double()
-    assert np.allclose(
-        C, gradient_noise.noise_covariance(as_subject(net, x, data.train_labels)).covariance, atol=1e-14
-    )
-    assert np.allclose(H, curvature.hessian(as_subject(net, x, data.train_labels)), atol=1e-13)
+    net = as_subject(_nets()["two layers"].double(), data.train_inputs.double(), data.train_labels)
+    assert np.allclose(C, gradient_noise.noise_covariance(net).covariance, atol=1e-14)
+    assert np.allclose(H, curvature.hessian(net), atol=1e-13)
     step = torch.linspace(-1, 1, len(g), dtype=torch.float64)
     ahead, behind = (dynamics.gradients((dynamics.start + e * step)[None], None)[0] for e in (1e-6, -1e-6))
     assert np.allclose((ahead - behind) / 2e-6, H @ step.numpy(), atol=1e-5)
@@ -201,9 +197,8 @@ def test_the_local_models_have_the_noise_of_the_net_at_the_start(dynamics):
     exact = dynamics.gradients(there, rows)
     quadratic = local_dynamics(dynamics, drift="quadratic")
     assert torch.allclose(quadratic.gradients(there, rows), exact, atol=1e-14)
-    assert torch.allclose(
-        local_dynamics(dynamics, drift="linear").gradients(there + 1, rows), exact, atol=1e-14
-    )
+    linear = local_dynamics(dynamics, drift="linear")
+    assert torch.allclose(linear.gradients(there + 1, rows), exact, atol=1e-14)
     mean = dynamics.gradients(there, None)
     assert torch.allclose(local_dynamics(dynamics).gradients(there + 1, rows), exact - mean, atol=1e-14)
     near = there + 1e-7

@@ -45,12 +45,11 @@ def test_slopes_cover_the_truth_and_the_spread_counts():
     for _ in range(200):
         times = rng.gamma(4, 1 / (4 * x[:, None] ** 2), size=(8, 60))  # cv = 0.5
         cv = times.std(1) / times.mean(1)
-        fit = fit_laws(
-            x, scanned="sharpness", escapes=np.full(8, 60), total_time=times.sum(1), variation=cv
-        ).sel(law="power")
+        rates = {"scanned": "sharpness", "escapes": np.full(8, 60), "total_time": times.sum(1)}
+        fit = fit_laws(x, variation=cv, **rates).sel(law="power")
         covered += float(fit.slope_low) < 2 < float(fit.slope_high)
     assert 180 <= covered <= 200  # 95 % of 200, four standard errors; wider where χ² > 1
-    wide = fit_laws(x, scanned="sharpness", escapes=np.full(8, 60), total_time=times.sum(1)).sel(law="power")
+    wide = fit_laws(x, **rates).sel(law="power")
     assert float(wide.slope_high - wide.slope_low) > 1.3 * float(fit.slope_high - fit.slope_low)
 
 
@@ -72,10 +71,9 @@ def test_variation_tells_an_exponential_law_from_a_narrow_one():
     ],
 )
 def test_fits_refuse_what_they_cannot_use(options, said):
+    rates = {"scanned": "batch_size", "escapes": [1, 1, 1], "total_time": [1, 1, 1]}
     with pytest.raises(ValueError, match=said):
-        fit_laws(
-            [1, 2, 3], **({"scanned": "batch_size", "escapes": [1, 1, 1], "total_time": [1, 1, 1]} | options)
-        )
+        fit_laws([1, 2, 3], **rates | options)
 
 
 # --- starts and studies
@@ -99,9 +97,8 @@ def test_binary_data_are_named_and_others_refused():
     data = binary_data("clusters")
     assert data.features == 4 and len(data.classes) == 2 and data.samples == 250
     noise = binary_data("gaussian")
-    assert noise.samples == 50_000 and abs(float(noise.train_labels.double().mean()) - 0.5) < 4 / (
-        2 * 50_000**0.5
-    )
+    assert noise.samples == 50_000
+    assert abs(float(noise.train_labels.double().mean()) - 0.5) < 4 / (2 * 50_000**0.5)
     with pytest.raises(ValueError, match="clusters"):
         binary_data("iris")
 
@@ -155,11 +152,8 @@ def test_summaries_find_the_law_that_was_put_in(studies):
     rates = scan_rates(study, "learning_rate")
     assert (rates.low < rates.rate).all() and (rates.rate < rates.high).all()
     assert np.allclose(rates.rate * rates.mean_steps * study.learning_rate[0].values, 1)
-    assert (
-        (rates.variation_low < 0.5).all()
-        and (rates.variation_high > 0.5).all()
-        and rates.variation.max() < 0.6
-    )
+    assert (rates.variation_low < 0.5).all() and (rates.variation_high > 0.5).all()
+    assert rates.variation.max() < 0.6
     table = compare_laws(studies, "learning_rate").isel(training_seed=0, problem=0)
     assert float(table.power_low) < 1 < float(table.power_high)  # η² per iteration is η per unit of time
     sharper = compare_laws(studies, "sharpness").isel(training_seed=0, problem=0)
@@ -193,14 +187,11 @@ def test_figures_draw_what_they_are_given(studies):
 
     study = studies.isel(training_seed=0, problem=0)
     figure, axes = plt.subplots(1, 3)
-    assert (
-        plot.exits(dynamics_rates(study, "learning_rate"), scan_readings(study, "learning_rate"), ax=axes[0])
-        is axes[0]
-    )
+    readings = scan_readings(study, "learning_rate")
+    assert plot.exits(dynamics_rates(study, "learning_rate"), readings, ax=axes[0]) is axes[0]
     assert axes[0].get_xscale() == axes[0].get_yscale() == "log"
-    labels = plot.as_in_the_paper(
-        scan_rates(study, "sharpness"), scan_fits(study, "sharpness"), ax=axes[1]
-    ).get_legend_handles_labels()[1]
+    plot.as_in_the_paper(scan_rates(study, "sharpness"), scan_fits(study, "sharpness"), ax=axes[1])
+    labels = axes[1].get_legend_handles_labels()[1]
     assert sum("R^2" in label for label in labels) == 2
     assert axes[1].get_xlabel() == "$1/k$"
     plot.spread_of_times({"one": scan_rates(study, "learning_rate")}, ax=axes[2])

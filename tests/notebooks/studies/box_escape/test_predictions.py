@@ -9,7 +9,12 @@ import torch
 from fpsolve import escape_rate
 from nets import models
 from notebooks.studies.box_escape.box import simulate_box_escape
-from notebooks.studies.box_escape.dynamics import local_dynamics, net_dynamics, noise_and_curvature
+from notebooks.studies.box_escape.dynamics import (
+    LocalDynamics,
+    local_dynamics,
+    net_dynamics,
+    noise_and_curvature,
+)
 from notebooks.studies.box_escape.laws import variation
 from notebooks.studies.box_escape.predictions import (
     SHIFT,
@@ -40,11 +45,8 @@ def test_a_wrong_law_of_free_exit_is_rejected():
 
 
 def test_free_walks_of_a_net_obey_the_parameter_free_diffusion():
-    dynamics, eta, B = (
-        net_dynamics(models.fully_connected((5, 10, 2), bias=True, rng=1), gaussian_noise(2000, 5, rng=0)),
-        2e-3,
-        2,
-    )
+    net, eta, B = models.fully_connected((5, 10, 2), bias=True, rng=1), 2e-3, 2
+    dynamics = net_dynamics(net, gaussian_noise(2000, 5, rng=0))
     C = noise_and_curvature(dynamics)[1]
     free = free_exit_time(C, walkers=600, steps=400, rng=0)
     runs = simulate_box_escape(
@@ -54,9 +56,8 @@ def test_free_walks_of_a_net_obey_the_parameter_free_diffusion():
     # Looked at once a step, a walk ends 0.58 standard deviations of a step behind the wall.
     late = (1 + SHIFT * eta * math.sqrt(C.diagonal().max() / B) / 0.05) ** 2
     predicted = float(free["mean"]) * B / eta**2 * late
-    stderr = math.hypot(
-        float(runs.steps.std()) / math.sqrt(150), float(free.high - free.low) / 3.92 * B / eta**2
-    )
+    error = float(free.high - free.low) / 3.92 * B / eta**2
+    stderr = math.hypot(float(runs.steps.std()) / math.sqrt(150), error)
     assert abs(float(runs.steps.mean()) - predicted) < 4 * stderr
     assert abs(float(runs.steps.mean()) - predicted * eta) > 4 * stderr  # per iteration it is η², not η
 
@@ -87,13 +88,9 @@ def test_the_basin_has_the_covariance_of_lyapunovs_equation():
 
 def test_rare_exits_of_an_ornstein_uhlenbeck_basin_come_at_the_level_crossing_rate():
     # One-dimensional logistic model in disguise: frozen ±1 noise, curvature 1, many steps per relaxation.
-    from notebooks.studies.box_escape.dynamics import LocalDynamics
-
     noise = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).repeat(2000, 1)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    basin = LocalDynamics(
-        torch.zeros(1, dtype=torch.float64), noise, torch.zeros(1, dtype=torch.float64), one, {}
-    )
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    basin = LocalDynamics(zero, noise, zero, one, {})
     eta, r = 0.01, 0.2
     runs = simulate_box_escape(
         basin, learning_rate=eta, batch_size=1, half_width=r, replicas=150, sampling="with_replacement",
@@ -102,9 +99,8 @@ def test_rare_exits_of_an_ornstein_uhlenbeck_basin_come_at_the_level_crossing_ra
     rate = escape_rate(runs)
     # Seen once a step the wall stands 0.58 η further; the next order in D/ΔL adds 1/(exponent) or so.
     wall = r + SHIFT * eta
-    predicted, exponent = level_crossing_rate(
-        [[1.0]], [[1.0]], learning_rate=eta, batch_size=1, half_width=wall
-    )
+    slow = {"learning_rate": eta, "batch_size": 1, "half_width": wall}
+    predicted, exponent = level_crossing_rate([[1.0]], [[1.0]], **slow)
     assert 4 < exponent < 5
     assert float(rate.low) < predicted * (1 - 1 / (2 * exponent)) < float(rate.high)
     found = variation(runs.steps)

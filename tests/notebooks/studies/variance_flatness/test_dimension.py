@@ -24,14 +24,8 @@ def test_the_learning_dimension_counts_the_modes_that_hold_the_share():
 @pytest.fixture(scope="module")
 def trained():
     data = datasets.load("digits")
-    run = train.sgd(
-        models.fully_connected((64, 12, 12, 10), rng=0),
-        data,
-        learning_rate=0.1,
-        batch_size=50,
-        epochs=30,
-        rng=0,
-    )
+    net = models.fully_connected((64, 12, 12, 10), rng=0)
+    run = train.sgd(net, data, learning_rate=0.1, batch_size=50, epochs=30, rng=0)
     window, last = train.record_and_continue(run, layer=1, epochs=8)
     return last, components.analyse(window)
 

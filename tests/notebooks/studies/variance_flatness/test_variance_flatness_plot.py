@@ -23,9 +23,7 @@ def ax():
 
 
 def _over_modes(values):
-    return xr.DataArray(
-        np.asarray(values, float), dims="mode", coords={"mode": np.arange(1, len(values) + 1)}
-    )
+    return xr.DataArray(np.asarray(values, float), {"mode": np.arange(1, len(values) + 1)}, "mode")
 
 
 def _psi(value=4.0, low=3.5, high=4.5):
@@ -69,14 +67,12 @@ def test_profiles_times_and_trajectories_are_drawn(ax):
 
 
 def test_controls_show_every_case_from_top_to_bottom(ax):
-    row = Row(
-        "psi", 4.0, 3.5, 4.5, {"same window": _psi(), "random walk": _psi(0.0, -9.0, 9.0)}, "reproduced"
-    )
+    measured = {"same window": _psi(), "random walk": _psi(0.0, -9.0, 9.0)}
+    row = Row("psi", 4.0, 3.5, 4.5, measured, "reproduced")
     plot.controls(row, ax=ax)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["same window", "random walk"]
-    assert (
-        ax.yaxis_inverted() and ax.get_xlim()[1] < 6
-    )  # an interval that says nothing does not set the scale
+    # An interval that says nothing does not set the scale.
+    assert ax.yaxis_inverted() and ax.get_xlim()[1] < 6
 
 
 def test_minibatches_temperatures_agreement_and_histories_are_drawn(ax):
