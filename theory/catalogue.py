@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from theory.evaluate import lambdified
-from theory.landscape import Landscape, Parameter, exact, positive
+from theory.landscape import Landscape, Parameter, Seed, exact, positive
 
 
 def degenerate_valley(
@@ -19,7 +19,7 @@ def degenerate_valley(
     n_sharp: int | None = None,
     n_flat: int | None = None,
     depth: float = 0.5,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = 0,
+    rng: Seed = 0,
 ) -> Landscape:
     """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ Σ_j x_j², λ̄₀ = mean_i λ_i(0).
 
@@ -87,12 +87,7 @@ def _curvature(row, x: sp.Symbol) -> sp.Expr:
 
 
 def random_valley(
-    n_sharp: int = 5,
-    n_flat: int = 100,
-    *,
-    epsilon: Parameter = 1e-3,
-    depth: float = 0.5,
-    rng: int | np.random.SeedSequence | np.random.Generator | None = 0,
+    n_sharp: int = 5, n_flat: int = 100, *, epsilon: Parameter = 1e-3, depth: float = 0.5, rng: Seed = 0
 ) -> Landscape:
     """A degenerate valley with random coefficients, sharp at the origin and flatter around it.
 
@@ -194,18 +189,14 @@ def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> La
     v = exact(shift_variance, "shift_variance")
     if dimensions != int(dimensions) or dimensions < 1:
         raise ValueError(f"dimensions={dimensions} must be a whole number, at least 1")
-    if v.is_negative or (v.is_number and not _has_two_wells(16 - 6 * v, 5)):
+    c = 16 - 6 * v  # t⁴ − ct² + 5t has two minima where 4t³ − 2ct + 5 has three real roots
+    if v.is_negative or (v.is_number and not (c > 0 and 8 * c**3 > 27 * 5**2)):
         raise ValueError(
             f"shift_variance={shift_variance} must lie in [0, 1.9357): beyond it one well is left"
         )
     variables = _symbols("x", int(dimensions))
-    wells = (t**4 - (16 - 6 * v) * t**2 + 5 * t + 3 * v**2 - 16 * v for t in variables)
+    wells = (t**4 - c * t**2 + 5 * t + 3 * v**2 - 16 * v for t in variables)
     return Landscape(sp.expand(sum(wells, sp.Integer(0)) / 2), variables, name="Styblinski-Tang function")
-
-
-def _has_two_wells(c: sp.Expr, tilt: int) -> bool:
-    """Whether t⁴ − ct² + tilt·t has two minima: 4t³ − 2ct + tilt has three real roots."""
-    return bool(c > 0 and 8 * c**3 > 27 * tilt**2)
 
 
 #: Landscapes known by name to configuration files and the command line.

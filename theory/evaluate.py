@@ -21,14 +21,9 @@ def lambdified(expressions: Expressions, variables: Sequence[sp.Symbol]) -> Call
     not real is NaN. Branches of a Piecewise that are not taken may be undefined. A variable may bear the name
     of anything in NumPy. A symbol that is no variable is a NameError when the function is called.
     """
-    if isinstance(expressions, sp.MatrixBase):
-        shape: tuple[int, ...] = expressions.shape
-        entries = tuple(expressions)
-    elif isinstance(expressions, sp.Basic):
-        shape, entries = (), (expressions,)
-    else:
-        entries = tuple(expressions)
-        shape = (len(entries),)
+    single = isinstance(expressions, sp.Basic) and not isinstance(expressions, sp.MatrixBase)
+    entries = (expressions,) if single else tuple(expressions)
+    shape = () if single else getattr(expressions, "shape", (len(entries),))
     return _compiled(tuple(sp.sympify(entry, strict=True) for entry in entries), shape, tuple(variables))
 
 

@@ -15,6 +15,9 @@ from theory.evaluate import values_at
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter: TypeAlias = float | sp.Expr
+Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
+
+Box: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
@@ -173,28 +176,18 @@ class Landscape:
             term = sp.expand(sum(sp.diff(term, t, 2) for t in self.variables) * v / (2 * n))
         return replace(self, loss=total, name=f"{self.name}, mean over shifts of variance {variance}")
 
-    def critical_points(
-        self, box: Mapping[str, tuple[float, float]] | None = None, *, starts: int = 600
-    ) -> list[CriticalPoint]:
+    def critical_points(self, box: Box | None = None, *, starts: int = 600) -> list[CriticalPoint]:
         """Minima, saddles and maxima found by Newton's method from many starts, lowest loss first.
 
-        Parameters
-        ----------
-        box : mapping of name to (low, high), optional
-            Where to look. Default: start points on scales from 0.1 to 10 around the origin.
-        starts : int
-            Number of quasi-random start points (the same ones at every call).
-
-        Returns
-        -------
-        list of CriticalPoint
-            Distinct points with max |∂_i L| below 1e-9 of its scale. A multi-start search proves nothing
-            about points it did not find. Free parameters and a box with the wrong variables are ValueErrors.
+        ``box`` maps each variable's name to (low, high), where to look; by default start points lie on scales
+        from 0.1 to 10 around the origin. They are quasi-random, ``starts`` in number, and the same at every
+        call. The points are distinct, with max |∂_i L| below 1e-9 of its scale. A multi-start search proves
+        nothing about points it did not find. Free parameters and a box with the wrong variables are
+        ValueErrors.
         """
         if self.parameters:
             raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
-        points = _start_points(self.names, box, starts)
-        points = self._converged(points)
+        points = self._converged(_start_points(self.names, box, starts))
         if box is not None:
             low, high = np.array([box[name] for name in self.names], float).T
             points = points[((points >= low) & (points <= high)).all(axis=1)]
@@ -239,9 +232,7 @@ class Landscape:
         return minima[0].point
 
 
-def _start_points(
-    names: Sequence[str], box: Mapping[str, tuple[float, float]] | None, starts: int
-) -> np.ndarray:
+def _start_points(names: Sequence[str], box: Box | None, starts: int) -> np.ndarray:
     """Start points of the multi-start search, shape (starts, N); the origin is the first."""
     rng = np.random.default_rng(20230607)
     unit = rng.uniform(-1.0, 1.0, size=(starts, len(names)))

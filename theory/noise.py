@@ -10,12 +10,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact, positive
+
+#: A parameter, or None where another one stands for it.
+Given: TypeAlias = Parameter | None
 
 
 class Noise(ABC):
@@ -86,9 +89,8 @@ class Anisotropic(Noise):
                 "anisotropic(delta=, kappa=) needs a landscape with slow and fast variables: "
                 "give Landscape(..., fast=(y,)), or a constant matrix anisotropic(D=...)"
             )
-        return sp.diag(
-            *(self.delta if v in landscape.fast else self.delta / self.kappa for v in landscape.variables)
-        )
+        slow = self.delta / self.kappa
+        return sp.diag(*(self.delta if v in landscape.fast else slow for v in landscape.variables))
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,16 @@ class DataShift(Noise):
         if not all(sp.sympify(g, strict=True).is_polynomial(*variables) for g in landscape.gradient):
             raise ValueError("data_shift needs a polynomial loss; random_shift is its lowest order")
         total = sp.zeros(size, size)
-        # Derivatives by multi-index, each reached once: indices never decrease. Weight v^|n| / n!.
-        level = {(0,) * size: landscape.gradient}
-        while level:
-            higher: dict[tuple[int, ...], sp.Matrix] = {}
-            for index, vector in level.items():
-                last = max((i for i in range(size) if index[i]), default=0)
-                for i in range(last, size):
-                    slope = vector.diff(variables[i])
-                    if any(slope):
-                        key = (*index[:i], index[i] + 1, *index[i + 1 :])
-                        higher[key] = slope
-                        weight = self.variance ** sum(key) / sp.prod([sp.factorial(n) for n in key])
-                        total += weight * slope * slope.T
-            level = higher
+        # Derivatives along variables i ≤ j ≤ …, each reached once. Weight v^|n| / n! of the multi-index n.
+        found: list[tuple[tuple[int, ...], sp.Matrix]] = [((), landscape.gradient)]
+        for along, vector in found:  # grows until no derivative is left
+            for i in range(max(along, default=0), size):
+                slope = vector.diff(variables[i])
+                if any(slope):
+                    found.append(((*along, i), slope))
+                    orders = [(*along, i).count(k) for k in range(size)]
+                    weight = self.variance ** sum(orders) / sp.prod(map(sp.factorial, orders))
+                    total += weight * slope * slope.T
         return (self.strength * total).applyfunc(sp.expand)
 
 
@@ -228,9 +226,7 @@ def isotropic(D: Parameter) -> Noise:
     return Isotropic(positive(D, "D"))
 
 
-def anisotropic(
-    delta: Parameter | None = None, kappa: Parameter | None = None, *, D: Sequence | None = None
-) -> Noise:
+def anisotropic(delta: Given = None, kappa: Given = None, *, D: Sequence | None = None) -> Noise:
     """Constant anisotropic noise: diag(Δ/κ on the slow, Δ on the fast variables), or any matrix.
 
     Parameters
@@ -262,12 +258,7 @@ def anisotropic(
     return Anisotropic(positive(delta, "delta"), positive(kappa, "kappa"))
 
 
-def random_shift(
-    delta_s: Parameter | None = None,
-    *,
-    learning_rate: Parameter | None = None,
-    sigma: Parameter | None = None,
-) -> Noise:
+def random_shift(delta_s: Given = None, *, learning_rate: Given = None, sigma: Given = None) -> Noise:
     """Minibatch losses that are randomly shifted copies of L: C = 2σH², D = Δ_S H², Δ_S = ησ.
 
     Parameters
@@ -302,10 +293,7 @@ def random_shift(
 
 
 def hessian_proportional(
-    strength: Parameter | None = None,
-    *,
-    learning_rate: Parameter | None = None,
-    batch_size: Parameter | None = None,
+    strength: Given = None, *, learning_rate: Given = None, batch_size: Given = None
 ) -> Noise:
     """Noise proportional to curvature: C = |H|/B, D = (η/2B)|H|, |H| = U|Λ|Uᵀ (ICLR 2021, Eqs. 5–7).
 

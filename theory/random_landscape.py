@@ -13,12 +13,12 @@ References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021); arXiv20 = its preprin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
+from theory.landscape import Seed
 
 
 @dataclass(frozen=True)

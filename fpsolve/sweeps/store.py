@@ -262,8 +262,7 @@ def _refuse_other_question(path: Path, there: object, question: str) -> None:
         if key not in stored or key not in wanted:
             where = "without" if key not in stored else "with"
             raise ValueError(f"store={str(path)!r} was made {where} {key} in its question; {advice}")
-        old, new = (json.dumps(value[key], sort_keys=True) for value in (stored, wanted))
-        if old != new:
+        if json.dumps(stored[key], sort_keys=True) != json.dumps(wanted[key], sort_keys=True):
             old, new = (shortened(repr(value[key]), 80) for value in (stored, wanted))
             raise ValueError(f"store={str(path)!r} was made with {key}={old}, not {new}; {advice}")
 

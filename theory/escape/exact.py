@@ -15,21 +15,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Literal, TypeAlias, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
 from theory.escape.quadrature import Coefficients, Line
 from theory.langevin import Process
 
-Wall: TypeAlias = Literal["reflecting", "absorbing"]
-
 
 class FarSide(TypedDict, total=False):
     """What lies behind the start; by default a natural boundary at infinity."""
 
     other_end: float | None
-    wall: Wall
+    wall: Literal["reflecting", "absorbing"]
 
 
 #: Accepted change of ln T when the panels are halved; a 16-point rule gains far more than it shows.
@@ -132,9 +130,8 @@ def exact_splitting_probability(process: Process, start: float, *, target: float
         In [0, 1].
     """
     _check_between(start, target, other)
-    return _exp(
-        _settled(Line.log_splitting, process, start, target, other_end=other, wall="absorbing"), "probability"
-    )
+    logarithm = _settled(Line.log_splitting, process, start, target, other_end=other, wall="absorbing")
+    return _exp(logarithm, "probability")
 
 
 def exact_exit_time(process: Process, start: float, *, ends: tuple[float, float]) -> float:
@@ -192,7 +189,7 @@ def _settled(
 
 
 def _prepared(
-    process: Process, start: float, target: float, other_end: float | None = None, wall: Wall = "reflecting"
+    process: Process, start: float, target: float, other_end: float | None = None, wall: str = "reflecting"
 ) -> tuple[Coefficients, np.ndarray, float]:
     """Checked coefficients, panel edges and the start, in the coordinate that grows towards the target."""
     if len(process.variables) != 1:

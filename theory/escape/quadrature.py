@@ -178,9 +178,8 @@ class Coefficients:
                 return edges
             if parts.sum() > MAX_PANELS:
                 raise ValueError("the potential changes too fast on the path for this quadrature")
-            pieces = [
-                np.linspace(a, b, n + 1)[:-1] for a, b, n in zip(edges[:-1], edges[1:], parts, strict=True)
-            ]
+            panels = zip(edges[:-1], edges[1:], parts, strict=True)
+            pieces = [np.linspace(a, b, n + 1)[:-1] for a, b, n in panels]
             edges = np.append(np.concatenate(pieces), edges[-1])
 
     def line(self, edges: np.ndarray, first: float, *, absorbing: bool) -> Line:

@@ -135,20 +135,18 @@ class _Expansion:
                 "D = strength |H| is not smooth at y = 0, where det H changes sign: no expansion in y"
             )
         self.slow, self.fast = slow, fast
-        self.tau = sp.Dummy("tau", positive=True)
+        tau = sp.Dummy("tau", positive=True)
         floor = dict.fromkeys(fast, 0)
         for y in fast:
             if not _is_zero(sp.diff(process.landscape.loss, y).subs(floor)):
                 raise ValueError(f"{y} = 0 is not the floor of the valley: ∂L/∂{y} does not vanish there")
         V = process.landscape.loss.subs(floor)
         counted = Langevin(
-            replace(process.landscape, loss=process.landscape.loss + (self.tau**2 - 1) * V),
-            process.noise.scaled(self.tau**2),
+            replace(process.landscape, loss=process.landscape.loss + (tau**2 - 1) * V),
+            process.noise.scaled(tau**2),
             process.cross_diffusion,
         )
-        place = {v: i for i, v in enumerate(process.variables)}
-        scale = {y: self.tau * y for y in fast}
-        tau = self.tau
+        scale = {y: tau * y for y in fast}
 
         def by_order(expressions: list[sp.Expr], divide: int, orders: int) -> list[tuple[sp.Expr, ...]]:
             """The even powers τ⁰, τ², … of every expression(x, τz)/τ^divide; odd ones must vanish."""
@@ -164,7 +162,7 @@ class _Expansion:
             return list(zip(*rows, strict=True))
 
         b, D = counted.drift, counted.diffusion
-        x, y = [place[v] for v in slow], [place[v] for v in fast]
+        x, y = ([process.variables.index(v) for v in group] for group in (slow, fast))
         self.b_x, self.b_z = by_order([b[i] for i in x], 0, 3), by_order([b[i] for i in y], 1, 3)
         self.D_xx = [by_order([D[i, j] for j in x], 0, 4) for i in x]
         self.D_xz = [by_order([D[i, j] for j in y], 1, 3) for i in x]
@@ -251,9 +249,8 @@ class _Expansion:
         drift, diffusion = sp.zeros(len(self.slow), 1), sp.zeros(len(self.slow), len(self.slow))
         for a in n_slow:
             first = sum(self.b_x[1][c] * sp.diff(g[a], self.slow[c]) for c in n_slow)
-            first += sum(
-                self.D_xx[c][1][e] * sp.diff(g[a], self.slow[c], self.slow[e]) for c in n_slow for e in n_slow
-            )
+            pairs = ((self.D_xx[c][1][e], self.slow[c], self.slow[e]) for c, e in product(n_slow, n_slow))
+            first += sum(d * sp.diff(g[a], v, w) for d, v, w in pairs)
             for i, z in enumerate(self.fast):
                 dg = sp.diff(g[a], z)
                 first += self.b_z[1][i] * dg

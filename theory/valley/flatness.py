@@ -57,9 +57,8 @@ def flatness_loss(landscape: Landscape, *, delta_s: Parameter, kappa: Parameter)
     """
     strengths, ratio = noise_strengths(landscape, delta_s=delta_s), exact(kappa, "kappa")
     mean = sp.Add(*strengths) / len(strengths)
-    return -sum(
-        (mean - ratio * d) * sp.log(c) / 2 for d, c in zip(strengths, curvatures(landscape), strict=True)
-    )
+    pairs = zip(strengths, curvatures(landscape), strict=True)
+    return -sum((mean - ratio * d) * sp.log(c) / 2 for d, c in pairs)
 
 
 def averaged_loss(landscape: Landscape, *, delta_s: Parameter, learning_rate: Parameter = 0) -> sp.Expr:
