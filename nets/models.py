@@ -159,15 +159,15 @@ def initialised(net: nn.Sequential, *, rng: Seed = None, initial: Initial = "tor
     generator = np.random.default_rng(random_key(rng))
     with torch.no_grad():
         for _, layer in weight_layers(net):
-            shape, bound = tuple(layer.weight.shape), 1 / math.sqrt(layer.weight[0].numel())
-            if initial == "torch":
-                layer.weight.copy_(torch.from_numpy(generator.uniform(-bound, bound, size=shape)))
-                if layer.bias is not None:
-                    layer.bias.copy_(torch.from_numpy(generator.uniform(-bound, bound, size=shape[:1])))
-            else:
-                layer.weight.copy_(torch.from_numpy(generator.normal(scale=math.sqrt(2) * bound, size=shape)))
-                if layer.bias is not None:
-                    layer.bias.zero_()
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for part in layer.parameters():  # weights, then biases if there are any
+                if initial == "torch":
+                    part.copy_(torch.from_numpy(generator.uniform(-bound, bound, size=tuple(part.shape))))
+                elif part is layer.weight:
+                    drawn = generator.normal(scale=math.sqrt(2) * bound, size=tuple(part.shape))
+                    part.copy_(torch.from_numpy(drawn))
+                else:
+                    part.zero_()
     return net
 
 

@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 import scipy.fft
 import scipy.linalg
-import scipy.sparse.linalg
 import xarray as xr
 
 from fpsolve.results import provenance, quantity
 from nets.checks import check_option, check_whole
+from nets.measure.curvature import lanczos
 from theory.random_landscape import correlation_time_from_velocities
 
 #: Estimates of drift and of D_i get their errors from this many blocks where the window names no epochs.
@@ -234,10 +234,7 @@ def _eigen(centred: np.ndarray, count: int | None) -> tuple[np.ndarray, np.ndarr
     matrix = (centred.T @ centred if size <= steps else centred @ centred.T) / steps
     wanted = small if count is None else min(count, small)
     if 8 * wanted < small:  # a few of many: Lanczos, from a fixed start
-        start = np.random.default_rng(0).normal(size=small)
-        values, vectors = scipy.sparse.linalg.eigsh(matrix, k=wanted, which="LA", v0=start)
-        order = np.argsort(values)
-        values, vectors = values[order], vectors[:, order]
+        values, vectors = lanczos(matrix, wanted, np.random.default_rng(0).normal(size=small))
     else:
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     values, vectors = values[::-1][:wanted], vectors[:, ::-1][:, :wanted]

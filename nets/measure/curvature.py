@@ -46,10 +46,8 @@ def hessian(
     method : {"auto", "products", "gauss-newton"}
         "products": N Hessian–vector products. "gauss-newton": the true Fisher matrix, which is H for one
         layer of a piecewise linear net and refused otherwise. "auto" takes it where it holds.
-    columns : int
-        Products taken at once.
-    memory : int
-        Bytes of gradients held at once.
+    columns, memory : int
+        Products taken at once, and bytes of gradients held at once.
 
     Returns
     -------
@@ -91,12 +89,10 @@ def fisher(
 
     Parameters
     ----------
-    measured, layer
-        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
+    measured, layer, memory
+        As in :func:`hessian`.
     kind : {"true", "empirical"}
         There is no default: the two differ by a factor of a hundred once the training error is zero.
-    memory : int
-        Bytes of gradients held at once.
 
     Returns
     -------
@@ -127,11 +123,9 @@ def hessian_operator(measured: Subject | Run, *, layer: int | None = None) -> sp
     Products are those of :meth:`nets.measure.subject.Subject.hessian_product`.
     """
     subject = as_subject(measured, layer=layer)
-
-    def product(v: np.ndarray) -> np.ndarray:
-        return numpy(subject.hessian_product(v))
-
-    every = dict.fromkeys(("matvec", "rmatvec", "matmat", "rmatmat"), product)
+    every = dict.fromkeys(
+        ("matvec", "rmatvec", "matmat", "rmatmat"), lambda v: numpy(subject.hessian_product(v))
+    )
     return sparse_linalg.LinearOperator((subject.size,) * 2, dtype=numpy(subject.vector).dtype, **every)
 
 
@@ -183,7 +177,7 @@ def top_eigenpairs(
     counted = sparse_linalg.LinearOperator(H.shape, matvec=product, dtype=H.dtype)
     start = np.random.default_rng(rng).normal(size=subject.size).astype(H.dtype)
     room = min(subject.size, max(5 * count // 2, 20))
-    values, vectors = _lanczos(counted, count, start, tol=tolerance, ncv=room)
+    values, vectors = lanczos(counted, count, start, tol=tolerance, ncv=room)
     values, vectors = values[::-1].astype(float), vectors[:, ::-1]
     residual = np.linalg.norm(H @ vectors - vectors * values, axis=0)
     return xr.Dataset(
@@ -205,10 +199,10 @@ def leading_eigenpairs(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.n
     N = len(matrix)
     if N < 500 or 5 * count > N:
         return linalg.eigh(matrix, subset_by_index=(N - count, N - 1))
-    return _lanczos(matrix, count, np.random.default_rng(0).normal(size=N), ncv=5 * count)
+    return lanczos(matrix, count, np.random.default_rng(0).normal(size=N), ncv=5 * count)
 
 
-def _lanczos(matrix, count: int, start: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
+def lanczos(matrix, count: int, start: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
     """The algebraically largest eigenvalues, ascending, and their vectors as columns, by ARPACK."""
     values, vectors = sparse_linalg.eigsh(matrix, k=count, which="LA", v0=start, **options)
     order = np.argsort(values)
@@ -231,12 +225,9 @@ def spectral_density(
     ----------
     measured, layer
         A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
-    nodes : int
-        Lanczos vectors of one quadrature, each one product with H.
-    repeats : int
-        Quadratures, from different random vectors, to average.
-    points : int
-        Of the grid.
+    nodes, repeats, points : int
+        Lanczos vectors of one quadrature, each one product with H; quadratures, from different random
+        vectors, to average; points of the grid.
     scale : {"linear", "log"}
         Density of λ; or of |λ|, per unit of |λ| too, with Gaussians and a grid in ln(|λ| + 10⁻⁵).
     rng : int, SeedSequence or Generator, optional
@@ -297,10 +288,8 @@ def _ends(subject: Subject, scale: str, rng: Rng) -> tuple[float, float]:
     """Smallest and largest eigenvalue to a per cent; for the logarithm 0 and the largest size."""
     H = hessian_operator(subject)
     start = np.random.default_rng(rng).normal(size=subject.size).astype(H.dtype)
-    low, high = np.sort(
-        sparse_linalg.eigsh(H, k=2, which="BE", tol=1e-2, v0=start, return_eigenvectors=False)
-    )
-    return (float(low), float(high)) if scale == "linear" else (0.0, float(max(abs(low), abs(high))))
+    ends = sparse_linalg.eigsh(H, k=2, which="BE", tol=1e-2, v0=start, return_eigenvectors=False)
+    return (float(min(ends)), float(max(ends))) if scale == "linear" else (0.0, float(max(abs(ends))))
 
 
 def _matrix(subject: Subject, values: np.ndarray, name: str, **more: object) -> xr.DataArray:

@@ -57,14 +57,10 @@ def noise_covariance(
 
     Parameters
     ----------
-    measured, layer
-        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
-    batch_size : int
-        B.
-    replacement : bool
-        Whether a sample may come twice in a minibatch.
-    memory : int
-        Bytes of gradients held at once.
+    measured, layer, memory
+        As in :func:`nets.measure.curvature.hessian`.
+    batch_size, replacement
+        B, and whether a sample may come twice in a minibatch.
 
     Returns
     -------
@@ -100,10 +96,8 @@ def noise_trace(measured: Subject | Run, *, layer: int | None = None, memory: in
 
     Parameters
     ----------
-    measured, layer
-        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
-    memory : int
-        Bytes of gradients held at once.
+    measured, layer, memory
+        As in :func:`nets.measure.curvature.hessian`.
 
     Returns
     -------

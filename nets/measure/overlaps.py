@@ -101,12 +101,10 @@ def noise_alignment(
 
     Parameters
     ----------
-    measured, layer
-        A Subject, or a run by all weights or those of one layer (:func:`nets.measure.subject.as_subject`).
+    measured, layer, memory
+        As in :func:`nets.measure.curvature.hessian`.
     top : int
         Dimension of the leading subspaces.
-    memory : int
-        Bytes of gradients held at once.
 
     Returns
     -------

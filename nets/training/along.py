@@ -58,17 +58,14 @@ def weights_along(
     if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] < 1:
         raise ValueError(f"epochs={wanted} must ascend from 0 or more to at least 1")
     rows = {0: [_flat(net) for net in nets]}
-    runs: Sequence[Run] | None = None
-    for epoch in (e for e in wanted if e > 0):
-        if runs is None:
-            runs = replicas(
-                nets, data, epochs=epoch, rng=list(rng), learning_rate=learning_rate, batch_size=batch_size,
-                progress=progress,
-            )  # fmt: skip
-        else:
-            runs = continued(runs, epoch - runs[0].epoch, progress=progress)
+    first, *later = [e for e in wanted if e > 0]
+    runs: Sequence[Run] = replicas(
+        nets, data, epochs=first, rng=list(rng), learning_rate=learning_rate, batch_size=batch_size,
+        progress=progress,
+    )  # fmt: skip
+    for epoch in (first, *later):
+        runs = runs if epoch == first else continued(runs, epoch - runs[0].epoch, progress=progress)
         rows[epoch] = [_flat(finished(run).net) for run in runs]
-    assert runs is not None  # the last epoch is above 0
     accuracy = np.stack([run.history.accuracy.sel(epoch=wanted) for run in runs])
     return dataset(
         {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -32,19 +32,6 @@ def sample_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(loss).all():  # exp overflowed: the loss is large, and −ln softmax is right
         loss = torch.where(torch.isinf(loss), -torch.log_softmax(logits, -1).gather(-1, chosen)[..., 0], loss)
     return loss
-
-
-class Network(Protocol):
-    """Logits from inputs, and the gradient of Σ slope · logits."""
-
-    def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
-        """Logits (N, classes) of inputs (N, …); with replicas (R, N, classes) of inputs (R or 1, N, …).
-
-        ``keep`` what ``backward`` needs.
-        """
-
-    def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
-        """Gradient of Σ slope · logits by each parameter, at the inputs of the last forward."""
 
 
 def network(net: nn.Sequential) -> Network:
@@ -82,7 +69,10 @@ class DenseNetwork:
     _activations: list[torch.Tensor] = field(default_factory=list)
 
     def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
-        """See :class:`Network`."""
+        """Logits (N, classes) of inputs (N, …); with replicas (R, N, classes) of inputs (R or 1, N, …).
+
+        ``keep`` what ``backward`` needs.
+        """
         weights = parameters[::2] if self.biases else parameters
         single = weights[0].ndim == 2
         a = inputs.flatten(1 if single else 2)
@@ -98,7 +88,7 @@ class DenseNetwork:
         return z
 
     def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
-        """See :class:`Network`."""
+        """Gradient of Σ slope · logits by each parameter, at the inputs of the last forward."""
         gradients: list[torch.Tensor] = []
         for _, a, dz in self._backwards(parameters, slope):
             if self.biases:
@@ -145,7 +135,7 @@ class AutogradNetwork:
     _outputs: list[tuple[list[torch.Tensor], torch.Tensor]] = field(default_factory=list)
 
     def forward(self, parameters: Parameters, inputs: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
-        """See :class:`Network`."""
+        """As :meth:`DenseNetwork.forward`."""
         names, template = zip(*self.net.named_parameters(), strict=True)
         single = parameters[0].ndim == template[0].ndim
         self._outputs = []
@@ -161,10 +151,14 @@ class AutogradNetwork:
         return stacked[0] if single else torch.stack(stacked)
 
     def backward(self, parameters: Parameters, slope: torch.Tensor) -> list[torch.Tensor]:
-        """See :class:`Network`."""
+        """As :meth:`DenseNetwork.backward`."""
         single = slope.ndim == 2
         parts = [
             torch.autograd.grad(logits, own, slope if single else slope[r], retain_graph=True)
             for r, (own, logits) in enumerate(self._outputs)
         ]
         return list(parts[0]) if single else [torch.stack(g) for g in zip(*parts, strict=True)]
+
+
+#: Logits from inputs, and the gradient of Σ slope · logits.
+Network: TypeAlias = DenseNetwork | AutogradNetwork

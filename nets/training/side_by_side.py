@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch.nn.functional import one_hot
 
 from fpsolve.progress import shown
 from nets.layers import architecture, with_parameters
@@ -99,7 +100,9 @@ def _samples(run: Run) -> tuple[Samples, Samples]:
     classes = len(list(run.net.parameters())[-1])
     flat = dense_biases(run.net) is not None
     parts = ((data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels))
-    train, test = (Samples.of(x.flatten(1) if flat else x, y, classes, dtype) for x, y in parts)
+    train, test = (
+        Samples((x.flatten(1) if flat else x).to(dtype), y, one_hot(y, classes).to(dtype)) for x, y in parts
+    )
     return train, test
 
 

@@ -73,10 +73,6 @@ class Samples:
     labels: torch.Tensor
     targets: torch.Tensor
 
-    @classmethod
-    def of(cls, inputs: torch.Tensor, labels: torch.Tensor, classes: int, dtype: torch.dtype) -> Samples:
-        return cls(inputs.to(dtype), labels, torch.nn.functional.one_hot(labels, classes).to(dtype))
-
     def __len__(self) -> int:
         return len(self.targets)
 
