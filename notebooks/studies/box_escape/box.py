@@ -26,21 +26,11 @@ _FULL_BATCH_EPOCH = 1024
 
 
 def simulate_box_escape(
-    dynamics: Dynamics,
-    *,
-    learning_rate: float,
-    batch_size: int | None,
-    replicas: int = 100,
-    half_width: float = 0.05,
-    sharpness: float = 1.0,
-    injected_noise: float = 0.0,
-    sampling: Sampling = "without_replacement",
-    max_steps: int = 100_000,
-    rng: Seed = None,
-    method: Literal["compiled", "batched"] | None = None,
-    threads: int | None = 1,
-    progress: bool = False,
-) -> xr.Dataset:
+    dynamics: Dynamics, *, learning_rate: float, batch_size: int | None, replicas: int = 100,
+    half_width: float = 0.05, sharpness: float = 1.0, injected_noise: float = 0.0,
+    sampling: Sampling = "without_replacement", max_steps: int = 100_000, rng: Seed = None,
+    method: Literal["compiled", "batched"] | None = None, threads: int | None = 1, progress: bool = False,
+) -> xr.Dataset:  # fmt: skip
     """When each of many replicas of SGD first leaves the box |θ_i − θ_i⁰| ≤ r around its start.
 
     All start at θ⁰ and follow θ ← θ − η ∇L_k^μ + √(2ηD) ξ with L_k(θ) = L(√k θ), white ξ, from the start

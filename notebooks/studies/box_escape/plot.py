@@ -1,18 +1,18 @@
-"""Figures of escapes from trained minima."""
+"""Figures of escapes from trained minima, drawn into ``ax`` from what the module ``summary`` returns.
+
+The further keywords of a function go to ``errorbar``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 
 from fpsolve import style
 from notebooks.studies.box_escape.laws import LAWS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Colours, with marks and dashes that tell them apart in grey.
 STYLES = {
@@ -29,11 +29,7 @@ LINES = {
 
 
 def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
-    """Axes with mean steps to the exit along a scan, double logarithmic, and their predictions; no fits.
-
-    ``rates`` comes from ``summary.dynamics_rates``, ``readings`` from ``summary.scan_readings``; ``points``
-    go to ``errorbar``.
-    """
+    """Axes with mean steps to the exit along a scan, by ``dynamics_rates``, and the predictions; no fits."""
     ax = style.axes(ax)
     scan = str(readings.attrs["scan"])
     for name in ("diffusion", "level"):
@@ -52,10 +48,7 @@ def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | N
 
 
 def as_in_the_paper(rates: xr.Dataset, fits: xr.Dataset, *, ax: Axes | None = None, **points) -> Axes:
-    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential.
-
-    ``rates`` and ``fits`` come from ``scan_rates`` and ``scan_fits`` of one scan.
-    """
+    """Axes with −ln γ against 1/k, B, 1/η or 1/D, and both fitted laws: straight is the exponential."""
     ax = style.axes(ax)
     scan = str(rates.attrs["scan"])
     inverse = scan != "batch_size"

@@ -25,14 +25,9 @@ SHIFT = 0.5825971579390106
 
 
 def free_exit_time(
-    C: ArrayLike,
-    *,
-    half_width: float = 0.05,
-    walkers: int = 1000,
-    steps: int = 1000,
-    confidence: float = 0.95,
-    rng: Rng = None,
-) -> xr.Dataset:
+    C: ArrayLike, *, half_width: float = 0.05, walkers: int = 1000, steps: int = 1000,
+    confidence: float = 0.95, rng: Rng = None,
+) -> xr.Dataset:  # fmt: skip
     """Times s at which a Brownian motion of covariance C per unit of s first leaves the box |Δ_i| ≤ r.
 
     For SGD s = (η/B) · time = (η²/B) · iterations; with noise D injected, C → C + (2BD/η) I. C has shape

@@ -114,8 +114,9 @@ def start_report(
     """Is the start a minimum? Gradient, curvature, and what plain gradient descent does from it.
 
     Gradient descent runs for η × steps = ``time``, or less where ``steps`` steps at η = 1/λ_max do not
-    reach this time, in a box of ``half_width``; from a minimum it stays inside. ``noise_curvature`` is NaN
-    where λ_i is below 10⁻⁶ λ_max, ``descent_exit_time`` where descent stays inside for ``descent_time``.
+    reach this time, in a box of ``half_width``; from a minimum it stays inside. ``eigenvalue`` ascends.
+    ``noise_curvature`` is NaN where λ_i is below 10⁻⁶ λ_max, ``descent_exit_time`` where descent stays inside
+    for ``descent_time``.
     """
     g, C, H = noise_and_curvature(dynamics)
     values, U = np.linalg.eigh(H)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -37,20 +37,15 @@ DIMENSIONS = ("sharp", "sharp_common", "learning_99", "learning_999")
 RANKS = 1000
 
 
-class Sharp(NamedTuple):
-    """The smallest and the largest D_s that the modes allow, and the F_i that were measured."""
-
-    least: int
-    at_most: int
-    widths: np.ndarray
-
-
-def sharp_bounds(run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK) -> Sharp:
+def sharp_bounds(
+    run: Run, modes: xr.Dataset, *, threshold: float | None = None, block: int = BLOCK
+) -> tuple[int, int, np.ndarray]:
     """Bounds of D_s, the number of directions with F_i < ½‖w‖₂, w the layer's weights.
 
     The weights of ``run`` are w₀; ``modes`` hold ``direction`` (mode, weight), leading first. ``threshold``,
     in the units of the weights, replaces ½‖w‖₂. Flatness grows with the rank, so directions are taken in
-    blocks until one block holds no sharp direction. The bounds differ where every block holds one and the
+    blocks until one block holds no sharp direction. Returned are the smallest and the largest D_s that the
+    modes allow, and the F_i that were measured. The bounds differ where every block holds one and the
     layer has more weights than there are modes: along directions in which the window did not move nothing
     was measured.
     """
@@ -65,7 +60,7 @@ def sharp_bounds(run: Run, modes: xr.Dataset, *, threshold: float | None = None,
         if ended := not (found["width"] < level).any():
             break
     count = int((widths < level).sum())
-    return Sharp(count, count if ended else count + modes.sizes["weight"] - modes.sizes["mode"], widths)
+    return count, count if ended else count + modes.sizes["weight"] - modes.sizes["mode"], widths
 
 
 def sharp_dimension(run: Run, modes: xr.Dataset, **options: Any) -> int:

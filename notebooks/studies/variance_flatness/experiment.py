@@ -134,9 +134,18 @@ class Config:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "window", "seeds", "directions", "stride", "threads"):
+        above_0 = (
+            "batch_size",
+            "epochs",
+            "window",
+            "seeds",
+            "directions",
+            "stride",
+            "threads",
+            "learning_rate",
+        )
+        for name in above_0:
             positive(getattr(self, name), name)
-        positive(self.learning_rate, "learning_rate")
         for name in ("samples", "layer", "first_seed", "ensemble"):
             whole(getattr(self, name), name, at_least=0)
         for name in ("momentum", "stop_at_loss"):

@@ -6,17 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from fpsolve.command.reader import like, parse, read_text, refuse_unknown, shipped
+from fpsolve.command.reader import like, parse, refuse_unknown, shipped
 from notebooks.studies.variance_flatness.experiment import Config
 
 DEFAULTS = asdict(Config())
 #: Experiments that ship with the study, by the name after ``--example``.
 EXAMPLES = shipped(Path(__file__).with_name("examples"))
-
-
-def load_experiments(path: str | Path) -> list[Config]:
-    """The experiments of a TOML file of at most 64 KiB; see :func:`parse_experiments`."""
-    return parse_experiments(read_text(path))
 
 
 def parse_experiments(text: str) -> list[Config]:

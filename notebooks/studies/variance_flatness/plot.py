@@ -1,24 +1,22 @@
 """Figures of principal components, of the loss along them, and of exponents. They draw given data.
 
 Every function draws into ``ax``, by default pyplot's current axes, and returns them. The further keywords of
-a function go to ``plot``.
+a function go to ``plot``. Dimensions are those of ``dimension.against_width``, a ``table`` is from
+``tables.table``; experiments of the table that were not run are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 
 from fpsolve.style import axes, curve, few_ticks, sides
 from nets.measure.exponents import Exponent
 from notebooks.studies.variance_flatness.claims import Row
 from notebooks.studies.variance_flatness.experiment import NEXT, SAME
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Quantities as labels.
 SYMBOLS = {"psi": "$\\psi$", "psi_D": "$\\psi_D$", "psi_tau": "$\\psi_\\tau$", "gamma": "$\\gamma$"}
@@ -26,10 +24,7 @@ MARKERS = "osD^vP"
 
 
 def spectrum(modes: Mapping[str, xr.DataArray], *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with variances σ_i² against rank i, on logarithmic scales (PNAS Fig. 1A).
-
-    ``modes`` maps labels to variances, dim ``mode``.
-    """
+    """Axes with labelled variances σ_i², dim ``mode``, against rank, on logarithmic scales (PNAS Fig. 1A)."""
     ax = _curves(modes, "mode", ax, line, ylabel="variance $\\sigma_i^2$", **_RANK)
     if len(modes) > 1:
         ax.legend(frameon=False, fontsize=8)
@@ -50,10 +45,7 @@ _RANK = {"xscale": "log", "xlabel": "mode $i$"}
 
 
 def cumulative_variance(share: xr.DataArray, *, level: float = 0.9, ax: Axes | None = None, **line) -> Axes:
-    """Axes with the share of the variance in the first modes, and where it reaches a level (PNAS Fig. 1B).
-
-    ``share`` is from :func:`nets.measure.components.cumulative_variance`.
-    """
+    """Axes with a ``components.cumulative_variance``, and where it reaches a level (PNAS Fig. 1B)."""
     ax = axes(ax)
     ax.plot(share["mode"], share, **{"color": curve(0)[0], **line})
     if float(share[-1]) >= level:
@@ -126,8 +118,7 @@ def correlation_times(
 def profiles(profiles: xr.Dataset, *, fits: xr.Dataset | None = None, ax: Axes | None = None) -> Axes:
     """Axes with ln(L/L₀) along modes, the level that defines flatness, and inverse Gaussians (PNAS Fig. 2B).
 
-    ``profiles`` are from :func:`nets.measure.loss_widths.profiles`; ``fits``, dotted, from
-    :func:`nets.measure.loss_widths.profile_fits`.
+    Both are from :mod:`nets.measure.loss_widths`: ``profiles``, and ``fits``, dotted, by ``profile_fits``.
     """
     ax = axes(ax)
     start = float(profiles.attrs["loss"])
@@ -193,10 +184,7 @@ def agreement(
 
 
 def temperatures(result: xr.Dataset, *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with active temperatures T_i(x) against the displacement (PNAS Fig. 5A).
-
-    ``result`` is from :func:`nets.measure.temperature.active_temperature`.
-    """
+    """Axes with T_i(x), from ``nets.active_temperature``, against the displacement (PNAS Fig. 5A)."""
     each = {f"$i = {mode}$": result["temperature"].sel(mode=mode) for mode in result["mode"].to_numpy()}
     labels = {"xlabel": "displacement along $p_i$", "ylabel": "active temperature $T_i$"}
     ax = _curves(each, "distance", ax, line, **labels)
@@ -235,10 +223,7 @@ def experiments(
     table: xr.Dataset, quantity: str, *, cases: Sequence[str] = (SAME, NEXT),
     paper: tuple[float, float] | None = None, ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Axes with one exponent, such as "psi", of every experiment, its intervals, and the paper's range.
-
-    ``table`` is from ``tables.table``; experiments that were not run are left out.
-    """
+    """Axes with one exponent, such as "psi", of every experiment, its intervals, and the paper's range."""
     ax = axes(ax)
     run = table.isel(experiment=np.flatnonzero(table["seeds"] > 0))
     there = [case for case in cases if case in run["case"]]
@@ -263,9 +248,8 @@ def against_setting(
 ) -> Axes:  # fmt: skip
     """Axes with an exponent against learning rate or batch size, for groups of experiments (PNAS Fig. 2D).
 
-    ``table`` is from ``tables.table``; experiments that were not run are left out. ``setting`` is
-    "learning_rate" or "batch_size". ``groups`` maps labels to experiments, such as those at equal epochs and
-    those at equal loss.
+    ``setting`` is "learning_rate" or "batch_size"; ``groups`` maps labels to experiments, such as those at
+    equal epochs and those at equal loss.
     """
     ax = axes(ax)
     for g, (label, names) in enumerate(groups.items()):
@@ -290,10 +274,7 @@ def against_setting(
 
 
 def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Axes with F by rank for nets of several widths, the geometric mean over seeds (PNAS Fig. 6A).
-
-    ``result`` is from ``dimension.against_width``.
-    """
+    """Axes with F by rank for nets of several widths, the geometric mean over seeds (PNAS Fig. 6A)."""
     F = result["width_mean"].assign_coords(rank=np.arange(1, result.sizes["rank"] + 1))
     each = {f"$H = {H}$": F.sel(hidden_width=H) for H in F["hidden_width"].to_numpy()}
     ax = _curves(each, "rank", ax, {}, xscale="log", xlabel="rank", ylabel="flatness $F$")
@@ -303,10 +284,7 @@ def flatness_spectra(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Axes with effective dimensions against the number of weights, with intervals over seeds (PNAS Fig. 6B).
-
-    ``result`` is from ``dimension.against_width``.
-    """
+    """Axes with effective dimensions against the number of weights, intervals over seeds (PNAS Fig. 6B)."""
     ax = axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
     labels = {

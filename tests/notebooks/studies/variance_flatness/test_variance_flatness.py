@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
     """A finished experiment: its file, its directory and its seeds."""
     out = tmp_path_factory.mktemp("experiment")
     (out / "tiny.toml").write_text(SMALL)
-    (experiment,) = files.load_experiments(out / "tiny.toml")
+    (experiment,) = files.parse_experiments(SMALL)
     with pytest.warns(UserWarning, match="fast phase"):
         results = variance_flatness.run_trainings(experiment, out)
     return out, experiment, results
