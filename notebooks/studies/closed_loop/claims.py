@@ -37,36 +37,28 @@ def loop_verdicts(found: xr.Dataset, *, downhill: xr.Dataset | None = None) -> t
     along x, and for the size of the noise at their loss.
     """
     grown = found["log_flatness_net"] / found["log_flatness"].sel(by="theory")
+    followed = _over(found, "displacement", "theory")
+    spread = _over(found, "flat_variance", "density of (x, y)")
+    exponent = "Noise is C = 2σH² (PRL Eq. 7): exponent of C against λ"
+    growth = "ln F̂ at the copies' weights grows as in the valley (PRL Eq. 16)"
+    size = f"Noise is C = H/B (ICLR Eqs. 5–7): BC/λ at a training loss of {float(found['loss'].mean()):.2g}"
     other = () if downhill is None else _downhill(downhill)
-    claim = f"Noise is C = H/B (ICLR Eqs. 5–7): BC/λ at a training loss of {float(found['loss'].mean()):.2g}"
     return (
         _alike(found),
         _variances(found, "D/λ at the start", "C and λ of the start (PRL Eqs. 10, 11)"),
         _variances(found, "moving", "C and λ along the averaged walk (PRL Eq. 11)"),
         _variances(found, "D/λ of the net", "C and λ at weights that SGD visits (PRL Eqs. 3, 11)"),
         _variances(found, "force of the net", "noise and force at the copies' weights (PRL Eqs. 3, 4)"),
-        near(
-            "Noise is C = 2σH² (PRL Eq. 7): exponent of C against λ", "2", noise_exponent(found),
-            expected=2.0, scale="linear",
-        ),
-        near(claim, "1", over_modes(found["noise_curvature"])),
+        near(exponent, "2", noise_exponent(found), expected=2.0, scale="linear"),
+        near(size, "1", over_modes(found["noise_curvature"])),
         *other[:1],
-        near(
-            "x follows the averaged force (PRL Eqs. 11–14)", "SGD/theory = 1",
-            _over(found, "displacement", "theory"),
-        ),
+        near("x follows the averaged force (PRL Eqs. 11–14)", "SGD/theory = 1", followed),
         *other[1:],
-        near(
-            "x spreads by its own noise (PRL Eq. 10)", "SGD/density = 1",
-            _over(found, "flat_variance", "density of (x, y)"),
-        ),
-        near(
-            "ln F̂ at the copies' weights grows as in the valley (PRL Eq. 16)", "SGD/theory = 1", grown,
-            scale="linear",
-        ),
+        near("x spreads by its own noise (PRL Eq. 10)", "SGD/density = 1", spread),
+        near(growth, "SGD/theory = 1", grown, scale="linear"),
         _driving(found),
         _quiet(found),
-    )  # fmt: skip
+    )
 
 
 def _alike(found: xr.Dataset) -> Verdict:

@@ -50,8 +50,7 @@ def top_curvatures(
 ) -> np.ndarray:
     """The ``count`` largest eigenvalues of the Hessian, descending, by one layer's weights or by all.
 
-    From the dense matrix for one layer of up to ``DENSE`` weights, else by Lanczos. ``inputs`` have shape
-    (M, …), ``labels`` (M,).
+    From the dense matrix for one layer of up to ``DENSE`` weights, else by Lanczos.
     """
     subject = as_subject(net, inputs, labels, layer=layer)
     if subject.piecewise_linear and subject.size <= DENSE:
@@ -99,9 +98,8 @@ def flatness_dynamics(
     the continued increase, and does not divide it out. A ValueError if epochs do not ascend or begin before
     the run stands.
 
-    The Dataset, dim epoch, holds ``flatness``; ``flatness_rescaled``, at the reference norms; ``eigenvalue``
-    (epoch, mode) and ``eigenvalue_rescaled``; ``loss``, ``accuracy``, ``test_accuracy``, ``weight_norm``;
-    coordinates ``epoch``, ``step`` and ``time`` = learning rate × steps.
+    The Dataset is the run's history at these epochs, which also have ``step`` and ``time``, with ``flatness``
+    and ``eigenvalue`` (epoch, mode), and both with ``_rescaled``, at the reference norms.
     """
     wanted = [int(e) for e in epochs]
     if not wanted or wanted != sorted(set(wanted)) or wanted[0] < run.epoch:

@@ -35,7 +35,6 @@ POOLED = (
 )
 #: Directions that are tested, with their numbers.
 DIRECTIONS = {"ten sharpest": 10, "random": 40, "single weights": 50}
-
 #: Share of minibatches without any gradient above which a weight is not fitted.
 MOST_ZEROS = 0.1
 

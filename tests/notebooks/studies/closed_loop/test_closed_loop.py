@@ -250,11 +250,8 @@ def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, va
     for name in again.data_vars:
         assert np.array_equal(again[name], once_more[name]), name
     assert again["y"].sizes == {"step": 30, "replica": 8, "mode": 2}
-    assert walk(valley, replicas=8, epochs=1, measured=2, every=13)["step"].to_numpy().tolist() == [
-        13,
-        26,
-        30,
-    ]
+    sparse = walk(valley, replicas=8, epochs=1, measured=2, every=13)
+    assert sparse["step"].to_numpy().tolist() == [13, 26, 30]
     with pytest.raises(ValueError, match="made with rng=3, not 4"):
         walk(valley, replicas=8, epochs=1, measured=2, rng=4, store=tmp_path / "walk.nc")
     for wrong in ({"noise": "white"}, {"noise": "Local"}):
@@ -264,26 +261,22 @@ def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, va
         evolved_density(valley, 0, steps=100, noise="random_shift")
     with pytest.raises(ValueError, match="mode=2"):
         evolved_density(valley, 2, steps=100)
-    for wrong, said in (
-        ({"replicas": 2}, "replicas=2"),
-        ({"measured": 1}, "measured=1"),
-        ({"every": 0}, "every=0"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            walk(valley, **wrong)
+    for name, wrong in (("replicas", 2), ("measured", 1), ("every", 0)):
+        with pytest.raises(ValueError, match=f"{name}={wrong}"):
+            walk(valley, **{name: wrong})
     with pytest.raises(ValueError, match="walkers=10"):
         prediction(valley, steps=100, walkers=10)
     with pytest.raises(ValueError, match="nets=1"):
         closed_loops(SMALL, nets=1)
     with pytest.raises(ValueError, match="no directory"):
         closed_loops(SMALL, folder=tmp_path / "nowhere")
-    for wrong, said in (
-        ({"points": 5}, "points=5"),
-        ({"measured": 25}, "24 replicas"),
-        ({"flat": "up"}, "flat='up'"),
+    for name, wrong, said in (
+        ("points", 5, "points=5"),
+        ("measured", 25, "24 r"),
+        ("flat", "up", "flat='up'"),
     ):
         with pytest.raises(ValueError, match=said):
-            replace(SMALL, **wrong)
+            replace(SMALL, **{name: wrong})
     with pytest.raises(ValueError, match="window=1 has 15 steps"):
         closed_loops(replace(SMALL, window=1, batch_size=100, quiet=2))
     with pytest.raises(ValueError, match="quiet=100"):
