@@ -56,7 +56,8 @@ def second_task(
         [c.penalty(first) for c in constraints], anchor=first.weights, learning_rate=tasks.learning_rate
     )
     parameters = views(first.net, weights)
-    checkpoints = _checkpoints(len(first.second.labels) // tasks.batch_size * tasks.second_epochs)
+    steps = len(first.second.labels) // tasks.batch_size * tasks.second_epochs
+    checkpoints = sorted({0, *np.round(np.geomspace(1, steps, CHECKPOINTS + 1)).astype(int).tolist()})
     measured: list[list[np.ndarray]] = []
 
     def after_step(step: int, weights: torch.Tensor) -> None:
@@ -146,12 +147,6 @@ def _one_training(training: int, *, tasks: Tasks, constraints: Sequence[Constrai
         "cpu_seconds": quantity(time.process_time() - cpu, (), "processor time", "s"),
         "wall_seconds": quantity(time.perf_counter() - wall, (), "time by the clock", "s"),
     }
-
-
-def _checkpoints(steps: int) -> list[int]:
-    """0, the last step, and some between at equal ratios."""
-    between = np.round(np.geomspace(1, steps, CHECKPOINTS + 1)).astype(int)
-    return sorted({0, *between.tolist()})
 
 
 def _named(result: xr.Dataset, constraints: Sequence[Constraint], step: np.ndarray) -> xr.Dataset:

@@ -65,8 +65,7 @@ def displacements(result: xr.Dataset, constraint: int, *, ax: Axes | None = None
         if bound:
             label = None if k else "$0.008\\,F_i$"
             ax.plot(rank, PAPER_BOUND * one["width"], "--", lw=0.8, color=line, label=label)
-    count = int(result["count"][constraint])
-    if count:
+    if count := int(result["count"][constraint]):
         ax.axvline(count, color="0.4", lw=0.8, ls=":", label=f"$N_c = {count}$")
     ax.set(xscale="log", yscale="log", xlabel="principal direction $i$", ylabel="displacement $q_i$")
     return ax

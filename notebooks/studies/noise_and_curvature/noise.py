@@ -61,16 +61,11 @@ def noise_study(
     ``batch_sizes`` are those of the tests per direction. A ValueError if there are too many weights for dense
     matrices, or a batch size does not fit. See ICLR Figs. 1 and 7 and Appendix C.
 
-    The Dataset holds
-
-    - ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``): Tr C;
-    - ``alpha``, ``scale``, ``location``, ``preference`` (pooled, repeat), ``distance`` (pooled, repeat, law):
-      Gaussian and stable fits of :func:`fpsolve.laws.law_fits`, to the weights whose gradient is 0 in
-      less than a tenth of the minibatches, ``fitted_share`` of all;
-    - ``component`` (weight): of the first minibatch's noise;
-    - ``norm`` (source, draw) of noise and of N(0, C), and their Kolmogorov ``norm_distance``, ``norm_p``;
-    - ``excess_kurtosis``, ``skewness``, ``p_value``, ``rejected`` (batch_size, direction) of
-      :func:`fpsolve.laws.gaussianity`, with ``group`` (direction).
+    The Dataset holds ``trace``, ``trace_drawn``, ``trace_stderr`` (sampling, with ``drawn_batch_size``); over
+    (pooled, repeat) the fits of :func:`fpsolve.laws.law_fits` to the weights whose gradient is 0 in less than
+    a tenth of the minibatches, ``fitted_share`` of all; ``component`` (weight); ``norm`` (source, draw) of
+    noise and of N(0, C), with their ``norm_distance`` and ``norm_p``; and over (batch_size, direction), with
+    ``group``, the tests of :func:`fpsolve.laws.gaussianity`.
     """
     subject = as_subject(net, inputs, labels, layer=layer)
     large = subject.samples // 3 if large_batch is None else large_batch
