@@ -247,18 +247,16 @@ def _from_arrays(
     inputs = {part: _channels_first(np.asarray(arrays[f"x_{part}"]), name) for part in ("train", "test")}
     labels = {part: np.asarray(arrays[f"y_{part}"]).astype(np.int64) for part in ("train", "test")}
     count = _checked_classes(name, inputs, labels)
-    names = tuple(str(c) for c in arrays["class_names"]) if "class_names" in arrays else ()
+    names = tuple(map(str, arrays.get("class_names", ())))
     content = hashlib.sha256()
     for part in ("train", "test"):
-        content.update(np.ascontiguousarray(inputs[part]).tobytes())
+        content.update(inputs[part].tobytes())
         content.update(labels[part].tobytes())
     train, test, how = _standardised(inputs["train"], inputs["test"], standardise)
     provenance = {"split": split, **provenance, "content_sha256": content.hexdigest(), "standardised": how}
-    return Data(
-        name, torch.from_numpy(train), torch.from_numpy(labels["train"]), torch.from_numpy(test),
-        torch.from_numpy(labels["test"]), names if len(names) == count else tuple(map(str, range(count))),
-        provenance,
-    )  # fmt: skip
+    x, y, x_test, y_test = map(torch.from_numpy, (train, labels["train"], test, labels["test"]))
+    words = names if len(names) == count else tuple(map(str, range(count)))
+    return Data(name, x, y, x_test, y_test, words, provenance)
 
 
 def _channels_first(x: np.ndarray, name: str) -> np.ndarray:

@@ -118,8 +118,7 @@ def _fitted(
         raise ValueError(f"fit={fit} must be two modes, the first at least 1 and below the last")
     x, y = (values.sel(mode=slice(first, last)) for values in xr.align(x, y, join="inner"))
     usable = np.isfinite(x) & (x > 0) & np.isfinite(y) & (y > 0)
-    points = int(usable.sum())
-    left_out = usable.size - points
+    points, left_out = int(usable.sum()), int((~usable).sum())
     if points < 5:
         raise ValueError(
             f"{name}: modes {first} to {last} hold {points} usable points "

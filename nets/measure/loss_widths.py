@@ -70,8 +70,6 @@ def widths(
         Work in float64. The cross-entropy keeps its relative accuracy in float32 however small it is (see
         :func:`nets.training.networks.sample_losses`); on MNIST at L₀ = 7·10⁻⁵ the widths agree to 10⁻⁶. A
         loss whose small residuals are differences of large outputs needs float64.
-    progress : bool
-        Show a bar.
 
     Returns
     -------

@@ -45,8 +45,6 @@ def active_temperature(
         B and η; default the run's. A Subject needs them.
     replacement : bool, optional
         Whether a sample may come twice in a minibatch; default as in the run, or False.
-    progress : bool
-        Show a bar.
 
     Returns
     -------

@@ -237,8 +237,6 @@ def measure_valley(
         those rows and not the one that SGD descends, which the predicted drift inherits.
     store : path, optional
         ``….nc``: kept there, and read from there if it is there already.
-    progress : bool
-        Show a bar.
 
     Returns
     -------

@@ -33,7 +33,6 @@ def weights_along(
     ----------
     nets : sequence of nn.Sequential
         Of one shape; one for each training. Not changed.
-    data : Data
     epochs : sequence of int
         Ascending; 0 are the weights before training.
     learning_rate, batch_size, progress

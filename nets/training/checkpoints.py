@@ -49,8 +49,7 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {target.parent} to write {target.name} into")
-    tensors: dict[str, torch.Tensor] = {}
-    texts = []
+    tensors, texts = dict[str, torch.Tensor](), []
     for i, run in enumerate(several):
         for name, parameter in run.net.named_parameters():
             tensors[f"{i}/net/{name}"] = parameter.detach()
@@ -77,8 +76,6 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
 
     Parameters
     ----------
-    path : path
-        Of the file.
     net : nn.Sequential
         The shape of net that was trained; its weights do not enter.
     data : Data
@@ -126,9 +123,9 @@ def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequentia
     device = data.train_inputs.device
     names = [name for name, _ in net.named_parameters()]
     own = with_parameters(net, (tensors[f"{i}/net/{name}"].to(device) for name in names))
-    kinds = sorted({key.split("/")[2] for key in tensors if key.startswith(f"{i}/memory/")})
     memory = {
-        kind: [tensors[f"{i}/memory/{kind}/{j}"].to(device) for j in range(len(names))] for kind in kinds
+        kind: [tensors[f"{i}/memory/{kind}/{j}"].to(device) for j in range(len(names))]
+        for kind in sorted({key.split("/")[2] for key in tensors if key.startswith(f"{i}/memory/")})
     }
     rows = tuple(tuple(row) for row in tensors[f"{i}/rows"].tolist())
     return Run(own, data, recipe, seed, memory=memory, rows=rows, **{name: text[name] for name in _STATE})

@@ -101,10 +101,7 @@ class DenseNetwork:
 
         ``rate`` is one number, or one for each replica.
         """
-        if isinstance(rate, float):
-            factor = -rate
-        else:
-            slope, factor = slope * rate.view(-1, 1, 1), -1.0
+        slope, factor = (slope, -rate) if isinstance(rate, float) else (slope * rate.view(-1, 1, 1), -1.0)
         for at, a, dz in self._backwards(parameters, slope):
             if self.biases:
                 parameters[at + 1].add_(dz.sum(-2), alpha=factor)

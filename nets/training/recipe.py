@@ -42,7 +42,6 @@ class Recipe:
         A warning says if it is not reached in ``epochs`` epochs.
     divergence : float
         A minibatch loss not below this has diverged.
-    dtype : {"float32", "float64"}
     device : str or torch.device
         "cuda" trains there; on a GPU the last bits may change from run to run.
     threads : int or None

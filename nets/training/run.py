@@ -27,8 +27,6 @@ _MEASURES = {
     "test_accuracy": "test accuracy",
     "weight_norm": "Euclidean norm of all parameters",
 }
-
-
 _SAID = {"diverged": "diverged", "still": "came to a stand"}
 _WHY = {
     "diverged": "its minibatch loss is not below divergence={:g}; lower the learning rate",

@@ -44,7 +44,6 @@ def sgd(
     ----------
     net : nn.Sequential
         Where training starts; not changed. See :mod:`nets.models`.
-    data : Data
     recipe : Recipe, optional
         Learning rate, batch size, epochs, optimiser and all else, see :class:`nets.Recipe`.
     rng : int, SeedSequence, Generator or str, optional
@@ -53,7 +52,6 @@ def sgd(
     checkpoint : path, optional
         File that holds the run after each epoch (safetensors, written whole or not at all). If it exists, the
         run resumes from it and ends as if it had never stopped.
-    progress : bool
     **options
         Fields of a recipe, as keywords: ``learning_rate=0.1, epochs=10``; they replace those of ``recipe``.
         ``optimizer`` may be a name as well: "sgd", "momentum", "adam", "gd", "gd_isotropic_noise" or
@@ -99,7 +97,6 @@ def replicas(
     Parameters
     ----------
     net : nn.Sequential, or one for each replica
-    data : Data
     recipe : Recipe, optional
         As in :func:`sgd`; with ``stop_at_loss`` each replica stops by itself.
     rng : sequence of seeds
@@ -112,7 +109,6 @@ def replicas(
         Called with the number of steps done and the list of parameters, which it must not change; each has
         a leading axis for the replicas that still train, if there are several. To follow what is too long
         to keep.
-    progress : bool
     **options
         As in :func:`sgd`; ``learning_rate`` may be one for each replica.
 

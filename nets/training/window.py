@@ -185,7 +185,6 @@ def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -
 
     Parameters
     ----------
-    run : Run
     error : float
         Largest training error, 1 − accuracy. Where a net cannot fit its data, give a larger one.
     slowing : float
