@@ -63,9 +63,8 @@ def simulate_box_escape(
     """
     named = {"learning_rate": learning_rate, "half_width": half_width, "sharpness": sharpness}
     numbers = {name: positive(float(value), name) for name, value in named.items()}
-    for name, count in (("replicas", replicas), ("max_steps", max_steps)):
-        if count < 1:
-            raise ValueError(f"{name}={count} must be at least 1")
+    if min(replicas, max_steps) < 1:
+        raise ValueError(f"{replicas=} and {max_steps=} must be at least 1")
     if number(float(injected_noise), "injected_noise") < 0:
         raise ValueError(f"injected_noise={injected_noise:g} must not be negative")
     if batch_size is not None and not 1 <= batch_size <= dynamics.samples:

@@ -192,9 +192,7 @@ def local_dynamics(
     if drift not in get_args(Drift):
         raise ValueError(f"drift={drift!r} must be 'none', 'linear' or 'quadratic'")
     mean, noise = dynamics.mean_and_noise()
-    H = None
-    if drift == "quadratic":
-        H = dynamics.hessian() if curvature is None else curvature
+    H = (dynamics.hessian() if curvature is None else curvature) if drift == "quadratic" else None
     kept = torch.zeros_like(mean) if drift == "none" else mean
     return LocalDynamics(dynamics.start, noise, kept, H, {**dynamics.attributes, "drift": drift})
 

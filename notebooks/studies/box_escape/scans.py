@@ -67,9 +67,8 @@ def _exits(
     scans: tuple[str, ...], half_width: float, replicas: int, max_steps: int,
 ) -> dict[str, xr.Variable]:  # fmt: skip
     """Signed steps to the exit, and how many exits go uphill, at every point of every scan."""
-    points = settings["x"].shape[1]
-    steps = np.full((len(SCANS), len(DYNAMICS), points, replicas), np.nan)
-    uphill = np.full((len(SCANS), points), np.nan)
+    steps = np.full((len(SCANS), len(DYNAMICS), settings["x"].shape[1], replicas), np.nan)
+    uphill = np.full_like(settings["x"], np.nan)
     children = rng.spawn(steps[..., 0].size)
     for child, (i, d, j) in zip(children, np.ndindex(steps.shape[:3]), strict=True):
         scan, kind, (eta, B, D, k) = SCANS[i], DYNAMICS[d], (float(settings[key][i, j]) for key in _KEYS)

@@ -74,9 +74,7 @@ def _rate(signed: np.ndarray, eta: float, confidence: float) -> dict[str, float]
 def dynamics_rates(study: xr.Dataset, scan: Scan) -> dict[str, xr.Dataset]:
     """:func:`scan_rates` of each of the dynamics that was run in a scan."""
     ran = _of(study.steps, scan).notnull().any(["point", "replica"]).values
-    return {
-        name: scan_rates(study, scan, dynamics=name) for name, one in zip(DYNAMICS, ran, strict=True) if one
-    }
+    return {name: scan_rates(study, scan, dynamics=name) for name in np.array(DYNAMICS)[ran].tolist()}
 
 
 def scan_fits(study: xr.Dataset, scan: Scan, *, confidence: float = 0.95) -> xr.Dataset:
@@ -115,7 +113,7 @@ def scan_readings(study: xr.Dataset, scan: Scan) -> xr.Dataset:
     error = ratio * np.hypot(rates.mean_steps_stderr.values / measured, relative)
     known = np.isfinite(ratio)
     log, many = np.log(np.where(known, ratio, 1.0)), known.sum(1)
-    off = np.sqrt(np.where(many > 0, (log**2 * known).sum(1) / np.maximum(many, 1), np.nan))
+    off = np.sqrt(np.where(many > 0, (log**2).sum(1) / np.maximum(many, 1), np.nan))
     return dataset(
         {
             "predicted": quantity(predicted, plane, "predicted mean steps"),

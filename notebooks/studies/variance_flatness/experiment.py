@@ -158,9 +158,7 @@ class Config:
             if len(modes) != 2 or not 1 <= modes[0] < modes[1]:
                 raise ValueError(f"{name} = {list(modes)} must be two modes, the first below the last")
         if self.fit[1] > self.directions:
-            raise ValueError(
-                f"fit reaches mode {self.fit[1]}, flatness is measured to {self.directions} only"
-            )
+            raise ValueError(f"fit reaches mode {self.fit[1]}, flatness is measured to {self.directions}")
         if not self.name or self.name != Path(self.name).name or self.name.startswith("."):
             raise ValueError(f"name = {self.name!r} must be a plain name of a folder")
         if SAME not in self.cases:
@@ -340,16 +338,15 @@ _WORDS = {
 
 def _ensemble(run: Run, modes: xr.Dataset, widths: xr.Dataset, config: Config, seed: int) -> xr.Dataset:
     """Temperatures of the modes of the fit, and predictions from minibatch losses for some of them."""
-    first, last = config.fit
-    rng = np.random.SeedSequence(seed, spawn_key=(3,))
-    there = widths["mode"].sel(mode=slice(first, last)).to_numpy()
+    there = widths["mode"].sel(mode=slice(*config.fit)).to_numpy()
     chosen = there[np.unique(np.round(np.linspace(0, len(there) - 1, config.ensemble)).astype(int))]
-    finite = widths.sel(mode=chosen)
-    curves = minibatch_ensemble.profiles(run, modes, finite, points=7, span=0.5, rng=rng)
+    rng = np.random.SeedSequence(seed, spawn_key=(3,))
+    some = widths.sel(mode=chosen)
+    curves = minibatch_ensemble.profiles(run, modes, some, points=7, span=0.5, rng=rng)
     predicted = minibatch_ensemble.predictions(curves)
-    hot = temperature.active_temperature(run, modes, directions=list(there - 1))
+    hot = temperature.active_temperature(run, modes, directions=list(there - 1)).isel(point=0)
+    heat = hot[["temperature", "temperature_stderr"]].reset_coords(drop=True)
     result = predicted.rename({name: f"ensemble_{name}" for name in predicted.data_vars})
-    heat = hot[["temperature", "temperature_stderr"]].isel(point=0).reset_coords(drop=True)
     return result.reset_coords(drop=True).merge(heat, join="outer")
 
 
