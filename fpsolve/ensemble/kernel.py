@@ -103,16 +103,10 @@ def advance(
     lane = np.empty(TOTAL * LANES, np.float64)
     words = lane.view(np.uint64)
     for group in range(first_group, last_group):
-        for i in range(N):
-            for l in range(LANES):
-                lane[i * LANES + l] = positions[group, i, l]
-        for i in range(TOTAL - SUMS):
-            for l in range(LANES):
-                lane[(SUMS + i) * LANES + l] = sums[group, i, l]
-        alive = 0
-        for l in range(LANES):
-            lane[BOUND * LANES + l] = bounds[group, l]
-            alive += bounds[group, l] > 0.0
+        lane[: N * LANES] = positions[group].ravel()
+        lane[SUMS * LANES :] = sums[group].ravel()
+        lane[BOUND * LANES : (BOUND + 1) * LANES] = bounds[group]
+        alive = np.sum(bounds[group] > 0.0)
         walker0 = np.uint64(first_walker) + np.uint64(group * LANES)
         for step in range(first_step, last_step):
             for pair in range(PAIRS):
@@ -146,15 +140,8 @@ def advance(
                             histogram[cell] += 1
             if save_every > 0 and (step + 1) % save_every == 0:
                 saved = (step + 1) // save_every - first_saved
-                for i in range(N):
-                    for l in range(LANES):
-                        paths[saved, group, i, l] = lane[i * LANES + l]
-        for i in range(N):
-            for l in range(LANES):
-                positions[group, i, l] = lane[i * LANES + l]
-        for i in range(TOTAL - SUMS):
-            for l in range(LANES):
-                sums[group, i, l] = lane[(SUMS + i) * LANES + l]
-        for l in range(LANES):
-            bounds[group, l] = lane[BOUND * LANES + l]
+                paths[saved, group] = lane[: N * LANES].reshape(N, LANES)
+        positions[group] = lane[: N * LANES].reshape(N, LANES)
+        sums[group] = lane[SUMS * LANES :].reshape(TOTAL - SUMS, LANES)
+        bounds[group] = lane[BOUND * LANES : (BOUND + 1) * LANES]
 '''

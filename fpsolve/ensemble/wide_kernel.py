@@ -122,13 +122,8 @@ def record(place, here, n_flat, constant, quadratic, quartic, lift, weights, tim
     slope = np.empty(LANES, np.float64)
     force = np.empty(LANES, np.float64)
     for i in range(N_S):
-        row = here[i]
-        for l in range(LANES):
-            row[l] = constant[i]
-    for i in range(N_S, N_S + 4):
-        row = here[i]
-        for l in range(LANES):
-            row[l] = 0.0
+        here[i] = constant[i]
+    here[N_S:] = 0.0
     loss, squared, floor, noise = here[N_S], here[N_S + 1], here[N_S + 2], here[N_S + 3]
     for j in range(n_flat):
         x = place[j]
@@ -185,13 +180,8 @@ def advance(
     old = np.zeros((n + 1, LANES), np.float64)
     new = np.zeros((n + 1, LANES), np.float64)
     for group in range(first_group, last_group):
-        for k in range(n):
-            for l in range(LANES):
-                old[k, l] = positions[group, k, l]
-        alive = 0
-        for l in range(LANES):
-            lane[BOUND * LANES + l] = bounds[group, l]
-            alive += bounds[group, l] > 0.0
+        old[:n] = positions[group]
+        lane[BOUND * LANES : (BOUND + 1) * LANES] = bounds[group]
         walker0 = np.uint64(first_walker) + np.uint64(group * LANES)
         if first_step == 0 and record_every > 0:
             record(
@@ -212,7 +202,7 @@ def advance(
                                 lane[(NU + i) * LANES + l] = lane[(PAIR + side) * LANES + l]
             for i in range(N_S):
                 for l in range(LANES):
-                    lane[Y * LANES + i * LANES + l] = old[n_flat + i, l]
+                    lane[(Y + i) * LANES + l] = old[n_flat + i, l]
             for i in range(N_S):
                 for l in range(LANES):
                     y = lane[(Y + i) * LANES + l]
@@ -272,9 +262,6 @@ def advance(
                     old, records[saved, group], n_flat, constant, quadratic, quartic, lift, weights,
                     time_step,
                 )
-        for k in range(n):
-            for l in range(LANES):
-                positions[group, k, l] = old[k, l]
-        for l in range(LANES):
-            bounds[group, l] = lane[BOUND * LANES + l]
+        positions[group] = old[:n]
+        bounds[group] = lane[BOUND * LANES : (BOUND + 1) * LANES]
 '''
