@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fpsolve.command.choices import EXAMPLE_NAMES, METHODS
 from fpsolve.command.exits import exit_code
@@ -41,25 +41,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fpsolve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    stationary = commands.add_parser(
-        "stationary", help="stationary density by every method, compared in one table and one figure"
-    )
-    _add_problem_options(stationary)
+    words = "stationary density by every method, compared in one table and one figure"
+    stationary = _problem_command(commands, _stationary, "stationary", words)
     stationary.add_argument("--method", choices=METHODS, help="which densities (default: the file's, or all)")
     stationary.add_argument("--no-simulation", action="store_true", help="leave out the ensemble")
-    stationary.set_defaults(run=_stationary)
-    escape = commands.add_parser("escape", help="mean escape time by every method, in one table")
-    _add_problem_options(escape)
-    escape.set_defaults(run=_escape)
-    phases = commands.add_parser(
-        "phases", help="phases of SGD over noise and learning rate, with their borders"
-    )
-    _add_problem_options(phases)
+    _problem_command(commands, _escape, "escape", "mean escape time by every method, in one table")
+    words = "phases of SGD over noise and learning rate, with their borders"
+    phases = _problem_command(commands, _phases, "phases", words)
     phases.add_argument(
         "--workers", type=partial(_whole, least=1), default=1, metavar="N", help="processes (default: 1)"
     )
     phases.add_argument("--store", metavar="PATH", help="keep finished points there, .zarr or .nc, and go on")
-    phases.set_defaults(run=_phases)
     verdicts = commands.add_parser("verdicts", help="one page of what stored notebooks say about the papers")
     verdicts.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="notebooks, or folders of them")
     verdicts.add_argument("--out", metavar="FILE", help="write the page there (default: print it)")
@@ -67,8 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_problem_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that reads a problem."""
+def _problem_command(commands: Any, run: Callable, name: str, words: str) -> argparse.ArgumentParser:
+    """A new command with the options of every command that reads a problem."""
+    parser = commands.add_parser(name, help=words)
+    parser.set_defaults(run=run)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("config", nargs="?", metavar="CONFIG.toml", help="landscape, noise and box")
     source.add_argument("--example", choices=EXAMPLE_NAMES, help="a problem that ships with the package")
@@ -77,6 +71,7 @@ def _add_problem_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=_whole, metavar="N", help="seed of the ensemble (default: the file's, or 0)"
     )
+    return parser
 
 
 def _whole(text: str, least: int = 0) -> int:

@@ -34,17 +34,12 @@ def ensemble_dataset(
     exit_step = from_lanes(state.exit_step, state.walkers)
     sums = from_lanes(state.sums, state.walkers)
     alive = exit_step < 0
-    divergence_time = np.where(alive, np.nan, exit_step * state.time_step)
     pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
     labels = [*names, *(f"|{n}|" for n in names), *(f"{names[i]} {names[j]}" for i, j in pairs)]
     dataset = xr.Dataset(
         {name: quantity(points[:, i], "walker", f"final {name}") for i, name in enumerate(names)}
-        | {
-            "diverged": quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged"),
-            "divergence_time": quantity(divergence_time, "walker", "time of divergence", "time"),
-            "divergence_step": quantity(exit_step, "walker", "step of divergence, -1 if none"),
-            "moment_sum": quantity(sums, ("walker", "moment"), "sum over steps after burn-in"),
-        },
+        | divergences(exit_step, state.time_step)
+        | {"moment_sum": quantity(sums, ("walker", "moment"), "sum over steps after burn-in")},
         coords={
             "walker": state.first_walker + np.arange(state.walkers),
             "variable": list(names),
@@ -53,7 +48,6 @@ def ensemble_dataset(
         },
         attrs=_attributes(process, state, int(alive.sum())),
     )
-    warn_if_none(alive, stacklevel=4)
     dataset.update(_averages(sums[alive] / (state.step - state.burn_in), names, pairs))
     if state.edges:
         _add_histogram(dataset, state)
@@ -109,14 +103,21 @@ def with_stderr(
     }
 
 
-def warn_if_none(alive: np.ndarray, *, stacklevel: int) -> None:
-    """Warn if no walker is left to be averaged over."""
+def divergences(exit_step: np.ndarray, time_step: float) -> dict[str, xr.Variable]:
+    """Which walkers diverged and when, from steps (walkers,), -1 if never; warns if no walker is left."""
+    alive = exit_step < 0
     if not alive.any():
         warnings.warn(
             f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
             "noise may keep them",
-            stacklevel=stacklevel,
+            stacklevel=4,
         )
+    times = np.where(alive, np.nan, exit_step * time_step)
+    return {
+        "diverged": quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged"),
+        "divergence_time": quantity(times, "walker", "time of divergence", "time"),
+        "divergence_step": quantity(exit_step, "walker", "step of divergence, -1 if none"),
+    }
 
 
 def error_note(used: int) -> str:

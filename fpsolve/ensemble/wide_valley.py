@@ -26,7 +26,7 @@ from fpsolve.ensemble.state import (
     saving_steps,
     whole_steps,
 )
-from fpsolve.ensemble.summary import error_note, mean, stderr, warn_if_none, with_stderr
+from fpsolve.ensemble.summary import divergences, error_note, mean, stderr, with_stderr
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
 from fpsolve.results import provenance, quantity
 from fpsolve.symbols.counter_rng import GENERATOR, Seed, key_text, random_key
@@ -74,19 +74,11 @@ def simulate_valley(
     record_every : float, optional
         Time between records, a multiple of the time step; default the whole run. Records take
         8 (N_S + 4) bytes per walker and time.
-    rng : int, SeedSequence, Generator or str, optional
-        Seed. A string is the ``seed`` of an earlier result, to replay it or to run a part of it.
-    threads : int, optional
-        Default the number of processors this process may use.
     divergence : float
         A walker with |θ| not below this has diverged: it stays where it was before, is counted in
         ``diverged``, and is left out of all averages.
-    first_walker : int
-        Number of the first walker: parts of an ensemble can run apart, see :func:`joined`.
-    executor : concurrent.futures.Executor, optional
-        Where parts of the ensemble run, as in :func:`fpsolve.simulate`; the bits are the same.
-    parts : int, optional
-        With an executor: parts of about equal size, at most one per 32 walkers.
+    rng, threads, first_walker, executor, parts, progress
+        As in :func:`fpsolve.simulate`; :func:`joined` puts results together that ran apart.
 
     Returns
     -------
@@ -127,13 +119,10 @@ def simulate_valley(
             rng=key_text(key), threads=1 if threads is None else threads, divergence=divergence,
         )  # fmt: skip
         return _run_apart(run, points, valley.n_flat, int(first_walker), executor, parts, progress)
-    positions, exit_step, records = _run(
-        valley, points, shift, uniform, key, int(first_walker), steps, every, time_step, divergence,
-        available_threads(threads), progress,
+    per_walker = _run(
+        landscape.names, valley, points, shift, uniform, key, int(first_walker), steps, every, time_step,
+        divergence, available_threads(threads), progress,
     )  # fmt: skip
-    per_walker = _per_walker(
-        landscape.names, valley, positions, exit_step, records, first_walker, every * time_step
-    )
     attrs = provenance(
         "ensemble in a valley of many dimensions, Euler-Maruyama",
         landscape=landscape.name,
@@ -163,32 +152,6 @@ def _checked(
     if first_walker < 0 or walkers < 1:
         raise ValueError(f"walkers={walkers} must be at least 1 and first_walker={first_walker} at least 0")
     return landscape, time_step
-
-
-def _per_walker(
-    names: tuple[str, ...], valley: WideValley, positions: np.ndarray, exit_step: np.ndarray,
-    records: np.ndarray, first_walker: int, interval: float,
-) -> xr.Dataset:  # fmt: skip
-    """Final positions (walkers, N), steps of divergence and records (walkers, times, N_S + 4), labelled."""
-    number, moment, sharp = "walker", ("walker", "time"), valley.n_sharp
-    found = {
-        "flat": quantity(positions[:, : valley.n_flat], (number, "flat_variable"), "final x"),
-        "sharp": quantity(positions[:, valley.n_flat :], (number, "sharp_variable"), "final y"),
-        "divergence_step": quantity(exit_step, number, "step of divergence, -1 if none"),
-        "walker_curvature": quantity(
-            records[..., :sharp], (*moment, "sharp_variable"), "curvature along a sharp variable"
-        ),
-    }
-    for k, (name, words) in enumerate(RECORDED_BESIDE.items()):
-        found[f"walker_{name}"] = quantity(records[..., sharp + k], moment, words)
-    coords = {
-        "walker": first_walker + np.arange(len(positions)),
-        "time": quantity(interval * np.arange(records.shape[1]), "time", "time", "time"),
-        "flat_variable": list(names[: valley.n_flat]),
-        "sharp_variable": list(names[valley.n_flat :]),
-        "weight": quantity(valley.weights, "sharp_variable", "weight in the weighted flatness"),
-    }
-    return xr.Dataset(found, coords)
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -286,10 +249,8 @@ def _first_points(
     valley: WideValley, walkers: int, start: Mapping[str, ArrayLike] | None, divergence: float
 ) -> np.ndarray:
     """First positions, shape (walkers, N_F + N_S)."""
-    given = dict(start or {})
-    sizes = {"flat": valley.n_flat, "sharp": valley.n_sharp}
-    unknown = sorted(set(given) - set(sizes))
-    if unknown:
+    given, sizes = dict(start or {}), {"flat": valley.n_flat, "sharp": valley.n_sharp}
+    if unknown := sorted(set(given) - set(sizes)):
         raise ValueError(f"start names {', '.join(unknown)}; it may hold 'flat' and 'sharp'")
     columns = []
     for name, size in sizes.items():
@@ -308,21 +269,19 @@ def _first_points(
 
 
 def _run(
-    valley: WideValley, points: np.ndarray, shift: float, uniform: float, key: tuple[int, int],
-    first_walker: int, steps: int, every: int, time_step: float, divergence: float, threads: int,
-    progress: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Final positions (walkers, N), steps of divergence (walkers,), records (walkers, times, N_S + 4)."""
-    walkers = len(points)
-    advance = valley_kernel(valley.n_sharp)
+    names: tuple[str, ...], valley: WideValley, points: np.ndarray, shift: float, uniform: float,
+    key: tuple[int, int], first_walker: int, steps: int, every: int, time_step: float, divergence: float,
+    threads: int, progress: bool,
+) -> xr.Dataset:  # fmt: skip
+    """Final positions, steps of divergence and records of walkers from ``points`` (walkers, N), labelled."""
+    walkers, sharp, flat = len(points), valley.n_sharp, valley.n_flat
+    advance = valley_kernel(sharp)
     positions = to_lanes(points)
     bounds, exit_step = to_lanes(np.full(walkers, divergence**2)), to_lanes(np.full(walkers, -1))
     groups = len(positions)
-    records = np.empty((steps // every + 1, groups, valley.n_sharp + len(RECORDED_BESIDE), LANES))
+    records = np.empty((steps // every + 1, groups, sharp + len(RECORDED_BESIDE), LANES))
     # One more row, of zeros: the kernel takes flat variables two at a time
-    quadratic, quartic = (
-        np.vstack([c.T, np.zeros(valley.n_sharp)]) for c in (valley.quadratic, valley.quartic)
-    )
+    quadratic, quartic = (np.vstack([c.T, np.zeros(sharp)]) for c in (valley.quadratic, valley.quartic))
 
     def part(_: int, begin: int, end: int, low: int, high: int) -> None:
         advance(
@@ -332,8 +291,28 @@ def _run(
         )  # fmt: skip
 
     in_threads(part, cuts(groups, threads), first=0, last=steps, chunk=_CHUNK, progress=progress)
-    recorded = np.moveaxis(from_lanes(records, walkers), 0, 1)
-    return from_lanes(positions, walkers), from_lanes(exit_step, walkers), recorded
+    final, recorded = from_lanes(positions, walkers), np.moveaxis(from_lanes(records, walkers), 0, 1)
+    moment = ("walker", "time")
+    found = {
+        "flat": quantity(final[:, :flat], ("walker", "flat_variable"), "final x"),
+        "sharp": quantity(final[:, flat:], ("walker", "sharp_variable"), "final y"),
+        "divergence_step": quantity(
+            from_lanes(exit_step, walkers), "walker", "step of divergence, -1 if none"
+        ),
+        "walker_curvature": quantity(
+            recorded[..., :sharp], (*moment, "sharp_variable"), "curvature along a sharp variable"
+        ),
+    }
+    for k, (name, words) in enumerate(RECORDED_BESIDE.items()):
+        found[f"walker_{name}"] = quantity(recorded[..., sharp + k], moment, words)
+    coords = {
+        "walker": first_walker + np.arange(walkers),
+        "time": quantity(every * time_step * np.arange(recorded.shape[1]), "time", "time", "time"),
+        "flat_variable": list(names[:flat]),
+        "sharp_variable": list(names[flat:]),
+        "weight": quantity(valley.weights, "sharp_variable", "weight in the weighted flatness"),
+    }
+    return xr.Dataset(found, coords)
 
 
 def _run_apart(
@@ -356,12 +335,8 @@ def _run_apart(
 
 def _summarised(run: xr.Dataset) -> xr.Dataset:
     """The per-walker results with averages over the walkers that did not diverge."""
-    left = run.divergence_step.to_numpy()
-    alive = left < 0
-    gone = np.where(alive, np.nan, left * float(run.attrs["time_step"]))
-    run["diverged"] = quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged")
-    run["divergence_time"] = quantity(gone, "walker", "time of divergence", "time")
-    warn_if_none(alive, stacklevel=4)
+    alive = run.divergence_step.to_numpy() < 0
+    run.update(divergences(run.divergence_step.to_numpy(), float(run.attrs["time_step"])))
     curvatures = run.walker_curvature.to_numpy()[alive]
     weighted = flatness_from(curvatures, run.weight.to_numpy())
     for name, values, words in (

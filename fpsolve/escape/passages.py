@@ -93,10 +93,8 @@ def simulate_escape(
         dt; default the process's learning rate.
     max_time : float
         A walker that has not escaped by then is censored; rounded up to whole steps.
-    rng : int, SeedSequence, Generator or str, optional
-        Seed, or the ``seed`` of an earlier result.
-    threads : int, optional
-        Default the number of processors this process may use.
+    rng, threads
+        As in :func:`fpsolve.simulate`.
     boundary : {"bridge", "shift", "none"}, optional
         Default ``"none"`` if ``time_step`` is the process's learning rate, else ``"bridge"``.
     divergence : float, optional
