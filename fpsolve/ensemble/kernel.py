@@ -25,8 +25,7 @@ def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[
     check_expressions([*drift, *root], variables)
     scale, root = _common_factor(root, variables)
     n, m = root.shape
-    names = {variable: f"x{i}" for i, variable in enumerate(variables)}
-    emitter = Emitter(names)
+    emitter = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
     factor = emitter.number(scale)
     lines, entries = emitter.statements([*drift, *root])
     lines += euler_maruyama(entries[:n], entries[n:])

@@ -91,10 +91,8 @@ def split_escape(
         More levels than this mean that the target is not reached.
     confidence : float, optional
         Probability of the intervals, in (0, 1).
-    rng, threads, divergence
-        As in :func:`fpsolve.simulate_escape`; the bits do not depend on ``threads``.
-    progress : bool, optional
-        Show a bar of finished levels.
+    rng, threads, divergence, progress
+        As in :func:`fpsolve.simulate_escape`; the bits do not depend on ``threads``; the bar shows levels.
 
     Returns
     -------

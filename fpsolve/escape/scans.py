@@ -143,13 +143,10 @@ def escape_point(
     exact = math.nan if over == "time_step" else point.exact_log_time()
     # Theorem 3.2: τ = 2π/(k|H_be|) exp(…/k); in Theorem 3.1 the slope against ln k holds it.
     log_prefactor = 0.0 if point.kind.thermal else -math.log(point.sharpness)
-    return (
-        escape_rate(runs)
-        .drop_attrs(deep=False)
-        .assign(
-            exact_log_time=quantity(exact, (), "ln of the exact mean time, Langevin"),
-            prefactor=quantity(log_prefactor, (), "ln of the prefactor against k = 1"),
-        )
+    rate = escape_rate(runs).drop_attrs(deep=False)
+    return rate.assign(
+        exact_log_time=quantity(exact, (), "ln of the exact mean time, Langevin"),
+        prefactor=quantity(log_prefactor, (), "ln of the prefactor against k = 1"),
     )
 
 
