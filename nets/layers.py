@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import CellType, FunctionType, MethodType
 
 import numpy as np
@@ -101,6 +102,11 @@ def architecture(net: nn.Module) -> str:
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
+def call_digest(call: Callable) -> str:
+    """The sha256 of what a function or a module computes with, such as a loss; see :func:`architecture`."""
+    return hashlib.sha256(_text(call).encode()).hexdigest()
+
+
 def _counts(key: str, value: object) -> bool:
     """Whether an attribute of a class says what its modules compute."""
     if isinstance(value, bool | int | float | str | tuple):
@@ -117,8 +123,12 @@ def _text(value: object, within: tuple = ()) -> str:
         return f"{value.dtype} {tuple(value.shape)} {digest(numbers)}"
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return digest(value)
+    if isinstance(value, nn.Module):
+        return net_digest(value)
     said, parts = type(value).__qualname__, []
-    if isinstance(value, list | tuple):
+    if isinstance(value, partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, list | tuple):
         parts = [*value]
     elif isinstance(value, dict):
         parts = [*value.items()]

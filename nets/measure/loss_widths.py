@@ -50,8 +50,9 @@ def widths(
 
     One loss on each side gives the slope and curvature of ln L along a direction, and with them both
     crossings. Each crossing is refined by cubic interpolation, inside a bracket or within a few per cent of a
-    loss that is as near to the level: four to five losses a direction, crossings accurate to 0.2 % (mostly
-    2·10⁻⁵). The loss is that of all samples.
+    loss that is as near to the level: four to five losses a direction. On the papers' nets crossings are
+    accurate to 0.2 %, mostly to 2·10⁻⁵. Along random directions of nets of other kinds 3 to 9 % of the widths
+    were off by more than 0.2 %, at most by 1.1 %. The loss is that of all samples.
 
     Parameters
     ----------
@@ -243,6 +244,9 @@ def loss_along(measured: Subject | Run, modes: xr.Dataset, *, double: bool) -> S
         raise ValueError(
             f"the directions have {modes.sizes['weight']} weights and {weights} has {subject.size}"
         )
+    lengths = np.linalg.norm(modes["direction"].to_numpy(), axis=-1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError("directions must be finite and not zero")
     return subject.to(torch.float64 if double else torch.float32)
 
 

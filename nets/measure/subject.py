@@ -25,7 +25,7 @@ from torch.nn import functional
 from fpsolve.results import provenance
 from fpsolve.sweeps.store import digest
 from nets.checks import check_whole
-from nets.layers import checked_layer, description, net_digest, weight_layers
+from nets.layers import call_digest, checked_layer, description, net_digest, weight_layers
 from nets.measure.fast import MEMORY, Reduction, Tail, flat
 from nets.training.run import Run
 
@@ -106,7 +106,8 @@ class Subject:
             targets = targets.long()
         with _said("the model cannot be copied"):
             model = copy.deepcopy(self.model).eval().requires_grad_(False)
-        vars(self).update(model=model, inputs=inputs, targets=targets, weights=self._chosen(model))
+            loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
+        vars(self).update(model=model, loss=loss, inputs=inputs, targets=targets, weights=self._chosen(model))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._check_loss(self._checked_outputs())
 
@@ -244,9 +245,9 @@ class Subject:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the model with its parameters and buffers, the data, and the names of what varies."""
+        """sha256 of the model with its numbers, the loss, the data, and the names of what varies."""
         data = (numpy(values.contiguous()) for values in (self.inputs, self.targets))
-        return digest(net_digest(self.model), list(self.names), *data)
+        return digest(net_digest(self.model), call_digest(self.loss), list(self.names), *data)
 
     @property
     def layer(self) -> int | None:

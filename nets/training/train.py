@@ -15,7 +15,7 @@ from torch import nn
 from fpsolve.symbols.counter_rng import Seed
 from nets.checks import check_whole
 from nets.data.datasets import Data
-from nets.layers import description, net_digest, weight_layers, with_parameters
+from nets.layers import altered, description, net_digest, weight_layers, with_parameters
 from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
 from nets.training.recipe import Options, Recipe, changed, checked_device
@@ -258,16 +258,30 @@ def _start(net: nn.Sequential, data: Data, recipe: Recipe, seed: str) -> Run:
 
 
 def _check_fits(net: nn.Sequential, data: Data) -> None:
-    """Raise unless the net takes these inputs and has an output for each class."""
+    """Raise unless the net can be trained as it is, takes these inputs and has an output for each class."""
     weight_layers(net)
-    first = next(net.parameters())
+    if type(net) is not nn.Sequential or altered(net):
+        raise ValueError("net must be an nn.Sequential itself, without hooks: put all else into its modules")
+    parameters = list(net.parameters())
+    if sum(len(list(module.parameters())) for module in net) > len(parameters):
+        raise ValueError(f"net {description(net)} uses weights twice; training moves each weight once")
+    if not all(p.requires_grad for p in parameters):
+        raise ValueError(f"net {description(net)} has frozen weights; training moves all of them")
+    first = parameters[0]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            state = torch.random.get_rng_state()
             logits = net(data.train_inputs[:1].to(first.device, first.dtype))
+            drawn = not torch.equal(state, torch.random.get_rng_state())
     except RuntimeError as error:
         raise ValueError(
             f"net {description(net)} does not take inputs of shape {data.input_shape}: {error}"
         ) from error
+    if drawn:
+        raise ValueError(
+            f"net {description(net)} draws random numbers, as Dropout does: the training could not be "
+            "repeated; take net.eval(), or leave these layers out"
+        )
     if logits.shape[-1] < len(data.classes):
         raise ValueError(
             f"net {description(net)} has {logits.shape[-1]} outputs for {len(data.classes)} classes"

@@ -142,7 +142,7 @@ def test_widths_of_any_loss_end_where_it_is_e_times_its_start():
 def test_the_model_is_as_it_was_after_everything():
     model, x, y = _residual()
     model.head.requires_grad_(False)
-    before, digest = copy.deepcopy(model.state_dict()), Subject(model, x, y, nn.MSELoss()).digest
+    before, digest = copy.deepcopy(model.state_dict()), Subject(model, x, y, functional.mse_loss).digest
     subject = Subject(model, x, y, functional.mse_loss)
     subject.losses(), subject.gradient(), hessian(subject), list(subject.gradients())
     assert model.training and model.norm.training and subject.digest == digest
@@ -507,3 +507,19 @@ def test_what_cannot_be_measured_is_refused_with_the_reason():
         as_subject(model, x, labels, layer=0)
     with pytest.raises(ValueError, match="rows, one per weight"):
         projected_gradients(subject, directions=np.ones((3, 1)))
+
+
+def test_a_subject_owns_its_loss_and_its_digest_names_it():
+    model, x = nn.Linear(3, 2), torch.randn(8, 3)
+    labels, weight = torch.arange(8) % 2, torch.tensor([1.0, 2.0])
+    loss = nn.MSELoss(reduction="none")
+    plain = Subject(model, x, labels)
+    smooth = Subject(model, x, labels, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    squares = Subject(model, x, torch.zeros(8, 2), loss=loss)
+    again = Subject(model, x, labels, loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    assert len({plain.digest, smooth.digest, squares.digest}) == 3 and smooth.digest == again.digest
+    weighted = nn.CrossEntropyLoss(weight=weight, reduction="none")
+    subject = Subject(model, x, labels, loss=weighted)
+    before = subject.losses()
+    weighted.weight.mul_(6)
+    assert torch.equal(torch.as_tensor(before), torch.as_tensor(subject.losses()))

@@ -762,3 +762,40 @@ def test_nets_that_only_look_like_dense_ones_are_trained_as_they_are(kind):
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     parameters = [p.detach() for p in net.parameters()]
     assert torch.equal(network(net).forward(parameters, x), net(x).detach())
+
+
+def _frozen():
+    net = models.fully_connected((64, 8, 10), rng=0)
+    net[1].weight.requires_grad_(False)
+    return net
+
+
+def _hooked():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    net.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return net
+
+
+def _tied():
+    layer = nn.Linear(64, 64)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 10))
+
+
+class _Scaled(nn.Sequential):
+    def forward(self, x):
+        return 100 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_frozen, "frozen"),
+        (_hooked, "without hooks"),
+        (_tied, "twice"),
+        (lambda: _Scaled(nn.Flatten(), nn.Linear(64, 10)), "nn.Sequential itself"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)), "random numbers"),
+    ],
+)
+def test_nets_that_training_would_change_into_others_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        train.sgd(make(), datasets.load("digits"), learning_rate=0.1, batch_size=50, epochs=1, rng=0)
