@@ -23,8 +23,11 @@ def fully_connected(
 ) -> nn.Sequential:
     """A net of fully connected layers with ReLU between them; the last layer's outputs are logits.
 
-    ``fully_connected((784, 50, 50, 10))`` is the net of the main text, (784, 50, 50, 50, 50, 10) the one
-    with four hidden layers, (784, H, H, 10) those of Fig. 6. Inputs of any shape are flattened.
+    ``fully_connected((784, 50, 50, 10))`` is the net of the main text, (784, 50, 50, 50, 50, 10) the one with
+    four hidden layers, (784, H, H, 10) those of Fig. 6. Inputs of any shape are flattened. A ValueError is
+    raised if there are fewer than two sizes, a size below 1, or ``initial`` is unknown. Source: Feng, Tu,
+    PNAS 118, e2015617118 (2021), Methods; its preprint, arXiv:2001.01678. (PNAS prints the deeper net as 784
+    × 50 × 50 × 50 × 10 and says four hidden layers; the preprint prints four.)
 
     Parameters
     ----------
@@ -42,16 +45,6 @@ def fully_connected(
     -------
     nn.Sequential
         Weights of layer i: shape (sizes[i + 1], sizes[i]), float32.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two sizes, a size below 1, or ``initial`` is unknown.
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Methods; its preprint, arXiv:2001.01678. (PNAS prints the deeper
-    net as 784 × 50 × 50 × 50 × 10 and says four hidden layers; the preprint prints four.)
     """
     sizes = [int(n) for n in sizes]
     if len(sizes) < 2 or min(sizes) < 1:
@@ -85,6 +78,9 @@ def logistic(features: int, classes: int, *, bias: bool = True, rng: Seed = None
 def lenet_mnist(*, bias: bool = False, rng: Seed = None, initial: Initial = "torch") -> nn.Sequential:
     """The convolutional net for MNIST: 1×3×3×16, 16×5×5×32, each padded and pooled 2×2, then 1568-10.
 
+    Source: Feng, Tu, PNAS 118, e2015617118 (2021), Methods. (The preprint's supplement prints 1586 once; two
+    poolings of 28 × 28 leave 7 · 7 · 32 = 1568.)
+
     Parameters
     ----------
     bias : bool
@@ -96,11 +92,6 @@ def lenet_mnist(*, bias: bool = False, rng: Seed = None, initial: Initial = "tor
     -------
     nn.Sequential
         For inputs (N, 1, 28, 28).
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Methods. (The preprint's supplement prints 1586 once; two
-    poolings of 28 × 28 leave 7 · 7 · 32 = 1568.)
     """
     net = nn.Sequential(
         _convolution(1, 16, 3, bias, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -113,6 +104,8 @@ def lenet_mnist(*, bias: bool = False, rng: Seed = None, initial: Initial = "tor
 def lenet_cifar10(*, bias: bool = False, rng: Seed = None, initial: Initial = "torch") -> nn.Sequential:
     """The convolutional net for CIFAR-10: 3×5×5×6, 6×5×5×16, each pooled 2×2, then 400-120-84-10.
 
+    Source: Feng, Tu, PNAS 118, e2015617118 (2021), Methods.
+
     Parameters
     ----------
     bias, rng, initial
@@ -122,10 +115,6 @@ def lenet_cifar10(*, bias: bool = False, rng: Seed = None, initial: Initial = "t
     -------
     nn.Sequential
         For inputs (N, 3, 32, 32).
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Methods.
     """
     net = nn.Sequential(
         _convolution(3, 6, 5, bias), nn.ReLU(), nn.MaxPool2d(2),
@@ -138,6 +127,8 @@ def lenet_cifar10(*, bias: bool = False, rng: Seed = None, initial: Initial = "t
 def initialised(net: nn.Sequential, *, rng: Seed = None, initial: Initial = "torch") -> nn.Sequential:
     """Draw new weights for every layer of a net, in place; the same seed gives the same weights.
 
+    A ValueError is raised if ``initial`` is unknown.
+
     Parameters
     ----------
     net : nn.Sequential
@@ -149,11 +140,6 @@ def initialised(net: nn.Sequential, *, rng: Seed = None, initial: Initial = "tor
     -------
     nn.Sequential
         The net given.
-
-    Raises
-    ------
-    ValueError
-        If ``initial`` is unknown.
     """
     check_option("initial", initial, get_args(Initial))
     generator = np.random.default_rng(random_key(rng))

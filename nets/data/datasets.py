@@ -117,8 +117,10 @@ def load(
     """A public data set by name, standardised, with training and test rows apart.
 
     ``"digits"`` comes with scikit-learn and needs no file. The others are looked for in ``root`` or the
-    directory named by the environment variable ``FPSOLVE_DATA``; else in the cache; else fetched from
-    their public address (``mnist``, ``cifar10``). Every file must have its pinned sha256.
+    directory named by the environment variable ``FPSOLVE_DATA``; else in the cache; else fetched from their
+    public address (``mnist``, ``cifar10``). Every file must have its pinned sha256. A ValueError is raised
+    for an unknown name, or a file whose sha256 is not the pinned one (the file is kept). A FileNotFoundError
+    is raised if the file cannot be found; the message says what to do.
 
     Parameters
     ----------
@@ -135,13 +137,6 @@ def load(
     Returns
     -------
     Data
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, or a file whose sha256 is not the pinned one (the file is kept).
-    FileNotFoundError
-        If the file cannot be found; the message says what to do.
     """
     check_option("name", name, PUBLIC)
     check_option("standardise", standardise, get_args(Standardise))
@@ -151,6 +146,9 @@ def load(
 
 def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel") -> Data:
     """Data of one's own from an npz file, which is never unpickled.
+
+    A ValueError is raised if arrays are missing, of unequal length or not finite, or a class has no training
+    row. A FileNotFoundError is raised if there is no such file.
 
     Parameters
     ----------
@@ -164,13 +162,6 @@ def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel"
     -------
     Data
         Named by the file; its sha256 is in ``provenance``.
-
-    Raises
-    ------
-    ValueError
-        If arrays are missing, of unequal length or not finite, or a class has no training row.
-    FileNotFoundError
-        If there is no such file.
     """
     check_option("standardise", standardise, get_args(Standardise))
     file = Path(path)
@@ -190,9 +181,10 @@ def gaussian_clusters(
 ) -> Data:
     """Synthetic data: equally many rows around each of some random centres, with unit variance.
 
-    Rows of class c are normal with mean μ_c and covariance I; the μ_c are normal with variance
-    separation² / (2 features) per component, so that two of them are ``separation`` apart on average
-    (root mean square). Inputs are not standardised.
+    Rows of class c are normal with mean μ_c and covariance I; the μ_c are normal with variance separation² /
+    (2 features) per component, so that two of them are ``separation`` apart on average (root mean square).
+    Inputs are not standardised. A ValueError is raised if there are fewer samples than classes, no feature or
+    fewer than two classes.
 
     Parameters
     ----------
@@ -208,11 +200,6 @@ def gaussian_clusters(
     Returns
     -------
     Data
-
-    Raises
-    ------
-    ValueError
-        If there are fewer samples than classes, no feature or fewer than two classes.
     """
     limits = {"samples": (samples, classes), "features": (features, 1), "classes": (classes, 2)}
     for word, (value, least) in limits.items():

@@ -40,8 +40,9 @@ def analyse(
 ) -> xr.Dataset:
     """Principal components of a window: the eigenvectors of ⟨(w − origin)(w − origin)ᵀ⟩, largest first.
 
-    The covariance (or, with fewer steps than weights, the Gram matrix) is formed and diagonalised in
-    float64: variances below about 10⁻¹⁵ of the first are rounding and are left out.
+    The covariance (or, with fewer steps than weights, the Gram matrix) is formed and diagonalised in float64:
+    variances below about 10⁻¹⁵ of the first are rounding and are left out. A ValueError is raised if the
+    window has fewer than 3 steps, holds values that are not finite, or does not move.
 
     Parameters
     ----------
@@ -64,11 +65,6 @@ def analyse(
         the mean (null T/6 without correlations, T/15 detrended) and ``correlation_time_from_start``
         (null T/2, the paper's). A direction's sign makes its net motion positive.
         ``attrs["total_variance"]`` counts the modes left out as well.
-
-    Raises
-    ------
-    ValueError
-        If the window has fewer than 3 steps, holds values that are not finite, or does not move.
     """
     weights = recorded(window).to_numpy()
     check_option("origin", origin, ("mean", "start"))
@@ -100,7 +96,8 @@ def project(
     """The motion in a window along directions that were chosen elsewhere: the cross-window control.
 
     Directions that a PCA picks carry the largest variance of *their* window by construction. Measured in
-    another window, the variance along them is free of that selection.
+    another window, the variance along them is free of that selection. A ValueError is raised if the numbers
+    of weights differ, or the window is unusable.
 
     Parameters
     ----------
@@ -117,11 +114,6 @@ def project(
     -------
     Dataset
         As :func:`analyse`, about the window's mean, in the order of ``modes``: the variances need not fall.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of weights differ, or the window is unusable.
     """
     weights = recorded(window).to_numpy()
     direction = modes["direction"].to_numpy()[:count]

@@ -39,6 +39,8 @@ def hessian(
 ) -> xr.DataArray:
     """The Hessian H = ∇∇L of the mean loss, dense.
 
+    A ValueError is raised if the method does not apply, or there are too many weights.
+
     Parameters
     ----------
     measured, layer
@@ -54,11 +56,6 @@ def hessian(
     DataArray, dims ("weight", "weight_2"), float64, symmetric
         ``attrs["method"]`` says which; with products ``attrs["asymmetry"]`` is max|H − Hᵀ| / max|H|
         before it was symmetrised, a measure of rounding.
-
-    Raises
-    ------
-    ValueError
-        If the method does not apply, or there are too many weights.
     """
     check_option("method", method, get_args(Method))
     check_whole("columns", columns)
@@ -85,7 +82,10 @@ def fisher(
 ) -> xr.DataArray:
     """Second moment of the samples' gradients, with labels from the net ("true") or the data ("empirical").
 
-    true: (1/M) Σ_s Σ_c p_sc g_sc g_scᵀ, g_sc the gradient were c the label; empirical: (1/M) Σ_s g_s g_sᵀ.
+    true: (1/M) Σ_s Σ_c p_sc g_sc g_scᵀ, g_sc the gradient were c the label; empirical: (1/M) Σ_s g_s g_sᵀ. A
+    ValueError is raised if the kind is unknown, the loss is not the cross-entropy of labels, or there are too
+    many weights. Source: Kunstner, Balles, Hennig, NeurIPS 2019, on what the empirical one is not. ICLR Eq. 6
+    takes it for H.
 
     Parameters
     ----------
@@ -98,15 +98,6 @@ def fisher(
     -------
     DataArray, dims ("weight", "weight_2"), float64
         ``attrs["kind"]`` says which.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown, the loss is not the cross-entropy of labels, or there are too many weights.
-
-    References
-    ----------
-    Kunstner, Balles, Hennig, NeurIPS 2019, on what the empirical one is not. ICLR Eq. 6 takes it for H.
     """
     if kind not in get_args(Labels):
         raise ValueError(f"kind={kind!r} must be 'true' or 'empirical'")
@@ -139,6 +130,9 @@ def top_eigenpairs(
 ) -> xr.Dataset:
     """The largest eigenvalues of the Hessian and their directions, H v = λ v, by Lanczos.
 
+    A ValueError is raised if ``count`` is not between 1 and N − 1. An ArpackNoConvergence is raised if ARPACK
+    gives up.
+
     Parameters
     ----------
     measured, layer
@@ -156,13 +150,6 @@ def top_eigenpairs(
     Dataset
         ``eigenvalue`` (mode), descending; ``eigenvector`` (weight, mode), normalised; ``residual`` (mode),
         ‖Hv − λv‖, within which an exact eigenvalue lies. ``attrs["products"]`` counts products with H.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not between 1 and N − 1.
-    ArpackNoConvergence
-        If ARPACK gives up.
     """
     subject = as_subject(measured, layer=layer)
     check_whole("count", count, subject.size - 1, "one less than the weights")
@@ -221,6 +208,9 @@ def spectral_density(
 ) -> xr.DataArray:
     """Density of the Hessian's eigenvalues, p(λ) = (1/N) Σ_i δ(λ − λ_i) with each δ a narrow Gaussian.
 
+    A ValueError is raised if ``scale`` is unknown, or nodes, repeats or points are too few or no whole
+    numbers. Source: Papyan, J. Mach. Learn. Res. 21, 252 (2020), algorithm 2, as in ``curvlinops``.
+
     Parameters
     ----------
     measured, layer
@@ -237,15 +227,6 @@ def spectral_density(
     -------
     DataArray, dims ("eigenvalue",)
         With its grid; ``attrs`` hold nodes and repeats.
-
-    Raises
-    ------
-    ValueError
-        If ``scale`` is unknown, or nodes, repeats or points are too few or no whole numbers.
-
-    References
-    ----------
-    Papyan, J. Mach. Learn. Res. 21, 252 (2020), algorithm 2, as in ``curvlinops``.
     """
     check_option("scale", scale, ("linear", "log"))
     for name, value, least in (("nodes", nodes, 2), ("repeats", repeats, 1), ("points", points, 2)):

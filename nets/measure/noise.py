@@ -22,6 +22,8 @@ from nets.training.run import Run
 def per_sample_gradients(measured: Subject | Run, *, layer: int | None = None) -> torch.Tensor:
     """Gradients ∇l(s; θ) of the loss of each sample.
 
+    A ValueError is raised if inputs and labels do not match, or the layer does not exist.
+
     Parameters
     ----------
     measured, layer
@@ -31,11 +33,6 @@ def per_sample_gradients(measured: Subject | Run, *, layer: int | None = None) -
     -------
     Tensor, shape (M, N)
         All at once; :meth:`nets.measure.subject.Subject.gradients` gives them in blocks.
-
-    Raises
-    ------
-    ValueError
-        If inputs and labels do not match, or the layer does not exist.
     """
     return torch.cat(list(as_subject(measured, layer=layer).gradients()))
 
@@ -55,6 +52,9 @@ def noise_covariance(
     - with replacement C = C₁ / B;
     - without, as in an epoch's shuffled pass, C = (C₁ / B)(M − B)/(M − 1).
 
+    A ValueError is raised if B is out of range, or there are too many weights for a dense matrix. Source: PRL
+    Eq. 4; ICLR Eq. 5. The finite-population factor: Cochran, *Sampling Techniques* (1977), sec. 2.6.
+
     Parameters
     ----------
     measured, layer, memory
@@ -66,15 +66,6 @@ def noise_covariance(
     -------
     Dataset
         ``covariance`` (weight, weight_2) and ``mean_gradient`` (weight), float64.
-
-    Raises
-    ------
-    ValueError
-        If B is out of range, or there are too many weights for a dense matrix.
-
-    References
-    ----------
-    PRL Eq. 4; ICLR Eq. 5. The finite-population factor: Cochran, *Sampling Techniques* (1977), sec. 2.6.
     """
     subject = as_subject(measured, layer=layer)
     factor = batch_factor(subject.samples, batch_size=batch_size, replacement=replacement)

@@ -99,6 +99,8 @@ def noise_alignment(
 ) -> xr.Dataset:
     """C·B and both Fisher matrices against the Hessian at these weights.
 
+    A ValueError is raised if there are too many weights for dense matrices, or ``top`` is out of range.
+
     Parameters
     ----------
     measured, layer, memory
@@ -112,11 +114,6 @@ def noise_alignment(
         As :func:`alignment`; and ``loss``, ``error`` of the samples, ``gradient_norm`` and
         ``label_ratio`` (see :func:`label_ratio`). Of a loss that is not the cross-entropy of labels
         ``matrix`` is "noise" alone, and ``error`` and ``label_ratio`` are left out.
-
-    Raises
-    ------
-    ValueError
-        If there are too many weights for dense matrices, or ``top`` is out of range.
     """
     subject = as_subject(measured, layer=layer)
     check_whole("top", top, subject.size, "the weights")

@@ -61,7 +61,10 @@ class Subject:
 
     Model and data are copied: neither is changed, and later changes of them are not followed. The copy is in
     evaluation mode: no dropout, and batch norms with their running statistics. Weights form one vector of N
-    numbers, in the order of ``model.named_parameters()``, each row by row.
+    numbers, in the order of ``model.named_parameters()``, each row by row. A ValueError is raised if inputs
+    and targets do not match, a pattern fits no weights, the loss is not a mean over samples, or the model is
+    random, changes its inputs or mixes samples (as seen on 64 of them); if the weights are an embedding's
+    with ``padding_idx``, ``max_norm`` or ``scale_grad_by_freq``.
 
     Parameters
     ----------
@@ -77,13 +80,6 @@ class Subject:
         "all", names as in ``model.named_parameters()``, or patterns such as ``"encoder.*"``.
     fast : bool
         False takes the general form everywhere, to check the fast one.
-
-    Raises
-    ------
-    ValueError
-        If inputs and targets do not match, a pattern fits no weights, the loss is not a mean over samples, or
-        the model is random, changes its inputs or mixes samples (as seen on 64 of them); if the weights are
-        an embedding's with ``padding_idx``, ``max_norm`` or ``scale_grad_by_freq``.
     """
 
     model: nn.Module
@@ -600,6 +596,9 @@ def as_subject(
 ) -> Subject:
     """The Subject of a measurement, from a run, or from a model with its data.
 
+    A ValueError is raised if data are missing or given twice, there is no such layer, or a :class:`Subject`
+    is refused.
+
     Parameters
     ----------
     measured : Subject, Run or nn.Module
@@ -613,11 +612,6 @@ def as_subject(
     Returns
     -------
     Subject
-
-    Raises
-    ------
-    ValueError
-        If data are missing or given twice, there is no such layer, or a :class:`Subject` is refused.
     """
     if isinstance(measured, Subject):
         if inputs is not None or targets is not None or layer is not None:

@@ -32,8 +32,9 @@ def active_temperature(
 ) -> xr.Dataset:
     """T_i(x) from the scatter of the samples' own derivatives, without drawing minibatches.
 
-    For minibatches of B of the M samples drawn without replacement ⟨(∂δL^μ)²⟩ is exactly
-    Var_k(∂l_k)/B · (M − B)/(M − 1), and without the last factor with replacement.
+    For minibatches of B of the M samples drawn without replacement ⟨(∂δL^μ)²⟩ is exactly Var_k(∂l_k)/B · (M −
+    B)/(M − 1), and without the last factor with replacement. A ValueError is raised if directions, distances
+    or the batch size make no sense.
 
     Parameters
     ----------
@@ -50,11 +51,6 @@ def active_temperature(
     -------
     Dataset, dims mode, point
         ``temperature`` with ``temperature_stderr`` (over samples), ``loss`` L_i(x), ``distance`` x.
-
-    Raises
-    ------
-    ValueError
-        If directions, distances or the batch size make no sense.
     """
     rows = chosen_rows(modes, directions)
     B, rate = step_settings(measured, batch_size, learning_rate)

@@ -214,6 +214,9 @@ def measure_valley(
 ) -> MeasuredValley:
     """λ_i(x), V(x) and C(x) along a flat direction of a trained net.
 
+    A ValueError is raised if the run is not plain SGD, numbers make no sense, a λ_i is not positive over the
+    range, or the store holds another valley.
+
     Parameters
     ----------
     run : Run
@@ -244,12 +247,6 @@ def measure_valley(
         ``profile.attrs`` state ``curvature_fit_error`` (largest |fit − measured|/measured of any λ_i over
         the range), ``noise_fit_error`` (of any C_ii) and ``explained``, the share of the pilots'
         squared mean displacement along u.
-
-    Raises
-    ------
-    ValueError
-        If the run is not plain SGD, numbers make no sense, a λ_i is not positive over the range, or the
-        store holds another valley.
     """
     if not isinstance(run, Run):
         raise TypeError(

@@ -29,6 +29,8 @@ def weights_along(
 ) -> xr.Dataset:
     """Weights of nets trained by SGD, after some numbers of epochs.
 
+    A ValueError is raised if epochs do not ascend, or none is above 0; Diverged if a training diverges.
+
     Parameters
     ----------
     nets : sequence of nn.Sequential
@@ -45,13 +47,6 @@ def weights_along(
     Dataset
         ``weights`` (epoch, training, weight), numbered as ``net.parameters()`` gives them; ``accuracy``
         (training, epoch) on the training data.
-
-    Raises
-    ------
-    ValueError
-        If epochs do not ascend, or none is above 0.
-    Diverged
-        If a training does.
     """
     wanted = [int(e) for e in epochs]
     if wanted != sorted(set(wanted)) or not wanted or wanted[0] < 0 or wanted[-1] < 1:
@@ -81,6 +76,8 @@ def weights_along(
 def net_at(net: nn.Sequential, weights: xr.Dataset, *, training: int, epoch: int) -> nn.Sequential:
     """The net of one training as it was after some epochs.
 
+    A ValueError is raised if this epoch or training was not kept, or the net has another number of weights.
+
     Parameters
     ----------
     net : nn.Sequential
@@ -96,11 +93,6 @@ def net_at(net: nn.Sequential, weights: xr.Dataset, *, training: int, epoch: int
     -------
     nn.Sequential
         Its parameters ask for no gradient.
-
-    Raises
-    ------
-    ValueError
-        If this epoch or training was not kept, or the net has another number of weights.
     """
     kept, trainings = weights["epoch"].to_numpy().tolist(), weights.sizes["training"]
     if epoch not in kept or not 0 <= training < trainings:

@@ -26,7 +26,8 @@ _STATE = ("start", "epoch", "step", "outcome", "diverged_step")
 def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
     """Write one run or several to a safetensors file: weights, optimiser's memory, history, settings.
 
-    The file appears whole or not at all: it is written beside its place and then renamed.
+    The file appears whole or not at all: it is written beside its place and then renamed. A FileNotFoundError
+    is raised if the directory does not exist.
 
     Parameters
     ----------
@@ -39,11 +40,6 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
     -------
     Path
         The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the directory does not exist.
     """
     several = [runs] if isinstance(runs, Run) else list(runs)
     target = Path(path)
@@ -74,6 +70,9 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
 def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> list[Run]:
     """The runs in a file of :func:`save`; when continued they equal, to the bit, runs that never stopped.
 
+    A FileNotFoundError is raised if there is no such file. A ValueError is raised if the file is damaged, of
+    another kind, or belongs to another net or other data.
+
     Parameters
     ----------
     net : nn.Sequential
@@ -85,13 +84,6 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
     -------
     list of Run
         As many as were saved together.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, of another kind, or belongs to another net or other data.
     """
     file = Path(path)
     if not file.is_file():

@@ -21,8 +21,8 @@ Precision = Literal["float32", "float64"]
 class Recipe:
     """How a net is trained, for :func:`nets.sgd` and :func:`nets.replicas`; both take the fields by name too.
 
-    Two recipes are equal if each step goes alike: ``epochs``, ``stop_at_loss``, ``device`` and ``threads``
-    do not count.
+    Two recipes are equal if each step goes alike: ``epochs``, ``stop_at_loss``, ``device`` and ``threads`` do
+    not count. A ValueError is raised if a field makes no sense.
 
     Parameters
     ----------
@@ -46,11 +46,6 @@ class Recipe:
         "cuda" trains there; on a GPU the last bits may change from run to run.
     threads : int or None
         Threads torch may use; None leaves its setting. Other numbers may give other last bits.
-
-    Raises
-    ------
-    ValueError
-        If a field makes no sense.
     """
 
     learning_rate: float

@@ -38,7 +38,10 @@ def sgd(
 
     L^μ is the mean over minibatch μ of −ln softmax(logits)[label]. The minibatches of an epoch are a function
     of the seed and the epoch's number alone, so a run that is continued, resumed or recorded goes the same
-    way, to the bit, as one that never stopped (same machine, same torch, same ``threads``).
+    way, to the bit, as one that never stopped (same machine, same torch, same ``threads``). Before any step a
+    ValueError is raised if an argument makes no sense. A training that diverges raises Diverged with the
+    step. A UserWarning says that ``stop_at_loss`` is not reached. Source: Feng, Tu, PNAS 118, e2015617118
+    (2021), Eqs. 1–3 and Methods.
 
     Parameters
     ----------
@@ -60,22 +63,6 @@ def sgd(
     Returns
     -------
     Run
-
-    Raises
-    ------
-    ValueError
-        If an argument makes no sense; before any step.
-    Diverged
-        With the step.
-
-    Warns
-    -----
-    UserWarning
-        If ``stop_at_loss`` is not reached.
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Eqs. 1–3 and Methods.
     """
     (run,) = _train([net], data, [changed(recipe, options)], [rng], checkpoint, progress)
     return finished(run)
@@ -93,6 +80,8 @@ def replicas(
     **options: Unpack[Options],
 ) -> list[Run]:
     """Train nets of one shape side by side, in one batch of matrix products where they are fully connected.
+
+    A ValueError is raised if lengths differ or an argument makes no sense.
 
     Parameters
     ----------
@@ -117,11 +106,6 @@ def replicas(
     list of Run
         A replica that diverged says so in ``outcome`` and is as it was after the epoch before; the others
         go on.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ or an argument makes no sense.
     """
     seeds = list(rng)
     if not seeds:
@@ -148,6 +132,9 @@ def continued(
 ) -> Runs:
     """The same run, or runs side by side, after further epochs, to the bit as if there had been no stop.
 
+    A ValueError is raised if ``epochs`` is not positive, the run has diverged, or runs do not fit together. A
+    single run that diverges raises Diverged with the step.
+
     Parameters
     ----------
     run : Run, or sequence of Run
@@ -160,13 +147,6 @@ def continued(
     Returns
     -------
     Run, or list of Run
-
-    Raises
-    ------
-    ValueError
-        If ``epochs`` is not positive, the run has diverged, or runs do not fit together.
-    Diverged
-        With the step, for a single run.
     """
     check_whole("epochs", epochs)
     if isinstance(run, Run):

@@ -25,6 +25,11 @@ def record(
 ) -> xr.Dataset:
     """Go on with a run and record the weights of one layer after each minibatch.
 
+    A ValueError is raised if the layer does not exist, a number makes no sense, or a run has diverged; a
+    training that diverges now raises Diverged with the step. A UserWarning says that the window starts before
+    the exploration phase, see :func:`exploration_start`. Source: Feng, Tu, PNAS 118, e2015617118 (2021),
+    Methods (window T = 10 epochs, a row for each minibatch).
+
     Parameters
     ----------
     run : Run, or sequence of Run
@@ -47,22 +52,6 @@ def record(
         (step). ``attrs``: recipe, data, ``steps_per_epoch``, and the loss over all training rows at both
         ends, ``loss_start`` and ``loss_end``. With several runs a leading dim ``replica``, with coordinates
         ``learning_rate``, ``seed``, ``loss_start``, ``loss_end`` and ``start_sha256`` along it.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not exist, a number makes no sense, or a run has diverged.
-    Diverged
-        With the step.
-
-    Warns
-    -----
-    UserWarning
-        If the window starts before the exploration phase, see :func:`exploration_start`.
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), Methods (window T = 10 epochs, a row for each minibatch).
     """
     return _recorded(run, layer, epochs, every, threads, progress)[0]
 
@@ -178,10 +167,12 @@ def _window(runs: Sequence[Run], later: Sequence[Run], recorder: _Recorder) -> x
 def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -> int:
     """The first epoch of the exploration phase, by the training error and the slowing of the loss.
 
-    The paper describes two phases: in the first, training error and loss fall fast; in the second the
-    error is almost 0 and the loss still falls, but much slower. Here the second starts at the first epoch
-    (i) at which the training error is at most ``error``, and (ii) before which ln L, averaged over three
-    epochs, fell by at most ``slowing`` times the fastest such fall until then.
+    The paper describes two phases: in the first, training error and loss fall fast; in the second the error
+    is almost 0 and the loss still falls, but much slower. Here the second starts at the first epoch (i) at
+    which the training error is at most ``error``, and (ii) before which ln L, averaged over three epochs,
+    fell by at most ``slowing`` times the fastest such fall until then. A ValueError is raised if the run has
+    not come so far; the message says where it stands. Source: Feng, Tu, PNAS 118, e2015617118 (2021), second
+    section: the two phases, without a criterion.
 
     Parameters
     ----------
@@ -194,15 +185,6 @@ def exploration_start(run: Run, *, error: float = 0.001, slowing: float = 0.2) -
     -------
     int
         An epoch of ``run.history``.
-
-    Raises
-    ------
-    ValueError
-        If the run has not come so far; the message says where it stands.
-
-    References
-    ----------
-    Feng, Tu, PNAS 118, e2015617118 (2021), second section: the two phases, without a criterion.
     """
     epochs, error_there = run.history.epoch.to_numpy(), 1 - run.history.accuracy.to_numpy()
     log_loss = np.log(np.maximum(run.history.loss.to_numpy(), np.finfo(float).tiny))
