@@ -58,16 +58,9 @@ def simulate_minibatch_escape(
     -------
     Dataset
         As from :func:`fpsolve.simulate_escape`, for :func:`fpsolve.escape_rate`; times are η × iterations.
-
-    Raises
-    ------
-    ValueError
-        If a start is inside the target, the data have another number of columns than f has variables or
-        are not finite, or a number is not positive.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, appendix E.1 (50 000 samples of N(0, I)).
+        A ValueError if a start is inside the target, the data have another number of columns than f has
+        variables or are not finite, or a number is not positive. Source: Xie, Sato, Sugiyama, ICLR 2021,
+        appendix E.1 (50 000 samples of N(0, I)).
     """
     samples = np.asarray(data, float).reshape(len(data), -1)
     n = len(landscape.variables)

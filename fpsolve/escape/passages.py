@@ -108,18 +108,10 @@ def simulate_escape(
         Per walker: ``escape_time`` (NaN if it did not escape), ``outcome`` (0 censored, 1 escaped,
         2 diverged), ``observed_time``, ``end_step``, and each variable's position at the end of its
         last step (before it, if it diverged). ``total_time`` is the sum of ``observed_time``.
-
-    Raises
-    ------
-    ValueError
-        Before any step, if a start is inside the target, the target uses other variables, or an
-        argument or a coefficient at the start makes no sense.
-
-    Warns
-    -----
-    UserWarning
-        In one variable, if D vanishes between every start and the target and ``time_step`` is not the
-        learning rate: the time to pass is then set by the step and grows without end as dt → 0.
+        A ValueError before any step, if a start is inside the target, the target uses other variables, or
+        an argument or a coefficient at the start makes no sense. A UserWarning, in one variable, if D
+        vanishes between every start and the target and ``time_step`` is not the learning rate: the time to
+        pass is then set by the step and grows without end as dt → 0.
 
     References
     ----------

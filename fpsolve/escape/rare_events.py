@@ -103,18 +103,10 @@ def split_escape(
         to the target; ``n_levels``; per ``group`` its ``log_rate`` ln k; ``walker_steps`` made, and
         ``brute_force_steps``: T/dt for each of as many escapes as have the same relative error. To go on
         until an error is met, average the exponentials of ``log_rate`` over several seeds.
-
-    Raises
-    ------
-    ValueError
-        If the start is inside the target or the drift leads there, D vanishes on every way to the target,
-        all trials of a level fail, the levels do not reach the target, walkers stay away from both source
-        and target, or an argument makes no sense.
-
-    Warns
-    -----
-    UserWarning
-        If walkers diverged, or the groups spread so much that the interval is rough.
+        A ValueError if the start is inside the target or the drift leads there, D vanishes on every way to
+        the target, all trials of a level fail, the levels do not reach the target, walkers stay away from
+        both source and target, or an argument makes no sense. A UserWarning if walkers diverged, or the
+        groups spread so much that the interval is rough.
 
     References
     ----------

@@ -47,17 +47,9 @@ def escape_rate(
     -------
     Dataset
         ``rate``, ``low``, ``high`` (1/time), ``n_escaped`` and ``total_time``.
-
-    Raises
-    ------
-    ValueError
-        If there is no observed time, a time is negative or not finite, neither or both of ``runs``
-        and ``times`` are given, or n < 3 with ``"asymptotic"``.
-
-    Warns
-    -----
-    UserWarning
-        If walkers diverged: leaving by divergence then competes with escape.
+        A ValueError if there is no observed time, a time is negative or not finite, neither or both of
+        ``runs`` and ``times`` are given, or n < 3 with ``"asymptotic"``. A UserWarning if walkers diverged:
+        leaving by divergence then competes with escape.
 
     References
     ----------

@@ -70,11 +70,7 @@ def scan_escape(
         ``exact_log_time`` (ln of the exact mean time of the Langevin equation; NaN where there is none),
         ``prefactor`` (ln of the theorems' prefactor relative to sharpness 1) and the predicted slopes at
         both ends of the path-dependent share, ``slope_minimum`` (s = 1) and ``slope_saddle`` (s = 0).
-
-    Raises
-    ------
-    ValueError
-        If the values make no sense, or the setting's noise has no number ``over``.
+        A ValueError if the values make no sense, or the setting's noise has no number ``over``.
     """
     grid = _checked_grid(setting, over, values)
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
@@ -215,16 +211,8 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         ``slope_minimum`` and ``slope_saddle``, the theorem's at s = 1 and s = 0; ``s``, ``s_low``,
         ``s_high``, the share that the fitted slope amounts to (outside (0, 1): the theorem is not met);
         ``exact_slope``, of the exact Langevin times with the same weights, NaN where there are none.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two values saw an escape.
-
-    References
-    ----------
-    McCullagh, Nelder, *Generalized Linear Models* (1989), ch. 6.
-    Coverage as measured: tests/fpsolve/escape/test_setting.py.
+        A ValueError if fewer than two values saw an escape. Source: McCullagh, Nelder, *Generalized Linear
+        Models* (1989), ch. 6. Coverage as measured: tests/fpsolve/escape/test_setting.py.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")

@@ -238,7 +238,8 @@ def styblinski_tang_setting(
 ) -> EscapeSetting:
     """The escape experiment of ICLR 2021 on the Styblinski–Tang function, in one of its three readings.
 
-    Its data are x ~ N(0, I) and its loss f(θ − x), while start and boundary are critical points of f. So
+    Source: Xie, Sato, Sugiyama, ICLR 2021, section 4 and appendix E.1. Its data are x ~ N(0, I) and its loss
+    f(θ − x), while start and boundary are critical points of f. So
 
     - ``"unshifted"``: f itself, from its lowest minimum to its saddle, as in the paper's formulas; noise
       (η/2B)|H| unless another is given.
@@ -258,10 +259,6 @@ def styblinski_tang_setting(
     Returns
     -------
     EscapeSetting
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, section 4 and appendix E.1.
     """
     usual: dict[str, NoiseName]
     usual = {"unshifted": "hessian_proportional", "mean": "data_shift", "data": "minibatch"}
