@@ -226,12 +226,8 @@ def power_law(
     Returns
     -------
     PowerLaw
-
-    Raises
-    ------
-    ValueError
-        If there are too few points, all x are equal, y is not positive, x lies on both sides, or blocks
-        are asked for with standard errors.
+        A ValueError if there are too few points, all x are equal, y is not positive, x lies on both sides,
+        or blocks are asked for with standard errors.
     """
     x, y = np.array(x, float), np.array(y, float)
     blocks = resample == "blocks"

@@ -23,7 +23,9 @@ def degenerate_valley(
 ) -> Landscape:
     """The degenerate valley L(x, y) = ½ Σ_i λ_i(x) y_i² + ½ ε λ̄₀ Σ_j x_j², λ̄₀ = mean_i λ_i(0).
 
-    With numbers of variables instead of ``lambda_``, the λ_i have random coefficients.
+    With numbers of variables instead of ``lambda_``, the λ_i have random coefficients. Source: Yang, Tang,
+    Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5 and 8; the reference parameters ε = 10⁻³, λ = (8, −2, 1)
+    are those of its Fig. 5.
 
     Parameters
     ----------
@@ -40,18 +42,9 @@ def degenerate_valley(
     Returns
     -------
     Landscape
-        Variables x, y (or x, y1, y2, …) with the sharp ones in ``fast``.
-
-    Raises
-    ------
-    ValueError
-        If a numeric λ(x) is not positive everywhere, or ε < 0: the valley would not confine. If both
-        ``lambda_`` and numbers of variables are given.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 5 and 8; the reference parameters
-    ε = 10⁻³, λ = (8, −2, 1) are those of its Fig. 5.
+        Variables x, y (or x, y1, y2, …) with the sharp ones in ``fast``. A ValueError if a numeric λ(x) is
+        not positive everywhere, or ε < 0: the valley would not confine. So are both ``lambda_`` and numbers
+        of variables.
     """
     if n_sharp is not None or n_flat is not None:
         if lambda_ != (8, -2, 1):
@@ -176,15 +169,8 @@ def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> La
     Returns
     -------
     Landscape
-
-    Raises
-    ------
-    ValueError
-        If there is no dimension, or v is negative or leaves one well.
-
-    References
-    ----------
-    Styblinski, Tang, Neural Networks 3, 467 (1990); Xie, Sato, Sugiyama, ICLR 2021, appendix E.1.
+        A ValueError if there is no dimension, or v is negative or leaves one well. Sources: Styblinski, Tang,
+        Neural Networks 3, 467 (1990); Xie, Sato, Sugiyama, ICLR 2021, appendix E.1.
     """
     v = exact(shift_variance, "shift_variance")
     if dimensions != int(dimensions) or dimensions < 1:

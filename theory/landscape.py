@@ -73,6 +73,8 @@ class CriticalPoint:
 class Landscape:
     """A loss L(θ) written once in sympy.
 
+    A ValueError if a variable is missing from the loss, repeated, or ``fast`` names a stranger.
+
     Parameters
     ----------
     loss : sympy.Expr
@@ -83,11 +85,6 @@ class Landscape:
         The sharp (non-degenerate) coordinates, if the landscape has a valley along the others.
     name : str
         Used in titles and in the provenance of results.
-
-    Raises
-    ------
-    ValueError
-        If a variable is missing from the loss, repeated, or ``fast`` names a stranger.
     """
 
     loss: sp.Expr

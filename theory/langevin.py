@@ -89,6 +89,9 @@ class Process(ABC):
 class Langevin(Process):
     """The Langevin system of a landscape under a noise model: dθ = −∇L dt + √(2D) dW.
 
+    Sources: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 9, 10 (Itô reading, S10–S12); Xie,
+    Sato, Sugiyama, ICLR 2021, Eqs. 2–4.
+
     Parameters
     ----------
     landscape, noise
@@ -96,11 +99,6 @@ class Langevin(Process):
         :func:`hessian_proportional` or :func:`measured`.
     cross_diffusion : bool
         False drops the off-diagonal D_ij, as the supplement of Yang, Tang, Tu (2023) does.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 9, 10 (Itô reading, S10–S12);
-    Xie, Sato, Sugiyama, ICLR 2021, Eqs. 2–4.
     """
 
     landscape: Landscape
@@ -184,12 +182,7 @@ class Diffusion(Process):
     drift : sympy.Matrix, shape (N, 1) or (N,)
         b(X).
     diffusion : sympy.Matrix, shape (N, N)
-        D(X), symmetric, with dX = b dt + √(2D) dW.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit or D is not symmetric.
+        D(X), symmetric, with dX = b dt + √(2D) dW. Another D, or shapes that do not fit, are a ValueError.
     """
 
     drift: sp.Matrix
@@ -341,7 +334,11 @@ class FiniteStep(Process):
 def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "small-noise") -> FiniteStep:
     """The Itô process that follows SGD of learning rate η more closely than its limit η → 0.
 
-    A Process like any other, for densities, paths and first-passage times in time t = η × iterations.
+    A Process like any other, for densities, paths and first-passage times in time t = η × iterations. Errors
+    as measured, for L = x²/2 + x⁴/4 with D = 0.2 and η = 0.1, L1 distance of the density from that of the
+    map: 0.022 uncorrected, 0.042 drift-only, 0.0029 small-noise, of second order in η. Sources: Li, Tai, E,
+    "Stochastic modified equations and adaptive stochastic gradient algorithms", ICML (2017), for the
+    drift-only form; Zygalakis, SIAM J. Sci. Comput. 33, 102 (2011) for modified generators.
 
     Parameters
     ----------
@@ -365,19 +362,8 @@ def at_finite_step(process: Process, *, learning_rate: Parameter, form: Form = "
     Returns
     -------
     FiniteStep
-
-    Raises
-    ------
-    ValueError
-        If the learning rate is not positive, differs from the noise model's, or the form is unknown or
-        does not exist in this many variables.
-
-    References
-    ----------
-    Li, Tai, E, "Stochastic modified equations and adaptive stochastic gradient algorithms", ICML (2017),
-    for the drift-only form; Zygalakis, SIAM J. Sci. Comput. 33, 102 (2011) for modified generators.
-    Errors as measured, for L = x²/2 + x⁴/4 with D = 0.2 and η = 0.1, L1 distance of the density from that
-    of the map: 0.022 uncorrected, 0.042 drift-only, 0.0029 small-noise, of second order in η.
+        A ValueError if the learning rate is not positive, differs from the noise model's, or the form is
+        unknown or does not exist in this many variables.
     """
     step = positive(learning_rate, "learning_rate")
     if process.learning_rate is not None and step.is_number and float(step) != process.learning_rate:

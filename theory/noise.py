@@ -229,6 +229,8 @@ def isotropic(D: Parameter) -> Noise:
 def anisotropic(delta: Given = None, kappa: Given = None, *, D: Sequence | None = None) -> Noise:
     """Constant anisotropic noise: diag(Δ/κ on the slow, Δ on the fast variables), or any matrix.
 
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 9–12.
+
     Parameters
     ----------
     delta, kappa : number or sympy expression
@@ -239,15 +241,7 @@ def anisotropic(delta: Given = None, kappa: Given = None, *, D: Sequence | None 
     Returns
     -------
     Noise
-
-    Raises
-    ------
-    ValueError
-        If both or neither form is given, or D is not symmetric positive semidefinite.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 9–12.
+        A ValueError if both or neither form is given, or D is not symmetric positive semidefinite.
     """
     if D is not None:
         if delta is not None or kappa is not None:
@@ -261,6 +255,8 @@ def anisotropic(delta: Given = None, kappa: Given = None, *, D: Sequence | None 
 def random_shift(delta_s: Given = None, *, learning_rate: Given = None, sigma: Given = None) -> Noise:
     """Minibatch losses that are randomly shifted copies of L: C = 2σH², D = Δ_S H², Δ_S = ησ.
 
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 7, supplement S1–S4.
+
     Parameters
     ----------
     delta_s : number or sympy expression, optional
@@ -272,15 +268,7 @@ def random_shift(delta_s: Given = None, *, learning_rate: Given = None, sigma: G
     Returns
     -------
     Noise
-
-    Raises
-    ------
-    ValueError
-        If Δ_S is not determined, or determined twice.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 7, supplement S1–S4.
+        A ValueError if Δ_S is not determined, or determined twice.
     """
     rate = None if learning_rate is None else positive(learning_rate, "learning_rate")
     if delta_s is not None and sigma is None:
@@ -324,29 +312,19 @@ def data_shift(*, learning_rate: Parameter, batch_size: Parameter, variance: Par
     For L(θ) = E f(θ − x) the covariance of one sample's gradient is C = Σ_{n≥1} vⁿ/n! (∂ⁿ∇L)(∂ⁿ∇L)ᵀ
     (all n-th derivatives; the sum ends, as L is a polynomial), and D = (η/2B) C. Its first term, vH², is
     :func:`random_shift` with Δ_S = ηv/2B; only the others are left where H vanishes. Minibatches also
-    have higher cumulants, which a Langevin equation leaves out.
+    have higher cumulants, which a Langevin equation leaves out. The setting is that of Xie, Sato, Sugiyama,
+    ICLR 2021, appendix E.1; the expansion is the Hermite series of ∇f.
 
     Parameters
     ----------
-    learning_rate, batch_size : number or sympy expression
-        η and B.
-    variance : number or sympy expression
-        v.
+    learning_rate, batch_size, variance : number or sympy expression
+        η, B and v; a number that is not positive is a ValueError.
 
     Returns
     -------
     Noise
         For landscapes that are the *mean* loss L, such as ``styblinski_tang(shift_variance=1)``; another
         loss than a polynomial is refused when D is asked for.
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive.
-
-    References
-    ----------
-    Setting of Xie, Sato, Sugiyama, ICLR 2021, appendix E.1. The expansion is the Hermite series of ∇f.
 
     Examples
     --------

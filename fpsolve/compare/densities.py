@@ -42,7 +42,8 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
     *results : DataArray, Dataset or Reduced
         Densities from :func:`fpsolve.stationary_density`, ensembles from :func:`fpsolve.simulate`,
         reductions from :func:`theory.valley.elimination.eliminate`; any number, any order. Two ensembles
-        with different time steps also give their extrapolation to dt → 0.
+        with different time steps also give their extrapolation to dt → 0. Another kind is a TypeError; none,
+        and other variables than the process has, are ValueErrors.
 
     Returns
     -------
@@ -51,13 +52,6 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
         of variables that are not symmetric ⟨u v⟩. Errors are the half-grid estimate (finite
         volumes), the change at the last refinement (spectral), the standard error between walkers
         (ensemble) and the last term of the expansion (theory).
-
-    Raises
-    ------
-    TypeError
-        If a result is none of these.
-    ValueError
-        If a result has other variables, or nothing is given.
     """
     if not results:
         raise ValueError("nothing to compare: give densities, ensembles or reductions")

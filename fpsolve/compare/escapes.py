@@ -79,12 +79,8 @@ def escape(
     Table
         Intervals are 95 % for splitting and simulation, half-grid estimates for the backward equation, and
         s from 0 to 1 for formulas with a path-dependent share; Kramers' carries ± D/ΔL, the size of the next
-        term. Deviations refer to the first of exact, backward, splitting, simulation that is there.
-
-    Raises
-    ------
-    ValueError
-        If the start is inside the target, a name is unknown, or no method can be used.
+        term. Deviations refer to the first of exact, backward, splitting, simulation that is there. A
+        ValueError if the start is inside the target, a name is unknown, or no method can be used.
     """
     process = numeric_process(process, True)
     unknown = [m for m in methods if m not in METHODS]

@@ -40,12 +40,8 @@ class Verdict:
     ours : str
         The measured number with its interval.
     verdict : str
-        "holds", "holds in part", "does not hold" or "not decided", and why.
-
-    Raises
-    ------
-    ValueError
-        If a field is empty or not text, or the verdict begins otherwise.
+        "holds", "holds in part", "does not hold" or "not decided", and why. Another beginning, and a field
+        that is empty or not text, are a ValueError.
     """
 
     claim: str
@@ -214,15 +210,11 @@ class VerdictTable:
     Parameters
     ----------
     rows : sequence of Verdict
+        None at all are a ValueError.
     setting : str
         What was run: "full: MNIST, 5 trainings".
     seconds : float, optional
         Processor time of what was run, on one core.
-
-    Raises
-    ------
-    ValueError
-        Without rows.
     """
 
     rows: Sequence[Verdict]
@@ -267,7 +259,8 @@ def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
     Parameters
     ----------
     path : path
-        An ``.ipynb`` file.
+        An ``.ipynb`` file. One that is too large, no notebook, or holds rows that are no verdicts is a
+        ValueError.
 
     Returns
     -------
@@ -275,11 +268,6 @@ def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
         Its first heading.
     tables : list of VerdictTable
         In the order of the notebook; empty where it shows none.
-
-    Raises
-    ------
-    ValueError
-        If the file is too large, no notebook, or holds rows that are no verdicts.
     """
     path = Path(path)
     if path.stat().st_size > LARGEST:
@@ -313,12 +301,8 @@ def verdict_page(notebooks: Iterable[str | Path], *, relative_to: str | Path = "
     Returns
     -------
     str
-        Counts of outcomes, then a table for each notebook that has verdicts.
-
-    Raises
-    ------
-    ValueError
-        If no notebook has a verdict, or one cannot be read.
+        Counts of outcomes, then a table for each notebook that has verdicts. A ValueError if none has, or
+        one cannot be read.
     """
     sections, counted = [], Counter[str]()
     for path in map(Path, notebooks):

@@ -51,7 +51,7 @@ def exact_log_mean_time(process: Process, start: float, target: float, **far_sid
 
 
 def exact_mean_time(process: Process, start: float, target: float, **far_side: Unpack[FarSide]) -> float:
-    """Mean first-passage time in one dimension, right to 1e-9.
+    """Mean first-passage time in one dimension, right to 1e-9 (Gardiner 2009, Eq. 5.5.24 ff.).
 
     Parameters
     ----------
@@ -69,25 +69,12 @@ def exact_mean_time(process: Process, start: float, target: float, **far_side: U
     -------
     float
         T in units of time. To a saddle it is half the time to the other well (for high barriers):
-        from the top the walker returns with probability one half.
-
-    Raises
-    ------
-    ValueError
-        If the process is not one-dimensional, D is not positive on the path (a zero of D is named
-        with what it means, see :func:`inflection_dimension`), start and target coincide, or the
-        loss does not confine the walker on the far side.
-    OverflowError
-        If the time exceeds the largest float; use :func:`exact_log_mean_time`.
-
-    Warns
-    -----
-    UserWarning
-        If halving the panels still changes the answer by more than 1e-10.
-
-    References
-    ----------
-    Gardiner, *Stochastic Methods* (2009), Eq. 5.5.24 ff.
+        from the top the walker returns with probability one half. A ValueError if the process is not
+        one-dimensional, D is not positive on the path (a zero of D is named with what it means, see
+        :func:`inflection_dimension`), start and target coincide, or the loss does not confine the walker on
+        the far side. An OverflowError if the time exceeds the largest float; use
+        :func:`exact_log_mean_time`. A UserWarning if halving the panels still changes ln T by
+        more than 1e-10.
 
     Examples
     --------

@@ -132,7 +132,8 @@ def kramers_time(
 
     τ = (2π/|H_be|) √(−det H_b / det H_a) e^{ΔL/D} to the next well, half of it to the saddle. In one
     dimension a quartic minimum or saddle (zero curvature) is covered: each Gaussian width √(2πD/|L''|)
-    becomes 2Γ(5/4)(24D/|L''''|)^{1/4}.
+    becomes 2Γ(5/4)(24D/|L''''|)^{1/4}. Sources: Xie, Sato, Sugiyama, ICLR 2021, Thm 3.1; Hänggi, Talkner,
+    Borkovec, Rev. Mod. Phys. 62, 251 (1990).
 
     Parameters
     ----------
@@ -146,21 +147,8 @@ def kramers_time(
     Returns
     -------
     float
-        Relative error O(D/ΔL).
-
-    Raises
-    ------
-    ValueError
-        If the noise is not isotropic, or a point is not what it is called.
-
-    Warns
-    -----
-    UserWarning
-        If ΔL/D < 3.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Thm 3.1; Hänggi, Talkner, Borkovec, Rev. Mod. Phys. 62, 251 (1990).
+        Relative error O(D/ΔL); a UserWarning if ΔL/D < 3. A ValueError if the noise is not isotropic, or a
+        point is not what it is called.
     """
     if not isinstance(process, Langevin):
         raise TypeError("escape formulas need a theory.Langevin system")
@@ -200,30 +188,22 @@ def two_temperature_time(
     """Escape time with one temperature at the minimum and another at the saddle.
 
     τ = (2π/|H_be|) √(−det H_b/det H_a) (T_a/T_b)^{N/2} exp[s ΔL/T_a + (1−s) ΔL/T_b], for D = T_a·I around the
-    minimum and T_b·I around the saddle.
+    minimum and T_b·I around the saddle (Xie, Sato, Sugiyama, ICLR 2021, appendix, Eqs. 71, 72 and 81).
 
     Parameters
     ----------
     landscape, minimum, saddle
         As in :func:`barrier_height`, with the same errors.
     T_a, T_b : float
-        Diffusion coefficients along the escape direction at the minimum and at the saddle.
+        Diffusion coefficients along the escape direction at the minimum and at the saddle. One that is not
+        positive is a ValueError.
     s : float
-        Share of the barrier climbed at temperature T_a, in (0, 1); set by the path.
+        Share of the barrier climbed at temperature T_a; set by the path. Outside (0, 1) it is a ValueError.
 
     Returns
     -------
     float
         Time to the next well; equals Kramers' time for T_a = T_b = D.
-
-    Raises
-    ------
-    ValueError
-        If a temperature is not positive or s is outside (0, 1).
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, appendix, Eqs. 71, 72 and 81.
     """
     if not (T_a > 0 and T_b > 0 and 0 < s < 1):
         raise ValueError(f"T_a={T_a}, T_b={T_b} must be positive and s={s} inside (0, 1)")
@@ -247,7 +227,7 @@ def sgd_escape_time(
 
     It rests on a temperature that is constant near each end. For the literal D(x) = (η/2B)|L''(x)| the noise
     vanishes at the inflection point between them; :func:`theory.escape.inflection_dimension` tells
-    whether the continuous-time walker can pass it at all.
+    whether the continuous-time walker can pass it at all. Source: Xie, Sato, Sugiyama, ICLR 2021, Thm 3.2.
 
     Parameters
     ----------
@@ -261,16 +241,7 @@ def sgd_escape_time(
     Returns
     -------
     float
-        Time to the next well.
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive, s is outside (0, 1), or a point is not what it is called.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Thm 3.2.
+        Time to the next well. A ValueError if a number is not positive or s is outside (0, 1).
     """
     if not (learning_rate > 0 and batch_size > 0 and 0 < s < 1):
         raise ValueError(

@@ -32,14 +32,16 @@ def inflection_dimension(process: Process, *, start: float, target: float) -> li
 
     For D = (η/2B)|L″| the zeros are the inflection points of L and δ = (4B/η) L′/|L‴|; there Theorem 3.2 of
     Xie, Sato, Sugiyama is no statement about this D: it rests on a temperature that stays constant near
-    each end. Real escapes come from finite steps and from the noise's higher orders.
+    each end. Real escapes come from finite steps and from the noise's higher orders. Sources: Xie, Sato,
+    Sugiyama, ICLR 2021, Eqs. 7 and 51 (neglects ∇D at the ends); Revuz, Yor, *Continuous Martingales and
+    Brownian Motion* (1999), ch. XI (squared-Bessel processes).
 
     Parameters
     ----------
     process : Process
-        One variable, numeric.
+        One variable, numeric; otherwise a ValueError.
     start, target : float
-        The path.
+        The path; a ValueError if the points coincide.
 
     Returns
     -------
@@ -47,16 +49,6 @@ def inflection_dimension(process: Process, *, start: float, target: float) -> li
         In the order of the path. The dimension is ±inf where D touches zero with zero slope (as D ∝ H²
         does) and NaN where drift and noise vanish together so. Zeros closer than 5e-5 of the path are seen
         as one.
-
-    Raises
-    ------
-    ValueError
-        If the process has several variables or free parameters, or the points coincide.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Eqs. 7 and 51 (neglects ∇D at the ends);
-    Revuz, Yor, *Continuous Martingales and Brownian Motion* (1999), ch. XI (squared-Bessel processes).
 
     Examples
     --------

@@ -59,27 +59,19 @@ def occupation(matrix: np.ndarray) -> np.ndarray:
     """Stationary probabilities of the valleys: K p = 0, Σ p = 1.
 
     For two valleys p_v = τ_v/(τ_1 + τ_2), with τ_v the time to leave valley v; that form does not hold
-    for more.
+    for more. Sources: Xie, Sato, Sugiyama, ICLR 2021, Prop. 1 (two valleys); Grassmann, Taksar, Heyman, Oper.
+    Res. 33, 1107 (1985).
 
     Parameters
     ----------
     matrix : ndarray, shape (n, n)
-        From :func:`rate_matrix`.
+        From :func:`rate_matrix`. One that is not square is a ValueError, as are valleys that fall into parts
+        that do not exchange walkers.
 
     Returns
     -------
     ndarray, shape (n,)
         Every digit is kept for rates of any size.
-
-    Raises
-    ------
-    ValueError
-        If the matrix is not square, or the valleys fall into parts that do not exchange walkers.
-
-    References
-    ----------
-    Xie, Sato, Sugiyama, ICLR 2021, Prop. 1 (two valleys);
-    Grassmann, Taksar, Heyman, Oper. Res. 33, 1107 (1985).
     """
     K = np.array(matrix, float)
     if K.ndim != 2 or K.shape[0] != K.shape[1]:

@@ -34,6 +34,10 @@ def eliminate(
 ) -> Reduced:
     """Eliminate the fast variables of a valley.
 
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14 and supplement S14–S33 (orders 0
+    and 1). At order 2, for D = Δ_S H², d = Δ_S[(ελ₀)² + ελ₀λ''s + ¾λ''²s²] + c Δ_S² λ λ'² with c = ¼ (5/4
+    without cross terms) where order 1 has c = 1.
+
     Parameters
     ----------
     process : Langevin
@@ -49,20 +53,9 @@ def eliminate(
     Returns
     -------
     Reduced
-        Drift and diffusion as sympy expressions in the slow variables.
-
-    Raises
-    ------
-    ValueError
-        If the fast variables are unknown or y = 0 is not the floor of the valley.
-    NotImplementedError
-        If the noise is not smooth in y, or the expansion has terms this order does not cover.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14 and supplement S14–S33 (orders
-    0 and 1). At order 2, for D = Δ_S H², d = Δ_S[(ελ₀)² + ελ₀λ''s + ¾λ''²s²] + c Δ_S² λ λ'² with c = ¼
-    (5/4 without cross terms) where order 1 has c = 1.
+        Drift and diffusion as sympy expressions in the slow variables. A ValueError if the fast variables are
+        unknown or y = 0 is not the floor of the valley. A NotImplementedError if the noise is not smooth in
+        y, or the expansion has terms this order does not cover.
     """
     if order not in (0, 1, 2):
         raise ValueError(f"order={order} must be 0, 1 or 2")

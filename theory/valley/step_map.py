@@ -36,7 +36,8 @@ def eliminate_map(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
     Parameters
     ----------
     landscape : Landscape
-        A valley of one slow and one fast variable.
+        A valley of one slow and one fast variable, otherwise a NotImplementedError. One without a floor at
+        y = 0 is a ValueError.
     delta_s : number or Symbol
         Δ_S = ησ.
     learning_rate : number or Symbol
@@ -46,13 +47,6 @@ def eliminate_map(landscape: Landscape, *, delta_s: Parameter, learning_rate: Pa
     -------
     Reduced
         Time is η × iterations.
-
-    Raises
-    ------
-    ValueError
-        If the landscape has no floor at y = 0.
-    NotImplementedError
-        If there is more than one slow or fast variable.
     """
     symbol, eta = sp.Dummy("Delta_S", positive=True), exact(learning_rate)
     reduced = eliminate(Langevin(landscape, random_shift(delta_s=symbol)), order=2)

@@ -100,12 +100,9 @@ def search_time(
     -------
     float
         In units of time, η × iterations. Right to 10⁻³ (quadrature; see
-        :func:`theory.escape.formulas.exact_mean_time` for nine digits and a hundred times the cost).
-
-    Raises
-    ------
-    ValueError
-        If the start is the target, one of them is negative, or an order other than 2 is asked of the map.
+        :func:`theory.escape.exact.exact_mean_time` for nine digits and a hundred times the cost). A
+        ValueError if the start is the target, one of them is negative, or another order than 2 is asked of
+        the map.
     """
     if target is None:
         target = steady_state(landscape, delta_s=delta_s, order=order, learning_rate=learning_rate)
