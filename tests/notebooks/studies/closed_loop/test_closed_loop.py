@@ -13,19 +13,11 @@ from nets import models
 from nets import training as train
 from nets.data import datasets
 from nets.measure.valley import MeasuredValley, measure_valley
+from notebooks.studies.closed_loop import predictions
 from notebooks.studies.closed_loop.budget import CORRECTIONS, variance_budget
 from notebooks.studies.closed_loop.claims import loop_verdicts, near
 from notebooks.studies.closed_loop.loop import LoopStudy, closed_loop, closed_loops
-from notebooks.studies.closed_loop.predictions import (
-    METHODS,
-    SGD,
-    conditional_variances,
-    coupled_variances,
-    evolved_density,
-    flat_drift,
-    prediction,
-    stationary_place,
-)
+from notebooks.studies.closed_loop.predictions import METHODS, SGD
 from notebooks.studies.closed_loop.tables import budget_table, in_words, loop_table, noise_exponent
 from notebooks.studies.closed_loop.walks import walk
 from theory.valley.elimination import eliminate
@@ -64,14 +56,14 @@ def test_the_local_drift_is_the_eliminated_one_where_the_noise_is_that_of_the_or
     (x,) = reduced.slow
     found = float(reduced.drift.subs(x, 0.0))
 
-    assert flat_drift(valley, noise="measured")(0.0) == pytest.approx(found, rel=1e-12)
+    assert predictions.flat_drift(valley, noise="measured")(0.0) == pytest.approx(found, rel=1e-12)
     # The fit of ln C misses C(0) by its stated error, which enters through the small noise force alone.
-    assert flat_drift(valley, noise="local")(0.0) == pytest.approx(found, rel=1e-2)
+    assert predictions.flat_drift(valley, noise="local")(0.0) == pytest.approx(found, rel=1e-2)
 
 
 @pytest.mark.slow
 def test_theory_density_and_ensemble_of_one_valley_agree_within_their_errors(valley):
-    found = prediction(valley, steps=180, walkers=2000)
+    found = predictions.prediction(valley, steps=180, walkers=2000)
     variance, error = found["variance"], found["variance_error"]
 
     def of(by):
@@ -89,7 +81,9 @@ def test_theory_density_and_ensemble_of_one_valley_agree_within_their_errors(val
     x, dx = found["displacement"], found["displacement_error"]
     apart = abs(float(x.sel(by="density of (x, y)") - x.sel(by="ensemble, dt = rate/4")))
     assert apart < 4 * float(dx.sel(by="ensemble, dt = rate/4"))
-    assert np.isnan(float(found["stationary_place"])) and np.isnan(stationary_place(valley, noise="measured"))
+    assert np.isnan(float(found["stationary_place"])) and np.isnan(
+        predictions.stationary_place(valley, noise="measured")
+    )
 
 
 @pytest.mark.slow
@@ -98,7 +92,7 @@ def test_sgd_moves_along_the_flat_direction_as_predicted_and_noise_is_not_what_d
     x = found["displacement"].sel(by=["theory", "ensemble, dt = rate", SGD]).to_numpy()
     assert x == pytest.approx(x[-1], rel=0.05)
     assert abs(float(found["noise_force"])) < 0.05 * abs(float(found["flat_force"]))
-    # Within a factor of two along the sharp directions; a prediction ten times larger is rejected.
+    # Within a factor of two along the sharp directions; a predictions.prediction ten times larger is rejected.
     ahead = found["variance"].sel(by="ensemble, dt = rate")
     assert (found["sgd_low"] < 2 * ahead).all() and (found["sgd_high"] > 0.5 * ahead).all()
     assert (found["sgd_high"] < 10 * ahead).all() and (found["sgd_low"] > 0.1 * ahead).all()
@@ -122,17 +116,17 @@ def _one_mode(run, *, lam=2.0, noise=0.02, scatter=0.0):
 
 
 def test_a_stationary_place_is_found_where_the_loss_has_a_floor_in_reach(run):
-    assert stationary_place(_one_mode(run), noise="local") == pytest.approx(0.0, abs=0.01)
+    assert predictions.stationary_place(_one_mode(run), noise="local") == pytest.approx(0.0, abs=0.01)
 
 
 def test_each_minibatch_with_a_hessian_of_its_own_widens_the_law_as_the_linear_map_says(run):
     rate, lam, C, v = 0.1, 2.0, 0.02, 3.0
-    plain = coupled_variances(_one_mode(run), 0.0)
-    widened = coupled_variances(_one_mode(run, scatter=v), 0.0, minibatch_hessians=True)
+    plain = predictions.coupled_variances(_one_mode(run), 0.0)
+    widened = predictions.coupled_variances(_one_mode(run, scatter=v), 0.0, minibatch_hessians=True)
     assert plain == pytest.approx([rate * C / (lam * (2 - rate * lam))], rel=1e-10)
     assert widened == pytest.approx([rate * C / (lam * (2 - rate * lam) - rate * v)], rel=1e-8)
     with pytest.raises(ValueError, match="diverges"):
-        coupled_variances(_one_mode(run, lam=21.0), 0.0)
+        predictions.coupled_variances(_one_mode(run, lam=21.0), 0.0)
 
 
 def test_the_last_correction_of_the_budget_is_the_variance_and_the_first_is_rejected(run):
@@ -178,7 +172,7 @@ def test_the_last_correction_of_the_budget_is_the_variance_and_the_first_is_reje
 
 def test_finite_step_corrections_of_a_conditional_density_are_right_to_first_order():
     for rate, allowed in ((0.05, 1e-3), (0.1, 4e-3)):
-        found, error = conditional_variances([1.0], [0.01], learning_rate=rate)
+        found, error = predictions.conditional_variances([1.0], [0.01], learning_rate=rate)
         assert found[0] == pytest.approx(0.01 / (1 - rate / 2), rel=allowed)
         assert abs(found[0] - 0.01) > 10 * error[0]  # without the correction it is not
 
@@ -245,40 +239,35 @@ def test_verdicts_follow_the_numbers_and_wide_intervals_decide_nothing(study):
 
 
 def test_the_same_seed_gives_the_same_walk_and_bad_questions_are_refused(run, valley, tmp_path):
-    again = walk(valley, replicas=8, epochs=1, measured=2, rng=3, store=tmp_path / "walk.nc")
-    once_more = walk(valley, replicas=8, epochs=1, measured=2, rng=3)
+    small = {"replicas": 8, "epochs": 1, "measured": 2}
+    again = walk(valley, **small, rng=3, store=tmp_path / "walk.nc")
+    once_more = walk(valley, **small, rng=3)
     for name in again.data_vars:
         assert np.array_equal(again[name], once_more[name]), name
     assert again["y"].sizes == {"step": 30, "replica": 8, "mode": 2}
-    sparse = walk(valley, replicas=8, epochs=1, measured=2, every=13)
+    sparse = walk(valley, **small, every=13)
     assert sparse["step"].to_numpy().tolist() == [13, 26, 30]
-    with pytest.raises(ValueError, match="made with rng=3, not 4"):
-        walk(valley, replicas=8, epochs=1, measured=2, rng=4, store=tmp_path / "walk.nc")
-    for wrong in ({"noise": "white"}, {"noise": "Local"}):
-        with pytest.raises(ValueError, match="noise="):
-            flat_drift(valley, **wrong)
-    with pytest.raises(ValueError, match="noise='random_shift'"):
-        evolved_density(valley, 0, steps=100, noise="random_shift")
-    with pytest.raises(ValueError, match="mode=2"):
-        evolved_density(valley, 2, steps=100)
-    for name, wrong in (("replicas", 2), ("measured", 1), ("every", 0)):
-        with pytest.raises(ValueError, match=f"{name}={wrong}"):
-            walk(valley, **{name: wrong})
-    with pytest.raises(ValueError, match="walkers=10"):
-        prediction(valley, steps=100, walkers=10)
-    with pytest.raises(ValueError, match="nets=1"):
-        closed_loops(SMALL, nets=1)
-    with pytest.raises(ValueError, match="no directory"):
-        closed_loops(SMALL, folder=tmp_path / "nowhere")
-    for name, wrong, said in (
-        ("points", 5, "points=5"),
-        ("measured", 25, "24 r"),
-        ("flat", "up", "flat='up'"),
-    ):
+    refused = {
+        "made with rng=3, not 4": lambda: walk(valley, **small, rng=4, store=tmp_path / "walk.nc"),
+        "noise='white'": lambda: predictions.flat_drift(valley, noise="white"),
+        "noise='Local'": lambda: predictions.flat_drift(valley, noise="Local"),
+        "noise='random_shift'": lambda: predictions.evolved_density(
+            valley, 0, steps=100, noise="random_shift"
+        ),
+        "mode=2": lambda: predictions.evolved_density(valley, 2, steps=100),
+        "replicas=2": lambda: walk(valley, replicas=2),
+        "measured=1": lambda: walk(valley, measured=1),
+        "every=0": lambda: walk(valley, every=0),
+        "walkers=10": lambda: predictions.prediction(valley, steps=100, walkers=10),
+        "nets=1": lambda: closed_loops(SMALL, nets=1),
+        "no directory": lambda: closed_loops(SMALL, folder=tmp_path / "nowhere"),
+        "points=5": lambda: replace(SMALL, points=5),
+        "24 r": lambda: replace(SMALL, measured=25),
+        "flat='up'": lambda: replace(SMALL, flat="up"),
+        "window=1 has 15 steps": lambda: closed_loops(replace(SMALL, window=1, batch_size=100, quiet=2)),
+        "quiet=100": lambda: closed_loops(replace(SMALL, quiet=100)),
+    }
+    for said, question in refused.items():
         with pytest.raises(ValueError, match=said):
-            replace(SMALL, **{name: wrong})
-    with pytest.raises(ValueError, match="window=1 has 15 steps"):
-        closed_loops(replace(SMALL, window=1, batch_size=100, quiet=2))
-    with pytest.raises(ValueError, match="quiet=100"):
-        closed_loops(replace(SMALL, quiet=100))
+            question()
     assert LoopStudy("digits", (8,)).name == "digits_8_eta0.1_B50_pilots"

@@ -19,28 +19,8 @@ from nets.measure.noise import noise_trace
 from nets.measure.overlaps import noise_alignment
 from nets.measure.subject import as_subject
 from nets.training.along import net_at, weights_along
-from notebooks.studies.noise_and_curvature.alignment import (
-    alignment_along,
-    alignment_summary,
-    noise_carriers,
-    slopes_above,
-)
-from notebooks.studies.noise_and_curvature.comparison import (
-    flatness_gain,
-    flatness_growth,
-    flatness_slope,
-    flatness_summary,
-    log_flatness,
-)
+from notebooks.studies.noise_and_curvature import alignment, comparison, noise
 from notebooks.studies.noise_and_curvature.dynamics import flatness_along, mean_white_noise
-from notebooks.studies.noise_and_curvature.noise import (
-    DIRECTIONS,
-    POOLED,
-    law_table,
-    noise_study,
-    noise_summary,
-    normality_table,
-)
 from notebooks.studies.noise_and_curvature.plot import component_laws, with_intervals
 
 
@@ -89,7 +69,7 @@ def test_correlations_are_averaged_where_their_interval_stays_below_one():
 def test_a_study_of_noise_finds_its_trace_and_is_the_same_for_the_same_seed(few, nets, weights):
     def study(seed):
         net = net_at(nets[0], weights, training=0, epoch=5)
-        return noise_study(
+        return noise.noise_study(
             net, few.train_inputs, few.train_labels, layer=1, batch_size=20, draws=400, repeats=2,
             batch_sizes=(1, 16), rng=seed,
         )  # fmt: skip
@@ -99,17 +79,19 @@ def test_a_study_of_noise_finds_its_trace_and_is_the_same_for_the_same_seed(few,
     # A third of all samples without replacement: with C₁/B in place of the exact factor it would fail.
     assert abs(float((found.trace_drawn - 1.5 * found.trace)[1])) > 4 * float(found.trace_stderr[1])
     assert found.identical(study(0)) and not found.identical(other)
-    control = found.sel(pooled=POOLED[3])
+    control = found.sel(pooled=noise.POOLED[3])
     assert (control.alpha > 1.9).all() and (found.alpha <= 2).all()
     kurtosis = found.excess_kurtosis
     assert kurtosis.sel(batch_size=1).to_numpy() == pytest.approx(16 * kurtosis.sel(batch_size=16).to_numpy())
-    summary = noise_summary([found, other])
+    summary = noise.noise_summary([found, other])
     both = xr.concat([found.alpha, other.alpha], "t")
-    assert float(summary.alpha_least.sel(pooled=POOLED[0])) == float(both.sel(pooled=POOLED[0]).min())
+    assert float(summary.alpha_least.sel(pooled=noise.POOLED[0])) == float(
+        both.sel(pooled=noise.POOLED[0]).min()
+    )
     assert summary.rejected.dims == ("group", "batch_size")
-    assert list(law_table(summary).index) == list(POOLED)
-    tested = normality_table(summary)
-    assert list(tested.columns) == ["B = 1", "B = 16"] and len(tested) == 2 * len(DIRECTIONS)
+    assert list(noise.law_table(summary).index) == list(noise.POOLED)
+    tested = noise.normality_table(summary)
+    assert list(tested.columns) == ["B = 1", "B = 16"] and len(tested) == 2 * len(noise.DIRECTIONS)
     rejected = float(summary.rejected.sel(group="random", batch_size=16))
     assert tested.loc[("random", "Gaussian rejected"), "B = 16"] == f"{rejected:.0%}"
     share = [
@@ -129,8 +111,8 @@ def test_the_stable_density_is_the_gaussian_at_two_and_has_heavy_tails_below():
 
 def test_alignment_along_training_is_that_of_each_net_and_is_kept(few, nets, weights, tmp_path):
     store = tmp_path / "alignment"
-    every = alignment_along(nets[0], weights, few, layer=1, store=store)
-    assert every.identical(alignment_along(nets[0], weights, few, layer=1, store=store))
+    every = alignment.alignment_along(nets[0], weights, few, layer=1, store=store)
+    assert every.identical(alignment.alignment_along(nets[0], weights, few, layer=1, store=store))
     assert len(list(tmp_path.iterdir())) == 6
     net = net_at(nets[0], weights, training=1, epoch=5)
     alone = noise_alignment(as_subject(net, few.train_inputs, few.train_labels, layer=1)).sel(matrix="noise")
@@ -139,7 +121,7 @@ def test_alignment_along_training_is_that_of_each_net_and_is_kept(few, nets, wei
         assert float(here[name]) == pytest.approx(float(alone[name]))
     ratios = (alone.diagonal / alone.eigenvalue).to_numpy()[:10]
     assert float(here.size_ratio_top) == pytest.approx(np.exp(np.log(ratios).mean()))
-    summary = alignment_summary(every)
+    summary = alignment.alignment_summary(every)
     mean = np.exp(np.log(every.size_ratio.sel(matrix="noise", epoch=2)).mean())
     assert float(summary.size_ratio.sel(matrix="noise", epoch=2)) == pytest.approx(float(mean))
     assert float(summary.pearson_diagonal_high.sel(matrix="noise", epoch=0)) <= 1
@@ -154,7 +136,7 @@ def test_alignment_along_training_is_that_of_each_net_and_is_kept(few, nets, wei
 def test_a_store_of_another_net_seed_layer_or_data_is_refused(few, nets, weights, tmp_path):
     store = tmp_path / "alignment"
     part = weights.isel(training=[0], epoch=[1])
-    alignment_along(nets[0], part, few, layer=1, store=store)
+    alignment.alignment_along(nets[0], part, few, layer=1, store=store)
     others = {
         "weights": (weights.isel(training=[1], epoch=[1]), few, 1),
         "layer": (part, few, 0),
@@ -162,12 +144,12 @@ def test_a_store_of_another_net_seed_layer_or_data_is_refused(few, nets, weights
     }
     for key, (course, data, layer) in others.items():
         with pytest.raises(ValueError, match=f"was made with {key}="):
-            alignment_along(nets[0], course, data, layer=layer, store=store)
+            alignment.alignment_along(nets[0], course, data, layer=layer, store=store)
     steeper = torch.nn.Sequential(
         *(torch.nn.LeakyReLU(0.1) if isinstance(m, torch.nn.ReLU) else m for m in nets[0])
     )
     with pytest.raises(ValueError, match=r"was made with (net|weights)="):
-        alignment_along(steeper, part, few, layer=1, store=store)
+        alignment.alignment_along(steeper, part, few, layer=1, store=store)
 
 
 def test_slopes_over_a_range_find_the_power():
@@ -178,7 +160,7 @@ def test_slopes_over_a_range_find_the_power():
          "diagonal": (("training", "epoch", "matrix", "mode"), np.tile(both, (2, 1, 1, 1)))},
         {"epoch": [7], "matrix": ["noise"]},
     )  # fmt: skip
-    found = slopes_above(every, (0.01, 1e-6))
+    found = alignment.slopes_above(every, (0.01, 1e-6))
     assert found.slope.sel(epoch=7).to_numpy()[0] == pytest.approx(1)
     assert 1.3 < float(found.slope[0, 1]) < 1.8 and found.directions.to_numpy().tolist() == [[25, 50]]
 
@@ -186,9 +168,9 @@ def test_slopes_over_a_range_find_the_power():
 def test_carriers_count_samples_with_the_same_residual():
     logits = torch.zeros(10, 4)
     labels = torch.arange(10) % 4
-    assert noise_carriers(logits, labels) == pytest.approx(10)
+    assert alignment.noise_carriers(logits, labels) == pytest.approx(10)
     logits[3:] = 50 * torch.nn.functional.one_hot(labels[3:], 4)
-    assert noise_carriers(logits, labels) == pytest.approx(3)
+    assert alignment.noise_carriers(logits, labels) == pytest.approx(3)
 
 
 def _course(steps, flatness, loss, rate=0.1, size=50):
@@ -205,27 +187,31 @@ def test_a_run_that_is_only_further_along_gains_at_equal_steps_and_not_at_equal_
     steps, loss = [10, 100, 1000], np.array([1.0, 0.1, 0.01])
     slow, fast = _course(steps, -0.5 * np.log(loss), loss), _course(steps, -0.5 * np.log(loss / 2), loss / 2)
     noisy = _course(steps, -0.5 * np.log(loss / 2) + 0.01, loss / 2)
-    gain = flatness_gain([fast, noisy], [slow, slow])
+    gain = comparison.flatness_gain([fast, noisy], [slow, slow])
     assert float(gain.gain) == pytest.approx(0.5 * np.log(2) + 0.005)
-    assert float(flatness_gain([fast, noisy], [slow, slow], value=10).gain) == pytest.approx(float(gain.gain))
-    gain = flatness_gain([fast, noisy], [slow, slow], at="loss")
+    assert float(comparison.flatness_gain([fast, noisy], [slow, slow], value=10).gain) == pytest.approx(
+        float(gain.gain)
+    )
+    gain = comparison.flatness_gain([fast, noisy], [slow, slow], at="loss")
     assert float(gain.gain) == pytest.approx(0.005) and float(gain.gain_low) < 0 < float(gain.gain_high)
-    assert log_flatness(slow, at="loss", value=np.sqrt(0.001)) == pytest.approx(0.25 * np.log(1000))
-    assert log_flatness(slow, at="time", value=10.0) == pytest.approx(-0.5 * np.log(0.1))
+    assert comparison.log_flatness(slow, at="loss", value=np.sqrt(0.001)) == pytest.approx(
+        0.25 * np.log(1000)
+    )
+    assert comparison.log_flatness(slow, at="time", value=10.0) == pytest.approx(-0.5 * np.log(0.1))
     with pytest.raises(ValueError, match="not measured"):
-        log_flatness(slow, at="step", value=50)
+        comparison.log_flatness(slow, at="step", value=50)
     with pytest.raises(ValueError, match="between"):
-        log_flatness(slow, at="loss", value=0.001)
+        comparison.log_flatness(slow, at="loss", value=0.001)
 
 
 def test_courses_of_flatness_are_averaged_by_their_logarithms():
     steps, loss = [10, 100, 1000], np.array([1.0, 0.1, 0.01])
     several = [_course(steps, np.array([0.0, 1.0, 3.0]) + off, loss) for off in (0.0, 1.0)]
-    found = flatness_summary(several, over="step")
+    found = comparison.flatness_summary(several, over="step")
     assert found.ln_flatness.to_numpy() == pytest.approx([0.5, 1.5, 3.5])
     assert found.step.to_numpy().tolist() == steps and (found.ln_flatness_low < found.ln_flatness).all()
     assert found.test_accuracy.to_numpy() == pytest.approx(1 - loss)
-    growth = flatness_growth(several, steps=(100, 1000))
+    growth = comparison.flatness_growth(several, steps=(100, 1000))
     assert float(growth.growth) == pytest.approx(2) and float(growth.growth_high) == pytest.approx(2)
 
 
@@ -235,16 +221,18 @@ def test_slopes_of_flatness_by_the_noise_are_found_in_each_training():
         [_course([10, 100], [0.0, 0.3 * np.log(0.1 / B) + off], loss, size=B) for off in (0.0, 5.0)]
         for B in (50, 100, 200)
     ]
-    found = flatness_slope(cases, at="step", value=100)
+    found = comparison.flatness_slope(cases, at="step", value=100)
     assert float(found.slope) == pytest.approx(0.3) and float(found.slope_high) == pytest.approx(0.3)
-    assert float(flatness_slope(cases, at="loss").slope) == pytest.approx(0.3)
-    assert float(flatness_slope(cases, at="loss", name="flatness_rescaled").slope) == pytest.approx(0)
+    assert float(comparison.flatness_slope(cases, at="loss").slope) == pytest.approx(0.3)
+    assert float(
+        comparison.flatness_slope(cases, at="loss", name="flatness_rescaled").slope
+    ) == pytest.approx(0)
     with pytest.raises(ValueError, match="needs a value"):
-        flatness_slope(cases, at="epoch")
+        comparison.flatness_slope(cases, at="epoch")
     with pytest.raises(ValueError, match="same η/B"):
-        flatness_slope([cases[0], cases[0]], at="loss")
+        comparison.flatness_slope([cases[0], cases[0]], at="loss")
     with pytest.raises(ValueError, match="at least two cases"):
-        flatness_slope(cases[:1], at="loss")
+        comparison.flatness_slope(cases[:1], at="loss")
 
 
 def test_white_noise_is_as_strong_as_that_of_sgd_and_takes_its_place(few, nets):
