@@ -31,12 +31,13 @@ time = 20
 burn_in = 5
 time_step = 0.02
 """
+PROGRAM = [sys.executable, "-m", "fpsolve.command.line", "stationary"]
 
 
-def _run(tmp_path, text, *options):
+def _run(tmp_path, text, *options, command="stationary"):
     path = tmp_path / "problem.toml"
     path.write_text(text, encoding="utf-8")
-    return line.main(["stationary", str(path), *options])
+    return line.main([command, str(path), *options])
 
 
 def test_a_file_gives_table_figure_and_data(tmp_path, capsys):
@@ -108,21 +109,22 @@ def test_bad_input_gets_one_clear_line_and_exit_code_two(case, tmp_path, capsys,
 def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "large.toml").write_text("#" * 70_000)
-    for name, message in (
-        ("missing.toml", "cannot read"),
-        ("binary.toml", "not UTF-8"),
-        ("large.toml", "larger than"),
-        ("", "cannot read"),
-    ):
+    said = {
+        "none.toml": "cannot read",
+        "binary.toml": "not UTF-8",
+        "large.toml": "larger than",
+        "": "cannot read",
+    }
+    for name, message in said.items():
         assert line.main(["stationary", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "fpsolve.command.line", "stationary", str(tmp_path / "none.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == "" and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [*PROGRAM, str(tmp_path / "none.toml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
@@ -151,8 +153,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_any_work(tmp_path,
 def test_wrong_options_exit_with_two(options, capsys):
     with pytest.raises(SystemExit) as left:
         line.main(["stationary", *options])
-    assert left.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    assert left.value.code == 2 and "error:" in capsys.readouterr().err
 
 
 def test_interruption_exits_with_130_and_one_line(tmp_path, capsys, monkeypatch):
@@ -167,15 +168,7 @@ def test_interruption_exits_with_130_and_one_line(tmp_path, capsys, monkeypatch)
 def test_a_running_ensemble_can_be_interrupted_from_the_keyboard(tmp_path):
     path = tmp_path / "long.toml"
     path.write_text(GOOD.replace("time = 20", "time = 1e9"), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "fpsolve.command.line",
-        "stationary",
-        str(path),
-        "--method",
-        "finite-volume",
-    ]
+    command = [*PROGRAM, str(path), "--method", "finite-volume"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # a test run in the background of a shell ignores Ctrl-C, and its children would inherit that
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -219,8 +212,7 @@ def test_the_version_is_printed(capsys):
 
     with pytest.raises(SystemExit) as left:
         line.main(["--version"])
-    assert left.value.code == 0
-    assert capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"
+    assert left.value.code == 0 and capsys.readouterr().out == f"fpsolve {fpsolve.__version__}\n"
 
 
 @pytest.mark.parametrize(("burn_in", "warned"), [(1, True), (15, False)])
@@ -243,12 +235,7 @@ target = "x > 0"
 methods = ["exact", "backward", "theory", "simulation"]
 walkers = 200
 """
-
-
-def _escape(tmp_path, text, *options):
-    path = tmp_path / "escape.toml"
-    path.write_text(text, encoding="utf-8")
-    return line.main(["escape", str(path), *options])
+_escape = partial(_run, command="escape")
 
 
 def test_an_escape_from_a_file_gives_the_table_of_all_methods_and_its_files(tmp_path, capsys):
@@ -299,15 +286,13 @@ burn_in = 100
 
 
 def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_store(tmp_path, capsys):
-    path = tmp_path / "phases.toml"
-    path.write_text(PHASES, encoding="utf-8")
-    out, store = tmp_path / "out", tmp_path / "runs.nc"
-    command = ["phases", str(path), "--out", str(out), "--store", str(store)]
-    assert line.main(command) == 0
+    out, store = tmp_path / "out", str(tmp_path / "runs.nc")
+    phases = partial(_run, tmp_path, PHASES, "--store", store, command="phases")
+    assert phases("--out", str(out)) == 0
     printed = capsys.readouterr().out
     assert "not settled" in printed and "Delta_m/eta" in printed
     assert {p.name for p in out.iterdir()} == {"phases.json", "phases.nc", "phases.png", "phases.txt"}
-    assert line.main([*command[:2], "--json", "--store", str(store), "--workers", "2"]) == 0
+    assert phases("--json", "--workers", "2") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["learning_rate"] for row in rows] == [0.05, pytest.approx(0.1)]
     assert all(row["II_to_III"] == [0.05, 2.0] and row["diverged"] >= 8 for row in rows)
@@ -327,8 +312,6 @@ def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_sto
     ],
 )
 def test_mistakes_in_a_phase_diagram_are_one_line(tmp_path, capsys, change, word):
-    path = tmp_path / "phases.toml"
-    path.write_text(PHASES.replace(*change), encoding="utf-8")
-    assert line.main(["phases", str(path)]) == 2
+    assert _run(tmp_path, PHASES.replace(*change), command="phases") == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1

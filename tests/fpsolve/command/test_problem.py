@@ -1,5 +1,6 @@
 """Configuration files: what they build, and that every mistake is found before any work, in one line."""
 
+import inspect
 import math
 
 import pytest
@@ -7,8 +8,10 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fpsolve import stationary_density
 from fpsolve.command import problem as config
 from theory import Landscape, Langevin, anisotropic, degenerate_valley, isotropic, random_shift
+from theory.catalogue import CATALOGUE
 from theory.noise import NOISE_KINDS
 
 x, y = sp.symbols("x y", real=True)
@@ -42,10 +45,8 @@ def test_a_formula_becomes_the_process_it_says():
 def test_an_example_takes_its_own_numbers_for_one_or_several_sharp_variables():
     one = config.parse_problem(VALLEY + '[noise]\nkind = "random_shift"\nlearning_rate = 0.01\nsigma = 0.1')
     assert one.process == Langevin(degenerate_valley(), random_shift(learning_rate=0.01, sigma=0.1))
-    two = (
-        VALLEY.replace("[8, -2, 1]", "[[8, -2, 1], [3]]")
-        + '[noise]\nkind = "anisotropic"\ndelta = 0.1\nkappa = 4'
-    )
+    two = VALLEY.replace("[8, -2, 1]", "[[8, -2, 1], [3]]")
+    two += '[noise]\nkind = "anisotropic"\ndelta = 0.1\nkappa = 4'
     assert config.parse_problem(two).process.landscape == degenerate_valley([(8, -2, 1), (3,)], 1e-3)
 
 
@@ -70,16 +71,12 @@ def test_noise_without_a_closed_form_in_three_variables_is_accepted():
 
 def test_options_of_solver_and_simulation_are_read():
     text = FILE + '[solver]\nmethod = "spectral"\nshape = 40\nscheme = ["central", "exponential"]\n'
-    text += (
-        "cross_diffusion = false\n[simulate]\nwalkers = 10\ntime = 9\ntime_step = 0.1\nburn_in = 1\nseed = 3"
-    )
+    text += "cross_diffusion = false\n[simulate]\n"
+    text += "walkers = 10\ntime = 9\ntime_step = 0.1\nburn_in = 1\nseed = 3"
     problem = config.parse_problem(text)
     assert problem.method == "spectral"
-    assert problem.solver == {
-        "shape": (40, 40),
-        "scheme": ["central", "exponential"],
-        "cross_diffusion": False,
-    }
+    scheme = ["central", "exponential"]
+    assert problem.solver == {"shape": (40, 40), "scheme": scheme, "cross_diffusion": False}
     assert problem.simulate == {"walkers": 10, "time": 9, "time_step": 0.1, "burn_in": 1, "seed": 3}
 
 
@@ -163,10 +160,6 @@ def test_a_loss_that_confines_needs_no_box(loss):
 
 
 def test_the_parameters_a_file_may_give_to_an_example_are_those_of_its_factory():
-    import inspect
-
-    from theory.catalogue import CATALOGUE
-
     assert set(config.EXAMPLE_PARAMETERS) == set(CATALOGUE)
     many = {"n_sharp", "n_flat", "depth", "rng"}  # valleys of more variables than a density can have
     for name, factory in CATALOGUE.items():
@@ -175,10 +168,6 @@ def test_the_parameters_a_file_may_give_to_an_example_are_those_of_its_factory()
 
 
 def test_the_options_a_file_may_give_to_the_solver_are_its_own():
-    import inspect
-
-    from fpsolve import stationary_density
-
     assert set(config.solver_checks(2)) <= set(inspect.signature(stationary_density).parameters)
 
 

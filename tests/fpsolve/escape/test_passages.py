@@ -15,6 +15,8 @@ x, y = sp.symbols("x y", real=True)
 WELL = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), isotropic(sp.Rational(1, 12)))
 FREE = Diffusion(sp.Matrix([0]), sp.Matrix([[sp.Rational(1, 2)]]), (x,))
 FREE_2D = Diffusion(sp.zeros(2, 1), sp.eye(2) / 4, (x, y))
+#: From the minimum of WELL to its saddle.
+OUT = {"start": {"x": -1.0}, "target": x > 0}
 
 
 def _sigmas(runs, exact):
@@ -25,17 +27,9 @@ def _sigmas(runs, exact):
 
 def test_bridge_and_shift_remove_the_bias_of_watching_only_the_ends_of_steps():
     exact = escape.exact_mean_time(WELL, start=-1, target=0)
-    arguments = {
-        "start": {"x": -1},
-        "target": x > 0,
-        "walkers": 20_000,
-        "time_step": 0.02,
-        "max_time": 1e4,
-        "rng": 1,
-    }
-    by = {
-        b: _sigmas(simulate_escape(WELL, boundary=b, **arguments), exact) for b in ("bridge", "shift", "none")
-    }
+    arguments = OUT | {"walkers": 20_000, "time_step": 0.02, "max_time": 1e4, "rng": 1}
+    treated = {b: simulate_escape(WELL, boundary=b, **arguments) for b in ("bridge", "shift", "none")}
+    by = {b: _sigmas(runs, exact) for b, runs in treated.items()}
     assert abs(by["bridge"]) < 4 and abs(by["shift"]) < 4
     assert by["none"] > 8  # the wrong law is refused
 
@@ -43,10 +37,8 @@ def test_bridge_and_shift_remove_the_bias_of_watching_only_the_ends_of_steps():
 def test_naive_bias_falls_with_the_root_of_the_step():
     bias = []
     for step in (0.04, 0.01):
-        runs = simulate_escape(
-            WELL, start={"x": -1}, target=x > 0, walkers=20_000, time_step=step, max_time=1e4, rng=2,
-            boundary="none",
-        )  # fmt: skip
+        options = {"walkers": 20_000, "max_time": 1e4, "rng": 2, "boundary": "none"}
+        runs = simulate_escape(WELL, **OUT, time_step=step, **options)
         bias.append(float(runs["escape_time"].mean()) / escape.exact_mean_time(WELL, -1, 0) - 1)
     # √4 = 2 within the error of two biases of 0.1 known to 0.007 each
     assert bias[0] / bias[1] == pytest.approx(2.0, abs=0.5)
@@ -62,17 +54,11 @@ def test_free_diffusion_leaves_an_interval_after_the_parabolic_time(start):
 
 def test_a_curved_boundary_is_met_to_first_order_in_the_step():
     # Free diffusion leaves a disc after (R² − r²)/(4D)
-    for boundary in ("bridge", "shift"):
-        runs = simulate_escape(
-            FREE_2D, start={"x": 0.3, "y": 0.0}, target=x**2 + y**2 > 1, walkers=20_000, time_step=2e-3,
-            max_time=50, rng=4, boundary=boundary,
-        )  # fmt: skip
-        assert abs(_sigmas(runs, (1 - 0.09) / (4 * 0.25))) < 4
-    naive = simulate_escape(
-        FREE_2D, start={"x": 0.3, "y": 0.0}, target=x**2 + y**2 > 1, walkers=20_000, time_step=2e-3, max_time=50,
-        rng=4, boundary="none",
-    )  # fmt: skip
-    assert _sigmas(naive, (1 - 0.09) / (4 * 0.25)) > 4
+    way = {"start": {"x": 0.3, "y": 0.0}, "target": x**2 + y**2 > 1, "time_step": 2e-3, "max_time": 50}
+    for boundary in ("bridge", "shift", "none"):
+        runs = simulate_escape(FREE_2D, **way, walkers=20_000, rng=4, boundary=boundary)
+        away = _sigmas(runs, (1 - 0.09) / (4 * 0.25))
+        assert away > 4 if boundary == "none" else abs(away) < 4
 
 
 def test_ornstein_uhlenbeck_meets_its_closed_form():
@@ -88,35 +74,27 @@ def test_ornstein_uhlenbeck_meets_its_closed_form():
 
 @pytest.mark.parametrize(
     "target",
-    [
-        sp.And(x > sp.Rational(1, 2), y > 0),
-        sp.Or(x > 1, y > 1),
-        (x - 1) ** 2 + (y - 1) ** 2 < sp.Rational(1, 4),
-    ],
+    [sp.And(x > sp.S.Half, y > 0), sp.Or(x > 1, y > 1), (x - 1) ** 2 + (y - 1) ** 2 < sp.Rational(1, 4)],
 )
 def test_quadrants_unions_and_balls_agree_with_the_backward_equation_for_full_D(target):
     A = sp.Matrix([[1, sp.Rational(4, 5)], [-sp.Rational(3, 5), sp.Rational(3, 2)]])
     D = sp.Matrix([[sp.Rational(1, 2), sp.Rational(1, 5)], [sp.Rational(1, 5), sp.Rational(2, 5)]])
     process = Diffusion(-A * sp.Matrix([x, y]), D, (x, y))
-    times = mean_first_passage_time(process, target=target, box={"x": (-5, 5), "y": (-5, 5)})
-    exact = float(times.interp(x=0.0, y=-0.5))
-    runs = simulate_escape(
-        process, start={"x": 0.0, "y": -0.5}, target=target, walkers=20_000, time_step=2e-3, max_time=500, rng=6
-    )  # fmt: skip
+    start, box = {"x": 0.0, "y": -0.5}, {"x": (-5, 5), "y": (-5, 5)}
+    _agrees_with_the_backward_equation(process, start, target, box, time_step=2e-3, rng=6)
+
+
+def _agrees_with_the_backward_equation(process, start, target, box, **options):
+    exact = float(mean_first_passage_time(process, target=target, box=box).interp(start))
+    runs = simulate_escape(process, start=start, target=target, walkers=20_000, max_time=500, **options)
     error = 4 * float(runs["escape_time"].std()) / math.sqrt(20_000) + 5e-3 * exact
     assert abs(float(runs["escape_time"].mean()) - exact) < error
 
 
 def test_noise_that_depends_on_the_place_agrees_with_the_backward_equation():
     process = Langevin(Landscape(x**2 / 2 + x * y / 4 + y**2, (x, y)), random_shift(delta_s=0.2))
-    target = x + y**2 > 1
-    times = mean_first_passage_time(process, target=target, box={"x": (-3, 1.2), "y": (-2.5, 2.5)})
-    runs = simulate_escape(
-        process, start={"x": 0.0, "y": 0.0}, target=target, walkers=20_000, time_step=5e-3, max_time=500, rng=7
-    )  # fmt: skip
-    exact = float(times.interp(x=0.0, y=0.0))
-    error = 4 * float(runs["escape_time"].std()) / math.sqrt(20_000) + 5e-3 * exact
-    assert abs(float(runs["escape_time"].mean()) - exact) < error
+    start, box = {"x": 0.0, "y": 0.0}, {"x": (-3, 1.2), "y": (-2.5, 2.5)}
+    _agrees_with_the_backward_equation(process, start, x + y**2 > 1, box, time_step=5e-3, rng=7)
 
 
 def test_the_sgd_map_is_watched_at_its_own_steps_only():
@@ -129,7 +107,7 @@ def test_the_sgd_map_is_watched_at_its_own_steps_only():
 
 
 def test_bits_depend_neither_on_threads_nor_on_the_number_of_walkers():
-    arguments = {"start": {"x": -1}, "target": x > 0, "time_step": 0.05, "max_time": 50, "rng": 9}
+    arguments = OUT | {"time_step": 0.05, "max_time": 50, "rng": 9}
     one = simulate_escape(WELL, walkers=300, threads=1, **arguments)
     two = simulate_escape(WELL, walkers=300, threads=2, **arguments)
     few = simulate_escape(WELL, walkers=70, threads=1, **arguments)
@@ -140,9 +118,7 @@ def test_bits_depend_neither_on_threads_nor_on_the_number_of_walkers():
 
 
 def test_walkers_stopped_by_the_clock_count_their_time_and_no_escape():
-    runs = simulate_escape(
-        WELL, start={"x": -1}, target=x > 0, walkers=4000, time_step=0.02, max_time=30, rng=10
-    )
+    runs = simulate_escape(WELL, **OUT, walkers=4000, time_step=0.02, max_time=30, rng=10)
     rate = escape_rate(runs)
     assert runs.attrs["n_censored"] > 1000
     assert float(rate.total_time) == pytest.approx(float(runs["observed_time"].sum()))
@@ -168,10 +144,7 @@ def test_early_divergence_is_reported_apart_from_escape():
 
 def test_no_escape_gives_an_upper_bound_and_no_division_by_zero():
     cold = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), isotropic(0.005))
-    runs = simulate_escape(
-        cold, start={"x": -1}, target=x > 0, walkers=50, time_step=0.05, max_time=20, rng=11
-    )
-    rate = escape_rate(runs)
+    rate = escape_rate(simulate_escape(cold, **OUT, walkers=50, time_step=0.05, max_time=20, rng=11))
     assert float(rate.rate) == float(rate.low) == 0.0
     assert float(rate.high) == pytest.approx(-math.log(0.025) / 1000)
 
@@ -218,14 +191,7 @@ def test_the_papers_estimator_is_what_it_says():
     ],
 )
 def test_bad_input_is_refused_before_any_step(change, message):
-    good = {
-        "start": {"x": -1.0},
-        "target": x > 0,
-        "walkers": 10,
-        "time_step": 0.01,
-        "max_time": 10.0,
-        "rng": 0,
-    }
+    good = OUT | {"walkers": 10, "time_step": 0.01, "max_time": 10.0, "rng": 0}
     with pytest.raises(ValueError, match=message):
         simulate_escape(WELL, **(good | change))
 
