@@ -46,11 +46,8 @@ def header(constants: Mapping[str, object]) -> str:
     """Start of a kernel's file: imports, named constants, and the generator of normals."""
     named = "".join(f"{name} = {value}\n" for name, value in constants.items())
     compiled = '\n\n@njit(fastmath=FAST, error_model="numpy")\n'
-    return (
-        _HEADER
-        + named
-        + "".join(compiled + inspect.getsource(f) for f in (rotated, threefry2x64, box_muller))
-    )
+    generator = (compiled + inspect.getsource(f) for f in (rotated, threefry2x64, box_muller))
+    return _HEADER + named + "".join(generator)
 
 
 def rows(counts: Mapping[str, int]) -> dict[str, int]:

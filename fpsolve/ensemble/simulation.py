@@ -63,6 +63,9 @@ def simulate(
     how a run is cut in time, or on which walkers run together. They may depend on the processor's
     kind (fused multiply-add) and on the mathematical library, for landscapes with exp or sin.
 
+    Sources: Kloeden, Platen, *Numerical Solution of Stochastic Differential Equations* (1992), 10.2; Yang,
+    Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 7 and supplement S1–S12.
+
     A result given as ``start`` is continued for another ``time``, with its walkers, seed, time step, burn-in
     and bins, and ends in the same bits as one long run.
 
@@ -112,17 +115,8 @@ def simulate(
         ``moment_sum``. Averages over time and walkers with ``_stderr`` from the scatter between
         walkers: ``mean``, ``abs_mean``, ``std``, ``abs_std`` (variable), ``second_moment``,
         ``covariance`` (variable, variable_2). With ``bins``: ``histogram``, ``density``. With
-        ``save_every``: ``path`` (walker, time, variable).
-
-    Raises
-    ------
-    ValueError
-        Before any step, if an argument, the start or a coefficient at the start makes no sense.
-
-    References
-    ----------
-    Kloeden, Platen, *Numerical Solution of Stochastic Differential Equations* (1992), 10.2.
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 7 and supplement S1–S12.
+        ``save_every``: ``path`` (walker, time, variable). A ValueError, before any step, if an argument, the
+        start or a coefficient at the start makes no sense.
     """
     check_names(process, RESERVED)
     given = {
@@ -182,10 +176,13 @@ def _run_apart(
     parts: int, progress: bool,
 ) -> tuple[State, np.ndarray, np.ndarray]:  # fmt: skip
     """As :func:`_run`, with groups of walkers on an executor, where each worker compiles for itself."""
-    jobs = {
-        executor.submit(_run, process, _taken(state, groups), last_step, save_steps, threads): groups
-        for groups in (slice(*ends) for ends in pairwise(cuts(len(state.positions), parts)))
-    }
+    jobs = {}
+    for groups in (slice(*ends) for ends in pairwise(cuts(len(state.positions), parts))):
+        first, empty = state.first_walker + groups.start * LANES, np.zeros_like(state.histogram)
+        # Copies, since workers may share memory
+        arrays = {name: getattr(state, name)[groups].copy() for name in PER_WALKER}
+        taken = replace(state, first_walker=first, histogram=empty, **arrays)
+        jobs[executor.submit(_run, process, taken, last_step, save_steps, threads)] = groups
     paths, saved_steps = np.empty(0), np.empty(0, int)
     for groups, (part, part_paths, saved_steps) in finished(jobs, progress=progress):
         for name in PER_WALKER:
@@ -196,16 +193,6 @@ def _run_apart(
         paths[:, groups] = part_paths
     state.step = last_step
     return state, paths, saved_steps
-
-
-def _taken(state: State, groups: slice) -> State:
-    """Some groups of walkers, with an empty histogram; copies, since workers may share memory."""
-    return replace(
-        state,
-        first_walker=state.first_walker + groups.start * LANES,
-        histogram=np.zeros_like(state.histogram),
-        **{name: getattr(state, name)[groups].copy() for name in PER_WALKER},
-    )
 
 
 def _kernel(process: Process) -> tuple[Callable[..., None], np.ndarray]:

@@ -58,13 +58,10 @@ def fresh_state(
     first_walker: int = 0,
 ) -> State:
     """The checked state at time 0, for arguments of :func:`fpsolve.simulate`."""
-    names, time_step = variable_names(process), checked_time_step(process, time_step)
+    divergence = 1e6 if divergence is None else divergence
+    names, time_step = variable_names(process), checked_step(process, time_step, divergence, first_walker)
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
-    divergence = 1e6 if divergence is None else divergence
-    check_divergence(divergence)
-    if first_walker < 0:
-        raise ValueError(f"first_walker={first_walker} must be at least 0")
     points = _first_points(process, names, start, walkers)
     _check_start(process, names, points, divergence)
     count, n = points.shape
@@ -182,8 +179,7 @@ def variable_names(process: Process) -> tuple[str, ...]:
 
 def check_names(process: Process, reserved: Set[str]) -> None:
     """ValueError if a variable's name is needed for a result."""
-    clash = reserved & set(variable_names(process))
-    if clash:
+    if clash := reserved & set(variable_names(process)):
         raise ValueError(f"rename the variable {min(clash)}: results use that name")
 
 
@@ -206,21 +202,21 @@ def root_values(process: Process, points: np.ndarray) -> np.ndarray:
     return np.moveaxis(numpy_function(root, process.variables)(*points.T), -1, 0)
 
 
-def checked_time_step(process: object, time_step: float | None) -> float:
-    """The given step, or the learning rate of the process; fails without either."""
-    if time_step is None:
-        time_step = getattr(process, "learning_rate", None)
+def checked_step(process: object, time_step: float | None, divergence: float, first_walker: int) -> float:
+    """The given time step, or the learning rate of the process.
+
+    A ValueError without either, and if one of the three numbers makes no sense.
+    """
+    time_step = getattr(process, "learning_rate", None) if time_step is None else time_step
     if time_step is None:
         raise ValueError("time_step is needed: this process has no learning rate to take it from")
     if not (math.isfinite(time_step) and time_step > 0):
         raise ValueError(f"time_step={time_step:g} must be positive and finite")
-    return float(time_step)
-
-
-def check_divergence(divergence: float) -> None:
-    """ValueError unless the size at which a walker has diverged is positive and finite."""
     if not (math.isfinite(divergence) and divergence > 0):
         raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
+    if first_walker < 0:
+        raise ValueError(f"first_walker={first_walker} must be at least 0")
+    return float(time_step)
 
 
 def _first_points(process: Process, names: tuple[str, ...], start: Start, walkers: int | None) -> np.ndarray:

@@ -46,7 +46,23 @@ def ensemble_dataset(
             "variable_2": list(names),
             "moment": labels,
         },
-        attrs=_attributes(process, state, int(alive.sum())),
+        attrs=provenance(
+            "ensemble of walkers, Euler-Maruyama",
+            landscape=str(getattr(process, "name", "")),
+            process_hash=process_hash(process),
+            seed=key_text(state.key),
+            generator=GENERATOR,
+            walkers=state.walkers,
+            first_walker=state.first_walker,
+            diverged_walkers=state.walkers - int(alive.sum()),
+            divergence=state.divergence,
+            time=state.step * state.time_step,
+            time_step=state.time_step,
+            steps=state.step,
+            burn_in=state.burn_in * state.time_step,
+            burn_in_steps=state.burn_in,
+            stderr=error_note(int(alive.sum())),
+        ),
     )
     dataset.update(_averages(sums[alive] / (state.step - state.burn_in), names, pairs))
     if state.edges:
@@ -158,23 +174,3 @@ def _add_histogram(dataset: xr.Dataset, state: State) -> None:
     dataset["histogram"] = quantity(counts, dims, "visits per bin")
     dataset["histogram_outside"] = quantity(state.histogram[-1], (), "visits outside all bins")
     dataset["density"] = quantity(counts / (total * volume), dims, "visits per volume, of all visits")
-
-
-def _attributes(process: Process, state: State, used: int) -> dict[str, str | int | float]:
-    return provenance(
-        "ensemble of walkers, Euler-Maruyama",
-        landscape=str(getattr(process, "name", "")),
-        process_hash=process_hash(process),
-        seed=key_text(state.key),
-        generator=GENERATOR,
-        walkers=state.walkers,
-        first_walker=state.first_walker,
-        diverged_walkers=state.walkers - used,
-        divergence=state.divergence,
-        time=state.step * state.time_step,
-        time_step=state.time_step,
-        steps=state.step,
-        burn_in=state.burn_in * state.time_step,
-        burn_in_steps=state.burn_in,
-        stderr=error_note(used),
-    )

@@ -19,13 +19,7 @@ from numpy.typing import ArrayLike
 
 from fpsolve.ensemble.lanes import LANES, from_lanes, to_lanes
 from fpsolve.ensemble.parts import cuts, finished, in_threads
-from fpsolve.ensemble.state import (
-    available_threads,
-    check_divergence,
-    checked_time_step,
-    saving_steps,
-    whole_steps,
-)
+from fpsolve.ensemble.state import available_threads, checked_step, saving_steps, whole_steps
 from fpsolve.ensemble.summary import divergences, error_note, mean, stderr, with_stderr
 from fpsolve.ensemble.wide_kernel import RECORDED_BESIDE, valley_kernel
 from fpsolve.results import provenance, quantity
@@ -58,6 +52,7 @@ def simulate_valley(
     Each walker follows θ − dt ∇L + √dt G(θ) ξ with G = √(2Δ_S) H for random shifts (with dt = η one
     iteration of SGD), √(2D) for isotropic noise, 0 for a bare landscape (gradient descent). Bits depend
     on the seed and the walker's number only, not on threads, chunks, or which walkers run together.
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 5–7, 16 and Figs. 2a, 3.
 
     Parameters
     ----------
@@ -87,24 +82,15 @@ def simulate_valley(
         ``weighted_flatness`` F̂, ``log_weighted_flatness`` ln F̂, ``loss``; ``curvature`` λ_i (time, sharp).
         Per walker: ``flat``, ``sharp`` (final positions), ``diverged``, ``divergence_time``,
         ``walker_curvature`` (walker, time, sharp), ``walker_loss`` and what :func:`flatness_growth` reads.
-
-    Raises
-    ------
-    ValueError
-        Before any step, if the loss is no such valley or an argument makes no sense.
-    NotImplementedError
-        For other noise.
-
-    Warns
-    -----
-    UserWarning
-        If every walker diverged.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 3, 5–7, 16 and Figs. 2a, 3.
+        A UserWarning if every walker diverged. Before any step, a ValueError if the loss is no such valley or
+        an argument makes no sense, and a NotImplementedError for other noise.
     """
-    landscape, time_step = _checked(process, time_step, divergence, walkers, first_walker)
+    landscape = process.landscape if isinstance(process, Langevin) else process
+    if not isinstance(landscape, Landscape):
+        raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")
+    time_step = checked_step(process, time_step, divergence, first_walker)
+    if walkers < 1:
+        raise ValueError(f"walkers={walkers} must be at least 1")
     valley = coefficients(landscape)
     shift, uniform = _noise(process)
     points = _first_points(valley, walkers, start, divergence)
@@ -138,20 +124,6 @@ def simulate_valley(
         steps=int(steps),
     )
     return _summarised(per_walker.assign_attrs(attrs))
-
-
-def _checked(
-    process: Langevin | Landscape, time_step: float | None, divergence: float, walkers: int, first_walker: int
-) -> tuple[Landscape, float]:
-    """The landscape and the time step; fails if an argument makes no sense."""
-    landscape = process.landscape if isinstance(process, Langevin) else process
-    if not isinstance(landscape, Landscape):
-        raise TypeError(f"expected a theory.Langevin or theory.Landscape, got {type(process).__name__}")
-    time_step = checked_time_step(process, time_step)
-    check_divergence(divergence)
-    if first_walker < 0 or walkers < 1:
-        raise ValueError(f"walkers={walkers} must be at least 1 and first_walker={first_walker} at least 0")
-    return landscape, time_step
 
 
 def joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -198,12 +170,8 @@ def flatness_growth(run: xr.Dataset, *, after: float = 0.0) -> xr.Dataset:
     Dataset
         dims ``time`` (middles of intervals): ``measured``, ``published``, ``with_floor``, ``averaged``, and
         ``excess_published``, … = measured − predicted, each with ``_stderr`` over walkers. The same names
-        ending in ``_overall`` are averages over all intervals, with the error of that average.
-
-    Raises
-    ------
-    ValueError
-        If there are no two records after that time, or the noise is not of random shifts.
+        ending in ``_overall`` are averages over all intervals, with the error of that average. A ValueError
+        if there are no two records after that time, or the noise is not of random shifts.
     """
     delta_s, strength = float(run.attrs["delta_s"]), float(run.attrs["sum_of_squared_curvatures"])
     if not delta_s > 0:
@@ -296,15 +264,13 @@ def _run(
     found = {
         "flat": quantity(final[:, :flat], ("walker", "flat_variable"), "final x"),
         "sharp": quantity(final[:, flat:], ("walker", "sharp_variable"), "final y"),
-        "divergence_step": quantity(
-            from_lanes(exit_step, walkers), "walker", "step of divergence, -1 if none"
-        ),
+        "divergence_step": ("walker", from_lanes(exit_step, walkers)),
         "walker_curvature": quantity(
             recorded[..., :sharp], (*moment, "sharp_variable"), "curvature along a sharp variable"
         ),
     }
-    for k, (name, words) in enumerate(RECORDED_BESIDE.items()):
-        found[f"walker_{name}"] = quantity(recorded[..., sharp + k], moment, words)
+    for k, (name, words) in enumerate(RECORDED_BESIDE.items(), sharp):
+        found[f"walker_{name}"] = quantity(recorded[..., k], moment, words)
     coords = {
         "walker": first_walker + np.arange(walkers),
         "time": quantity(every * time_step * np.arange(recorded.shape[1]), "time", "time", "time"),

@@ -169,12 +169,9 @@ def phase_diagram(
     Dataset
         Dims ``("sigma", "learning_rate")``; variables of :func:`phase_point`, ``diverged`` counted per
         cell. Phase III is what diverges within ``time``: a longer run has more of it.
-
-    Raises
-    ------
-    ValueError
-        Before any run, if the landscape is no such valley, σ or η is not positive, the burn-in is not shorter
-        than the time, ``start`` has a negative slow variable, or there are fewer than two walkers.
+        A ValueError, before any run, if the landscape is no such valley, σ or η is not positive, the burn-in
+        is not shorter than the time, ``start`` has a negative slow variable, or there are fewer than two
+        walkers.
     """
     check_valley(landscape)
     if start[0] < 0:
@@ -182,11 +179,10 @@ def phase_diagram(
     if walkers < 2:
         raise ValueError(f"walkers={walkers} must be at least 2")
     limit = float(time if search_limit is None else search_limit)
-    diagram = over_plane(
-        phase_point, landscape, sigma=sigma, learning_rate=learning_rate, title="phases",
-        run={"walkers": walkers, "time": time, "burn_in": burn_in, "start": start, "search_limit": limit},
-        options={"executor": executor, "store": store, "seed": seed, "progress": progress},
-    )  # fmt: skip
+    grid = {"sigma": sigma, "learning_rate": learning_rate}
+    run = {"walkers": walkers, "time": time, "burn_in": burn_in, "start": start, "search_limit": limit}
+    options = {"executor": executor, "store": store, "seed": seed, "progress": progress}
+    diagram = over_plane(phase_point, landscape, grid, run, options, title="phases")
     return diagram.assign_attrs(landscape=str(landscape.loss))
 
 
@@ -323,13 +319,8 @@ def transition(
     -------
     Dataset
         For each learning rate ``sigma_star`` with ``_low`` and ``_high`` (95 %), from a weighted line
-        through the curvatures; and the curvatures.
-
-    Raises
-    ------
-    ValueError
-        If the landscape is no such valley, a learning rate or factor is not positive, or there are fewer than
-        three factors.
+        through the curvatures; and the curvatures. A ValueError if the landscape is no such valley, a
+        learning rate or factor is not positive, or there are fewer than three factors.
     """
     check_valley(landscape)
     check_positive(learning_rate=learning_rate, factor=factor)

@@ -90,6 +90,8 @@ def flatness_diagram(
 ) -> xr.Dataset:
     """Flatness of SGD's steady state in a valley of many dimensions, on a grid of (σ, η).
 
+    Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Fig. 3c.
+
     Parameters
     ----------
     landscape : Landscape
@@ -109,25 +111,11 @@ def flatness_diagram(
         Dims ``("sigma", "learning_rate")``. ``flatness`` ⟨F⟩ over walkers and time after the burn-in,
         ``weighted_flatness`` ⟨F̂⟩, with ``_stderr``; ``diverged`` walkers; ``settled``, 1 if ⟨F⟩ of both
         halves agrees to 1 %; ``phase``, 3 if half of the walkers or more diverged, else 0. Drawn by
-        :func:`fpsolve.plot_phases.phase_map`.
-
-    Raises
-    ------
-    ValueError
-        Before any run, if the landscape is no such valley, σ or η is not positive, or the burn-in is not
-        shorter than the time.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Fig. 3c.
+        :func:`fpsolve.plot_phases.phase_map`. A ValueError, before any run, if the landscape is no such
+        valley, σ or η is not positive, or the burn-in is not shorter than the time.
     """
     coefficients(landscape)
-    return over_plane(
-        flatness_point,
-        landscape,
-        sigma=sigma,
-        learning_rate=learning_rate,
-        run={"walkers": walkers, "time": time, "burn_in": burn_in, "start": start},
-        options={"executor": executor, "store": store, "seed": seed, "progress": progress},
-        title="flatness",
-    )
+    grid = {"sigma": sigma, "learning_rate": learning_rate}
+    run = {"walkers": walkers, "time": time, "burn_in": burn_in, "start": start}
+    options = {"executor": executor, "store": store, "seed": seed, "progress": progress}
+    return over_plane(flatness_point, landscape, grid, run, options, title="flatness")

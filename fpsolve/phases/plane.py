@@ -40,26 +40,24 @@ def outcome(*, lost: int, settled: bool, phase: int, phases: str) -> dict[str, N
 def over_plane(
     point: Callable[..., Mapping[str, object]],
     landscape: Landscape,
-    *,
-    sigma: ArrayLike,
-    learning_rate: ArrayLike,
+    grid: Mapping[str, ArrayLike],
     run: Mapping[str, Any],
     options: Mapping[str, Any],
+    *,
     title: str,
 ) -> xr.Dataset:
-    """``point`` at every (σ, η); ``run`` fixes its keywords, ``options`` are those of :func:`fpsolve.sweep`.
+    """``point`` at every (σ, η) of the grid; ``options`` are those of :func:`fpsolve.sweep`.
 
-    ``run`` holds ``walkers``, ``time``, ``burn_in`` and ``start``. A ValueError names a σ or η that is not
-    positive, and a burn-in that is not shorter than the time.
+    ``run`` fixes keywords of ``point``: it holds ``walkers``, ``time``, ``burn_in`` and ``start``. A
+    ValueError names a σ or η that is not positive, and a burn-in that is not shorter than the time.
     """
-    check_positive(sigma=sigma, learning_rate=learning_rate)
+    check_positive(**grid)
     fixed = {name: kind(run[name]) for name, kind in (("walkers", int), ("time", float), ("burn_in", float))}
     if not 0 <= fixed["burn_in"] < fixed["time"]:
         raise ValueError(f"burn_in={run['burn_in']:g} must be at least 0 and below time={run['time']:g}")
     start = tuple(map(float, run["start"]))
     each = partial(point, landscape=landscape, **{**run, **fixed, "start": start})
-    diagram = sweep(each, {"sigma": sigma, "learning_rate": learning_rate}, **options)
-    return diagram.assign_attrs(title=f"{title} of SGD on {landscape.name}", **fixed)
+    return sweep(each, grid, **options).assign_attrs(title=f"{title} of SGD on {landscape.name}", **fixed)
 
 
 def check_positive(**values: ArrayLike) -> None:

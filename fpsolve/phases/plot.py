@@ -42,14 +42,9 @@ def phase_map(
 ) -> Axes:
     """Axes with one quantity over (σ, η); phase III is grey, cells that have not settled carry a dot.
 
-    Parameters
-    ----------
-    diagram : Dataset
-        From :func:`fpsolve.phases.phase_diagram`.
-    quantity : str
-        Any of its variables; times are drawn on a logarithmic scale.
-    borders : Dataset, optional
-        From :func:`fpsolve.phases.boundaries`, of which those in ``names`` are drawn.
+    ``diagram`` is from :func:`fpsolve.phases.phase_diagram`, and ``quantity`` any of its variables; times are
+    drawn on a logarithmic scale. Of ``borders``, from :func:`fpsolve.phases.boundaries`, those in ``names``
+    are drawn.
     """
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
@@ -108,10 +103,7 @@ def _draw_borders(ax: Axes, borders: xr.Dataset, names: Sequence[str]) -> list:
 def transition(simulated: xr.Dataset, borders: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with the simulated border of phases I and II as ησ*, beside every formula for it.
 
-    Parameters
-    ----------
-    simulated, borders : Dataset
-        From :func:`fpsolve.phases.transition` and :func:`fpsolve.phases.boundaries`.
+    The two Datasets are from :func:`fpsolve.phases.transition` and :func:`fpsolve.phases.boundaries`.
     """
     ax = style.axes(ax)
     for name in ("leading", "ito_prefactor", "second_order", "finite_step", "finite_step_second_order"):
@@ -134,12 +126,8 @@ def trajectories(
 ) -> Sequence[Axes]:
     """Two axes: paths on the landscape, and the slow variable against iterations.
 
-    Parameters
-    ----------
-    paths : mapping of label to Dataset
-        From :func:`fpsolve.simulate` with ``save_every`` and dt = η; the first walker is drawn.
-    landscape : Landscape
-        With one slow and one fast variable.
+    ``paths`` maps labels to Datasets of :func:`fpsolve.simulate` with ``save_every`` and dt = η; the first
+    walker is drawn. The landscape has one slow and one fast variable.
     """
     slow, fast = map(str, (*landscape.slow, *landscape.fast))
     reach = 1.15 * max(float(np.abs(p.path.isel(walker=0)).max()) for p in paths.values())
@@ -182,16 +170,9 @@ def critical(
 ) -> Axes:
     """Axes with a quantity against noise near the transition, its fitted power laws and a theory's line.
 
-    Parameters
-    ----------
-    x, y, stderr : ndarray, shape (n,)
-        Noise, quantity and its standard error.
-    fits : sequence of PowerLaw
-        Each drawn on its side of its origin, over the points there.
-    theory : (x, y), optional
-        A line to compare with.
-    stopped : ndarray of bool, optional
-        Points that are lower bounds: drawn as arrows.
+    ``x``, ``y`` and ``stderr``, shape (n,), are noise, quantity and its standard error. Each of ``fits`` is
+    drawn on its side of its origin, over the points there. ``theory`` is the x and y of a line to compare
+    with. Points that are ``stopped`` (bool, shape (n,)) are lower bounds, drawn as arrows.
     """
     ax = style.axes(ax)
     bound = np.zeros(len(x), bool) if stopped is None else np.asarray(stopped, bool)

@@ -110,17 +110,9 @@ def sweep(
     -------
     Dataset
         Dims of the grid, then those of the arrays; ``attrs`` hold seed, version and hashes of ``run`` and
-        grid.
-
-    Raises
-    ------
-    ValueError
-        Before any point, if an argument makes no sense, or the store is damaged, in use or that of another
-        sweep: another grid, seed, version or function (source and fixed values, not what it calls).
-    SweepError
-        If points failed.
-    RuntimeError
-        If the executor itself broke (a worker was killed): run again to go on.
+        grid. Before any point, a ValueError if an argument makes no sense, or the store is damaged, in use or
+        that of another sweep: another grid, seed, version or function (source and fixed values, not what it
+        calls). A RuntimeError if the executor itself broke (a worker was killed): run again to go on.
     """
     axes = _checked_grid(grid)
     _check_run(run, axes)
@@ -159,11 +151,7 @@ def open_sweep(store: str | Path) -> xr.Dataset:
     -------
     Dataset
         As :func:`sweep` returns it; NaN where a point is missing, and ``finished`` (0 or 1) if any is.
-
-    Raises
-    ------
-    ValueError
-        If there is neither a store nor a journal.
+        A ValueError if there is neither a store nor a journal.
     """
     path = checked_store(store)
     assert path is not None

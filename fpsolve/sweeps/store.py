@@ -189,14 +189,9 @@ def kept(
     -------
     Dataset
         In memory; ``attrs["cpu_seconds"]``: processor time of ``compute``, unless it says so itself.
-
-    Raises
-    ------
-    TypeError
-        If the question is not such; after the work, if the result is no Dataset or cannot be stored.
-    ValueError
-        If the question is empty, or the store cannot be written, is damaged, holds the answer to another
-        question, or says no question; before any work.
+        A TypeError if the question is not such; after the work, if the result is no Dataset or cannot be
+        stored. Before any work, a ValueError if the question is empty, or the store cannot be written, is
+        damaged, holds the answer to another question, or says no question.
     """
     path, question = checked_store(store), _question(asked)
 
@@ -278,12 +273,7 @@ def digest(*arrays: ArrayLike) -> str:
     Returns
     -------
     str
-        In hexadecimal.
-
-    Raises
-    ------
-    TypeError
-        If an array holds Python objects.
+        In hexadecimal. A TypeError if an array holds Python objects.
     """
     found = hashlib.sha256()
     for values in map(np.asarray, arrays):

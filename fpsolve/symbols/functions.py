@@ -37,11 +37,7 @@ def numpy_function(expressions: Expressions, variables: Sequence[sp.Symbol]) -> 
         Takes one array per variable, of shapes that broadcast to ``S``; returns float64 of shape
         ``S``, ``(k,) + S`` or ``(n, m) + S``. Constant entries are broadcast. Branches of a
         ``Piecewise`` that are not taken may be undefined; a value that is not real is NaN.
-
-    Raises
-    ------
-    ValueError
-        If an expression has other free symbols, or a function outside the known ones.
+        A ValueError if an expression has other free symbols, or a function outside the known ones.
     """
     entries = [expressions] if isinstance(expressions, sp.Basic) else list(expressions)
     check_expressions([sp.sympify(entry, strict=True) for entry in entries], variables)

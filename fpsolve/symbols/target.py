@@ -25,12 +25,8 @@ def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.E
     -------
     sympy.Expr
         Left side minus right side of a lower bound, the reverse of an upper bound; the minimum for And, the
-        maximum for Or, the negative for Not.
-
-    Raises
-    ------
-    ValueError
-        If the condition is no inequality, is always true or false, or uses other symbols.
+        maximum for Or, the negative for Not. A ValueError if the condition is no inequality, is always true
+        or false, or uses other symbols.
     """
     if condition in (sp.true, sp.false, True, False):
         raise ValueError(f"the target is always {bool(condition)}; give a condition such as x > 0")
@@ -39,10 +35,8 @@ def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.E
         raise ValueError(
             f"the target uses {', '.join(strangers)}; the process has {', '.join(map(str, variables))}"
         )
-    if isinstance(condition, (sp.StrictGreaterThan, sp.GreaterThan)):
-        return condition.lhs - condition.rhs
-    if isinstance(condition, (sp.StrictLessThan, sp.LessThan)):
-        return condition.rhs - condition.lhs
+    if isinstance(condition, (sp.StrictGreaterThan, sp.GreaterThan, sp.StrictLessThan, sp.LessThan)):
+        return condition.gts - condition.lts
     if isinstance(condition, sp.And):
         return sp.Min(*(signed_function(part, variables) for part in condition.args))
     if isinstance(condition, sp.Or):
