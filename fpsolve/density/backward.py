@@ -29,10 +29,7 @@ from theory.langevin import Process
 
 Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
 #: Name and unit of the moments of the first-passage time.
-_MOMENTS = {
-    1: ("mean first-passage time", "time"),
-    2: ("second moment of the first-passage time", "time^2"),
-}
+_MOMENTS = {1: ("mean first-passage time", "time"), 2: ("second moment of the first-passage time", "time^2")}
 #: A boundary is kept at least this share of a cell away from a cell's centre.
 SMALLEST_CUT = 1e-3
 
@@ -47,6 +44,11 @@ def mean_first_passage_time(
     moment: int = 1,
 ) -> xr.DataArray:
     """Mean time to reach a target from everywhere: 𝓛T = −1 outside, T = 0 on it.
+
+    Source: Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
+    tests/fpsolve/density/test_backward.py. A ValueError if the target is outside the box or fills it, or the
+    process is not numeric. A UserWarning if the times are lost in rounding or some come out negative (then
+    ``attrs["usable"]`` is 0), and where the half-grid estimate is above 1 %.
 
     Parameters
     ----------
@@ -69,22 +71,6 @@ def mean_first_passage_time(
     DataArray
         Dims named by the variables, zero on the target, units time (time² for the second moment).
         ``attrs["half_grid_estimate"]``: relative change of the largest value on half the grid, over three.
-
-    Raises
-    ------
-    ValueError
-        If the target is outside the box or fills it, or the process is not numeric.
-
-    Warns
-    -----
-    UserWarning
-        If the times are lost in rounding or some come out negative; then ``attrs["usable"]`` is 0. Also
-        where the half-grid estimate is above 1 %.
-
-    References
-    ----------
-    Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
-    tests/fpsolve/density/test_backward.py.
     """
     if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
@@ -145,12 +131,8 @@ def committor(
     Returns
     -------
     DataArray
-        Values in [0, 1], dims named by the variables.
-
-    Raises
-    ------
-    ValueError
-        If source and target overlap, or one of them is not in the box.
+        Values in [0, 1], dims named by the variables. A ValueError if source and target overlap, or one of
+        them is not in the box.
     """
     process = numeric_process(process, cross_diffusion)
     inside = [target_function(c, process.variables) for c in (source, target)]
@@ -180,11 +162,7 @@ def relaxation_rates(
     -------
     ndarray, shape (count,)
         Real parts, ascending, units 1 / time. With two wells the first is the sum of both escape rates.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not positive.
+        A ValueError if ``count`` is not positive.
     """
     if count < 1:
         raise ValueError(f"count={count} must be at least 1")

@@ -58,12 +58,8 @@ def evolve(
     Returns
     -------
     DataArray
-        Dims ``time`` and the variables; ``attrs["mass_drift"]`` is the largest |mass − 1| met.
-
-    Raises
-    ------
-    ValueError
-        If the times do not increase, the step is not positive, or the initial density is negative, not
+        Dims ``time`` and the variables; ``attrs["mass_drift"]`` is the largest |mass − 1| met. A ValueError
+        if the times do not increase, the step is not positive, or the initial density is negative, not
         finite, without mass, or on a grid that is not uniform.
     """
     process = numeric_process(process, cross_diffusion)
@@ -157,12 +153,7 @@ def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
     -------
     Dataset
         One component per variable, named ``J_x`` etc., second order in the cell width; zero
-        everywhere only in equilibrium.
-
-    Raises
-    ------
-    ValueError
-        If the density's dims or grid do not fit.
+        everywhere only in equilibrium. A ValueError if the density's dims or grid do not fit.
     """
     grid = _grid_of(process, density)
     P = density.transpose(*process.names).to_numpy()

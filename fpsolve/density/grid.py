@@ -18,10 +18,7 @@ Box = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Grid:
-    """A uniform tensor grid of cells.
-
-    ``mirrored`` names the axes whose lower end is a line of symmetry v = 0 rather than a wall.
-    """
+    """A uniform tensor grid of cells; the lower end of a ``mirrored`` axis is v = 0, no wall."""
 
     names: tuple[str, ...]
     low: tuple[float, ...]

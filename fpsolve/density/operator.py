@@ -29,10 +29,7 @@ from theory.langevin import Process
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Velocity c_i = −b_i + ∂_i D_ii and D_ii on the interior faces of each axis, and D at cell centres.
-
-    D has shape (*grid.shape, N, N).
-    """
+    """Velocity c_i = −b_i + ∂_i D_ii and D_ii on each axis' inner faces; D (*grid.shape, N, N) at centres."""
 
     velocity: tuple[np.ndarray, ...]
     face_diffusion: tuple[np.ndarray, ...]

@@ -41,19 +41,8 @@ RESHAPED = (
 def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
     """Axes with a probability density: a curve in one dimension, a map of log₁₀ P in two.
 
-    Parameters
-    ----------
-    density : DataArray
-        Of one or two dims.
-    decades : float
-        How far below its maximum a two-dimensional density is shown.
-    **mesh
-        Passed to ``plot`` or ``pcolormesh``.
-
-    Raises
-    ------
-    ValueError
-        If the density has more than two dims: take a marginal first.
+    The map reaches ``decades`` below its maximum. ``mesh`` is passed to ``plot`` or ``pcolormesh``. A
+    ValueError if the density has more than two dims: take a marginal first.
     """
     ax = axes(ax)
     if density.ndim == 1:
@@ -87,14 +76,9 @@ def _axis_label(density: xr.DataArray, name: str) -> str:
 
 
 def marginal(density: xr.DataArray, name: str, *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with the marginal density of one variable.
+    """Axes with the marginal density of one variable, as :func:`marginal_values` gives it.
 
-    Parameters
-    ----------
-    density, name
-        As in :func:`marginal_values`.
-    **line
-        Passed to ``plot``.
+    ``line`` is passed to ``plot``.
     """
     ax = axes(ax)
     line_values, values = marginal_values(density, name)
@@ -113,14 +97,8 @@ def landscape(
 ) -> Axes:
     """Axes with the loss along a valley: solid before the noise reshapes it, broken lines after.
 
-    Parameters
-    ----------
-    points : ndarray
-        Places along the valley, shape (n,).
-    before : ndarray
-        L on the valley's floor, shape (n,).
-    after : mapping of label to ndarray
-        L_eff on the floor, each of shape (n,).
+    ``points`` are places along the valley, ``before`` is L on the valley's floor and ``after`` L_eff there by
+    label, each of shape (n,).
     """
     ax = axes(ax)
     ax.plot(points, before, color="black", lw=1.8, label="before")
@@ -135,11 +113,7 @@ def profiles(
 ) -> Axes:
     """Axes with functions of one variable, told apart by colour and by dash.
 
-    Parameters
-    ----------
-    points : ndarray, shape (n,)
-    curves : mapping of label to ndarray
-        Each of shape (n,).
+    ``points`` has shape (n,), and so has each of the ``curves`` by label.
     """
     ax = axes(ax)
     _draw_curves(ax, points, curves, variable, CURVES)
@@ -166,18 +140,10 @@ def stationary(
 ) -> Figure:
     """Figure of the main job: the density, its slow marginal by every method, and the deviations.
 
-    Parameters
-    ----------
-    density_map, referee : DataArray
-        The finite-volume density and, optionally, the spectral one.
-    ensemble : Dataset, optional
-        A simulation with ``bins`` in the slow variable.
-    reduced : sequence of Reduced
-        Of any order.
-    table : Table, optional
-        From :func:`fpsolve.compare.stationary`: drawn as deviations with error bars.
-    slow : str, optional
-        The variable of the marginal; default the first.
+    ``density_map`` is the finite-volume density, ``referee`` the spectral one. ``ensemble`` is a simulation
+    with ``bins`` in the slow variable. ``reduced`` holds reduced densities of any order. ``table``, from
+    :func:`fpsolve.compare.stationary`, is drawn as deviations with error bars. ``slow`` names the variable of
+    the marginal, by default the first.
     """
     import matplotlib.pyplot as plt
 
@@ -238,13 +204,9 @@ def _histogram(ensemble: xr.Dataset, slow: str, folded: bool) -> tuple[np.ndarra
 def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     """Axes with |relative deviation| of every number from the reference; a dash marks its stated error.
 
-    A marker above its dash deviates by more than the stated error. Colours are those of the marginal, one
-    for each family, with a marker for each member. Deviations below 10⁻⁷ are drawn at the lower edge.
-
-    Parameters
-    ----------
-    table : Table
-        From :func:`fpsolve.compare.stationary`.
+    The table is from :func:`fpsolve.compare.stationary`. A marker above its dash deviates by more than the
+    stated error. Colours are those of the marginal, one for each family, with a marker for each member.
+    Deviations below 10⁻⁷ are drawn at the lower edge.
     """
     ax = axes(ax)
     # A family is the word before the comma; its members stand side by side

@@ -43,7 +43,13 @@ def stationary_density(
 
     Solves 0 = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with zero flux through the box. The finite-volume
     operator is central or exponentially fitted per axis and contains the cross terms; the spectral operator
-    is described in :mod:`fpsolve.density.spectral`.
+    is described in :mod:`fpsolve.density.spectral`. Sources: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101
+    (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans. Electron Devices 16, 64 (1969) for exponential fitting.
+    Order 2 in the cell width: tests/fpsolve/density/test_convergence.py.
+
+    A ValueError if a parameter has no value, the box does not fit the variables, D is not positive
+    semidefinite, or the density does not fit into the box. A UserWarning with the remedy where a self-check
+    fails.
 
     Parameters
     ----------
@@ -81,23 +87,6 @@ def stationary_density(
         self-check: ``mass``, ``residual``, ``column_sum``, ``negative_mass``, ``boundary_mass``,
         ``second_eigenvalue`` (slowest relaxation rate, within the symmetric sector), and
         ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson).
-
-    Raises
-    ------
-    ValueError
-        If a parameter has no value, the box does not fit the variables, D is not positive
-        semidefinite, or the density does not fit into the box.
-
-    Warns
-    -----
-    UserWarning
-        Where a self-check fails, with the remedy.
-
-    References
-    ----------
-    Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans.
-    Electron Devices 16, 64 (1969) for exponential fitting. Order 2 in the cell width:
-    tests/fpsolve/density/test_convergence.py.
     """
     process = numeric_process(process, cross_diffusion)
     for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):

@@ -42,14 +42,9 @@ def test_ensembles_meet_the_known_averages_within_four_standard_errors_and_rejec
     found, error = {}, {}
     for point, step in enumerate((case.time_step, case.time_step / 2)):
         seed = np.random.SeedSequence(5, spawn_key=(point,))
+        start = dict.fromkeys(case.process.names, 0.1)
         run = simulate(
-            case.process,
-            walkers=2000,
-            time=300.0,
-            burn_in=100.0,
-            time_step=step,
-            start=dict.fromkeys(case.process.names, 0.1),
-            rng=seed,
+            case.process, walkers=2000, time=300.0, burn_in=100.0, time_step=step, start=start, rng=seed
         )
         assert int(run.diverged.sum()) == 0
         found[point] = _second_moments(run, "second_moment")

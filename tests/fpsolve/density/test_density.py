@@ -8,6 +8,7 @@ import sympy as sp
 from cases import VALLEY_REFERENCE as REFERENCE
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
+from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve import compare, probability_current, stationary_density
 from fpsolve.density.grid import mirror_symmetries
@@ -85,17 +86,12 @@ def test_any_isotropic_landscape_is_boltzmann_conserves_mass_and_scales(a, b, c,
     # Barriers to about 25 D: beyond 35 D the exchange between wells is below rounding, and that is said.
     assume(0.25 * (1 + b**2 / (2 * c)) ** 2 / a + 0.2 < 25 * D)
     loss = a * x**4 / 4 - x**2 / 2 + c * y**2 + b * x * y + sp.Rational(1, 10) * sp.cos(3 * x)
-    box, shape = {"x": (-3, 3), "y": (-4, 4)}, (40, 32)
+    mesh = {"box": {"x": (-3, 3), "y": (-4, 4)}, "shape": (40, 32), "walls": "reflecting"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # coarse on purpose: only the discrete law is tested
-        density = stationary_density(
-            Langevin(Landscape(loss, (x, y)), isotropic(D)), box=box, shape=shape, walls="reflecting"
-        )
-        scaled = stationary_density(
-            Langevin(Landscape(scale * loss, (x, y)), isotropic(scale * D)),
-            box=box,
-            shape=shape,
-            walls="reflecting",
+        density, scaled = (
+            stationary_density(Langevin(Landscape(c * loss, (x, y)), isotropic(c * D)), **mesh)
+            for c in (1, scale)
         )
     assert _l1(density, sp.exp(-loss / D)) < 1e-9
     assert float(density.min()) >= -1e-30 * float(density.max())  # rounding in tails of 1e-70
@@ -190,14 +186,12 @@ def test_symmetry_is_found_used_said_and_changes_nothing():
     assert mirror_symmetries(sgd) == ("x", "y")
     assert mirror_symmetries(OU) == ()
     assert mirror_symmetries(Langevin(Landscape(TILTED, (x, y)), isotropic(1))) == ()
-    box, shape = {"x": (-1.2, 1.2), "y": (-0.8, 0.8)}, (240, 80)
+    mesh = {"box": {"x": (-1.2, 1.2), "y": (-0.8, 0.8)}, "shape": (240, 80), "walls": "reflecting"}
     warm = Langevin(degenerate_valley((8, -2, 1), 0.02), random_shift(delta_s=0.012))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folded = stationary_density(warm, box=box, shape=shape, walls="reflecting")
-        whole = stationary_density(
-            warm, box=box, shape=shape, walls="reflecting", symmetry=False, scheme=("central", "exponential")
-        )
+        folded = stationary_density(warm, **mesh)
+        whole = stationary_density(warm, symmetry=False, scheme=("central", "exponential"), **mesh)
     assert "mirrored by x -> -x, y -> -y" in folded.attrs["symmetry"]
     assert whole.attrs["symmetry"] == "none used"
     assert folded.attrs["cells"] == whole.attrs["cells"] // 4
@@ -213,15 +207,8 @@ def test_both_wells_of_a_symmetric_valley_weigh_the_same_however_slow_the_exchan
 
 def test_every_self_check_is_reported_as_a_number_or_text():
     density = stationary_density(Langevin(Landscape(TILTED, (x, y)), isotropic(0.08)))
-    for key in (
-        "mass",
-        "residual",
-        "column_sum",
-        "negative_mass",
-        "boundary_mass",
-        "second_eigenvalue",
-        "half_grid_estimate",
-    ):
+    checks = "mass residual column_sum negative_mass boundary_mass second_eigenvalue half_grid_estimate"
+    for key in checks.split():
         assert isinstance(density.attrs[key], float), key
     assert density.attrs["residual"] < 1e-12 and density.attrs["column_sum"] < 1e-12
     assert all(isinstance(v, (str, int, float)) for v in density.attrs.values())
@@ -236,8 +223,6 @@ def test_noise_from_the_hessian_of_a_convex_landscape_agrees_with_the_linearised
     density = stationary_density(process)
     H = np.array([[2, 0.5], [0.5, 4]])
     D = process.diffusion_values(np.zeros((1, 2)))[0]
-    from scipy.linalg import solve_continuous_lyapunov
-
     covariance = solve_continuous_lyapunov(H, 2 * D)
     found = compare.averages(density)
     assert found["<x^2>"] == pytest.approx(covariance[0, 0], rel=5e-3)
@@ -258,8 +243,6 @@ def test_three_variables_work_on_a_small_mesh():
 
 @pytest.mark.slow
 def test_three_variables_with_full_diffusion_have_the_lyapunov_covariance():
-    from scipy.linalg import solve_continuous_lyapunov
-
     A = np.array([[1, 0.4, 0], [-0.3, 1.2, 0.2], [0.1, 0, 0.8]])
     D = np.array([[0.10, 0.03, 0.01], [0.03, 0.08, -0.02], [0.01, -0.02, 0.09]])
     process = Diffusion(-sp.Matrix(A) * sp.Matrix([x, y, z]), sp.Matrix(D), (x, y, z))

@@ -198,15 +198,8 @@ def test_levels_that_do_not_fit_into_memory_are_left_out(monkeypatch):
 def test_a_density_carries_its_checks_in_attributes_that_files_can_hold():
     process = Langevin(double_well(), isotropic(0.1))
     density = spectral.spectral_density(process, box={"x": (-2.8, 2.8)}, symmetric=("x",))
-    checks = {
-        "mass",
-        "residual",
-        "rounding_error",
-        "negative_mass",
-        "boundary_mass",
-        "convergence",
-        "unknowns",
-    }
-    assert checks | {"method", "scheme", "symmetry", "units", "long_name"} <= set(density.attrs)
+    checks = "mass residual rounding_error negative_mass boundary_mass convergence unknowns"
+    words = "method scheme symmetry units long_name"
+    assert {*checks.split(), *words.split()} <= set(density.attrs)
     assert all(type(value) in (str, int, float) for value in density.attrs.values())
     assert float((density * density.cell_volume).sum()) == pytest.approx(1.0, abs=1e-14)
