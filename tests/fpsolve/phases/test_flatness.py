@@ -30,17 +30,10 @@ def test_figures_draw_what_they_are_given():
     import matplotlib.pyplot as plt
 
     sgd = Langevin(VALLEY, random_shift(learning_rate=0.02, sigma=0.05))
-    options = {
-        "time": 4,
-        "time_step": 0.02,
-        "record_every": 0.4,
-        "rng": 0,
-        "start": {"flat": 1.0, "sharp": 0.1},
-    }
-    runs = {
-        "SGD": simulate_valley(sgd, walkers=8, **options),
-        "GD": simulate_valley(VALLEY, walkers=1, **options),
-    }
+    start = {"flat": 1.0, "sharp": 0.1}
+    options = {"time": 4, "time_step": 0.02, "record_every": 0.4, "rng": 0, "start": start}
+    cases = {"SGD": (sgd, 8), "GD": (VALLEY, 1)}
+    runs = {k: simulate_valley(process, walkers=n, **options) for k, (process, n) in cases.items()}
     figure, panels = plt.subplots(1, 2)
     lines = plot.flatness_dynamics(runs, ax=panels[0]).lines
     assert np.array_equal(lines[0].get_ydata(), runs["SGD"].flatness) and "time" in panels[0].get_xlabel()

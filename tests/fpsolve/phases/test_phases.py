@@ -165,15 +165,8 @@ def test_borders_are_those_of_the_theory_in_their_order():
 
 
 def test_a_diagram_in_a_store_is_read_again(diagram, tmp_path):
-    store = tmp_path / "again.nc"
-    options = {
-        "sigma": [0.02],
-        "learning_rate": [0.1],
-        "walkers": 8,
-        "time": 50.0,
-        "burn_in": 10.0,
-        "store": store,
-    }
+    store, grid = tmp_path / "again.nc", {"sigma": [0.02], "learning_rate": [0.1]}
+    options = grid | {"walkers": 8, "time": 50.0, "burn_in": 10.0, "store": store}
     first = phases.phase_diagram(VALLEY, **options)
     assert phases.phase_diagram(VALLEY, **options).identical(first)
     assert open_sweep(store).phase.equals(first.phase)
