@@ -44,9 +44,7 @@ def stable_fit(
     if len(values) < 20 or not np.isfinite(values).all():
         raise ValueError(f"{len(values)} samples must be at least 20 and finite")
     if np.subtract(*np.percentile(values, [75, 25])) <= 0:
-        raise ValueError(
-            "half of the samples are equal: no continuous law; leave out weights without gradient"
-        )
+        raise ValueError("half the samples are equal: no continuous law; leave out weights without gradient")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
     alpha, scale, location = _stable(values)
@@ -54,9 +52,8 @@ def stable_fit(
         raise ValueError("no stable law of index above 0.05 fits; are many samples equal?")
     generator = np.random.default_rng(rng)
     drawn = [_stable(generator.choice(values, len(values)))[0] for _ in range(resamples)]
-    low, high = (
-        np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (np.nan, np.nan)
-    )
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.nanquantile(drawn, ends) if drawn else (np.nan, np.nan)
     percent = f"{100 * confidence:g} %"
     return dataset(
         {

@@ -262,9 +262,7 @@ def _check_points(x: np.ndarray, y: np.ndarray, origin: float, least: int) -> No
     if len(x) < least:
         raise ValueError(f"{len(x)} points are too few for an exponent; give at least {least}")
     if not (np.isfinite(y).all() and (y > 0).all()):
-        raise ValueError(
-            "y must be positive and finite: subtract its value at the transition, leave zeros out"
-        )
+        raise ValueError("y must be positive and finite: subtract its value at the transition, omit zeros")
     if not np.isfinite(x).all() or len(set(np.sign(x - origin))) != 1 or (x == origin).any():
         raise ValueError(f"x must be finite and lie on one side of origin={origin:g}")
     if np.ptp(x) == 0:

@@ -177,9 +177,7 @@ def styblinski_tang(dimensions: int = 1, *, shift_variance: Parameter = 0) -> La
         raise ValueError(f"dimensions={dimensions} must be a whole number, at least 1")
     c = 16 - 6 * v  # t⁴ − ct² + 5t has two minima where 4t³ − 2ct + 5 has three real roots
     if v.is_negative or (v.is_number and not (c > 0 and 8 * c**3 > 27 * 5**2)):
-        raise ValueError(
-            f"shift_variance={shift_variance} must lie in [0, 1.9357): beyond it one well is left"
-        )
+        raise ValueError(f"shift_variance={shift_variance} must lie in [0, 1.9357): beyond, one well is left")
     variables = _symbols("x", int(dimensions))
     wells = (t**4 - c * t**2 + 5 * t + 3 * v**2 - 16 * v for t in variables)
     return Landscape(sp.expand(sum(wells, sp.Integer(0)) / 2), variables, name="Styblinski-Tang function")

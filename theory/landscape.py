@@ -164,9 +164,7 @@ class Landscape:
         """
         v = exact(variance, "variance")
         if v.is_negative or not self.loss.is_polynomial(*self.variables):
-            raise ValueError(
-                f"variance={variance} must not be negative, and the loss {self.loss} a polynomial"
-            )
+            raise ValueError(f"variance={variance} must not be negative, the loss {self.loss} a polynomial")
         term, total, n = sp.expand(self.loss), sp.Integer(0), 0
         while term != 0:
             total, n = total + term, n + 1

@@ -362,9 +362,8 @@ def _constant_matrix(entries: Sequence, name: str) -> sp.ImmutableMatrix:
     if rows and not isinstance(rows[0], (list, tuple, np.ndarray)):
         matrix = sp.diag(*(exact(v, f"{name}[{i}]") for i, v in enumerate(rows)))
     else:
-        matrix = sp.Matrix(
-            [[exact(v, f"{name}[{i}][{j}]") for j, v in enumerate(r)] for i, r in enumerate(rows)]
-        )
+        exactly = [[exact(v, f"{name}[{i}][{j}]") for j, v in enumerate(r)] for i, r in enumerate(rows)]
+        matrix = sp.Matrix(exactly)
     if matrix.rows != matrix.cols or matrix != matrix.T:
         raise ValueError(f"{name} must be a square symmetric matrix, got {matrix.tolist()}")
     if not matrix.free_symbols:

@@ -79,9 +79,7 @@ class RandomLandscape:
         if not np.array_equal(self.coupling_std, self.coupling_std.T):
             raise ValueError("coupling_std must be symmetric, as the curvatures are")
         if not self.loss > 0 or self.loss_std < 0:
-            raise ValueError(
-                f"loss={self.loss:g} must be positive and loss_std={self.loss_std:g} not negative"
-            )
+            raise ValueError(f"loss={self.loss:g} must be positive, loss_std={self.loss_std:g} not negative")
 
     @property
     def _coupled(self) -> np.ndarray:

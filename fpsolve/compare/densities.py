@@ -119,12 +119,10 @@ def _from_ensemble(process: Process, ensemble: xr.Dataset, symmetric: Sequence[s
         statistic_of = _final_average
     wanted = statistics_of(process.names, symmetric)
     found = {quantity: statistic_of(ensemble, *asked) for quantity, asked in wanted.items()}
-    return _Estimate(
-        _ensemble_name(ensemble),
-        {q: value for q, (value, _) in found.items()},
-        {q: error for q, (_, error) in found.items()},
-        f"standard error, {'time averages' if averaged else 'final positions'}",
-    )
+    values, errors = ({q: pair[k] for q, pair in found.items()} for k in (0, 1))
+    name = f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
+    kind = f"standard error, {'time averages' if averaged else 'final positions'}"
+    return _Estimate(name, values, errors, kind)
 
 
 def _time_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tuple[float, float]:
@@ -145,15 +143,11 @@ def _final_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tupl
     return width, mean_and_error((sample - sample.mean()) ** 2 / (2 * width or 1.0))[1]
 
 
-def _ensemble_name(ensemble: xr.Dataset) -> str:
-    return f"ensemble, dt = {float(ensemble.attrs['time_step']):g}"
-
-
 def _extrapolated(process: Process, ensembles: list[xr.Dataset], symmetric: Sequence[str]) -> _Estimate:
     """Two time steps extrapolated linearly to dt → 0 (Euler–Maruyama is of weak order one)."""
     ordered = sorted(ensembles, key=lambda e: float(e.attrs["time_step"]))
     fine, coarse = ordered[0], ordered[-1]
-    small, large = float(fine.attrs["time_step"]), float(coarse.attrs["time_step"])
+    small, large = (float(ensemble.attrs["time_step"]) for ensemble in (fine, coarse))
     a, b = _from_ensemble(process, fine, symmetric), _from_ensemble(process, coarse, symmetric)
     w = large / (large - small)
     values = {q: w * a.values[q] - (w - 1) * b.values[q] for q in a.values}
@@ -214,8 +208,6 @@ def _rows(estimates: list[_Estimate], best: _Estimate, scales: dict[str, float])
             other = estimate is not best
             sigmas = abs(value - target) / combined if other and combined > 0 else math.nan
             deviation = (value - target) / scales[quantity] if other else 0.0
-            relative = error / scales[quantity]
-            rows.append(
-                Row(quantity, estimate.method, value, error, estimate.error_kind, relative, deviation, sigmas)
-            )
+            method, kind, relative = estimate.method, estimate.error_kind, error / scales[quantity]
+            rows.append(Row(quantity, method, value, error, kind, relative, deviation, sigmas))
     return tuple(rows)

@@ -62,9 +62,8 @@ class Verdict:
             rest = self.verdict.removeprefix(outcome)
             if rest != self.verdict and rest[:1] in ("", ":", ";", ","):
                 return outcome
-        raise ValueError(
-            f"a verdict begins with {', '.join(OUTCOMES)}, then ':', ';' or ',' and why; not {self.verdict!r}"
-        )
+        words = ", ".join(OUTCOMES)
+        raise ValueError(f"a verdict begins with {words}, then ':', ';' or ',' and why; not {self.verdict!r}")
 
 
 class Measured(Protocol):

@@ -83,18 +83,13 @@ def test_noise_level_is_learning_rate_times_shift_strength():
 def test_several_sharp_variables_share_the_mean_curvature_of_the_floor():
     valley = degenerate_valley(((8, -2, 1), (4, 1)), 0.01)
     assert [str(v) for v in valley.fast] == ["y1", "y2"]
-    assert valley.loss.coeff(x, 2).subs(dict.fromkeys(valley.fast, 0)) == sp.Rational(1, 2) * sp.Rational(
-        6, 100
-    )
+    lift = valley.loss.coeff(x, 2).subs(dict.fromkeys(valley.fast, 0))
+    assert lift == sp.Rational(1, 2) * sp.Rational(6, 100)
 
 
 def test_critical_points_of_the_double_well_are_two_minima_and_a_saddle_of_index_one():
-    points = double_well().critical_points()
-    assert [(p.kind, round(p.point["x"], 9)) for p in points] == [
-        ("minimum", -1),
-        ("minimum", 1),
-        ("maximum", 0),
-    ]
+    points = [(p.kind, round(p.point["x"], 9)) for p in double_well().critical_points()]
+    assert points == [("minimum", -1), ("minimum", 1), ("maximum", 0)]
     kinds = [p.kind for p in TILTED.critical_points()]
     assert sorted(kinds) == ["minimum", "minimum", "saddle"]
     assert TILTED.minimum()["x"] == pytest.approx(-1.0155048, abs=1e-6)

@@ -180,9 +180,7 @@ def _prepared(
 ) -> tuple[Coefficients, np.ndarray, float]:
     """Checked coefficients, panel edges and the start, in the coordinate that grows towards the target."""
     if len(process.variables) != 1:
-        raise ValueError(
-            f"exact times are one-dimensional; this process has {len(process.variables)} variables"
-        )
+        raise ValueError(f"exact times are one-dimensional, not of {len(process.variables)} variables")
     if process.free_parameters:
         raise ValueError(f"give values to the parameters {', '.join(process.free_parameters)} first")
     if wall not in ("reflecting", "absorbing"):

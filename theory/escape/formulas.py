@@ -101,9 +101,7 @@ def _shown(landscape: Landscape, point: np.ndarray) -> str:
 
 def _warn_if_low(ratio: float) -> None:
     if ratio < SAFE_BARRIER:
-        warnings.warn(
-            f"this formula needs a barrier well above the noise; here ΔL/D = {ratio:.2g}", stacklevel=3
-        )
+        warnings.warn(f"the formula needs a barrier well above the noise; ΔL/D = {ratio:.2g}", stacklevel=3)
 
 
 def barrier_height(landscape: Landscape, *, minimum: Place, saddle: Place) -> float:
@@ -165,9 +163,7 @@ def kramers_time(
         widths = [_laplace_width(process.landscape, p, D) for p in (passage.minimum, passage.saddle)]
         return share * widths[0] * widths[1] / D * math.exp(passage.barrier / D)
     if np.abs(passage.saddle_eigenvalues).min() <= 1e-9 or passage.minimum_eigenvalues[0] <= 1e-9:
-        raise ValueError(
-            "a flat direction at the minimum or the saddle: the quadratic prefactor does not exist"
-        )
+        raise ValueError("a flat direction at the minimum or the saddle: no quadratic prefactor exists")
     prefactor = share * 2 * math.pi / passage.escape_curvature * math.sqrt(passage.determinants)
     return prefactor * math.exp(passage.barrier / D)
 

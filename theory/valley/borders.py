@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import sympy as sp
@@ -21,7 +20,7 @@ from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley.elimination import eliminate
 from theory.valley.flatness import curvatures
-from theory.valley.reduced import Reduced
+from theory.valley.reduced import Order, Reduced
 
 
 def transition_condition(reduced: Reduced) -> sp.Expr:
@@ -44,9 +43,7 @@ def transition_condition(reduced: Reduced) -> sp.Expr:
     return sp.factor(sp.expand(condition.subs(x, 0)))
 
 
-def critical_noise(
-    landscape: Landscape, *, order: Literal[0, 1, 2] = 1, cross_diffusion: bool = True
-) -> float:
+def critical_noise(landscape: Landscape, *, order: Order = 1, cross_diffusion: bool = True) -> float:
     """Δ_S* at which x = 0 turns from the maximum of p(x) into a minimum (phase I to II).
 
     Parameters

@@ -20,18 +20,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
-from typing import Literal
 
 import sympy as sp
 
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
-from theory.valley.reduced import Reduced
+from theory.valley.reduced import Order, Reduced
 
 
-def eliminate(
-    process: Langevin, fast: str | Sequence[str] | None = None, *, order: Literal[0, 1, 2] = 2
-) -> Reduced:
+def eliminate(process: Langevin, fast: str | Sequence[str] | None = None, *, order: Order = 2) -> Reduced:
     """Eliminate the fast variables of a valley.
 
     Source: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 11–14 and supplement S14–S33 (orders 0
@@ -64,7 +61,7 @@ def eliminate(
 
 @lru_cache(maxsize=64)
 def _eliminated(
-    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Literal[0, 1, 2]
+    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Order
 ) -> Reduced:
     """The work of :func:`eliminate`; windows, referees and tables ask for the same reductions."""
     # Several slow variables: λ_i(x) stay names until the end, for their products fill pages.
@@ -235,9 +232,7 @@ class _Expansion:
         """Drift and diffusion of −⟨𝓛₁ 𝓛₀⁻¹(𝓛₁ − ⟨𝓛₁⟩)⟩."""
         n_slow, n_fast = range(len(self.slow)), range(len(self.fast))
         if any(self.D_xx[a][1][c].has(*self.fast) for a, c in product(n_slow, n_slow)):
-            raise NotImplementedError(
-                "D_xx depends on y at first order: the reduction needs third derivatives"
-            )
+            raise NotImplementedError("D_xx depends on y at first order: a reduction needs third derivatives")
         g = [self.inverse(self.b_x[1][a]) for a in n_slow]
         drift, diffusion = sp.zeros(len(self.slow), 1), sp.zeros(len(self.slow), len(self.slow))
         for a in n_slow:

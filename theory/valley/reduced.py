@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 import sympy as sp
@@ -12,6 +13,8 @@ import sympy as sp
 from theory.evaluate import lambdified
 from theory.langevin import Diffusion, Langevin
 
+#: Of the elimination, see :mod:`theory.valley.elimination`.
+Order: TypeAlias = Literal[0, 1, 2]
 #: Ratios of fast to slow scales above this are outside the expansion's range.
 VALID_BELOW = 0.1
 

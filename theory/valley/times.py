@@ -13,9 +13,9 @@ length; it is not in that paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import sympy as sp
@@ -26,9 +26,8 @@ from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley.borders import flattest_point, floor_curvature, second_moment_limit
 from theory.valley.elimination import eliminate
+from theory.valley.reduced import Order
 from theory.valley.step_map import eliminate_map
-
-Order: TypeAlias = Literal[0, 1, 2]
 
 _NODES = 8000
 #: Beyond this far past the start, walkers do not matter: the inner integral has decayed.
@@ -182,7 +181,7 @@ def divergence_learning_rate(landscape: Landscape, *, delta_s: float, order: Lit
 
 
 def _log_time(
-    coefficients: tuple[Callable, ...], delta_s: float, path: np.ndarray, beyond: np.ndarray
+    coefficients: Sequence[Callable], delta_s: float, path: np.ndarray, beyond: np.ndarray
 ) -> float:
     """ln T from path[-1] to path[0]; ``beyond`` goes on behind the start to the wall at its end.
 

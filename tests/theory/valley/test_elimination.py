@@ -149,12 +149,9 @@ def test_critical_noise_is_the_published_one_and_the_corrected_one():
 
 
 def test_finite_learning_rate_bends_the_boundary_and_leaves_the_leading_one_for_small_rates():
-    assert float(adiabatic.critical_sigma(degenerate_valley(), learning_rate=0.04)) * 0.04 == pytest.approx(
-        5e-4 * 0.84
-    )
-    assert float(adiabatic.critical_sigma(degenerate_valley(), learning_rate=1e-9)) * 1e-9 == pytest.approx(
-        5e-4
-    )
+    for eta, expected in ((0.04, 5e-4 * 0.84), (1e-9, 5e-4)):
+        sigma = adiabatic.critical_sigma(degenerate_valley(), learning_rate=eta)
+        assert float(sigma) * eta == pytest.approx(expected)
 
 
 def test_fast_variance_of_the_map_solves_its_second_moment_equation():
