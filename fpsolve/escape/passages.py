@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import sympy as sp
@@ -36,6 +36,8 @@ from theory.escape.vanishing_noise import inflection_dimension, verdict
 from theory.langevin import Process
 
 _ITERATIONS = 400_000  # lane steps between looks at Ctrl-C and the bar: under a second
+#: Values at points (k, n).
+PointFunction: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _RESERVED = frozenset({"walker", "escape_time", "outcome", "observed_time", "end_step"})
 
 
@@ -204,7 +206,7 @@ def noise_barrier(process: Process, target: sp.Basic, time_step: float, starts: 
     return f"D vanishes at {name} = {place:.6g} on the way to the target, {verdict(dimension)}"
 
 
-def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray], np.ndarray]:
+def signed_members(process: Process, target: sp.Basic) -> PointFunction:
     """Values (k, members) at points (k, n) of the inequalities of a target, in the kernel's order."""
     _, atoms = inequalities(target)
     function = numpy_function([signed_function(a, process.variables) for a in atoms], process.variables)
@@ -213,7 +215,7 @@ def signed_members(process: Process, target: sp.Basic) -> Callable[[np.ndarray],
 
 def run_walkers(
     kernel: Kernel,
-    signed: Callable[[np.ndarray], np.ndarray],
+    signed: PointFunction,
     starts: np.ndarray,
     *,
     key: tuple[int, int],
@@ -276,12 +278,11 @@ def passage_dataset(
     """Passages and their ``observed`` times (walkers,), as :func:`simulate_escape` describes them."""
     times = np.where(end.outcome == ESCAPED, observed, np.nan)
     outcomes = {"n_escaped": ESCAPED, "n_censored": CENSORED, "n_diverged": DIVERGED}
+    stopped = "time until the walker escaped, diverged or was stopped"
     variables = {
         "escape_time": quantity(times, "walker", "escape time, NaN if none", "time"),
         "outcome": quantity(end.outcome, "walker", "0 censored, 1 escaped, 2 diverged"),
-        "observed_time": quantity(
-            observed, "walker", "time until the walker escaped, diverged or was stopped", "time"
-        ),
+        "observed_time": quantity(observed, "walker", stopped, "time"),
         "end_step": quantity(end.steps, "walker", "steps made"),
         **{name: quantity(end.points[:, i], "walker", f"final {name}") for i, name in enumerate(names)},
         "total_time": quantity(math.fsum(observed), (), "total observed time", "time"),

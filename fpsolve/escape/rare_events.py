@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import sympy as sp
@@ -15,7 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
 from fpsolve.escape.kernel import Boundary, escape_kernel
-from fpsolve.escape.passages import chosen_boundary, noise_barrier, signed_members, start_state
+from fpsolve.escape.passages import PointFunction, chosen_boundary, noise_barrier, signed_members, start_state
 from fpsolve.escape.saddles import relaxation_rates_below
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
 from fpsolve.results import dataset, quantity
@@ -244,7 +244,7 @@ def _check_numbers(walkers: int, confidence: float, max_levels: int, relaxation_
 
 def _coordinate(
     process: Process, target: sp.Basic, level: sp.Expr | xr.DataArray | None
-) -> tuple[sp.Expr | xr.DataArray, Callable[[np.ndarray], np.ndarray]]:
+) -> tuple[sp.Expr | xr.DataArray, PointFunction]:
     """The level as the kernel takes it, and as a function of points (k, n)."""
     if level is None:
         level = signed_function(target, process.variables)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -75,11 +75,9 @@ def scan_escape(
     grid = _checked_grid(setting, over, values)
     seed = np.random.SeedSequence(rng).entropy if rng is None else rng
     run = partial(escape_point, setting, over, walkers=walkers, max_steps=max_steps)
-    tasks = [
-        partial(run, float(v), rng=np.random.SeedSequence(seed, spawn_key=(i,))) for i, v in enumerate(grid)
-    ]
-    calls: list[Callable[[], xr.Dataset]]
-    calls = [executor.submit(task).result if executor else task for task in tasks]
+    seeds = [np.random.SeedSequence(seed, spawn_key=(i,)) for i in range(len(grid))]
+    tasks = [partial(run, float(v), rng=own) for v, own in zip(grid, seeds, strict=True)]
+    calls: list[Callable] = [executor.submit(task).result if executor else task for task in tasks]
     points = [call() for call in shown(calls, unit="point", progress=progress, leave=True)]
     scan = xr.concat(points, dim=xr.DataArray(grid, dims=over, name=over))
     log_k = over == "sharpness" and setting.kind.thermal
@@ -118,24 +116,16 @@ def _checked_grid(setting: EscapeSetting, over: str, values: ArrayLike) -> np.nd
     return grid
 
 
-def escape_point(
-    setting: EscapeSetting,
-    over: Scanned,
-    value: float,
-    *,
-    walkers: int,
-    max_steps: int,
-    rng: int | np.random.SeedSequence | None = None,
-) -> xr.Dataset:
+def escape_point(setting: EscapeSetting, over: Scanned, value: float, **options: Any) -> xr.Dataset:
     """One point of :func:`scan_escape`, for any worker: rate, interval, exact time, prefactor; no dims.
 
-    ``value`` replaces the setting's number named by ``over``; other arguments as in :func:`scan_escape`.
+    ``value`` replaces the setting's number named by ``over``; ``options`` are those of ``setting.simulate``.
     """
     point = replace(setting, **{over: float(value)})  # type: ignore[arg-type]
     with warnings.catch_warnings():
         if over == "time_step":  # a scan of dt measures the growth that the warning is about
             warnings.simplefilter("ignore", VanishingNoise)
-        runs = point.simulate(walkers=walkers, max_steps=max_steps, rng=rng)
+        runs = point.simulate(**options)
     exact = math.nan if over == "time_step" else point.exact_log_time()
     # Theorem 3.2: τ = 2π/(k|H_be|) exp(…/k); in Theorem 3.1 the slope against ln k holds it.
     log_prefactor = 0.0 if point.kind.thermal else -math.log(point.sharpness)
@@ -228,9 +218,8 @@ def fit_slope(scan: xr.Dataset, *, prefactor: bool = True, confidence: float = 0
         deviance = 2 * float(np.sum(np.where(n > 0, n * np.log(n / expected), 0.0) - (n - expected)))
     seen = n > 0
     log_time, exact = np.log(S[seen] / n[seen]) - known[seen], scan["exact_log_time"].to_numpy() - known
-    straight = (
-        float(np.corrcoef(u[seen], log_time)[0, 1]) if seen.sum() > 2 and np.ptp(log_time) > 0 else math.nan
-    )
+    varied = seen.sum() > 2 and np.ptp(log_time) > 0
+    straight = float(np.corrcoef(u[seen], log_time)[0, 1]) if varied else math.nan
     exact_slope = np.polyfit(u, exact, 1, w=np.sqrt(expected))[0] if np.isfinite(exact).all() else math.nan
     at_one, at_zero = float(scan["slope_minimum"]), float(scan["slope_saddle"])
     share = lambda value: (value - at_zero) / (at_one - at_zero) if at_one != at_zero else math.nan  # noqa: E731

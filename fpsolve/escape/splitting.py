@@ -24,7 +24,6 @@ discrete walk. Crossings between steps matter for B alone, where ``boundary`` sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ import numpy as np
 
 from fpsolve.ensemble.lanes import Kernel
 from fpsolve.escape.kernel import ABOVE, BELOW, CENSORED, DIVERGED, ESCAPED, Boundary
-from fpsolve.escape.passages import Passages, passage_times, run_walkers
+from fpsolve.escape.passages import Passages, PointFunction, passage_times, run_walkers
 from fpsolve.progress import bar
 
 #: Independent repetitions inside one call; their spread gives the interval.
@@ -46,10 +45,10 @@ _RELAXATIONS, _SETTLING, _LOOPS = 10, 5, 10
 
 @dataclass
 class Walk:
-    """Runs batches of walkers, each with a number never used before, and counts their steps."""
+    """Runs batches of walkers, each with the next numbers (from ``used``), and counts their steps."""
 
     kernel: Kernel
-    signed: Callable[[np.ndarray], np.ndarray]
+    signed: PointFunction
     boundary: Boundary
     key: tuple[int, int]
     time_step: float
@@ -65,24 +64,17 @@ class Walk:
     diverged: int = 0
 
     def run(
-        self,
-        points: np.ndarray,
-        *,
-        lower: float = -math.inf,
-        upper: float = math.inf,
-        steps: int | None = None,
-        first: int | None = None,
+        self, points: np.ndarray, lower: float = -math.inf, upper: float = math.inf, steps: int | None = None
     ) -> Passages:
-        """Passages from ``points``; without ``steps``, each must end. ``first`` repeats an earlier batch."""
+        """Passages from ``points``; without ``steps``, each must end."""
         if not len(points):
             return Passages(np.zeros(0, np.int8), np.zeros(0, np.int64), points, np.zeros(0))
         end = run_walkers(
-            self.kernel, self.signed, points, key=self.key,
-            first_walker=self.used if first is None else first, time_step=self.time_step,
-            max_step=self.max_step if steps is None else steps, divergence=self.divergence,
-            threads=self.threads, lower=lower, upper=upper,
+            self.kernel, self.signed, points, key=self.key, first_walker=self.used,
+            time_step=self.time_step, max_step=self.max_step if steps is None else steps,
+            divergence=self.divergence, threads=self.threads, lower=lower, upper=upper,
         )  # fmt: skip
-        self.used += len(points) if first is None else 0
+        self.used += len(points)
         self.steps += int(end.steps.sum())
         lost = int((end.outcome == DIVERGED).sum())
         self.diverged += lost
@@ -175,12 +167,7 @@ class _Entries(NamedTuple):
 
 
 def pilot(
-    walk: Walk,
-    start: np.ndarray,
-    level_at: Callable[[np.ndarray], np.ndarray],
-    *,
-    source: float | None,
-    max_levels: int,
+    walk: Walk, start: np.ndarray, level_at: PointFunction, *, source: float | None, max_levels: int
 ) -> Plan:
     """Where the source ends, and levels that a share of about ``SHARE`` of the trials passes.
 
@@ -222,7 +209,8 @@ def pilot(
             )
         levels.append(following)
         # The same numbers give the same walks, now stopped at the new level
-        end = walk.run(trials.points, lower=source, upper=following, first=number)
+        walk.used = number
+        end = walk.run(trials.points, lower=source, upper=following)
         entries = _successes(trials, np.arange(_PILOT), end, following)
 
 
@@ -301,9 +289,8 @@ def _successes(trials: _Entries, walked: np.ndarray, end: Passages, upper: float
     """Trials that were beyond ``upper`` from the start, and those of the ``walked`` that came there."""
     beyond = trials.beyond(upper)
     came = ((end.outcome == ABOVE) | (end.outcome == ESCAPED)) & ~beyond[walked]
-    return _Entries.joined(
-        [trials.take(np.flatnonzero(beyond)), _Entries.of(end, trials.group[walked], came)]
-    )
+    at_once = trials.take(np.flatnonzero(beyond))
+    return _Entries.joined([at_once, _Entries.of(end, trials.group[walked], came)])
 
 
 def _first_way(

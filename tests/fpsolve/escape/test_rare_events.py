@@ -24,6 +24,13 @@ def _deviation(result, exact_log):
     return max(0.0, abs(error) - 0.005) / float(result.log_mean_time_stderr)
 
 
+def _error_beside(runs, result):
+    """Standard error of the difference of ln T from direct simulation, which must lie within four of them."""
+    error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(runs.sizes["walker"]))
+    assert abs(float(result.log_mean_time) - math.log(float(runs.escape_time.mean()))) < 4 * error
+    return error
+
+
 def _exact(ratio, start=-1.0, target=0.0):
     return escape.exact_log_mean_time(_well(ratio), start, target=target)
 
@@ -31,12 +38,10 @@ def _exact(ratio, start=-1.0, target=0.0):
 @pytest.mark.parametrize("ratio", [1, 3, 8, 20, 30])
 def test_times_meet_the_exact_ones_from_no_barrier_to_one_that_nothing_crosses(ratio):
     result = split_escape(_well(ratio), start={"x": -1}, target=x > 0, rng=0, walkers=20_000)
-    assert _deviation(result, _exact(ratio)) < 4
-    assert float(result.log_mean_time_stderr) < 0.1
+    error = float(result.log_mean_time_stderr)
+    assert _deviation(result, _exact(ratio)) < 4 and error < 0.1
     # Without the return to the source at the target, time beyond it would count too: a factor of 1.9
-    assert abs(float(result.log_mean_time) - _exact(ratio) - math.log(1.9)) > 4 * float(
-        result.log_mean_time_stderr
-    )
+    assert abs(float(result.log_mean_time) - _exact(ratio) - math.log(1.9)) > 4 * error
 
 
 def test_a_barrier_of_twenty_takes_a_ten_thousandth_of_the_steps_and_errs_by_less_than_ten_percent():
@@ -105,8 +110,7 @@ def test_levels_watched_only_at_the_ends_of_long_steps_leave_no_bias():
     options = {"start": {"x": -1}, "target": x > 0, "time_step": 0.15}
     result = split_escape(_well(5), rng=6, boundary="none", walkers=20_000, **options)
     runs = simulate_escape(_well(5), walkers=4000, max_time=1e5, boundary="none", rng=7, **options)
-    error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(4000))
-    assert abs(float(result.log_mean_time) - math.log(float(runs.escape_time.mean()))) < 4 * error
+    error = _error_beside(runs, result)
     # and that walk is far from the continuous one
     assert float(result.log_mean_time) - _exact(5) > 4 * error
 
@@ -118,8 +122,7 @@ def test_the_sgd_map_escapes_where_the_continuous_process_cannot():
     result = split_escape(sgd, rng=8, walkers=10_000, **options)
     assert result.attrs["boundary"] == "none" and result.attrs["time_step"] == 0.2
     runs = simulate_escape(sgd, walkers=2000, max_time=1e6, rng=9, **options)
-    error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(2000))
-    assert abs(float(result.log_mean_time) - math.log(float(runs.escape_time.mean()))) < 4 * error
+    _error_beside(runs, result)
     with pytest.raises(ValueError, match=r"D vanishes at x = -0\.57735.*give time_step=learning_rate"):
         split_escape(sgd, time_step=0.01, rng=8, **options)
 
@@ -156,19 +159,13 @@ def test_in_a_curved_valley_the_committor_and_the_plain_level_meet_the_backward_
     q = committor(curved, source=source, target=x > 0.5, shape=(120, 90))
     times = mean_first_passage_time(curved, target=x > 0.5, shape=(240, 180))
     exact = math.log(float(times.interp(**low, method="cubic")))
+    way = {"start": low, "target": x > 0.5, "time_step": 4e-3}
     for level, seed in ((None, 13), (q, 14)):
-        result = split_escape(
-            curved, start=low, target=x > 0.5, level=level, rng=seed, walkers=8000, time_step=4e-3
-        )
+        result = split_escape(curved, **way, level=level, rng=seed, walkers=8000)
         assert _deviation(result, exact) < 4
         assert float(result.log_mean_time_stderr) < 0.1
     if ratio == 3:
-        runs = simulate_escape(
-            curved, start=low, target=x > 0.5, walkers=2000, time_step=4e-3, max_time=1e5, rng=15
-        )
-        mean = math.log(float(runs.escape_time.mean()))
-        error = math.hypot(float(result.log_mean_time_stderr), 1 / math.sqrt(2000))
-        assert abs(float(result.log_mean_time) - mean) < 4 * error
+        _error_beside(simulate_escape(curved, **way, walkers=2000, max_time=1e5, rng=15), result)
 
 
 def test_bad_input_is_refused_before_any_walk():

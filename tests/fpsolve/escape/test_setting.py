@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import sympy as sp
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,9 +69,8 @@ def test_coordinates_are_independent_and_the_way_over_one_of_them_is_a_saddle(di
     assert sp.expand(landscape.loss - sum(one.subs(x, v) for v in landscape.variables)) == 0
     a, b, D = EXACT[0][0], EXACT[0][2], 6.0
     minimum = dict.fromkeys(landscape.names, a)
-    time = escape.kramers_time(
-        Langevin(landscape, isotropic(D)), minimum=minimum, saddle={**minimum, "x1": b}
-    )
+    process = Langevin(landscape, isotropic(D))
+    time = escape.kramers_time(process, minimum=minimum, saddle={**minimum, "x1": b})
     single = escape.kramers_time(Langevin(styblinski_tang(), isotropic(D)), minimum=a, saddle=b)
     assert time == pytest.approx(single, rel=1e-5)  # one of the n saddles
 
@@ -82,9 +82,8 @@ def test_sharpness_scales_places_by_one_over_root_k_and_curvature_by_k(k):
     for z in EXACT[1][:3]:
         place = z / math.sqrt(k)
         assert float(scaled.gradient[0].subs(x, place)) == pytest.approx(0, abs=1e-4 * math.sqrt(k))
-    assert float(scaled.hessian[0].subs(x, EXACT[1][0] / math.sqrt(k))) == pytest.approx(
-        k * EXACT[1][3], rel=1e-5
-    )
+    curvature = float(scaled.hessian[0].subs(x, EXACT[1][0] / math.sqrt(k)))
+    assert curvature == pytest.approx(k * EXACT[1][3], rel=1e-5)
 
 
 def _gauss_hermite(gradient, points, variance):
@@ -143,9 +142,8 @@ def test_simulated_langevin_escape_takes_the_exact_time_and_not_that_to_the_othe
     exact = math.exp(-setting.exact_log_time())
     assert float(rate.low) < exact < float(rate.high)
     assert not float(rate.low) < exact / 2 < float(rate.high)
-    assert setting.exact_log_time() == pytest.approx(
-        math.log(escape.exact_mean_time(setting.process, EXACT[0][0], EXACT[0][2])), abs=1e-4
-    )
+    mean_time = escape.exact_mean_time(setting.process, EXACT[0][0], EXACT[0][2])
+    assert setting.exact_log_time() == pytest.approx(math.log(mean_time), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -206,10 +204,8 @@ def test_k_times_the_sharpness_is_the_same_walk_as_k_times_the_learning_rate():
     assert sharp.x.to_numpy() * math.sqrt(3) == pytest.approx(fast.x.to_numpy(), rel=1e-6)
     for name in ("mean", "unshifted"):
         model = styblinski_tang_setting(name, learning_rate=0.01, batch_size=0.8 if name == "mean" else 0.012)
-        sharp, fast = (
-            replace(model, **change).simulate(**options)
-            for change in ({"sharpness": 1.5}, {"learning_rate": 0.015})
-        )
+        sharp = replace(model, sharpness=1.5).simulate(**options)
+        fast = replace(model, learning_rate=0.015).simulate(**options)
         assert (sharp.end_step == fast.end_step).mean() > 0.95  # chaos of rounding may part a few
 
 
@@ -217,8 +213,6 @@ def test_k_times_the_sharpness_is_the_same_walk_as_k_times_the_learning_rate():
 
 
 def test_intervals_of_the_slope_cover_the_true_one_in_95_of_100_repeats():
-    import xarray as xr
-
     rng = np.random.default_rng(0)
     u, S, slope = np.linspace(0, 3, 5), 60.0, 1.3
     hits, wrong = 0, 0
@@ -243,6 +237,10 @@ def test_intervals_of_the_slope_cover_the_true_one_in_95_of_100_repeats():
     assert float(fit.s) == pytest.approx(2 - float(fit.slope), rel=1e-9)
 
 
+def _slope_error(fit):
+    return float(fit.slope_high - fit.slope_low) / 3.92
+
+
 def test_sgld_slopes_are_those_of_theorem_3_1():
     setting = styblinski_tang_setting("unshifted", noise="isotropic", D=8, time_step=5e-4)
     scan = scan_escape(setting, "D", [6.5, 7.5, 9], walkers=400, rng=2)
@@ -264,11 +262,8 @@ def test_straight_lines_do_not_make_theorem_3_2_hold():
     over_eta = fit_slope(scan_escape(centre, "learning_rate", [0.0108, 0.0114, 0.012, 0.0126, 0.0132], rng=2))
     assert min(float(over_B.pearson), float(over_eta.pearson)) > 0.99
     by_B, by_eta = float(over_B.slope) * 0.018, float(over_eta.slope) / 0.012
-    errors = [
-        float(f.slope_high - f.slope_low) / 3.92 * c for f, c in ((over_B, 0.018), (over_eta, 1 / 0.012))
-    ]
-    assert by_eta - by_B > 8 * math.hypot(*errors)
-    assert by_eta > 1.5 * by_B
+    error = math.hypot(_slope_error(over_B) * 0.018, _slope_error(over_eta) / 0.012)
+    assert by_eta > by_B + 8 * error and by_eta > 1.5 * by_B
     assert float(over_eta.s_high) < -1  # no s in (0, 1) gives this slope
 
 
@@ -289,9 +284,8 @@ def test_a_scan_is_reproducible_point_by_point_and_travels():
     scan = scan_escape(setting, "batch_size", [0.03, 0.04], rng=11, **options)
     again = scan_escape(pickle.loads(pickle.dumps(setting)), "batch_size", [0.03, 0.04], rng=11, **options)
     assert scan.identical(again)
-    point = escape_point(
-        setting, "batch_size", 0.04, rng=np.random.SeedSequence(11, spawn_key=(1,)), **options
-    )
+    second = np.random.SeedSequence(11, spawn_key=(1,))
+    point = escape_point(setting, "batch_size", 0.04, rng=second, **options)
     assert float(point.total_time) == float(scan.total_time[1])
     assert scan.attrs["seed"] == "11" and scan.attrs["fpsolve_version"] == fpsolve.__version__
     assert all(isinstance(v, (str, int, float)) for v in scan.attrs.values())
@@ -299,9 +293,8 @@ def test_a_scan_is_reproducible_point_by_point_and_travels():
 
 def test_points_are_the_same_on_an_executor_and_in_a_sweep():
     plain = {"reading": "data", "learning_rate": 0.02, "walkers": 30, "max_steps": 500}
-    table = sweep(
-        partial(styblinski_tang_point, **plain), {"batch_size": [1, 2], "sharpness": [1.0, 1.5]}, seed=4
-    )
+    grid = {"batch_size": [1, 2], "sharpness": [1.0, 1.5]}
+    table = sweep(partial(styblinski_tang_point, **plain), grid, seed=4)
     assert table.rate.dims == ("batch_size", "sharpness") and table.n_escaped.min() > 0
     setting = styblinski_tang_setting("data", learning_rate=0.02, batch_size=1)
     options = {"walkers": 30, "max_steps": 500, "rng": 4}
@@ -328,13 +321,10 @@ def test_euler_steps_cross_a_zero_of_the_noise_in_a_time_that_grows_as_a_power_o
         double_well(), "hessian_proportional", {"x": -1.0}, x > 0, {"x": -1.0}, {"x": 0.0},
         learning_rate=1.0, batch_size=0.5 / strength, time_step=0.1, boundary="none",
     )  # fmt: skip
-    scan = scan_escape(
-        setting, "time_step", [0.0125, 0.00625, 0.003125], walkers=300, max_steps=400_000, rng=1
-    )
-    fit = fit_slope(scan)
-    delta = 2 / 9 / strength
+    options = {"walkers": 300, "max_steps": 400_000, "rng": 1}
+    fit = fit_slope(scan_escape(setting, "time_step", [0.0125, 0.00625, 0.003125], **options))
+    delta, error = 2 / 9 / strength, _slope_error(fit)
     assert float(fit.slope_minimum) == pytest.approx(delta, rel=1e-3)
-    error = float(fit.slope_high - fit.slope_low) / 3.92
     assert abs(float(fit.slope) - delta) < 3 * error + 0.08  # the power is reached from below or above
     assert abs(float(fit.slope)) > 8 * error  # a diffusion with an escape time would have slope 0
 
@@ -344,7 +334,7 @@ def test_the_same_steps_under_isotropic_noise_have_a_limit():
         double_well(), "isotropic", {"x": -1.0}, x > 0, {"x": -1.0}, {"x": 0.0}, D=0.1, time_step=0.01
     )
     fit = fit_slope(scan_escape(setting, "time_step", [0.05, 0.0125, 0.003125], walkers=600, rng=1))
-    assert abs(float(fit.slope)) < 3 * float(fit.slope_high - fit.slope_low) / 3.92
+    assert abs(float(fit.slope)) < 3 * _slope_error(fit)
 
 
 def test_noise_as_the_square_of_the_hessian_lets_the_quartic_walls_throw_walkers_across():
@@ -352,8 +342,7 @@ def test_noise_as_the_square_of_the_hessian_lets_the_quartic_walls_throw_walkers
     setting = styblinski_tang_setting("mean", noise="random_shift", learning_rate=1.0, batch_size=10.0)
     setting = replace(setting, time_step=1e-3, boundary="none")  # Δ_S = ηv/2B = 0.05
     fit = fit_slope(scan_escape(setting, "time_step", [0.001, 0.0005, 0.00025], walkers=400, rng=1))
-    error = float(fit.slope_high - fit.slope_low) / 3.92
-    assert abs(float(fit.slope) - (0.5 + 1 / 1.8)) < 3 * error + 0.05
+    assert abs(float(fit.slope) - (0.5 + 1 / 1.8)) < 3 * _slope_error(fit) + 0.05
     assert math.isnan(float(fit.slope_minimum))  # no power law from the zero itself
 
 
