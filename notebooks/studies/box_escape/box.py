@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -72,35 +71,45 @@ def simulate_box_escape(
     if batch_size is None and not injected_noise and replicas > 1:
         raise ValueError("without minibatches and injected noise all replicas are the same; use replicas=1")
     possible = batch_size is not None and dynamics.start.device.type == "cpu"
-    if method not in (None, "compiled", "batched"):
-        raise ValueError(f"method={method!r} must be 'compiled' or 'batched'")
-    if method == "compiled" and not possible:
-        raise ValueError("method='compiled' needs minibatches and data on the CPU; use 'batched'")
+    if method not in (None, "batched") and not (possible and method == "compiled"):
+        raise ValueError(f"{method=} must be 'batched', or 'compiled' with minibatches and data on the CPU")
     seed = seed_text(rng)
     seeds = [seed_text(np.random.SeedSequence(int(seed, 16), spawn_key=(i,))) for i in range(replicas)]
     rate, kick = learning_rate * sharpness, math.sqrt(2 * learning_rate * sharpness * injected_noise)
-    state = _Replicas(dynamics, seeds, sampling, batch_size, rate, kick, half_width, max_steps, progress)
+    drawn = {"samples": dynamics.samples, "batch_size": batch_size, "sampling": sampling}
+    state = _Replicas(
+        dynamics, seeds, drawn if batch_size else None, rate, kick, half_width, max_steps, progress
+    )
     with torch_threads(threads), torch.no_grad():
         (_run_compiled if possible and method != "batched" else _run_batched)(state)
+    change, at = state.change.numpy(), state.coordinate
+    side = np.where(at >= 0, np.sign(change[np.arange(replicas), at]), 0)
+    variables = {
+        "outcome": quantity((at >= 0).astype(np.int64), "replica", "1 escaped, 0 still inside"),
+        "steps": quantity(state.steps, "replica", "steps taken"),
+        "observed_time": quantity(learning_rate * state.steps, "replica", "learning rate × steps", "time"),
+        "coordinate": quantity(at, "replica", "parameter that left the box, −1 for none"),
+        "side": quantity(side.astype(np.int64), "replica", "side on which it left"),
+        "change": quantity(change, ("replica", "parameter"), "√k θ − w₀ at the end"),
+    }
     attrs: dict[str, Attribute] = {
         **dynamics.attributes, **numbers, "batch_size": int(batch_size or dynamics.samples),
         "injected_noise": float(injected_noise), "sampling": sampling if batch_size else "all samples",
         "max_steps": int(max_steps), "seed": seed,
     }  # fmt: skip
-    return _dataset(state, learning_rate, attrs)
+    return dataset(variables, title="first exits of SGD from a box", coords=None, **attrs)
 
 
 @dataclass
 class _Replicas:
     """What is asked, which replicas are ``inside`` the box of half width ``r``, and how the others ended.
 
-    ``rate`` is kη and ``kick`` is √(2kηD).
+    ``drawn`` says how minibatches are drawn, None for all samples. ``rate`` is kη, ``kick`` is √(2kηD).
     """
 
     dynamics: Dynamics
     seeds: list[str]
-    sampling: Sampling
-    batch_size: int | None
+    drawn: dict[str, Any] | None
     rate: float
     kick: float
     r: float
@@ -111,7 +120,7 @@ class _Replicas:
         count = len(self.seeds)
         self.inside = np.arange(count)
         self.change = torch.zeros(count, len(self.dynamics.start), dtype=torch.float64)
-        self.coordinate = np.full(count, -1)
+        self.coordinate = np.full(count, -1, np.int64)
         self.steps = np.zeros(count, np.int64)
 
 
@@ -119,17 +128,14 @@ def _run_compiled(state: _Replicas) -> None:
     """Run one replica after another in compiled code, until it is outside or ``max_steps`` is reached."""
     # Of the loop of nets.training only the order of minibatches and the streams of noise are shared: a step
     # there takes a hundred microseconds, a compiled one takes about one.
-    assert state.batch_size is not None
+    assert state.drawn is not None
     advance = state.dynamics.stepper(state.r, state.rate)
     start = state.dynamics.start.cpu().numpy()
     none = np.empty((0, len(start)))
-    batches = partial(
-        minibatches, samples=state.dynamics.samples, batch_size=state.batch_size, sampling=state.sampling
-    )
     for i, seed in enumerate(shown(state.seeds, unit="replica", progress=state.progress, leave=True)):
         position, done, epoch, left = start.copy(), 0, 0, False
         while not left and done < state.max_steps:
-            rows = batches(seed, epoch)[: state.max_steps - done]
+            rows = minibatches(seed, epoch, **state.drawn)[: state.max_steps - done]
             stream = noise_stream(seed, epoch) if state.kick else None
             block = len(rows) if stream is None else max(1, _BUFFER // (16 * len(start)))
             for part in np.split(rows, range(block, len(rows), block)):
@@ -156,11 +162,8 @@ def _run_batched(state: _Replicas) -> None:
     with bar(len(state.seeds), unit="replica", progress=state.progress) as counted:
         while len(state.inside) and done < state.max_steps:
             seeds = [state.seeds[i] for i in state.inside]
-            if state.batch_size is not None:
-                rows = side_by_side_minibatches(
-                    seeds, epoch, samples=state.dynamics.samples, batch_size=state.batch_size,
-                    sampling=state.sampling,
-                ).to(start.device)  # fmt: skip
+            if state.drawn is not None:
+                rows = side_by_side_minibatches(seeds, epoch, **state.drawn).to(start.device)
             if state.kick:
                 streams = [noise_stream(seed, epoch) for seed in seeds]
             length = _FULL_BATCH_EPOCH if rows is None else len(rows)
@@ -217,18 +220,3 @@ def _ended(state: _Replicas, path: torch.Tensor, done: int) -> torch.Tensor:
     keep = torch.nonzero(~left).ravel()
     state.inside = state.inside[keep.cpu().numpy()]
     return keep
-
-
-def _dataset(state: _Replicas, learning_rate: float, attrs: dict[str, Attribute]) -> xr.Dataset:
-    change = state.change.cpu().numpy()
-    at = state.coordinate.astype(np.int64)
-    side = np.where(at >= 0, np.sign(np.take_along_axis(change, np.maximum(at, 0)[:, None], 1)[:, 0]), 0)
-    variables = {
-        "outcome": quantity((at >= 0).astype(np.int64), "replica", "1 escaped, 0 still inside"),
-        "steps": quantity(state.steps, "replica", "steps taken"),
-        "observed_time": quantity(learning_rate * state.steps, "replica", "learning rate × steps", "time"),
-        "coordinate": quantity(at, "replica", "parameter that left the box, −1 for none"),
-        "side": quantity(side.astype(np.int64), "replica", "side on which it left"),
-        "change": quantity(change, ("replica", "parameter"), "√k θ − w₀ at the end"),
-    }
-    return dataset(variables, coords=None, title="first exits of SGD from a box", **attrs)

@@ -41,8 +41,7 @@ def free_exit_time(
         raise ValueError(f"C of shape {C.shape} must be a symmetric matrix")
     values, vectors = linalg.eigh(C)
     if not values[-1] > 0 or values[0] < -1e-6 * values[-1]:
-        found = f"{values[0]:.2g} to {values[-1]:.2g}"
-        raise ValueError(f"C must be a covariance; its eigenvalues go from {found}")
+        raise ValueError(f"C must be a covariance, not of eigenvalues {values[0]:.2g} to {values[-1]:.2g}")
     rng = np.random.default_rng(rng)
     kept = values > 1e-9 * values[-1]
     variance = np.diag(C)

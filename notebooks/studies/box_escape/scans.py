@@ -141,15 +141,13 @@ def _described(
     lowest = np.pad(values, (0, EIGENVALUES), constant_values=np.nan)[:EIGENVALUES]
     with torch.no_grad():
         loss = float(dynamics.losses(dynamics.start.unsqueeze(0))[0])
-    described = {
-        "loss": (loss, "loss at the start"),
-        "parameters": (len(values), "parameters"),
-        "box": (r, "half width of the box"),
-        "largest_eigenvalue": (values[-1], "largest eigenvalue of the Hessian"),
-        "median_noise_curvature": (np.median(ratio[np.isfinite(ratio)]), "median of C_ii/λ_i"),
-    }
+    middle = float(np.median(ratio[np.isfinite(ratio)]))
     return {
-        **{name: quantity(float(value), (), text) for name, (value, text) in described.items()},
+        "loss": quantity(loss, (), "loss at the start"),
+        "parameters": quantity(float(len(values)), (), "parameters"),
+        "box": quantity(r, (), "half width of the box"),
+        "largest_eigenvalue": quantity(float(values[-1]), (), "largest eigenvalue of the Hessian"),
+        "median_noise_curvature": quantity(middle, (), "median of C_ii/λ_i"),
         **{str(name): v.variable for name, v in report.data_vars.items() if not v.ndim},
         **{key: quantity(plane, _PLANE, key) for key, plane in settings.items()},
         "lowest_eigenvalues": quantity(lowest, "low", "lowest eigenvalues"),
@@ -220,11 +218,9 @@ def scan_settings(
 
     ``C`` has shape (P, P); ``x`` is the number that is scanned. :func:`escape_study` says the ranges.
     """
-    shape = (len(SCANS), points)
-    j = np.arange(points)
-    top = half_width / math.sqrt(20 * np.diag(C).max())
+    shape, top = (len(SCANS), points), half_width / math.sqrt(20 * np.diag(C).max())
     rates, batches, noises, sharpness = np.full(shape, top), np.ones(shape), np.zeros(shape), np.ones(shape)
-    rates[:2] = top * 1.4**-j
+    rates[:2] = top * 1.4 ** -np.arange(points)
     for i, wanted in enumerate(np.geomspace(1, 16, points)):
         batches[2, i] = max(round(wanted), batches[2, i - 1] + 1 if i else 1)
     # Injected noise should exceed that of the minibatches, D ≫ η C_ii/2B, at a learning rate with which one

@@ -57,10 +57,9 @@ class Study:
     @classmethod
     def split(cls, result: xr.Dataset, pilots: int) -> Study:
         """The first ``pilots`` trainings of a scan choose, the others, at least two, are reported."""
-        if not 1 <= pilots <= result.sizes["training"] - 2:
-            raise ValueError(
-                f"pilots={pilots} of {result.sizes['training']} trainings: at least 1 chooses, 2 are reported"
-            )
+        there = result.sizes["training"]
+        if not 1 <= pilots <= there - 2:
+            raise ValueError(f"pilots={pilots} of {there} trainings: at least 1 chooses, 2 are reported")
         return cls(result.isel(training=slice(pilots)), result.isel(training=slice(pilots, None)))
 
     def position(self, method: str, strength: float = 0.0, count: int = 0) -> int:
@@ -144,8 +143,7 @@ def summary(study: Study, *, confidence: float = 0.95, **how: Unpack[How]) -> xr
     """
     methods = [m for m in study.methods if study.has(m, how.get("count"))]
     each = [at_best(study, m, **how) for m in methods]
-    found = _together(each, xr.IndexVariable("penalty", methods), confidence)
-    return found.assign_attrs(study.reported.attrs)
+    return _together(each, xr.IndexVariable("penalty", methods), confidence, **study.reported.attrs)
 
 
 def front(
@@ -178,7 +176,7 @@ def over_counts(
     each = [at_best(study, method, count=count, checkpoint=checkpoint) for count in counts]
     every = [c or study.everything(method) for c in counts]
     over = xr.IndexVariable("count", every, {"long_name": "constraints N_c", "units": "1"})
-    return _together(each, over, confidence).assign_attrs(title=f"{method} over N_c", penalty=method)
+    return _together(each, over, confidence, title=f"{method} over N_c", penalty=method)
 
 
 def over_steps(study: Study, *, confidence: float = 0.95) -> xr.Dataset:
@@ -198,7 +196,7 @@ def learning_curve(result: xr.Dataset, constraint: int, *, confidence: float = 0
     return over_trainings(chosen, confidence=confidence).assign_coords(step=result["step"])
 
 
-def _together(each: Sequence[xr.Dataset], over: xr.IndexVariable, confidence: float) -> xr.Dataset:
+def _together(each: Sequence[xr.Dataset], over: xr.IndexVariable, confidence: float, **attrs) -> xr.Dataset:
     """Results of :func:`at_best` along one dimension: their intervals, and what the pilots chose."""
     names = [k for k in ("strength", "count", "stop", "at_edge", "least") if k != over.name]
     parts = [
@@ -206,7 +204,7 @@ def _together(each: Sequence[xr.Dataset], over: xr.IndexVariable, confidence: fl
         for best in each
     ]
     found = xr.concat(parts, over, combine_attrs="override")
-    found.attrs = {"confidence": confidence}
+    found.attrs = {"confidence": confidence} | attrs
     return found
 
 

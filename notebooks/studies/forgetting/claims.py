@@ -84,8 +84,7 @@ def compared(pair: Pair, study: Study) -> Verdict:
     best = [at_best(study, m, **pair.how) for m in (pair.one, pair.other)]
     found = gap(best[0]["total"], best[1]["total"])
     each = ", ".join(f"{b.attrs['penalty']} {_over(b['total'])}" for b in best)
-    shown = f"ε₁ + ε₂: {each}; difference {found:.3g}"
-    return Verdict(pair.claim, pair.paper, shown, less(found))
+    return Verdict(pair.claim, pair.paper, f"ε₁ + ε₂: {each}; difference {found:.3g}", less(found))
 
 
 def bound(
@@ -268,8 +267,8 @@ def _elsewhere(name: str, study: Study) -> list[Verdict]:
         for other in (ewc, "L2"):
             claim = f"{name}: LDC forgets less than {other}{when}{place}"
             rows.append(compared(Pair(claim, other, how, paper), study))
-    claim = f"{name}: measured F serves better than equal F"
-    rows.append(compared(Pair(claim, "LDC equal F", paper="not tried" if whole else "implied"), study))
+    paper = "not tried" if whole else "implied"
+    rows.append(compared(Pair(f"{name}: {_EQUAL}", "LDC equal F", paper=paper), study))
     if study.has("LDC", _SMALL):
         rows.append(_fewer(study, How(), f"{name}: "))
     return rows

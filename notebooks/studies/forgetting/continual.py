@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +59,17 @@ def second_task(
     parameters = views(first.net, weights)
     steps = len(first.second.labels) // tasks.batch_size * tasks.second_epochs
     checkpoints = sorted({0, *np.round(np.geomspace(1, steps, CHECKPOINTS + 1)).astype(int).tolist()})
-    measured: list[list[np.ndarray]] = []
-
-    def after_step(step: int, weights: torch.Tensor) -> None:
-        if step:
-            implicit(weights)
-        if step in checkpoints:
-            both = first.first, first.second
-            measured.append([errors(parameters, task.test_inputs, task.test_labels) for task in both])
-
+    measured, both = [], (first.first, first.second)
+    path = descend(
+        first.net, weights, first.second, tasks, epochs=tasks.second_epochs, seed=seed_text(rng),
+        progress=progress,
+    )  # fmt: skip
     with torch_threads(1), torch.no_grad():
-        after_step(0, weights)
-        descend(
-            first.net, weights, first.second, tasks, epochs=tasks.second_epochs, seed=seed_text(rng),
-            after_step=after_step, progress=progress,
-        )  # fmt: skip
+        for step in chain([0], path):
+            if step:
+                implicit(weights)
+            if step in checkpoints:
+                measured.append([errors(parameters, task.test_inputs, task.test_labels) for task in both])
         moved = ((weights - first.weights) @ first.directions.T).abs().cpu().numpy().astype(np.float32)
     one, two = np.stack(measured, axis=-1)
     by_step = ("constraint", "checkpoint")
@@ -109,8 +106,7 @@ def scan(
         {"training": np.arange(trainings)}, seed=seed, store=store, progress=progress,
     )  # fmt: skip
     result.attrs |= _attributes(tasks) | {"seed": seed}
-    step = result["step"].isel(training=0).to_numpy()
-    return _named(result.drop_vars("step"), constraints, step)
+    return _named(result.drop_vars("step"), constraints, result["step"].isel(training=0).to_numpy())
 
 
 def joined(result: xr.Dataset, *others: xr.Dataset) -> xr.Dataset:

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from notebooks.studies.forgetting.solution import FirstTask
@@ -51,13 +50,11 @@ class Penalty:
     directions: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        numbers = self.stiffness
-        if not (np.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"strength={self.strength:g} must be finite and not negative")
-        if numbers.ndim != 1 or not bool(((numbers >= 0) & numbers.isfinite()).all()):
-            raise ValueError("stiffness must be a vector of finite numbers, none negative")
-        if self.directions is not None and len(self.directions) != len(numbers):
-            raise ValueError(f"{len(numbers)} in stiffness do not match {len(self.directions)} directions")
+        s = self.stiffness
+        if not 0 <= self.strength < math.inf or s.ndim != 1 or not bool(((s >= 0) & s.isfinite()).all()):
+            raise ValueError(f"strength={self.strength:g} and a vector stiffness must be finite and ≥ 0")
+        if self.directions is not None and len(self.directions) != len(s):
+            raise ValueError(f"{len(s)} in stiffness do not match {len(self.directions)} directions")
 
     def __call__(self, displacement: torch.Tensor) -> torch.Tensor:
         """R at w₁ + displacement, shape (…, N) → (…)."""
@@ -231,10 +228,8 @@ class ImplicitStep:
                 groups.setdefault(key, {})[row] = p
         self.groups: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]] = []
         for some in groups.values():
-            stiff = torch.stack(
-                [2 * learning_rate * p.strength * p.stiffness.double() for p in some.values()]
-            )
-            lost = (stiff / (1 + stiff)).to(anchor)  # of the displacement along each direction
+            s = torch.stack([2 * learning_rate * p.strength * p.stiffness.double() for p in some.values()])
+            lost = (s / (1 + s)).to(anchor)  # of the displacement along each direction
             directions = next(iter(some.values())).directions
             index = torch.tensor([*some], device=anchor.device)
             self.groups.append((index, None if directions is None else directions.to(anchor), lost))

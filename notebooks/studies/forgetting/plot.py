@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 
 from fpsolve import style
 from notebooks.studies.forgetting.choice import BOTH
 from notebooks.studies.forgetting.penalties import PAPER_BOUND
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Colour and marker of each penalty; told apart in grey by the marker.
 STYLES = {
@@ -45,8 +42,8 @@ def learning_curves(curve: xr.Dataset, *, ax: Axes | None = None, labels: bool =
         label = text if labels else None
         style.band(ax, curve["step"], curve, name, color=colour, ls=dash, marker=".", label=label)
     ax.set_xscale("symlog", linthresh=1)
-    ax.set(xlabel="steps of task 2", ylabel="test error", ylim=(-0.02, 1.02))
-    ax.set_xlim(0, float(curve["step"][-1]))
+    ends = {"xlim": (0, float(curve["step"][-1])), "ylim": (-0.02, 1.02)}
+    ax.set(xlabel="steps of task 2", ylabel="test error", **ends)
     return ax
 
 
@@ -79,8 +76,7 @@ def fronts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, floor: 
     """
     ax = style.axes(ax)
     for name, result in results.items():
-        ends = [f"{error}{end}" for error in BOTH for end in ("", "_low", "_high")]
-        drawn = result[ends].clip(min=floor)
+        drawn = result[[f"{error}{end}" for error in BOTH for end in ("", "_low", "_high")]].clip(min=floor)
         (x, dx), (y, dy) = ((drawn[error], style.sides(drawn, error)) for error in BOTH)
         ax.errorbar(x, y, dy, dx, **_drawn(name, lw=0.8, elinewidth=0.6))
     ax.set(xscale="log", yscale="log", xlabel="$\\epsilon_1$, test error of task 1")
@@ -97,10 +93,8 @@ def counts(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None) -> Axes
     for name, result in results.items():
         sides = style.sides(result, "total")
         ax.errorbar(result["count"], result["total"], sides, **_drawn(name, lw=1, capsize=2))
-    ax.set(
-        xscale="log", xlabel="constraints $N_c$", ylabel="$\\epsilon_1 + \\epsilon_2$ at the best $\\lambda$"
-    )
-    ax.set_ylim(bottom=0)
+    ax.set(xscale="log", xlabel="constraints $N_c$", ylim=(0, None))
+    ax.set(ylabel="$\\epsilon_1 + \\epsilon_2$ at the best $\\lambda$")
     return ax
 
 

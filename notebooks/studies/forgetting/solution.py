@@ -102,15 +102,9 @@ def _learned(net: nn.Sequential, rows: Rows, tasks: Tasks, seed: str) -> tuple[n
     """Train ``net`` on the rows, in place: the weights of the window (step, N), and the last (1, N)."""
     learning = _learning(net, tasks)
     weights = nn.utils.parameters_to_vector(learning)[None].clone()
-    window: list[np.ndarray] = []
-    fast = tasks.first_epochs * (len(rows.labels) // tasks.batch_size)
-
-    def watch(step: int, weights: torch.Tensor) -> None:
-        if step > fast and step % tasks.every == 0:
-            window.append(weights[0].cpu().numpy().copy())
-
-    epochs = tasks.first_epochs + tasks.window_epochs
-    descend(net, weights, rows, tasks, epochs=epochs, seed=seed, after_step=watch)
+    fast, epochs = len(rows.labels) // tasks.batch_size * tasks.first_epochs, tasks.first_epochs
+    path = descend(net, weights, rows, tasks, epochs=epochs + tasks.window_epochs, seed=seed)
+    window = [weights[0].cpu().numpy().copy() for k in path if k > fast and k % tasks.every == 0]
     for p, (row,) in zip(learning, views(net, weights), strict=False):  # what is fixed comes last
         p.copy_(row)
     return np.stack(window), weights
@@ -120,9 +114,8 @@ def _net(
     data: Data, tasks: Tasks, seeds: list[np.random.SeedSequence], *, progress: bool
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """What comes before the layer that learns, trained on all classes, and the rest, drawn anew."""
-    sizes = (data.features, *tasks.hidden, len(data.classes))
+    sizes, place = (data.features, *tasks.hidden, len(data.classes)), 0
     net = fully_connected(sizes, rng=seeds[0])
-    place = 0
     if tasks.layer is not None:
         checked_layer(net, tasks.layer)
         net = train.sgd(
@@ -145,8 +138,7 @@ def _components(window: np.ndarray, count: int) -> xr.Dataset:
     found = principal_components.analyse(recorded, count=min(count, len(window) - 1))
     modes = found[["variance", "direction"]]
     there, weights = modes["direction"].shape
-    count = min(count, weights)
-    if there >= count or weights > COMPLETED:
+    if there >= (count := min(count, weights)) or weights > COMPLETED:
         return modes
     rest = np.linalg.qr(modes["direction"].to_numpy().T, mode="complete")[0][:, there:count].T
     variance = ((window - window.mean(0)) @ rest.T.astype(window.dtype)).var(0, dtype=float)

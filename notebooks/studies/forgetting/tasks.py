@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,40 +100,32 @@ def views(net: nn.Sequential, weights: torch.Tensor) -> list[torch.Tensor]:
 
 
 def descend(
-    net: nn.Sequential,
-    weights: torch.Tensor,
-    task: Rows,
-    tasks: Tasks,
-    *,
-    epochs: int,
-    seed: str,
-    after_step: Callable[[int, torch.Tensor], None],
+    net: nn.Sequential, weights: torch.Tensor, task: Rows, tasks: Tasks, *, epochs: int, seed: str,
     progress: bool = False,
-) -> None:
+) -> Iterator[int]:  # fmt: skip
     """SGD on one task, in place, for all rows of ``weights``, shape (R, N), on the same minibatches.
 
     ``tasks`` gives learning rate and batch size, ``seed`` is as recorded by
-    :func:`nets.training.batches.seed_text`. ``after_step`` is called with the step's number, from 1, and
-    the weights, which it may change in place. A net that is not fully connected, with ReLU and without
-    biases, is a ValueError.
+    :func:`nets.training.batches.seed_text`. Yielded is the number of each step, from 1, after which the
+    weights may be changed in place. A net that is not fully connected, with ReLU and without biases, is a
+    ValueError at the first step.
     """
     if dense_biases(net) is not False:
         raise ValueError("the net must be fully connected, with ReLU and without biases")
-    inputs, labels = task.inputs, task.labels
     parameters = views(net, weights)
-    targets = nn.functional.one_hot(labels, parameters[-1].shape[1]).to(inputs.dtype)
+    targets = nn.functional.one_hot(task.labels, parameters[-1].shape[1]).to(task.inputs.dtype)
     dense, rate = DenseNetwork(False), tasks.learning_rate / tasks.batch_size
     learning = int(np.searchsorted(np.cumsum([p[0].numel() for p in parameters]), weights.shape[1])) + 1
     order = steps(
-        [seed], shown(range(epochs), unit="epoch", progress=progress, leave=True), samples=len(labels),
+        [seed], shown(range(epochs), unit="epoch", progress=progress, leave=True), samples=len(targets),
         batch_size=tasks.batch_size, sampling="without_replacement",
     )  # fmt: skip
     # Not nets.training.replicas: there each row would gather a minibatch of its own and all parameters learn.
     for step, rows in order:
-        slope = torch.softmax(dense.forward(parameters, inputs[rows]), -1).sub_(targets[rows])
+        slope = torch.softmax(dense.forward(parameters, task.inputs[rows]), -1).sub_(targets[rows])
         gradients = dense.backward(parameters, slope)[:learning]
         Plain().move(parameters[:learning], gradients, {}, rate=rate, step=step)
-        after_step(step, weights)
+        yield step
 
 
 def errors(parameters: Sequence[torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor) -> np.ndarray:

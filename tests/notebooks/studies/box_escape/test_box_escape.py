@@ -7,17 +7,11 @@ import pytest
 import xarray as xr
 
 from nets import models
+from notebooks.studies.box_escape import summary
 from notebooks.studies.box_escape.dynamics import net_dynamics
 from notebooks.studies.box_escape.laws import fit_laws, variation
 from notebooks.studies.box_escape.scans import DYNAMICS, SCANS, escape_study
 from notebooks.studies.box_escape.starts import binary_data, gaussian_noise, minimum, pretrained, start_report
-from notebooks.studies.box_escape.summary import (
-    compare_laws,
-    dynamics_rates,
-    scan_fits,
-    scan_rates,
-    scan_readings,
-)
 
 
 @pytest.fixture(scope="module")
@@ -149,34 +143,34 @@ def studies():
 
 def test_summaries_find_the_law_that_was_put_in(studies):
     study = studies.isel(training_seed=0, problem=0)
-    rates = scan_rates(study, "learning_rate")
+    rates = summary.scan_rates(study, "learning_rate")
     assert (rates.low < rates.rate).all() and (rates.rate < rates.high).all()
     assert np.allclose(rates.rate * rates.mean_steps * study.learning_rate[0].values, 1)
     assert (rates.variation_low < 0.5).all() and (rates.variation_high > 0.5).all()
     assert rates.variation.max() < 0.6
-    table = compare_laws(studies, "learning_rate").isel(training_seed=0, problem=0)
+    table = summary.compare_laws(studies, "learning_rate").isel(training_seed=0, problem=0)
     assert float(table.power_low) < 1 < float(table.power_high)  # η² per iteration is η per unit of time
-    sharper = compare_laws(studies, "sharpness").isel(training_seed=0, problem=0)
+    sharper = summary.compare_laws(studies, "sharpness").isel(training_seed=0, problem=0)
     assert float(sharper.power) == pytest.approx(float(table.power) + 1, abs=0.02)
     assert float(table.aic_difference) > 0 and float(table.residual_ratio) > 10
     assert float(table.off_diffusion) < 0.1 and float(table.off_quadratic) < 0.1
-    fits = scan_fits(study, "learning_rate").sel(law="exponential")
+    fits = summary.scan_fits(study, "learning_rate").sel(law="exponential")
     assert float(table.slope_ratio) == pytest.approx(float(fits.slope) / 0.02)
-    k = scan_fits(study, "sharpness").sel(law="exponential")
+    k = summary.scan_fits(study, "sharpness").sel(law="exponential")
     assert float(sharper.slope_ratio) == pytest.approx(float(k.slope) / (0.02 / float(study.x[0].min())))
     assert float(table.off_level) == pytest.approx(math.log(2), abs=0.1)
     with pytest.raises(ValueError, match="no network"):
-        scan_rates(study, "batch_size")
-    assert math.isnan(float(compare_laws(studies, "batch_size").power.item()))
+        summary.scan_rates(study, "batch_size")
+    assert math.isnan(float(summary.compare_laws(studies, "batch_size").power.item()))
 
 
 def test_censored_scans_have_rates_but_no_spread(studies):
     study = studies.isel(training_seed=0, problem=0).copy(deep=True)
     study["steps"][0, 0, 2, :300] = -5000.0
-    rates = scan_rates(study, "learning_rate")
+    rates = summary.scan_rates(study, "learning_rate")
     assert math.isnan(float(rates.variation[2])) and float(rates.escapes[2]) == 100
     assert float(rates.rate[2]) > 0 and float(rates.replicas[2]) == 400
-    assert math.isnan(float(scan_readings(study, "learning_rate").ratio[0, 2]))
+    assert math.isnan(float(summary.scan_readings(study, "learning_rate").ratio[0, 2]))
 
 
 def test_figures_draw_what_they_are_given(studies):
@@ -187,13 +181,15 @@ def test_figures_draw_what_they_are_given(studies):
 
     study = studies.isel(training_seed=0, problem=0)
     figure, axes = plt.subplots(1, 3)
-    readings = scan_readings(study, "learning_rate")
-    assert plot.exits(dynamics_rates(study, "learning_rate"), readings, ax=axes[0]) is axes[0]
+    readings = summary.scan_readings(study, "learning_rate")
+    assert plot.exits(summary.dynamics_rates(study, "learning_rate"), readings, ax=axes[0]) is axes[0]
     assert axes[0].get_xscale() == axes[0].get_yscale() == "log"
-    plot.as_in_the_paper(scan_rates(study, "sharpness"), scan_fits(study, "sharpness"), ax=axes[1])
+    plot.as_in_the_paper(
+        summary.scan_rates(study, "sharpness"), summary.scan_fits(study, "sharpness"), ax=axes[1]
+    )
     labels = axes[1].get_legend_handles_labels()[1]
     assert sum("R^2" in label for label in labels) == 2
     assert axes[1].get_xlabel() == "$1/k$"
-    plot.spread_of_times({"one": scan_rates(study, "learning_rate")}, ax=axes[2])
+    plot.spread_of_times({"one": summary.scan_rates(study, "learning_rate")}, ax=axes[2])
     assert "variation" in axes[2].get_ylabel()
     plt.close(figure)
