@@ -170,7 +170,7 @@ def relaxation_rates(
     grid = _grid(process, box, shape)
     matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid))
     state = null_vector(matrix, grid, pin=grid.cells // 2, eigenvalue=False)
-    return state.slowest_rates(count)
+    return state.pinned.slowest_rates(state.density.ravel(), count)
 
 
 def _grid(process: Process, box, shape) -> Grid:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -65,8 +64,7 @@ class Grid:
 
     def coarsened(self) -> Grid:
         """The same region with cells twice as wide."""
-        shape = tuple(max(4, n // 2) for n in self.shape)
-        return Grid(self.names, self.low, self.high, shape, self.mirrored)
+        return replace(self, shape=tuple(max(4, n // 2) for n in self.shape))
 
 
 def kept_axes(values: np.ndarray, *axes: int) -> np.ndarray:
@@ -144,7 +142,7 @@ def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:
     """The loss at ``points`` of shape (..., N), NaN where it is not real; None without a landscape."""
     if process.landscape is None:
         return None
-    return _loss_function(process)(*np.moveaxis(points, -1, 0))
+    return numpy_function(process.landscape.loss, process.variables)(*np.moveaxis(points, -1, 0))
 
 
 def lowest(process: Process, points: np.ndarray) -> int:
@@ -157,19 +155,7 @@ def lowest(process: Process, points: np.ndarray) -> int:
     return int(np.argmin(score))
 
 
-@lru_cache(maxsize=32)
-def _loss_function(process: Process):
-    """The loss as one NumPy function."""
-    assert process.landscape is not None  # as loss_values has checked
-    return numpy_function(process.landscape.loss, process.variables)
-
-
 def drift_values(process: Process, points: np.ndarray) -> np.ndarray:
     """b at ``points`` of shape (..., N), same shape."""
-    return np.stack(_drift_function(process)(*np.moveaxis(points, -1, 0)), axis=-1)
-
-
-@lru_cache(maxsize=32)
-def _drift_function(process: Process):
-    """The drift as one NumPy function; solvers ask for the same one many times."""
-    return numpy_function(list(process.drift), process.variables)
+    drift = numpy_function(list(process.drift), process.variables)
+    return np.stack(list(drift(*np.moveaxis(points, -1, 0))), axis=-1)

@@ -204,10 +204,6 @@ class NullVector:
     rounding_rate: float
     pinned: _Pinned
 
-    def slowest_rates(self, count: int) -> np.ndarray:
-        """The ``count`` relaxation rates closest to zero, ascending."""
-        return self.pinned.slowest_rates(self.density.ravel(), count)
-
 
 def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: bool = True) -> NullVector:
     """The stationary P with A P = 0 and Σ P V = 1.
@@ -287,7 +283,7 @@ class _Pinned:
         return current
 
     def slowest_rates(self, stationary: np.ndarray, count: int) -> np.ndarray:
-        """Relaxation rates closest to zero, |Re λ| of the operator (inverse Arnoldi iteration)."""
+        """The ``count`` relaxation rates closest to zero, ascending: |Re λ| by inverse Arnoldi iteration."""
         size = len(stationary)
 
         def without_mass(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Literal, cast, get_args
@@ -17,7 +17,7 @@ from fpsolve.density import grid as mesh
 from fpsolve.density.choices import Method, Scheme, Walls
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
-from fpsolve.density.window import Window, default_shape, starting_window
+from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
 
@@ -172,19 +172,13 @@ class _Solution:
             masses[name, "high"] = float(marginal[-cells:].sum())
         return masses
 
-    @property
-    def boundary_mass(self) -> float:
-        """Mass in the rim."""
-        return sum(self.rim.values())
-
 
 def _solve_adaptively(
     process: Process, given: Box | None, shape, scheme, mirrored: tuple[str, ...], accuracy: float
 ) -> _Solution:
     """Solve; widen an automatic box while its rim holds mass, refine an automatic mesh."""
     dimension = len(process.variables)
-    window = Window(given, default_shape(process, mirrored)) if given else starting_window(process, mirrored)
-    box, cells = window.box, window.shape
+    box, cells = (given, default_shape(process, mirrored)) if given else starting_window(process, mirrored)
     if asked := mesh.checked_shape(shape, dimension):
         # The user counts the cells of the whole box; an odd count keeps a cell at the middle.
         counts = dict(zip(process.names, asked, strict=True))
@@ -247,7 +241,7 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
     """A rough, positive density on a small grid: where the bulk is, and which cell to pin."""
     small = {1: 200, 2: 48, 3: 12}[len(grid.shape)]
-    coarse = Grid(grid.names, grid.low, grid.high, tuple(min(n, small) for n in grid.shape), grid.mirrored)
+    coarse = replace(grid, shape=tuple(min(n, small) for n in grid.shape))
     matrix = fokker_planck_matrix(process, coarse, ["exponential"] * len(grid.shape))
     pin = mesh.lowest(process, coarse.points())
     return np.abs(null_vector(matrix, coarse, pin=pin, eigenvalue=False).density)
@@ -264,7 +258,7 @@ def _nearest_cell(density: np.ndarray, grid: Grid) -> int:
 
 def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[float, ...]:
     """Cell Péclet number per axis that 99.9 % of the probability stays below."""
-    small = Grid(grid.names, grid.low, grid.high, weights.shape, grid.mirrored)
+    small = replace(grid, shape=weights.shape)
     values = coefficients(process, small)
     bulk = []
     for axis in range(len(grid.shape)):
@@ -351,7 +345,7 @@ def _refitted(solution: _Solution, box: Box) -> Box | None:
 
 def _judge(solution: _Solution, walls: Walls, accuracy: float) -> None:
     """Refuse a density that does not fit its box; warn of every other self-check that fails."""
-    state, far, outside = solution.state, walls == "far", solution.boundary_mass
+    state, far, outside = solution.state, walls == "far", sum(solution.rim.values())
     if far and outside > 1e-2:
         (name, end), mass = max(solution.rim.items(), key=lambda item: item[1])
         raise ValueError(
@@ -408,7 +402,7 @@ def _labelled(solution: _Solution) -> xr.DataArray:
         "residual": state.residual,
         "column_sum": state.column_sum,
         "negative_mass": state.negative_mass,
-        "boundary_mass": solution.boundary_mass,
+        "boundary_mass": sum(solution.rim.values()),
         "second_eigenvalue": state.second_eigenvalue,
         "half_grid_estimate": solution.half_grid_estimate,
         "bulk_peclet": ", ".join(f"{number:.3g}" for number in solution.peclet),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
@@ -25,8 +26,7 @@ DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 FAST_WIDTHS = 6.0
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """A box and the cells per axis of the part that is solved (half of a mirrored axis)."""
 
     box: Box
