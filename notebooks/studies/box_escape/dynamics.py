@@ -72,8 +72,7 @@ class NetDynamics:
     def mean_and_noise(self) -> tuple[torch.Tensor, torch.Tensor]:
         """At the start, the mean gradient ḡ, shape (P,), and g_s − ḡ of each sample, shape (M, P)."""
         w = self.start
-        numbers = torch.arange(self.samples, device=w.device).unsqueeze(1)
-        parts = numbers.split(max(1, _BLOCK // len(w)))
+        parts = torch.arange(self.samples, device=w.device)[:, None].split(max(1, _BLOCK // len(w)))
         gradients = torch.cat([self.gradients(w.expand(len(part), -1), part) for part in parts])
         mean = gradients.mean(0)
         return mean, gradients - mean

@@ -35,7 +35,9 @@ def exits(rates: Mapping[str, xr.Dataset], readings: xr.Dataset, *, ax: Axes | N
     for name in ("diffusion", "level"):
         color, dashes, label = LINES[name]
         predicted = readings.predicted.sel(reading=name).values
-        if np.isfinite(predicted).sum() > 1 and not (name == "level" and scan in _LANGEVIN):
+        if np.isfinite(predicted).sum() > 1 and not (
+            name == "level" and scan in ("injected_noise", "sharpness_sgld")
+        ):
             ax.plot(readings.x, predicted, dashes, color=color, label=label)
     for name, own in rates.items():
         color, marker, label = STYLES[name]
@@ -88,7 +90,6 @@ def spread_of_times(each: Mapping[str, xr.Dataset], *, ax: Axes | None = None, *
     return ax
 
 
-_LANGEVIN = ("injected_noise", "sharpness_sgld")
 #: Symbol and words for what is scanned.
 _SCANNED = {
     "learning_rate": ("\\eta", "learning rate"), "shuffled": ("\\eta", "learning rate, shuffled epochs"),

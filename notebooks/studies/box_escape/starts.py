@@ -102,9 +102,8 @@ def minimum(
         w, left = found.x, left - max(found.nit, 1)
         if found.success or progress < 1e-6:
             break
-    before, norm = dynamics.attributes.get("start", "given"), float(np.linalg.norm(loss(w)[1]))
-    note: dict = {"weight_decay": float(weight_decay), "gradient_norm": norm}
-    note["start"] = f"{before}; then BFGS, weight decay {weight_decay:g}"
+    note: dict = {"weight_decay": float(weight_decay), "gradient_norm": float(np.linalg.norm(loss(w)[1]))}
+    note["start"] = f"{dynamics.attributes.get('start', 'given')}; then BFGS, weight decay {weight_decay:g}"
     return replace(there, start=torch.from_numpy(w), attributes={**dynamics.attributes, **note})
 
 
