@@ -172,12 +172,7 @@ def from_npz(path: str | os.PathLike[str], *, standardise: Standardise = "pixel"
 
 
 def gaussian_clusters(
-    samples: int = 1000,
-    features: int = 10,
-    classes: int = 2,
-    *,
-    separation: float = 2.0,
-    rng: Rng = None,
+    samples: int = 1000, features: int = 10, classes: int = 2, *, separation: float = 2.0, rng: Rng = None
 ) -> Data:
     """Synthetic data: equally many rows around each of some random centres, with unit variance.
 

@@ -34,9 +34,8 @@ def test_powers_and_sizes_of_the_hessian_are_told_apart(power, size):
         size * np.trace(np.linalg.matrix_power(H, power)) / np.trace(H)
     )
     if power == 1:
-        assert float(found.pearson_elements) == pytest.approx(1) and float(
-            found.coefficient
-        ) == pytest.approx(size)
+        assert float(found.pearson_elements) == pytest.approx(1)
+        assert float(found.coefficient) == pytest.approx(size)
     else:
         assert float(found.pearson_elements) < 0.99
 
@@ -79,11 +78,8 @@ def test_noise_equals_the_hessian_where_labels_fall_as_the_net_says():
         assert abs(np.mean(values) - 1) < 4 * np.std(values) / np.sqrt(len(values))
     # Random labels are not what the net says.
     net, inputs, labels = _labelled_by_the_net(2000, 0)
-    wrong = noise_alignment(
-        as_subject(
-            net, inputs, labels[torch.randperm(2000, generator=torch.Generator().manual_seed(0))], layer=1
-        )
-    )
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
+    wrong = noise_alignment(as_subject(net, inputs, labels[order], layer=1))
     assert abs(float(wrong.size_ratio.sel(matrix="noise")) - 1) > 10 * np.std(ratios)
 
 

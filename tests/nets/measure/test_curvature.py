@@ -19,11 +19,8 @@ from nets.measure.subject import as_subject
 def _problem(samples=30, *, sizes=(6, 7, 5, 4), seed=0):
     rng = np.random.default_rng(seed)
     net = models.fully_connected(sizes, rng=seed).double()
-    return (
-        net,
-        torch.from_numpy(rng.normal(size=(samples, sizes[0]))),
-        torch.from_numpy(rng.integers(sizes[-1], size=samples)),
-    )
+    inputs, labels = rng.normal(size=(samples, sizes[0])), rng.integers(sizes[-1], size=samples)
+    return net, torch.from_numpy(inputs), torch.from_numpy(labels)
 
 
 def _dense(net, inputs, labels, layer):
@@ -51,47 +48,34 @@ def test_the_hessian_is_that_of_the_dense_oracle(layer, method):
 
 
 def test_the_hessian_of_a_convolutional_layer_is_its_true_fisher_matrix():
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3)
-    ).double()
-    models.initialised(net, rng=0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+    models.initialised(net.double(), rng=0)
     rng = np.random.default_rng(1)
-    inputs, labels = (
-        torch.from_numpy(rng.normal(size=(9, 1, 6, 6))),
-        torch.from_numpy(rng.integers(3, size=9)),
-    )
-    exact = _dense(net, inputs, labels, 0)
-    assert hessian(as_subject(net, inputs, labels, layer=0)).to_numpy() == pytest.approx(exact, abs=1e-15)
-    assert hessian(as_subject(net, inputs, labels, layer=0), method="products").to_numpy() == pytest.approx(
-        exact, abs=1e-15
-    )
+    inputs, labels = map(torch.from_numpy, (rng.normal(size=(9, 1, 6, 6)), rng.integers(3, size=9)))
+    exact = pytest.approx(_dense(net, inputs, labels, 0), abs=1e-15)
+    subject = as_subject(net, inputs, labels, layer=0)
+    assert hessian(subject).to_numpy() == exact
+    assert hessian(subject, method="products").to_numpy() == exact
 
 
 def test_all_layers_together_differ_from_the_fisher_matrix_but_not_in_the_trace():
-    net, inputs, labels = _problem()
-    H, F = (
-        hessian(as_subject(net, inputs, labels)).to_numpy(),
-        fisher(as_subject(net, inputs, labels), kind="true").to_numpy(),
-    )
+    subject = as_subject(*_problem())
+    H, F = hessian(subject).to_numpy(), fisher(subject, kind="true").to_numpy()
     assert np.trace(H) == pytest.approx(np.trace(F), rel=1e-12)
     assert np.abs(H - F).max() > 0.1 * np.abs(H).max()
     with pytest.raises(ValueError, match="one layer"):
-        hessian(as_subject(net, inputs, labels), method="gauss-newton")
+        hessian(subject, method="gauss-newton")
 
 
 def test_a_smooth_activation_is_not_taken_for_a_piecewise_linear_one():
     net = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)).double()
     models.initialised(net, rng=0)
     _, inputs, labels = _problem(sizes=(4, 5, 3))
-    found = hessian(as_subject(net, inputs, labels, layer=0))
+    subject = as_subject(net, inputs, labels, layer=0)
+    found = hessian(subject)
     assert found.attrs["method"] == "products"
     assert found.to_numpy() == pytest.approx(_dense(net, inputs, labels, 0), abs=1e-15)
-    assert (
-        np.abs(
-            found.to_numpy() - fisher(as_subject(net, inputs, labels, layer=0), kind="true").to_numpy()
-        ).max()
-        > 1e-3
-    )
+    assert np.abs(found.to_numpy() - fisher(subject, kind="true").to_numpy()).max() > 1e-3
 
 
 @pytest.mark.parametrize("layer", [None, 1])
@@ -104,16 +88,15 @@ def test_fisher_matrices_are_averages_over_the_labels_they_are_named_for(layer):
         for c in range(4)
     ]
     true = sum(np.einsum("m,mi,mj->ij", p[:, c], g, g) for c, g in enumerate(every)) / 12
-    assert fisher(as_subject(net, inputs, labels, layer=layer), kind="true").to_numpy() == pytest.approx(
-        true, abs=1e-15
-    )
-    empirical = fisher(as_subject(net, inputs, labels, layer=layer), kind="empirical")
-    C = noise_covariance(as_subject(net, inputs, labels, layer=layer), batch_size=5)
+    subject = as_subject(net, inputs, labels, layer=layer)
+    assert fisher(subject, kind="true").to_numpy() == pytest.approx(true, abs=1e-15)
+    empirical = fisher(subject, kind="empirical")
+    C = noise_covariance(subject, batch_size=5)
     square = np.outer(C.mean_gradient, C.mean_gradient)
     assert empirical.to_numpy() == pytest.approx(5 * C.covariance.to_numpy() + square, abs=1e-15)
     assert empirical.attrs["kind"] == "empirical"
     with pytest.raises(ValueError, match="'true' or 'empirical'"):
-        fisher(as_subject(net, inputs, labels, layer=layer), kind="observed")
+        fisher(subject, kind="observed")
 
 
 @pytest.mark.parametrize("layer", [None, 1])
@@ -134,11 +117,9 @@ def test_top_eigenpairs_are_the_dense_ones_in_order(layer):
 def test_single_precision_finds_the_same_top_ten_on_real_data():
     data = datasets.load("digits")
     net = train.sgd(models.fully_connected((64, 20, 20, 10), rng=0), data, learning_rate=0.1, batch_size=50, epochs=20, rng=0).net  # fmt: skip
-    single = top_eigenpairs(
-        as_subject(net, data.train_inputs, data.train_labels, layer=1), rng=0
-    ).eigenvalue.to_numpy()
+    single = top_eigenpairs(as_subject(net, data.train_inputs, data.train_labels, layer=1), rng=0)
     H = hessian(as_subject(net.double(), data.train_inputs.double(), data.train_labels, layer=1)).to_numpy()
-    assert single == pytest.approx(np.linalg.eigvalsh(H)[::-1][:10], rel=3e-5)
+    assert single.eigenvalue.to_numpy() == pytest.approx(np.linalg.eigvalsh(H)[::-1][:10], rel=3e-5)
 
 
 def test_the_operator_multiplies_like_the_matrix_and_blocks_of_data_add_up():
@@ -153,9 +134,10 @@ def test_the_operator_multiplies_like_the_matrix_and_blocks_of_data_add_up():
 def test_the_spectral_density_has_the_moments_of_the_eigenvalues():
     net, inputs, labels = _problem(samples=60, sizes=(10, 12, 8, 5))
     values = np.linalg.eigvalsh(_dense(net, inputs, labels, None))
+    subject = as_subject(net, inputs, labels)
     state = torch.random.get_rng_state()
     repeats = 6
-    found = spectral_density(as_subject(net, inputs, labels), nodes=24, repeats=repeats, points=1024, rng=1)
+    found = spectral_density(subject, nodes=24, repeats=repeats, points=1024, rng=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert float(found.integrate("eigenvalue")) == pytest.approx(1, abs=1e-3)
     for power in (1, 2):
@@ -164,15 +146,12 @@ def test_the_spectral_density_has_the_moments_of_the_eigenvalues():
         error = np.sqrt(2 * (values ** (2 * power)).sum() / repeats) / len(values)  # Hutchinson's
         assert abs(moment - exact) < 4 * error
     assert abs(moment - 1.8 * exact) > 4 * error
-    one, two = (
-        spectral_density(as_subject(net, inputs, labels), nodes=8, repeats=1, scale="log", rng=s)
-        for s in (1, 1)
-    )
+    one, two = (spectral_density(subject, nodes=8, repeats=1, scale="log", rng=1) for _ in range(2))
     assert (one == two).all() and float(one.min()) >= 0
-    many = spectral_density(as_subject(net, inputs, labels), nodes=60, repeats=1, scale="log", rng=0)
+    many = spectral_density(subject, nodes=60, repeats=1, scale="log", rng=0)
     assert float(many.integrate("eigenvalue")) == pytest.approx(1, abs=0.02)  # per unit of |λ|
     with pytest.raises(ValueError, match="scale"):
-        spectral_density(as_subject(net, inputs, labels), scale="cubic")
+        spectral_density(subject, scale="cubic")
 
 
 def test_too_many_weights_for_a_dense_matrix_are_refused_with_a_way_out():

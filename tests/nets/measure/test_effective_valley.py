@@ -47,14 +47,8 @@ def test_derivatives_along_directions_are_the_projected_gradients_and_hessians_o
     V = np.linalg.qr(np.random.default_rng(0).normal(size=(size, 3)))[0]
     found = along_directions(as_subject(net, inputs, labels), directions=V)
     g = per_sample_gradients(as_subject(net, inputs, labels)).numpy() @ V
-    h = np.array(
-        [
-            V.T
-            @ hessian(as_subject(net, inputs[s : s + 1], labels[s : s + 1]), method="products").to_numpy()
-            @ V
-            for s in range(7)
-        ]
-    )
+    each = [as_subject(net, inputs[s : s + 1], labels[s : s + 1]) for s in range(7)]
+    h = np.array([V.T @ hessian(one, method="products").to_numpy() @ V for one in each])
     assert found.gradient == pytest.approx(g.mean(0), rel=1e-10)
     assert found.covariance == pytest.approx(np.cov(g.T, bias=True), rel=1e-9)
     assert found.hessian == pytest.approx(h.mean(0), rel=1e-9, abs=1e-12)
@@ -69,16 +63,14 @@ def test_derivatives_along_directions_are_the_projected_gradients_and_hessians_o
 
 def test_the_valley_has_the_curvatures_and_the_noise_of_the_net_at_its_origin(run, valley):
     inputs, labels = run.data.train_inputs.double(), run.data.train_labels
-    exact = top_eigenpairs(
-        as_subject(run.net, inputs, labels), count=2, rng=1, tolerance=1e-6
-    ).eigenvalue.to_numpy()
+    subject = as_subject(run.net, inputs, labels)
+    exact = top_eigenpairs(subject, count=2, rng=1, tolerance=1e-6).eigenvalue.to_numpy()
     there = valley.profile.sel(x=0.0)
     assert there["curvature"].to_numpy() == pytest.approx(exact, rel=1e-5)
     assert float(there["rotation"]) < 1e-4
-    C = noise_covariance(as_subject(run.net, inputs, labels), batch_size=50)["covariance"].to_numpy()
-    assert valley.covariance == pytest.approx(
-        valley.directions.T @ C @ valley.directions, rel=1e-9, abs=1e-15
-    )
+    C = noise_covariance(subject, batch_size=50)["covariance"].to_numpy()
+    along = valley.directions.T @ C @ valley.directions
+    assert valley.covariance == pytest.approx(along, rel=1e-9, abs=1e-15)
     assert valley.directions.T @ valley.directions == pytest.approx(np.eye(3), abs=1e-10)
 
 

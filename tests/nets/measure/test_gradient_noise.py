@@ -26,11 +26,8 @@ from nets.measure.subject import as_subject
 def _problem(samples=30, *, sizes=(6, 7, 5, 4), bias=False, seed=0):
     rng = np.random.default_rng(seed)
     net = models.fully_connected(sizes, bias=bias, rng=seed).double()
-    return (
-        net,
-        torch.from_numpy(rng.normal(size=(samples, sizes[0]))),
-        torch.from_numpy(rng.integers(sizes[-1], size=samples)),
-    )
+    inputs, labels = rng.normal(size=(samples, sizes[0])), rng.integers(sizes[-1], size=samples)
+    return net, torch.from_numpy(inputs), torch.from_numpy(labels)
 
 
 def _convolutional(seed=0):
@@ -54,25 +51,14 @@ def _one_by_one(net, inputs, labels, parameters):
     return torch.stack(rows).numpy()
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("make", [_problem, lambda: _problem(bias=True), _convolutional])
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
-def test_gradients_of_samples_are_those_of_autograd_one_by_one(bias, layer):
-    net, inputs, labels = _problem(bias=bias)
+def test_gradients_of_samples_are_those_of_autograd_one_by_one(make, layer):
+    net, inputs, labels = make()
     chosen = net if layer is None else layers.checked_layer(net, layer)
     exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
-    assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
-        exact, abs=1e-15
-    )
-
-
-@pytest.mark.parametrize("layer", [None, 0, 1, 2])
-def test_gradients_of_a_convolutional_net_are_those_of_autograd(layer):
-    net, inputs, labels = _convolutional()
-    chosen = net if layer is None else layers.checked_layer(net, layer)
-    exact = _one_by_one(net, inputs, labels, list(chosen.parameters()))
-    assert per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy() == pytest.approx(
-        exact, abs=1e-15
-    )
+    found = per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy()
+    assert found == pytest.approx(exact, abs=1e-15)
 
 
 def test_a_net_that_training_left_without_gradients_works_as_well():
@@ -95,49 +81,39 @@ def test_convolutions_that_the_fast_form_does_not_know_take_the_general_one(opti
 
 @pytest.mark.parametrize(("replacement", "batches"), [(True, lambda n, b: itertools.product(range(n), repeat=b)), (False, lambda n, b: itertools.permutations(range(n), b))])  # fmt: skip
 def test_the_covariance_is_that_of_all_minibatches_enumerated(replacement, batches):
-    net, inputs, labels = _problem(samples=5)
-    gradients = per_sample_gradients(as_subject(net, inputs, labels, layer=1)).numpy()
+    subject = as_subject(*_problem(samples=5), layer=1)
+    gradients = per_sample_gradients(subject).numpy()
     means = np.array([gradients[list(rows)].mean(axis=0) for rows in batches(5, 3)])
-    found = noise_covariance(as_subject(net, inputs, labels, layer=1), batch_size=3, replacement=replacement)
+    found = noise_covariance(subject, batch_size=3, replacement=replacement)
     assert found.covariance.to_numpy() == pytest.approx(np.cov(means.T, bias=True), abs=1e-16)
     assert found.mean_gradient.to_numpy() == pytest.approx(gradients.mean(axis=0), abs=1e-16)
     # The other way of sampling is told apart.
-    other = noise_covariance(
-        as_subject(net, inputs, labels, layer=1), batch_size=3, replacement=not replacement
-    )
+    other = noise_covariance(subject, batch_size=3, replacement=not replacement)
     assert abs(np.trace(other.covariance) / np.trace(found.covariance) - 1) > 0.4
 
 
 @pytest.mark.parametrize("layer", [None, 0, 1])
 def test_the_covariance_does_not_depend_on_how_it_is_summed(layer):
-    net, inputs, labels = _problem(samples=40)
-    gradients = per_sample_gradients(as_subject(net, inputs, labels, layer=layer)).numpy()
+    subject = as_subject(*_problem(samples=40), layer=layer)
+    gradients = per_sample_gradients(subject).numpy()
     for memory in (1_000, 10**8):
-        found = noise_covariance(
-            as_subject(net, inputs, labels, layer=layer), memory=memory
-        ).covariance.to_numpy()
+        found = noise_covariance(subject, memory=memory).covariance.to_numpy()
         assert found == pytest.approx(np.cov(gradients.T, bias=True), abs=1e-16)
-    assert noise_trace(as_subject(net, inputs, labels, layer=layer)) == pytest.approx(
-        np.trace(found), rel=1e-12
-    )
+    assert noise_trace(subject) == pytest.approx(np.trace(found), rel=1e-12)
 
 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_drawn_minibatches_have_this_covariance(replacement):
-    net, inputs, labels = _problem(samples=30)
+    subject = as_subject(*_problem(samples=30), layer=2)
     draws, B = 1500, 10
-    drawn = minibatch_gradients(
-        as_subject(net, inputs, labels, layer=2), batch_size=B, draws=draws, replacement=replacement, rng=1
-    )
-    exact = noise_covariance(as_subject(net, inputs, labels, layer=2), batch_size=B, replacement=replacement)
+    drawn = minibatch_gradients(subject, batch_size=B, draws=draws, replacement=replacement, rng=1)
+    exact = noise_covariance(subject, batch_size=B, replacement=replacement)
     noise = drawn - exact.mean_gradient.to_numpy()
     squares = (noise**2).sum(axis=1)
     error = squares.std() / np.sqrt(draws)
     trace = float(np.trace(exact.covariance))
     assert abs(squares.mean() - trace) < 4 * error
-    wrong = noise_covariance(
-        as_subject(net, inputs, labels, layer=2), batch_size=B, replacement=not replacement
-    )
+    wrong = noise_covariance(subject, batch_size=B, replacement=not replacement)
     assert abs(squares.mean() - np.trace(wrong.covariance)) > 6 * error
 
 
@@ -150,14 +126,12 @@ def test_without_replacement_the_whole_data_have_no_noise():
 
 
 def test_components_are_projections_of_the_gradients():
-    net, inputs, labels = _problem()
+    subject = as_subject(*_problem(), layer=1)
     directions = np.random.default_rng(0).normal(size=(35, 4))
-    found = projected_gradients(as_subject(net, inputs, labels, layer=1), directions=directions, memory=3_000)
-    assert found == pytest.approx(
-        per_sample_gradients(as_subject(net, inputs, labels, layer=1)).numpy() @ directions, abs=1e-14
-    )
+    found = projected_gradients(subject, directions=directions, memory=3_000)
+    assert found == pytest.approx(per_sample_gradients(subject).numpy() @ directions, abs=1e-14)
     with pytest.raises(ValueError, match="35 rows"):
-        projected_gradients(as_subject(net, inputs, labels, layer=1), directions=directions.T)
+        projected_gradients(subject, directions=directions.T)
 
 
 def test_residuals_keep_their_digits_where_the_net_is_sure():
@@ -169,8 +143,6 @@ def test_residuals_keep_their_digits_where_the_net_is_sure():
 
 
 def test_the_same_seed_draws_the_same_minibatches():
-    net, inputs, labels = _problem()
-    one, two, other = (
-        minibatch_gradients(as_subject(net, inputs, labels), batch_size=4, draws=3, rng=s) for s in (1, 1, 2)
-    )
+    subject = as_subject(*_problem())
+    one, two, other = (minibatch_gradients(subject, batch_size=4, draws=3, rng=s) for s in (1, 1, 2))
     assert (one == two).all() and not (one == other).all()

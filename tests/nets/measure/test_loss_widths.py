@@ -20,14 +20,8 @@ from nets.measure import components, controls, loss_widths, minibatch_losses, te
 def trained():
     """A run between two windows, and the first window's modes."""
     data = datasets.load("digits")
-    start = train.sgd(
-        models.fully_connected((64, 16, 16, 10), rng=1),
-        data,
-        learning_rate=0.1,
-        batch_size=50,
-        epochs=40,
-        rng=0,
-    )
+    net = models.fully_connected((64, 16, 16, 10), rng=1)
+    start = train.sgd(net, data, learning_rate=0.1, batch_size=50, epochs=40, rng=0)
     window, run = train.record_and_continue(start, layer=1, epochs=10)
     return types.SimpleNamespace(run=run, window=window, modes=components.analyse(window))
 
@@ -140,12 +134,9 @@ def test_a_loss_that_is_zero_to_rounding_is_refused(trained):
     net.load_state_dict(trained.run.net.state_dict())
     with torch.no_grad():
         layers.checked_layer(net, 2).weight *= 1e4
-    kept = net(trained.run.data.train_inputs).argmax(1) == trained.run.data.train_labels
-    data = types.SimpleNamespace(
-        train_inputs=trained.run.data.train_inputs[kept],
-        train_labels=trained.run.data.train_labels[kept],
-        samples=1,
-    )
+    x, y = trained.run.data.train_inputs, trained.run.data.train_labels
+    kept = net(x).argmax(1) == y
+    data = types.SimpleNamespace(train_inputs=x[kept], train_labels=y[kept], samples=1)
     with pytest.raises(ValueError, match="zero to rounding"):
         loss_widths.widths(types.SimpleNamespace(net=net, data=data), trained.modes, directions=[0])
 
@@ -271,6 +262,5 @@ def test_the_temperature_is_half_the_learning_rate_times_the_variance_of_minibat
     )
     assert float(whole.temperature[0, 0]) == 0.0  # one batch of everything has no noise
     # The correction for drawing without replacement (1 − 49/1499) is seen at this precision or not: state it.
-    assert float(hot.temperature[1, 1]) == pytest.approx(
-        0.05 * slopes.var() / 50 * (len(slopes) - 50) / (len(slopes) - 1), rel=1e-5
-    )
+    exact = 0.05 * slopes.var() / 50 * (len(slopes) - 50) / (len(slopes) - 1)
+    assert float(hot.temperature[1, 1]) == pytest.approx(exact, rel=1e-5)

@@ -85,11 +85,8 @@ def test_continuing_is_the_uninterrupted_run_to_the_bit(digits, optimizer):
     start = train.sgd(_net(), digits, epochs=1, **options)
     kept = _vector(start)
     later = train.continued(start, 3)
-    assert (
-        _same(later, whole)
-        and later.rows == whole.rows
-        and (later.epoch, later.step) == (whole.epoch, whole.step)
-    )
+    assert _same(later, whole) and later.rows == whole.rows
+    assert (later.epoch, later.step) == (whole.epoch, whole.step)
     assert torch.equal(_vector(start), kept)
 
 
@@ -119,10 +116,8 @@ def test_training_neither_changes_the_given_net_nor_touches_the_global_generator
 def test_a_recipe_is_the_same_as_its_fields_as_keywords(digits):
     recipe = Recipe(learning_rate=0.1, batch_size=50, epochs=2, optimizer=optimizers.Momentum(0.5))
     words = {"learning_rate": 0.1, "batch_size": 50, "optimizer": "momentum", "momentum": 0.5}
-    first, second = (
-        train.sgd(_net(), digits, recipe, rng=0),
-        train.sgd(_net(), digits, epochs=2, rng=0, **words),
-    )
+    first = train.sgd(_net(), digits, recipe, rng=0)
+    second = train.sgd(_net(), digits, epochs=2, rng=0, **words)
     assert _same(first, second) and first.rows == second.rows and first.recipe == second.recipe == recipe
     longer = train.sgd(_net(), digits, recipe, epochs=3, rng=0)
     assert longer.epoch == 3 and longer.rows[:3] == first.rows and longer.recipe == recipe
@@ -154,28 +149,21 @@ def test_a_recipe_is_read_back_from_what_is_recorded(name, kind, value):
 # Against torch's own autograd and optimisers
 
 
-def _reference(net, data, optimizer, epochs, seed, dtype=torch.float64):
-    """Plain torch: module, backward, torch.optim."""
-    own = models.fully_connected((64, 20, 20, 10)) if net is None else net
-    own = own.to(dtype)
-    make = {
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
-        "momentum": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.003),
-    }[optimizer]
-    steps = make(own.parameters())
+RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 0.003}
+
+
+def _reference(net, data, optimizer, epochs, seed):
+    """Plain torch in float64: module, backward, torch.optim."""
+    own, more = net.double(), {"momentum": 0.9} if optimizer == "momentum" else {}
+    kind = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
+    steps = kind(own.parameters(), lr=RATES[optimizer], **more)
     for epoch in range(epochs):
         for batch in torch.from_numpy(batches.minibatches(seed, epoch, samples=data.samples, batch_size=50)):
             steps.zero_grad()
-            loss = nn.functional.cross_entropy(
-                own(data.train_inputs[batch].to(dtype)), data.train_labels[batch]
-            )
-            loss.backward()
+            logits = own(data.train_inputs[batch].double())
+            nn.functional.cross_entropy(logits, data.train_labels[batch]).backward()
             steps.step()
     return own
-
-
-RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 0.003}
 
 
 @pytest.mark.parametrize("optimizer", RATES)
@@ -183,16 +171,8 @@ RATES = {"sgd": 0.1, "momentum": 0.02, "adam": 0.003}
 def test_training_meets_autograd_and_torchs_own_optimisers(digits, optimizer, shape):
     net = _small_images() if shape == "convolutional" else _net(bias=shape == "biased")
     data = digits.subset(300)
-    run = train.sgd(
-        net,
-        data,
-        learning_rate=RATES[optimizer],
-        batch_size=50,
-        epochs=4,
-        rng=0,
-        optimizer=optimizer,
-        dtype="float64",
-    )
+    options = OPTIONS | {"learning_rate": RATES[optimizer], "optimizer": optimizer}
+    run = train.sgd(net, data, epochs=4, dtype="float64", **options)
     reference = _reference(net, data, optimizer, 4, run.seed)
     assert _vector(run) == pytest.approx(_vector(reference), rel=1e-11, abs=1e-13)
 
@@ -207,16 +187,13 @@ def test_float32_follows_float64_to_rounding_for_some_epochs(digits):
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_gradient_multiplied_out_by_hand_is_autograds(digits, bias):
     nets = [_net(rng, bias).double() for rng in (1, 2, 3)]
-    x, slope = (
-        digits.train_inputs[:90].double().flatten(1).view(3, 30, 64),
-        torch.randn(3, 30, 10, dtype=torch.float64),
-    )
+    x = digits.train_inputs[:90].double().flatten(1).view(3, 30, 64)
+    slope = torch.randn(3, 30, 10, dtype=torch.float64)
     parameters = [torch.stack(p).detach() for p in zip(*(net.parameters() for net in nets), strict=True)]
     hand, general = network(nets[0]), AutogradNetwork(nets[0])
     assert isinstance(hand, DenseNetwork)
-    assert hand.forward(parameters, x).numpy() == pytest.approx(
-        general.forward(parameters, x).numpy(), rel=1e-13
-    )
+    logits = general.forward(parameters, x).numpy()
+    assert hand.forward(parameters, x).numpy() == pytest.approx(logits, rel=1e-13)
     for a, b in zip(hand.backward(parameters, slope), general.backward(parameters, slope), strict=True):
         assert a.numpy() == pytest.approx(b.numpy(), rel=1e-12, abs=1e-13)
 
@@ -475,17 +452,10 @@ def test_gradient_descent_uses_all_samples_in_each_step(digits):
 
 def test_isotropic_noise_is_white_with_variance_two_alpha_d(digits):
     data = digits.subset(50)
-    plain = train.sgd(_net(), data, learning_rate=0.1, epochs=1, optimizer="gd", dtype="float64")
-    options = {
-        "learning_rate": 0.1,
-        "epochs": 1,
-        "optimizer": "gd_isotropic_noise",
-        "noise": 1e-3,
-        "dtype": "float64",
-    }
-    kicks = torch.stack(
-        [_vector(train.sgd(_net(), data, rng=r, **options)) - _vector(plain) for r in range(5)]
-    )
+    options = {"learning_rate": 0.1, "epochs": 1, "dtype": "float64"}
+    plain = _vector(train.sgd(_net(), data, optimizer="gd", **options))
+    options |= {"optimizer": "gd_isotropic_noise", "noise": 1e-3}
+    kicks = torch.stack([_vector(train.sgd(_net(), data, rng=r, **options)) - plain for r in range(5)])
     standard = (kicks / np.sqrt(2 * 0.1 * 1e-3)).numpy().ravel()
     assert stats.kstest(standard, "norm").pvalue > 1e-3
     assert stats.kstest(standard * np.sqrt(2), "norm").pvalue < 1e-9  # √(αD) is rejected
@@ -534,9 +504,8 @@ def test_a_run_in_a_file_goes_on_to_the_bit(digits, tmp_path):
         run = train.sgd(_net(), digits, epochs=2, optimizer=optimizer, **OPTIONS)
         train.save(run, tmp_path / "run.safetensors")
         (back,) = train.load(tmp_path / "run.safetensors", net=_net(9), data=digits)
-        assert (
-            _same(run, back) and back.rows == run.rows and back.recipe == run.recipe and back.seed == run.seed
-        )
+        assert _same(run, back) and back.rows == run.rows
+        assert back.recipe == run.recipe and back.seed == run.seed
         assert _same(train.continued(run, 2), train.continued(back, 2))
 
 
@@ -688,15 +657,9 @@ def test_windows_without_sense_are_refused(explored):
 def test_replicas_need_one_entry_each_and_one_shape(digits):
     with pytest.raises(ValueError, match="learning_rate has 2 entries and rng 3"):
         train.replicas(_net(), digits, learning_rate=[0.1, 0.2], batch_size=50, epochs=1, rng=[0, 1, 2])
+    nets = [_net(), models.fully_connected((64, 10))]
     with pytest.raises(ValueError, match="one shape"):
-        train.replicas(
-            [_net(), models.fully_connected((64, 10))],
-            digits,
-            learning_rate=0.1,
-            batch_size=50,
-            epochs=1,
-            rng=[0, 1],
-        )
+        train.replicas(nets, digits, learning_rate=0.1, batch_size=50, epochs=1, rng=[0, 1])
     with pytest.raises(ValueError, match="empty"):
         train.replicas(_net(), digits, learning_rate=0.1, batch_size=50, epochs=1, rng=[])
     a, b = (train.sgd(_net(), digits, epochs=n, **OPTIONS) for n in (1, 2))
