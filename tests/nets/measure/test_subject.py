@@ -68,28 +68,26 @@ def test_a_residual_block_with_squared_errors_is_measured_as_autograd_says(weigh
     model, x, y = _residual()
     subject = Subject(model, x, y, loss, weights)
     losses, gradients, H = _by_hand(model, x, y, subject.names)
+    C = np.cov(gradients.T, bias=True)
     close = lambda values: pytest.approx(values, abs=1e-12)  # noqa: E731
     assert subject.losses(reduction="none")[0].numpy() == close(losses)
     assert float(subject.losses()[0]) == close(losses.mean())
     assert per_sample_gradients(subject).numpy() == close(gradients)
     assert torch.cat(list(subject.gradients(memory=3000))).numpy() == close(gradients)
     assert subject.gradient().numpy() == close(gradients.mean(0))
-    assert noise_covariance(subject).covariance.to_numpy() == close(np.cov(gradients.T, bias=True))
-    assert noise_trace(subject) == close(np.trace(np.cov(gradients.T, bias=True)))
+    assert noise_covariance(subject).covariance.to_numpy() == close(C)
+    assert noise_trace(subject) == close(np.trace(C))
     assert hessian(subject).to_numpy() == close(H)
     v = np.random.default_rng(0).normal(size=(subject.size, 3))
     assert hessian_operator(subject) @ v == close(H @ v)
     assert subject.hessian_product(v[:, 0]).numpy() == close(H @ v[:, 0])
     assert projected_gradients(subject, directions=v) == close(gradients @ v)
-    assert minibatch_gradients(subject, batch_size=12, draws=1, replacement=False, rng=0)[0] == close(
-        gradients.mean(0)
-    )
-    assert top_eigenpairs(subject, count=2, tolerance=0).eigenvalue.to_numpy() == close(
-        np.linalg.eigvalsh(H)[::-1][:2]
-    )
-    assert noise_alignment(subject, top=2).size_ratio.to_numpy() == pytest.approx(
-        [np.trace(np.cov(gradients.T, bias=True)) / np.trace(H)], rel=1e-9
-    )
+    drawn = minibatch_gradients(subject, batch_size=12, draws=1, replacement=False, rng=0)
+    assert drawn[0] == close(gradients.mean(0))
+    top = top_eigenpairs(subject, count=2, tolerance=0)
+    assert top.eigenvalue.to_numpy() == close(np.linalg.eigvalsh(H)[::-1][:2])
+    ratio = noise_alignment(subject, top=2).size_ratio.to_numpy()
+    assert ratio == pytest.approx([np.trace(C) / np.trace(H)], rel=1e-9)
     for kind in ("true", "empirical"):
         with pytest.raises(ValueError, match="cross-entropy of labels"):
             fisher(subject, kind=kind)
@@ -193,19 +191,13 @@ def test_the_general_form_has_the_numbers_of_the_fast_one(name, layer):
     for f in ("losses", "outputs"):
         _same(getattr(fast, f)(), getattr(slow, f)())
     _same(*(s.losses(numpy(s.vector) + v.T, reduction="none") for s in (fast, slow)))
+    t = torch.tensor([-3.0, 0.0, 0.5])
     for reduction in ("mean", "none"):
         for kind in ("along", "slopes"):
-            one, other = (
-                getattr(s, kind)(v.T, torch.tensor([-3.0, 0.0, 0.5]), reduction=reduction)
-                for s in (fast, slow)
-            )
-            _same(one, other)
+            _same(*(getattr(s, kind)(v.T, t, reduction=reduction) for s in (fast, slow)))
     _same(fast.hessian_product(v), slow.hessian_product(v))
-    for one, other in zip(
-        vars(along_directions(fast, directions=v)).values(),
-        vars(along_directions(slow, directions=v)).values(),
-        strict=True,
-    ):
+    near = [vars(along_directions(s, directions=v)).values() for s in (fast, slow)]
+    for one, other in zip(*near, strict=True):
         _same(one, other)
     tops = [top_eigenpairs(s, count=3, tolerance=1e-10, rng=0) for s in (fast, slow)]
     _same(tops[0].eigenvalue, tops[1].eigenvalue)
@@ -248,15 +240,10 @@ def test_widths_profiles_and_temperatures_have_the_same_numbers_in_both_forms(bi
     _same(loss_widths.profiles(run, modes, found[0]), loss_widths.profiles(slow, modes, found[0]))
     numbers = {"batch_size": 20, "learning_rate": 0.1}
     _same(active_temperature(run, modes), active_temperature(slow, modes, **numbers))
-    one, other = (
-        minibatch_losses.profiles(run, modes, found[0], points=5),
-        minibatch_losses.profiles(slow, modes, found[0], points=5, **numbers),
-    )
-    _same(one, other)
-    _same(
-        noise_trace(run, layer=1),
-        noise_trace(as_subject(run.net, run.data.train_inputs, run.data.train_labels, layer=1)),
-    )
+    curves = minibatch_losses.profiles(run, modes, found[0], points=5)
+    _same(curves, minibatch_losses.profiles(slow, modes, found[0], points=5, **numbers))
+    own = as_subject(run.net, run.data.train_inputs, run.data.train_labels, layer=1)
+    _same(noise_trace(run, layer=1), noise_trace(own))
 
 
 def test_eigenvectors_of_a_layer_with_bias_are_numbered_as_its_windows(biased):
@@ -277,9 +264,8 @@ def test_the_cross_entropy_keeps_the_digits_of_tiny_losses_and_does_not_overflow
     margins = torch.tensor([-2000.0, -800.0, -1.0, 0.0, 3.0, 40.0, 300.0, 700.0], dtype=torch.float64)
     logits = torch.stack([margins, torch.zeros(8), torch.full((8,), -1.0)], 1).double()
     labels = torch.zeros(8, dtype=torch.int64)
-    assert cross_entropy(logits, labels).numpy() == pytest.approx(
-        sample_losses(logits, labels).numpy(), rel=1e-14
-    )
+    expected = sample_losses(logits, labels).numpy()
+    assert cross_entropy(logits, labels).numpy() == pytest.approx(expected, rel=1e-14)
     (gradient,) = torch.autograd.grad(cross_entropy(logits.requires_grad_(), labels).sum(), logits)
     exact = torch.softmax(logits.detach(), 1) - functional.one_hot(labels, 3)
     assert gradient.numpy() == pytest.approx(exact.numpy(), abs=1e-15)
