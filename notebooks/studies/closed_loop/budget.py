@@ -53,7 +53,6 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
     moving = settled_variance(valley.noise(place)[:, :n], valley.curvatures(place), rate).mean(0)
     share = moving / settled_variance(C, valley.curvatures(middle), rate)
     coupled = share * coupled_variances(valley, middle)
-    widened = share * coupled_variances(valley, middle, minibatch_hessians=True)
     ratio = walked["noise"].mean("measured") / C
     stiffness, excess = _response(valley, walked)
     noise = walked["noise"].sel(place="own").mean("measured").to_numpy()
@@ -62,7 +61,7 @@ def variance_budget(valley: MeasuredValley, walked: xr.Dataset) -> xr.Dataset:
         "finite step": settled_variance(C0, lam0, rate),
         "moving": moving,
         "couplings": coupled,
-        "minibatch Hessians": widened,
+        "minibatch Hessians": share * coupled_variances(valley, middle, minibatch_hessians=True),
         "noise at y": coupled * ratio.sel(place="shadow").to_numpy(),
         "noise of the net": coupled * ratio.sel(place="own").to_numpy(),
         "D/λ of the net": settled_variance(noise, walked["curvature"].mean("measured").to_numpy(), rate),

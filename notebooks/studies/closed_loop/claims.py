@@ -26,8 +26,9 @@ def near(
     """The verdict on numbers of several nets, first axis, that are expected near a value."""
     mean = estimate(values, scale=scale)
     found = Claim(claim, paper, mean, About(expected), shown=shown or f"{mean:.2f}")
-    wide = found.outcome == "not decided"
-    return found.judge("the interval is wide" if wide else f"{mean.value:.2f} against {expected:g}")
+    return found.judge(
+        "the interval is wide" if found.outcome == "not decided" else f"{mean.value:.2f} against {expected:g}"
+    )
 
 
 def loop_verdicts(found: xr.Dataset, *, downhill: xr.Dataset | None = None) -> tuple[Verdict, ...]:
@@ -111,13 +112,13 @@ def _quiet(found: xr.Dataset) -> Verdict:
     """Growth of ln F̂ with hardly any noise: half the growth of SGD refutes."""
     quiet, growth = float(found.attrs["quiet"]), float(found["log_flatness_net"].mean())
     more = estimate(found["quiet_log_flatness_net"] - found["log_flatness_net"])
-    as_much = f"ln F̂ grows more with less noise, by {more.value:.2f}"
+    by = f"more with less noise, by {more.value:.2f}" if more.side() == "above" else "as much with less noise"
     return Claim(
         "ln F̂ at own weights grows in proportion to the noise (PRL Eq. 16)",
         f"1/{quiet:g} of the noise, 1/{quiet:g} of the growth", more, Below(refuted=-0.5 * abs(growth)),
         shown=f"growth with 1/{quiet:g} less growth of SGD {more:.3f}",
     ).judge({
-        "does not hold": as_much if more.side() == "above" else "ln F̂ grows as much with less noise",
+        "does not hold": f"ln F̂ grows {by}",
         "holds": "less noise, less growth",
         "not decided": "the interval is wide",
     })  # fmt: skip

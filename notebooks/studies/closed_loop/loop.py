@@ -1,7 +1,6 @@
 """The closed loop: nets trained, measured, followed, and compared with theory, density and ensemble.
 
-References: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eqs. 7–16; ICLR 2021 = Xie, Sato, Sugiyama,
-Eqs. 5–7.
+References: Yang, Tang, Tu, PRL 130, 237101 (2023), Eqs. 7–16; Xie, Sato, Sugiyama, ICLR 2021, Eqs. 5–7.
 """
 
 from __future__ import annotations
@@ -18,16 +17,8 @@ from fpsolve.results import dataset, quantity
 from fpsolve.sweeps.store import kept
 from nets.data import datasets
 from nets.data.datasets import Data
-from nets.measure.valley import (
-    Flat,
-    MeasuredValley,
-    Reading,
-    at_weights,
-    log_weighted_flatness,
-    measure_valley,
-    walk_seed,
-    weights_at,
-)
+from nets.measure import valley as valleys
+from nets.measure.valley import Flat, MeasuredValley, Reading, measure_valley, weights_at
 from nets.models import fully_connected
 from nets.training import train
 from nets.training.recipe import Precision
@@ -49,12 +40,9 @@ def closed_loop(
 ) -> xr.Dataset:  # fmt: skip
     """Predictions of theory, density and ensemble beside what SGD did, for one net.
 
-    ``walked`` comes from ``walks.walk``, ``noise`` is as in
-    :meth:`nets.measure.valley.MeasuredValley.process`, ``confidence`` is that of SGD's intervals, bootstraps
-    over replicas. A confidence outside (0, 1) is a ValueError.
-
-    Returned as by ``predictions.prediction``, with SGD as one method more: its errors are standard errors
-    over replicas; ``sgd_low``, ``sgd_high`` (mode) are its interval. With the variables of
+    ``walked`` comes from ``walks.walk``; options and result are those of ``predictions.prediction``, with SGD
+    as one method more. Errors of SGD are standard errors over replicas; ``sgd_low``, ``sgd_high`` (mode) are
+    bootstraps at ``confidence``, a ValueError outside (0, 1). With the variables of
     ``budget.variance_budget`` where the sampling is with replacement. ``log_flatness_net`` is the growth of
     ln F̂ by Hessians at the copies' own weights; ``noise_curvature`` (mode), BC_ii/λ_i at w₀, is 1 where C =
     H/B. The other variables say what they are in their ``long_name``.
@@ -64,9 +52,8 @@ def closed_loop(
     steps = int(walked.attrs["steps"])
     sgd, drawn = _of_sgd(valley, walked, rng)
     low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)], axis=0)
-    both = prediction(
-        valley, steps=steps, noise=noise, walkers=walkers, rng=rng, others={SGD: sgd}, progress=progress
-    )
+    settings: dict[str, Any] = {"walkers": walkers, "rng": rng, "progress": progress}
+    both = prediction(valley, steps=steps, noise=noise, others={SGD: sgd}, **settings)
     others = {
         f"theory_{other}": quantity(theory_variances(valley, steps=steps, noise=other), "mode", text)
         for other, text in _OTHER_NOISE.items()
@@ -137,7 +124,8 @@ def _curvature_at_start(valley: MeasuredValley) -> np.ndarray:
 def _growth(lam: np.ndarray, valley: MeasuredValley) -> np.ndarray:
     """ln F̂ of curvatures λ_i less that at the origin."""
     origin = _curvature_at_start(valley)
-    return log_weighted_flatness(lam, origin) - log_weighted_flatness(origin, origin)
+    of = valleys.log_weighted_flatness
+    return of(lam, origin) - of(origin, origin)
 
 
 @dataclass(frozen=True)
@@ -203,11 +191,10 @@ def closed_loops(
     """The closed loop of several nets, each with its own initial weights and minibatches, over ``training``.
 
     ``seed`` is that of the first net; the others follow. Data files are found through the environment
-    variable ``FPSOLVE_DATA``. Trainings, valleys, walks and comparisons are kept in ``folder`` one by one;
-    run again to go on after a kill. Beside :func:`closed_loop` the result has ``quiet_displacement``,
-    ``quiet_log_flatness`` and ``quiet_log_flatness_net`` of the control with hardly any noise. Fewer than
-    two nets, a missing folder and numbers that do not fit the data are a ValueError before any work, as is
-    a store of another question.
+    variable ``FPSOLVE_DATA``. Every part is kept in ``folder``; run again to go on after a kill. Beside
+    :func:`closed_loop` the result has ``quiet_…`` of the control with hardly any noise. Fewer than two nets,
+    a missing folder and numbers that do not fit the data are a ValueError before any work, as is a store of
+    another question.
     """
     if nets < 2:
         raise ValueError(f"nets={nets}: an interval needs at least 2")
@@ -249,9 +236,8 @@ def _one_net(
             run, epochs=study.window, rng=seed, store=place("valley"), progress=progress,
             **settings("n_sharp", "pilots", "points", "degree", "flat", "tolerance"),
         )  # fmt: skip
-        walked = walk(
-            valley, rng=seed, store=place("walk"), progress=progress, **settings("replicas", "measured")
-        )
+        counts = settings("replicas", "measured")
+        walked = walk(valley, rng=seed, store=place("walk"), progress=progress, **counts)
         quiet = kept(place("quiet"), lambda: _quiet(study, valley, seed), asked=asked)
         followed = time.process_time()
         found = closed_loop(valley, walked, walkers=study.walkers, rng=seed, progress=progress)
@@ -269,14 +255,14 @@ def _quiet(study: LoopStudy, valley: MeasuredValley, seed: int) -> xr.Dataset:
     steps, per_epoch = study.window * run.steps_per_epoch, run.data.samples // batch
     later = train.sgd(
         run.net, run.data, learning_rate=study.learning_rate, batch_size=batch,
-        epochs=max(1, round(steps / per_epoch)), rng=walk_seed(seed, 3, 0), sampling="with_replacement",
-        dtype=study.dtype,
+        epochs=max(1, round(steps / per_epoch)), rng=valleys.walk_seed(seed, 3, 0), dtype=study.dtype,
+        sampling="with_replacement",
     )  # fmt: skip
-    w = weights_at(later)
+    w, climb = weights_at(later), valley.log_weighted_flatness
     x = float((w - weights_at(run)) @ valley.directions[:, -1])
-    H = at_weights(run, w, run.data.train_inputs.double(), run.data.train_labels, valley.directions).hessian
+    rows = run.data.train_inputs.double(), run.data.train_labels
+    H = valleys.at_weights(run, w, *rows, valley.directions).hessian
     net = _growth(np.diag(H)[: valley.n_sharp], valley)
-    climb = valley.log_weighted_flatness
     return dataset(
         {
             "quiet_displacement": quantity(x, (), "x at the end with hardly any noise"),

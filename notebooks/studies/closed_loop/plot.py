@@ -1,8 +1,8 @@
-"""Figures of the closed loop. They draw data they are given."""
+"""Figures of one net from ``loop.closed_loop``, and of several from ``loop.closed_loops``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xarray as xr
@@ -13,18 +13,13 @@ from notebooks.studies.closed_loop.budget import CORRECTIONS
 from notebooks.studies.closed_loop.predictions import SGD
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from matplotlib.axes import Axes
 
 
 def valley_profile(
     found: xr.Dataset, kind: Literal["curvature", "noise"] = "curvature", *, ax: Axes | None = None
 ) -> Axes:
-    """Axes with λ_i(x) or C_ii(x) of one net as measured, their fits, and where SGD ended.
-
-    ``found`` comes from ``loop.closed_loop``.
-    """
+    """Axes with λ_i(x) or C_ii(x) of one net as measured, their fits, and where SGD ended."""
     ax = style.axes(ax)
     x = found["place_along"].to_numpy()
     line = np.linspace(x[0], x[-1], 200)
@@ -55,15 +50,11 @@ def _sgd_span(found: xr.Dataset, ax: Axes) -> None:
 
 
 def variance_factors(found: xr.Dataset, *, ax: Axes | None = None, confidence: float = 0.95) -> Axes:
-    """Axes with SGD's variance over its prediction, one correction after the other, a line for each mode.
-
-    ``found`` comes from ``loop.closed_loops``; intervals are over its nets.
-    """
+    """Axes with SGD's variance over its prediction by correction, a line per mode, intervals over nets."""
     ax = style.axes(ax)
     ratio = (found["sgd"] / found["predicted"]).transpose("training", "correction", "mode")
     mean, low, high = mean_interval(ratio, confidence=confidence, scale="log")
-    modes = found["mode"].to_numpy()
-    at = np.arange(len(CORRECTIONS))
+    modes, at = found["mode"].to_numpy(), np.arange(len(CORRECTIONS))
     for i, mode in enumerate(modes):
         shift = 0.5 * (i - (len(modes) - 1) / 2) / max(len(modes), 2)
         error = np.abs(np.array([low[:, i], high[:, i]]) - mean[:, i])

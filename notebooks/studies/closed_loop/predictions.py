@@ -82,10 +82,7 @@ def flat_path(valley: MeasuredValley, *, steps: int, noise: Reading) -> np.ndarr
 
 
 def stationary_place(valley: MeasuredValley, *, noise: Reading) -> float:
-    """Where the averaged drift vanishes and pushes back, within the range measured; NaN if nowhere.
-
-    NaN means that the valley has no stationary density: only that of y_i given x can settle.
-    """
+    """Where the averaged drift vanishes and pushes back; NaN if nowhere in range: then only y_i settles."""
     x = valley.profile["x"].to_numpy()
     line, drift = np.linspace(x[0], x[-1], 400), flat_drift(valley, noise=noise)
     v = np.array([drift(t) for t in line])
@@ -112,10 +109,8 @@ def coupled_variances(valley: MeasuredValley, x: float, *, minibatch_hessians: b
     H, C = (there[k].to_numpy()[:n, :n] for k in ("hessian", "covariance"))
     scatter = there["hessian_covariance"].to_numpy()
     A = np.eye(n) - rate * (H + H.T) / 2
-    if (largest := float(np.abs(np.linalg.eigvalsh(A)).max())) >= 1:
-        raise ValueError(
-            f"the map diverges: it multiplies by {largest:.3g} along a sharp direction at x={x:g}"
-        )
+    if (by := float(np.abs(np.linalg.eigvalsh(A)).max())) >= 1:
+        raise ValueError(f"the map diverges: it multiplies by {by:.3g} along a sharp direction at x={x:g}")
     spread = solve_discrete_lyapunov(A, rate**2 * C)
     for _ in range(200 if minibatch_hessians else 0):
         more = np.einsum("jk,ijk->i", spread, scatter)
@@ -170,10 +165,9 @@ def evolved_density(
     theory's Gaussian at a tenth of the walk. Where V falls over the whole range there is no stationary
     density in x, see :func:`stationary_place`; that of y given x follows x, quasi-stationary.
 
-    ``mode`` is i, counted from 0; ``steps`` are the iterations of the walk, ``times`` the densities in its
-    second half. Cells along y are 32 times ``fine``, along x as many as the start needs; for half-grid
-    estimates. Noise "random_shift" gives x next to no noise and is a ValueError, as is a mode that does not
-    exist.
+    ``mode`` is i, from 0; ``steps`` are the iterations of the walk, ``times`` the densities in its second
+    half. Cells along y are 32 times ``fine`` (for half-grid estimates), along x as many as the start needs.
+    Noise "random_shift" gives x next to no noise and is a ValueError, as is a mode that does not exist.
     """
     if noise not in ("measured", "local"):
         raise ValueError(f"noise={noise!r} must be 'measured' or 'local' for a density in x")
@@ -195,8 +189,7 @@ def evolved_density(
     s0 = max(spread[start], 1.5 * (high - low) / nx)
     first = sp.exp(-((x - path[start]) ** 2) / (2 * s0**2) - y**2 / (2 * widths[start] ** 2))
     reach = 7 * float(widths[start:].max())
-    last = rate * (steps - start)
-    begin = rate * (steps // 2 - start)
+    begin, last = rate * (steps // 2 - start), rate * (steps - start)
     return fpsolve.evolve(
         process, first, times=list(np.linspace(max(begin, 0.0), last, times)), time_step=last / (75 * fine),
         box={str(x): (low, high), str(y): (-reach, reach)}, shape=(nx, 32 * fine),
@@ -259,14 +252,12 @@ def _of_theory(valley: MeasuredValley, steps: int, noise: Reading) -> dict[str, 
     """Numbers by theory and by densities with x held."""
     rate, n = valley.learning_rate, valley.n_sharp
     path = flat_path(valley, steps=steps, noise=noise)
-    late = path[steps // 2 :]
+    late, climb = path[steps // 2 :], valley.log_weighted_flatness
     lam, D = valley.curvatures(late), valley.diffusion(late, noise=noise)
     bare, stepped = (D / lam).mean(0), settled_variance(2 / rate * D, lam, rate).mean(0)
     middle = float(late.mean())
     lam, C = valley.curvatures(middle), valley.noise(middle)[:n]
     coupled = stepped * coupled_variances(valley, middle) / settled_variance(C, lam, rate)
-    held = lam, valley.diffusion(middle, noise=noise)
-    climb = valley.log_weighted_flatness
     flat = np.array([path[-1], np.nan, climb(path[-1]) - climb(0.0)])
     nothing = np.full(len(FLAT), np.nan)
     found = {
@@ -274,7 +265,9 @@ def _of_theory(valley: MeasuredValley, steps: int, noise: Reading) -> dict[str, 
         "theory, finite step": (np.append(stepped, nothing), np.append(coupled - stepped, nothing)),
     }
     for name, step in (("", None), (", finite step", rate)):
-        variance, error = conditional_variances(*held, learning_rate=step)
+        variance, error = conditional_variances(
+            lam, valley.diffusion(middle, noise=noise), learning_rate=step
+        )
         found[f"density of y, x held{name}"] = np.append(variance, nothing), np.append(error, nothing)
     return found
 
@@ -287,13 +280,10 @@ def _of_density(valley: MeasuredValley, mode: int, steps: int, noise: Reading) -
 
 
 def _moments(valley: MeasuredValley, density: xr.DataArray) -> np.ndarray:
-    x, y = (density[str(name)].to_numpy() for name in density.dims[1:])
-    P = density.to_numpy()
+    P, (x, y) = density.to_numpy(), (density[str(name)].to_numpy() for name in density.dims[1:])
     mass = P.sum((1, 2))
     of_y, of_x = P.sum(1) / mass[:, None], P[-1].sum(1) / mass[-1]
-    spread = of_y @ y**2 - (of_y @ y) ** 2
-    mean = of_x @ x
-    climb = valley.log_weighted_flatness
+    spread, mean, climb = of_y @ y**2 - (of_y @ y) ** 2, of_x @ x, valley.log_weighted_flatness
     return np.array([spread.mean(), mean, of_x @ (x - mean) ** 2, of_x @ climb(x) - climb(0.0)])
 
 

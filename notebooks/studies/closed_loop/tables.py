@@ -54,10 +54,8 @@ def _remarks(found: xr.Dataset) -> list[str]:
             f"{np.nanmin(places):.2f} to {np.nanmax(places):.2f}; SGD ends at x from {ends.min():.2f} to "
             f"{ends.max():.2f}, where the density in x still evolves"
         )
-    remarks.append(
-        "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
-    )
-    return remarks
+    steps = "of the densities, those without 'finite step' are of continuous time; SGD has steps of the rate"
+    return [*remarks, steps]
 
 
 _SYMBOLS = {"displacement": "<x>", "flat_variance": "Var x", "log_flatness": "growth of ln F"}
@@ -84,10 +82,7 @@ def _row(
 
 
 def budget_table(found: xr.Dataset, *, confidence: float = 0.95) -> Table:
-    """SGD's variance over its prediction, one correction after the other, with intervals over nets.
-
-    ``value`` is the factor SGD / prediction; an interval that holds 1 closes the budget.
-    """
+    """SGD / prediction by correction, with intervals over nets; one that holds 1 closes the budget."""
     rows = []
     for mode, (correction, text) in product(found["mode"].to_numpy(), CORRECTIONS.items()):
         predicted = found["predicted"].sel(mode=mode, correction=correction)
@@ -109,8 +104,7 @@ def pooled_factor(found: xr.Dataset, correction: str) -> xr.DataArray:
 
 def over_modes(values: xr.DataArray) -> xr.DataArray:
     """Geometric mean over modes of positive numbers, for each net."""
-    logs = xr.apply_ufunc(np.log, values)
-    return xr.apply_ufunc(np.exp, logs.mean("mode"))
+    return xr.apply_ufunc(np.exp, xr.apply_ufunc(np.log, values).mean("mode"))
 
 
 def noise_exponent(found: xr.Dataset) -> np.ndarray:
@@ -127,8 +121,5 @@ def noise_exponent(found: xr.Dataset) -> np.ndarray:
 
 
 def in_words(values: xr.DataArray | np.ndarray, *, scale: Scale = "log", form: str = ".2f") -> str:
-    """Mean over nets and its interval, "1.02 [0.97, 1.08]", with numbers in the format ``form``.
-
-    On the scale "log" it is the geometric mean of positive numbers.
-    """
+    """Mean over nets, geometric on the scale "log", and its interval: "1.02 [0.97, 1.08]" for ".2f"."""
     return f"{estimate(values, scale=scale):{form}}"

@@ -1,8 +1,4 @@
-"""What SGD does in a measured valley: many trainings from the same weights, seen along its directions.
-
-At the walk's end noise and gradient are measured again at the replicas' own weights, and at their shadows
-w₀ + x u + Σ p_i e_i, projections onto the directions of the valley.
-"""
+"""What SGD does in a measured valley: many trainings from the same weights, seen along its directions."""
 
 from __future__ import annotations
 
@@ -20,7 +16,8 @@ from fpsolve.sweeps.store import kept
 from nets.measure.valley import MeasuredValley, at_weights, from_here, noise_factor, walk_seed, weights_at
 from nets.training.run import Run
 
-#: Where a copy's end is measured: at its own weights, and at their projection on the valley's directions.
+#: Where a copy's end is measured: at its own weights, and at their shadow w₀ + x u + Σ p_i e_i, projected on
+#: the valley's directions.
 PLACES = ("own", "shadow")
 
 
@@ -35,32 +32,25 @@ def walk(
     noise and Hessian are measured. A ``store``, ``….nc``, keeps the walk, and is read if it is there already.
 
     Returned over ``step``, ``replica`` and ``mode``: ``x``; ``y``, from the floor at that x. At the end of
-    the first ``measured`` replicas, at ``place`` "own" (their weights) and "shadow" (with only the valley's
-    directions): ``gradient`` e_i·∇L, ``noise`` C_ii of the minibatch gradient and ``flat_gradient`` u·∇L;
-    ``curvature`` e_iᵀHe_i, own. A number that makes no sense, or a store of another walk, is a ValueError
-    before any work; so is a replica that diverged.
+    the first ``measured`` replicas, at each ``place`` of :data:`PLACES`: ``gradient`` e_i·∇L, ``noise`` C_ii
+    of the minibatch gradient and ``flat_gradient`` u·∇L; ``curvature`` e_iᵀHe_i, own. A number that makes no
+    sense, or a store of another walk, is a ValueError before any work; so is a replica that diverged.
     """
     epochs = int(valley.profile.attrs["epochs"]) if epochs is None else epochs
     steps = epochs * valley.run.steps_per_epoch
     every = max(1, steps // 100) if every is None else every
     numbers = {"replicas": replicas, "epochs": epochs, "every": every, "measured": measured}
-    least = {
-        "replicas": (8, math.inf),
-        "epochs": (1, math.inf),
-        "every": (1, steps),
-        "measured": (2, replicas),
-    }
-    for name, (low, high) in least.items():
-        if not low <= numbers[name] <= high:
-            raise ValueError(f"{name}={numbers[name]} must lie between {low} and {high}")
+    limits = (8, math.inf), (1, math.inf), (1, steps), (2, replicas)
+    for (name, value), (low, high) in zip(numbers.items(), limits, strict=True):
+        if not low <= value <= high:
+            raise ValueError(f"{name}={value} must lie between {low} and {high}")
     asked = {"valley": valley.digest, "rng": rng} | numbers
     return kept(store, lambda: _walk(valley, asked, progress), asked=asked)
 
 
 def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
     w0, n, run = weights_at(valley.run), valley.n_sharp, valley.run
-    dtype = run.recipe.torch_dtype
-    columns = torch.from_numpy(np.ascontiguousarray(valley.directions)).to(dtype)
+    columns = torch.from_numpy(np.ascontiguousarray(valley.directions)).to(run.recipe.torch_dtype)
     pieces = columns.split([p.numel() for p in run.net.parameters()])
     origin = torch.from_numpy(w0 @ valley.directions)
     places, when, steps = [], [], asked["epochs"] * run.steps_per_epoch
@@ -84,8 +74,7 @@ def _walk(valley: MeasuredValley, asked: dict, progress: bool) -> xr.Dataset:
         | _at_ends(valley, runs[: asked["measured"]], progress),
         title="SGD in the measured valley",
         coords={"step": np.array(when), "place": [*PLACES]},
-        seed=int(asked["rng"]), data=run.data.name, epochs=int(asked["epochs"]),
-        steps=int(asked["epochs"] * run.steps_per_epoch),
+        seed=int(asked["rng"]), data=run.data.name, epochs=int(asked["epochs"]), steps=int(steps),
     )  # fmt: skip
 
 

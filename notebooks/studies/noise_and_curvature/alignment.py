@@ -72,8 +72,7 @@ def alignment_along(
     every["size_ratio_top"] = top.reduce(stats.gmean, dim="mode").assign_attrs(
         long_name=f"A_ii / H_ii, geometric mean of the {SHARPEST} sharpest directions", units="1"
     )
-    seconds = float(sum(part.attrs["cpu_seconds"] for part in found))
-    return every.assign_attrs(data=data.name, cpu_seconds=seconds)
+    return every.assign_attrs(data=data.name, cpu_seconds=float(sum(p.attrs["cpu_seconds"] for p in found)))
 
 
 def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Dataset:
@@ -83,12 +82,8 @@ def alignment_summary(every: xr.Dataset, *, confidence: float = 0.95) -> xr.Data
     ``_low`` and ``_high``, and without them ``error``, the mean share of misclassified samples.
     """
     ratios, correlations, plain = ([n for n in names if n in every] for names in _AVERAGED)
-    summary = over_trainings(
-        every[ratios + correlations + plain],
-        confidence=confidence,
-        geometric=ratios,
-        correlations=correlations,
-    )
+    ways: dict = {"geometric": ratios, "correlations": correlations, "confidence": confidence}
+    summary = over_trainings(every[ratios + correlations + plain], **ways)
     return summary.assign(error=every["error"].mean("training", keep_attrs=True))
 
 
@@ -110,8 +105,7 @@ def slopes_above(every: xr.Dataset, floors: Sequence[float], *, matrix: str = "n
         if above.sum() > 2:
             values[k, j, i] = stats.linregress(np.log(x[above]), np.log(y[above])).slope
     coords = {"epoch": every["epoch"], "floor": np.array(floors, dtype=float)}
-    dims = ("epoch", "floor")
-    words = "log-log slope of C_ii by H_ii"
+    dims, words = ("epoch", "floor"), "log-log slope of C_ii by H_ii"
     result = over_trainings([xr.Dataset({"slope": quantity(v, dims, words)}, coords) for v in values])
     return result.assign(directions=quantity(counts.mean(0), dims, "directions"))
 

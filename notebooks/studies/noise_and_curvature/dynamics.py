@@ -106,10 +106,9 @@ def flatness_dynamics(
         raise ValueError(f"epochs={wanted} must ascend and not begin before the run's epoch {run.epoch}")
     reference = layer_norms(run.net) if norms is None else tuple(norms)
     data = run.data if samples is None else run.data.subset(samples)
-    found, done = [], []
+    rows, found, done = (data.train_inputs, data.train_labels), [], []
     for last in _course(run, shown(wanted, unit="measurement", progress=progress, leave=True)):
         pair = last.net, rescaled(last.net, reference)
-        rows = data.train_inputs, data.train_labels
         found.append([top_curvatures(net, *rows, count=count, layer=layer) for net in pair])
         done.append(last.step)
     history = last.history.sel(epoch=wanted) if last.history.sizes else last.history
@@ -163,9 +162,8 @@ def flatness_along(
     length = 1 if batch_size is None else data.samples // batch_size
     if any(s % length for s in steps):
         raise ValueError(f"steps={list(steps)} must be whole epochs of {length}")
-    way: Optimizer = (
-        Plain() if batch_size else IsotropicNoise(noise) if noise is not None else GradientDescent()
-    )
+    full: Optimizer = GradientDescent() if noise is None else IsotropicNoise(noise)
+    way = Plain() if batch_size else full
     run = sgd(net, data, optimizer=way, learning_rate=learning_rate, batch_size=batch_size, epochs=1, rng=rng)
     epochs = [s // length for s in steps]
     return flatness_dynamics(run, epochs=epochs, norms=layer_norms(net), layer=layer, samples=samples)

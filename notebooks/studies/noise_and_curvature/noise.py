@@ -27,11 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What is fitted: all weights' components of one draw, or all draws of one weight's.
-POOLED = (
-    "across parameters: noise",
-    "across parameters: N(0, C)",
-    "across minibatches: noise",
-    "across minibatches: N(0, C)",
+POOLED = tuple(
+    f"across {over}: {of}" for over in ("parameters", "minibatches") for of in ("noise", "N(0, C)")
 )
 #: Directions that are tested, with their numbers.
 DIRECTIONS = {"ten sharpest": 10, "random": 40, "single weights": 50}
@@ -147,16 +144,14 @@ def normality_table(summary: xr.Dataset) -> pd.DataFrame:
 
 def _traces(subject, sizes, draws, mean, covariance, streams):
     """Tr C exact and drawn, for both kinds of sampling; of the first the noise, and how often it is 0."""
-    found, trace = [], float(np.trace(covariance))
-    counts = draws, max(draws // 8, 20)
-    gradients = [
-        minibatch_gradients(subject, batch_size=size, draws=count, replacement=replacement, rng=stream)
-        for size, count, replacement, stream in zip(sizes, counts, (True, False), streams, strict=False)
-    ]
-    for size, drawn, replacement in zip(sizes, gradients, (True, False), strict=True):
-        squares = ((drawn - mean).astype(float) ** 2).sum(axis=1)
-        expected = trace * batch_factor(subject.samples, batch_size=size, replacement=replacement)
-        found.append((expected, *mean_and_error(squares)))
+    found, gradients, trace = [], [], float(np.trace(covariance))
+    for size, count, again, stream in zip(
+        sizes, (draws, max(draws // 8, 20)), (True, False), streams[:2], strict=True
+    ):
+        way = {"batch_size": size, "replacement": again}
+        gradients.append(minibatch_gradients(subject, **way, draws=count, rng=stream))
+        squares = ((gradients[-1] - mean).astype(float) ** 2).sum(axis=1)
+        found.append((trace * batch_factor(subject.samples, **way), *mean_and_error(squares)))
     exact, measured, error = np.array(found).T
     traces = {
         "drawn_batch_size": quantity(np.array(sizes, dtype=np.int64), "sampling", "batch size"),
@@ -197,10 +192,9 @@ def _normality(subject, batch_sizes, streams) -> xr.Dataset:
     sharp = np.linalg.eigh(H)[1][:, : -few - 1 : -1]
     random = streams[0].normal(size=(N, many)) / np.sqrt(N)
     single = np.eye(N)[:, streams[0].choice(N, weights, replace=weights > N)]
-    parts = sharp, random, single
-    components = projected_gradients(subject, np.concatenate(parts, axis=1))
+    components = projected_gradients(subject, np.concatenate((sharp, random, single), axis=1))
     found = gaussianity(components, batch_sizes=batch_sizes, rng=streams[1])
-    names = np.repeat(list(DIRECTIONS), [part.shape[1] for part in parts])
+    names = np.repeat(list(DIRECTIONS), [part.shape[1] for part in (sharp, random, single)])
     return found.assign_coords(group=("direction", names[found["direction"].to_numpy()])).drop_vars(
         ["rejected_share", "rejected_share_low", "rejected_share_high"]
     )

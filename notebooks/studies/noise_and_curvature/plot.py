@@ -1,4 +1,6 @@
-"""Figures of gradient noise, curvature and flatness. They draw data they are given."""
+"""Figures of gradient noise, curvature and flatness. Further keywords go to ``plot``, ``errorbar`` or
+``stairs``.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,9 @@ if TYPE_CHECKING:
 def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | None = None, **points) -> Axes:
     """Axes with Ĉ_ii·B against Ĥ_ii in H's eigenbasis, with the lines C·B = H and C ∝ H².
 
-    ``results`` maps labels to results of :func:`nets.measure.overlaps.noise_alignment`; ``points`` goes to
-    ``plot``.
+    ``results`` maps labels to results of :func:`nets.measure.overlaps.noise_alignment`.
     """
-    ax = axes(ax)
-    largest = 0.0
+    ax, largest = axes(ax), 0.0
     for k, (label, result) in enumerate(results.items()):
         x = result["eigenvalue"].to_numpy()
         y = result["diagonal"].sel(matrix="noise").to_numpy()
@@ -38,10 +38,7 @@ def noise_against_curvature(results: Mapping[str, xr.Dataset], *, ax: Axes | Non
 
 
 def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
-    """Axes with a spectral density on a logarithmic scale; ``line`` goes to ``plot``.
-
-    ``density`` is from :func:`nets.measure.curvature.spectral_density`.
-    """
+    """Axes with a :func:`nets.measure.curvature.spectral_density` on a logarithmic scale."""
     ax = axes(ax)
     ax.plot(density["eigenvalue"], np.maximum(density, 1e-12), **line)
     scale = "log" if density.attrs.get("scale") == "log" else "linear"
@@ -52,13 +49,8 @@ def spectrum(density: xr.DataArray, *, ax: Axes | None = None, **line) -> Axes:
 def along_training(
     summary: xr.Dataset, name: str, *, over: str = "epoch", ax: Axes | None = None, **line
 ) -> Axes:
-    """Axes with one number along training, ``name_low`` to ``name_high`` as a band.
-
-    ``summary`` is from :func:`fpsolve.statistics.over_trainings`, with dim ``over``; ``line`` goes to
-    ``plot``.
-    """
-    ax = axes(ax)
-    x = summary[over]
+    """Axes with a number of :func:`fpsolve.statistics.over_trainings` along its dim ``over``, and a band."""
+    ax, x = axes(ax), summary[over]
     style: dict = {"marker": "o", "ms": 3} | line
     band(ax, x, summary, name, **style)
     ax.set(xlabel=str(x.attrs.get("long_name", over)), ylabel=str(summary[name].attrs.get("long_name", name)))
@@ -68,11 +60,7 @@ def along_training(
 def with_intervals(
     x: Sequence[float], summaries: Sequence[xr.Dataset], name: str, *, ax: Axes | None = None, **style
 ) -> Axes:
-    """Axes with one number of several summaries and its intervals as error bars.
-
-    Each x has a summary with the scalars ``name``, ``name_low`` and ``name_high``; ``style`` goes to
-    ``errorbar``.
-    """
+    """Axes with the scalar ``name`` of a summary for each x, with ``_low`` and ``_high`` as error bars."""
     ax = axes(ax)
     middle, low, high = (np.array([float(s[name + end]) for s in summaries]) for end in ("", "_low", "_high"))
     ax.errorbar(x, middle, [middle - low, high - middle], **({"capsize": 2} | style))
@@ -81,7 +69,7 @@ def with_intervals(
 
 
 def histogram(samples: Mapping[str, np.ndarray], *, bins: int = 40, ax: Axes | None = None, **step) -> Axes:
-    """Axes with histograms of several samples on common bins, as densities; ``step`` goes to ``stairs``."""
+    """Axes with histograms of several samples on common bins, as densities."""
     ax = axes(ax)
     edges = np.histogram_bin_edges(np.concatenate([np.ravel(v) for v in samples.values()]), bins)
     for k, (label, values) in enumerate(samples.items()):
@@ -99,15 +87,13 @@ def component_laws(
     ``components`` are such as the noise of one minibatch, one for each weight; ``fit`` is from
     :func:`fpsolve.laws.law_fits`. The ``bins`` have one width in the logarithm.
     """
-    ax = axes(ax)
-    sizes = np.abs(np.ravel(components))
+    ax, sizes = axes(ax), np.abs(np.ravel(components))
     alpha, scale = float(fit["alpha"]), float(fit["scale"])
     edges = np.geomspace(0.03 * scale, 1.01 * sizes.max(), bins + 1)
     colour, gauss, stable = (curve(k)[0] for k in range(3))
     found = np.histogram(sizes, edges)[0] / (len(sizes) * np.diff(edges))
     ax.stairs(found, edges, color=colour, label="noise")
-    spread = float(np.std(components))
-    normal = 2 * law_density(edges, alpha=2.0, scale=spread / np.sqrt(2))
+    normal = 2 * law_density(edges, alpha=2.0, scale=float(np.std(components)) / np.sqrt(2))
     ax.plot(edges, normal, "--", color=gauss, label="Gaussian fit")
     heavy = 2 * law_density(edges, alpha=alpha, scale=scale)
     ax.plot(edges, heavy, ":", color=stable, label=f"stable fit, α = {alpha:.2f}")

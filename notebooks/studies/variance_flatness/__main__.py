@@ -17,17 +17,16 @@ EXAMPLE_NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("e
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiments of a file; print the verdict."""
-    parser = study_parser(
-        "variance_flatness", "Variance against flatness with every control, over seeds; prints the verdict."
+    about = "Variance against flatness with every control, over seeds; prints the verdict."
+    parser = study_parser("variance_flatness", about)
+    source, several = (
+        parser.add_mutually_exclusive_group(required=True),
+        "the experiment, or several as [[variants]]",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "config", nargs="?", metavar="CONFIG.toml", help="the experiment, or several as [[variants]]"
-    )
+    source.add_argument("config", nargs="?", metavar="CONFIG.toml", help=several)
     source.add_argument("--example", choices=EXAMPLE_NAMES, help="an experiment that ships with the study")
-    parser.add_argument(
-        "--out", metavar="DIR", required=True, help="seeds are stored there; a stopped run resumes"
-    )
+    resumes = "seeds are stored there; a stopped run resumes"
+    parser.add_argument("--out", metavar="DIR", required=True, help=resumes)
     parser.add_argument("--json", action="store_true", help="print the exponents as JSON, and nothing else")
     return finish(parser, _run, arguments)
 

@@ -31,9 +31,8 @@ PAPER = {
 WORDS = {
     SAME: {"holds": "reproduced", "holds in part": "compatible", "does not hold": "not reproduced"},
     NEXT: {
-        "holds": "holds in the next window",
-        "holds in part": "compatible in the next window",
-        "does not hold": "not in the next window",
+        outcome: f"{word} in the next window"
+        for outcome, word in (("holds", "holds"), ("holds in part", "compatible"), ("does not hold", "not"))
     },
 }
 
@@ -86,11 +85,8 @@ def verdict(results: Sequence[xr.Dataset], config: Config) -> list[Row]:
     """
     found = exponents_over(results, config)
     found[SAME, "modes for 90 %"] = _modes_for_90_percent(results, like=found[SAME, "gamma"])
-    rows = []
-    for name, paper in PAPER.items():
-        measured = {case: e for (case, of), e in found.items() if of == name}
-        rows.append(Row(name, *paper, measured, _judgement(name, measured)))
-    return rows
+    by_name = {name: {case: e for (case, of), e in found.items() if of == name} for name in PAPER}
+    return [Row(name, *PAPER[name], each, _judgement(name, each)) for name, each in by_name.items()]
 
 
 def _modes_for_90_percent(results: Sequence[xr.Dataset], *, like: Exponent) -> Exponent:
@@ -129,11 +125,9 @@ def correlation_times(results: Sequence[xr.Dataset], config: Config) -> xr.Datas
     found = mean_interval(each) if len(each) > 1 else (each[0].to_numpy(), nothing, nothing)
     epoch = int(results[0].attrs["steps_per_epoch"])
     bridge = epoch if config.sampling == "without_replacement" else None
+    ends = zip(("median", "low", "high"), found, strict=True)
     return dataset(
-        {
-            name: quantity(values, "case", f"correlation time, {name}", "steps")
-            for name, values in zip(("median", "low", "high"), found, strict=True)
-        },
+        {name: quantity(v, "case", f"correlation time, {name}", "steps") for name, v in ends},
         coords={"case": results[0]["case"]},
         title=f"median correlation times of modes {config.fit[0]} to {config.fit[1]}",
         null=null_correlation_time(config.window * epoch, steps_per_epoch=bridge),

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +114,13 @@ def against_width(
         raise ValueError(f"widths={sizes} must be hidden widths of at least 2")
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be at least 2, for an error bar")
-    asked: dict = {
-        "learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "window": window
-    }  # fmt: skip
+    counts = {"batch_size": batch_size, "epochs": epochs, "window": window}
     grid: dict[str, ArrayLike] = {"hidden_width": sizes, "training": np.arange(seeds)}
-    job = partial(one_width, data=data.to("cpu"), **asked)
+    job = partial(one_width, data=data.to("cpu"), learning_rate=learning_rate, **counts)
     result = sweep(job, grid, executor=executor, store=store, progress=progress)
     _add_means(result)
     result["hidden_width"].attrs = {"long_name": "hidden width H", "units": "1"}
-    about = {"data": data.name, "samples": data.samples, **asked, "learning_rate": float(learning_rate)}
+    about = {"data": data.name, "samples": data.samples, "learning_rate": float(learning_rate), **counts}
     result.attrs |= provenance("effective dimensions against width", **about)
     return result
 
@@ -133,14 +132,12 @@ def _add_means(result: xr.Dataset) -> None:
     result["sharp_common"] = sharp.assign_attrs(long_name="D_s, one threshold for all", units="1")
     result.attrs["common_threshold"] = common
     means = over_trainings(result[list(DIMENSIONS)], "training")
-    for name in DIMENSIONS:
-        for end, source in (("mean", name), ("low", f"{name}_low"), ("high", f"{name}_high")):
-            words = f"{result[name].attrs['long_name']}, {end} over trainings"
-            result[f"{name}_{end}"] = quantity(means[source].to_numpy(), "hidden_width", words)
-    for name, words, mean in (
-        ("sharp_at_most", "largest D_s, mean over trainings", np.mean),
-        ("width", "flatness by rank, geometric mean over trainings", gmean),
-    ):
+    for name, end in product(DIMENSIONS, ("mean", "low", "high")):
+        words = f"{result[name].attrs['long_name']}, {end} over trainings"
+        mean_or_end = means[name if end == "mean" else f"{name}_{end}"].to_numpy()
+        result[f"{name}_{end}"] = quantity(mean_or_end, "hidden_width", words)
+    most, flatness = "largest D_s, mean over trainings", "flatness by rank, geometric mean over trainings"
+    for name, words, mean in (("sharp_at_most", most, np.mean), ("width", flatness, gmean)):
         values = result[name].reduce(mean, "training")
         result[f"{name}_mean"] = quantity(values.to_numpy(), values.dims, words)
 

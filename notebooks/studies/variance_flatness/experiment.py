@@ -1,9 +1,6 @@
 """The variance-flatness experiment: train, record two windows, measure every exponent beside its controls.
 
-One training is one :func:`measure`. :func:`run_trainings` stores each finished training at once and goes on
-where it was stopped; ``claims`` reads what is stored.
-
-References: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
+Reference: PNAS = Feng, Tu, PNAS 118, e2015617118 (2021).
 """
 
 from __future__ import annotations
@@ -134,17 +131,8 @@ class Config:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        above_0 = (
-            "batch_size",
-            "epochs",
-            "window",
-            "seeds",
-            "directions",
-            "stride",
-            "threads",
-            "learning_rate",
-        )
-        for name in above_0:
+        each = ("batch_size", "epochs", "window", "seeds", "directions", "stride", "threads", "learning_rate")
+        for name in each:
             positive(getattr(self, name), name)
         for name in ("samples", "layer", "first_seed", "ensemble"):
             whole(getattr(self, name), name, at_least=0)
@@ -167,9 +155,8 @@ class Config:
     @property
     def digest(self) -> str:
         """Of everything that decides what a seed measures."""
-        own = asdict(self)
-        for name in ("name", "root", "seeds", "first_seed", "threads"):
-            del own[name]
+        others = ("name", "root", "seeds", "first_seed", "threads")
+        own = {name: value for name, value in asdict(self).items() if name not in others}
         if self.stop_at_loss:
             own["loss reached at"] = "w0"  # results from before stopped there and measured later
         text = json.dumps(own, sort_keys=True, default=list)
@@ -196,13 +183,15 @@ class Config:
         if not self.stop_at_loss:
             return run(self.epochs, checkpoint=checkpoint)
         reached = run(self.epochs, stop_at_loss=self.stop_at_loss, checkpoint=checkpoint)
-        asked, after = f"stop_at_loss={self.stop_at_loss:g}", f"after {reached.epoch} epochs"
+        after, wrong = f"after {reached.epoch} epochs", ""
         if reached.loss > self.stop_at_loss:
-            found = f"was not reached: the loss is {reached.loss:.3g} {after}"
-            raise ValueError(f"{asked} {found}; give more epochs or a larger loss")
-        if reached.epoch <= self.window:
-            wanted = f"no more than the window's {self.window}; give a smaller loss"
-            raise ValueError(f"{asked} is reached {after}, {wanted}")
+            wrong = (
+                f"was not reached: the loss is {reached.loss:.3g} {after}; give more epochs or a larger loss"
+            )
+        elif reached.epoch <= self.window:
+            wrong = f"is reached {after}, no more than the window's {self.window}; give a smaller loss"
+        if wrong:
+            raise ValueError(f"stop_at_loss={self.stop_at_loss:g} {wrong}")
         return run(reached.epoch - self.window)  # the same way again, to the bit, up to the first window
 
 
@@ -226,8 +215,7 @@ def measure(
     run = config.train(seed, data=data, checkpoint=checkpoint)
     say("recording two windows")
     windows = _Windows(config, seed, run)
-    middle, last = windows.middle, windows.last
-    found = {}
+    middle, last, found = windows.middle, windows.last, {}
     for case in dict.fromkeys((SAME, *config.cases)):
         say(case)
         found[case] = windows.case(case)
@@ -312,10 +300,8 @@ class _Windows:
 def _assembled(found: Mapping[str, tuple[xr.Dataset, xr.Dataset]], count: int) -> xr.Dataset:
     """All cases in one Dataset, padded with NaN."""
     modes = np.arange(1, count + 1)
-    each = [
-        motion[[*MOTION]].assign(width=widths["width"]).reindex(mode=modes)
-        for motion, widths in found.values()
-    ]
+    both = (motion[[*MOTION]].assign(width=widths["width"]) for motion, widths in found.values())
+    each = [case.reindex(mode=modes) for case in both]
     columns = {
         name: quantity(np.stack([case[name].to_numpy() for case in each]), ("case", "mode"), *words)
         for name, words in _WORDS.items()
@@ -339,9 +325,8 @@ _WORDS = {
 def _ensemble(run: Run, modes: xr.Dataset, widths: xr.Dataset, config: Config, seed: int) -> xr.Dataset:
     """Temperatures of the modes of the fit, and predictions from minibatch losses for some of them."""
     there = widths["mode"].sel(mode=slice(*config.fit)).to_numpy()
-    chosen = there[np.unique(np.round(np.linspace(0, len(there) - 1, config.ensemble)).astype(int))]
-    rng = np.random.SeedSequence(seed, spawn_key=(3,))
-    some = widths.sel(mode=chosen)
+    chosen = np.unique(np.round(np.linspace(0, len(there) - 1, config.ensemble)).astype(int))
+    rng, some = np.random.SeedSequence(seed, spawn_key=(3,)), widths.sel(mode=there[chosen])
     curves = minibatch_ensemble.profiles(run, modes, some, points=7, span=0.5, rng=rng)
     predicted = minibatch_ensemble.predictions(curves)
     hot = temperature.active_temperature(run, modes, directions=list(there - 1)).isel(point=0)
@@ -356,11 +341,10 @@ def seed_path(out: Path, config: Config, seed: int) -> Path:
 
 
 def run_trainings(config: Config, out: Path, *, log: Callable[[str], None] | None = None) -> list[xr.Dataset]:
-    """Measure every seed that is not stored yet; each is stored as soon as it is done.
+    """:func:`measure` every seed that is not stored yet; a stopped run goes on at its seed and epoch.
 
-    A stopped run goes on where it was: at the seed, and inside its training at the epoch. ``out`` gets
-    ``NAME/seed_000.nc`` and ``NAME/seed_000.safetensors`` (the weights at w₀) for each seed; ``log`` is told
-    what is being done. A ValueError if a stored seed belongs to another configuration of the same name.
+    Each done, ``out`` gets ``NAME/seed_000.nc`` and ``NAME/seed_000.safetensors``, the weights at w₀; ``log``
+    is told what is being done. A ValueError if a stored seed has another configuration of the same name.
     """
     from safetensors.torch import save_file
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from fpsolve.style import axes, curve, few_ticks, sides
 from nets.measure.exponents import Exponent
 from notebooks.studies.variance_flatness.claims import Row
+from notebooks.studies.variance_flatness.dimension import DIMENSIONS
 from notebooks.studies.variance_flatness.experiment import NEXT, SAME
 
 #: Quantities as labels.
@@ -205,8 +206,8 @@ def controls(row: Row, *, ax: Axes | None = None) -> Axes:
     low = min([row.paper_low, 0.0, *(e.low for e in narrow)])
     high = max([row.paper_high, *(e.high for e in narrow)])
     ax.set_xlim(low - 0.3, high + 0.3)
-    known = row.quantity in SYMBOLS
-    ax.set_xlabel(f"{SYMBOLS[row.quantity]} (grey: the paper)" if known else row.quantity)
+    symbol = SYMBOLS.get(row.quantity)
+    ax.set_xlabel(f"{symbol} (grey: the paper)" if symbol else row.quantity)
     return ax
 
 
@@ -287,11 +288,8 @@ def dimensions(result: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """Axes with effective dimensions against the number of weights, intervals over seeds (PNAS Fig. 6B)."""
     ax = axes(ax)
     N = result["hidden_width"].to_numpy() ** 2
-    labels = {
-        "sharp": "$D_s$", "sharp_common": "$D_s$, one threshold", "learning_99": "$D_l$, 99 %",
-        "learning_999": "$D_l$, 99.9 %",
-    }  # fmt: skip
-    for k, (name, label) in enumerate(labels.items()):
+    labels = "$D_s$", "$D_s$, one threshold", "$D_l$, 99 %", "$D_l$, 99.9 %"
+    for k, (name, label) in enumerate(zip(DIMENSIONS, labels, strict=True)):
         colour, dash = curve(k)
         mean = result[f"{name}_mean"]
         ax.errorbar(

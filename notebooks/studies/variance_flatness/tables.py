@@ -77,10 +77,8 @@ def _row(config: Config, seeds: Sequence[xr.Dataset], cases: Sequence[str]) -> x
             values[name][j], values[f"{name}_low"][j], values[f"{name}_high"][j] = e.value, e.low, e.high
             if name == "psi":
                 values["psi_correlation"][j] = e.correlation
-    losses, epochs, seconds = (
-        np.array([seed.attrs[name] for seed in seeds] or [np.nan], float)
-        for name in ("loss", "epoch_start", "cpu_seconds")
-    )
+    names = ("loss", "epoch_start", "cpu_seconds")
+    losses, epochs, seconds = (np.array([s.attrs[n] for s in seeds] or [np.nan], float) for n in names)
     scalars = {
         "loss": quantity(np.exp(np.log(losses).mean()), (), "training loss L₀ at w₀"),
         "loss_low": quantity(losses.min(), (), "smallest L₀ of a seed"),
@@ -96,17 +94,13 @@ def _row(config: Config, seeds: Sequence[xr.Dataset], cases: Sequence[str]) -> x
 
 
 def markdown(table: xr.Dataset, *, columns: Sequence[tuple[str, str]] = COLUMNS) -> str:
-    """The table as text: a line for each experiment, the value and its interval in each cell.
-
-    ``columns`` are pairs of a quantity and a case.
-    """
+    """The table as text, a line for each experiment; a column for each pair of a quantity and a case."""
     there = [(q, case) for q, case in columns if case in table["case"]]
     several = {name for name, _ in there if sum(q == name for q, _ in there) > 1}
     heads = [f"{QUANTITIES[q]}, {case}" if q in several else QUANTITIES[q] for q, case in there]
     rows = []
     for name in table["experiment"].to_numpy():
-        row = table.sel(experiment=name)
-        cells = ["not run", "", *[""] * len(there)]
+        row, cells = table.sel(experiment=name), ["not run", "", *[""] * len(there)]
         if seeds := int(row["seeds"]):
             measured = [_cell(row.sel(case=case), column) for column, case in there]
             cells = [f"{float(row['loss']):.1e}", str(seeds), *measured]
