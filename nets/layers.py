@@ -79,23 +79,25 @@ def with_parameters(net: nn.Sequential, parameters: Iterable[torch.Tensor]) -> n
     return nn.Sequential(*modules)
 
 
-def net_digest(net: nn.Module) -> str:
+def net_digest(net: nn.Module, within: tuple = ()) -> str:
     """The sha256 of all that a net computes with: its :func:`architecture`, parameters and buffers."""
     tensors = [(name, tensor) for name, tensor in (*net.named_parameters(), *net.named_buffers())]
-    return hashlib.sha256(f"{architecture(net)} {_text(tensors)}".encode()).hexdigest()
+    return hashlib.sha256(f"{architecture(net, within)} {_text(tensors)}".encode()).hexdigest()
 
 
-def architecture(net: nn.Module) -> str:
+def architecture(net: nn.Module, within: tuple = ()) -> str:
     """The sha256 of what a net is but for its numbers: classes, their methods, and settings, in order.
 
     Methods count as compiled: comments do not count, another version of Python or torch may. Functions that
     methods call by name are not looked at. The mode, training or not, counts where a method asks for it.
+    Settings that lead back to a module of the net, or to what it stands ``within``, are not followed.
     """
+    within = (*within, *net.modules())
     said = []
     for name, module in net.named_modules():
         kinds = [kind for kind in type(module).__mro__ if kind not in nn.Module.__mro__]
-        own = [f"{k}={_text(v)}" for kind in kinds for k, v in vars(kind).items() if _counts(k, v)]
-        settings = [f"{k}={_text(v)}" for k, v in sorted(vars(module).items()) if k not in _INTERNAL]
+        own = [f"{k}={_text(v, within)}" for kind in kinds for k, v in vars(kind).items() if _counts(k, v)]
+        settings = [f"{k}={_text(v, within)}" for k, v in sorted(vars(module).items()) if k not in _INTERNAL]
         if any("'training'" in text for text in own):  # such as Dropout
             settings.append(f"training={module.training}")
         said.append([name, type(module).__module__, type(module).__qualname__, own, settings])
@@ -124,7 +126,7 @@ def _text(value: object, within: tuple = ()) -> str:
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return digest(value)
     if isinstance(value, nn.Module):
-        return net_digest(value)
+        return net_digest(value, within)
     said, parts = type(value).__qualname__, []
     if isinstance(value, partial):
         parts = [value.func, value.args, value.keywords]

@@ -1,5 +1,7 @@
 """Layers of a net: numbers, copies with other weights, nets that are refused."""
 
+from types import MethodType
+
 import pytest
 import torch
 from torch import nn
@@ -32,3 +34,11 @@ def test_weights_outside_linear_and_convolutional_layers_are_refused():
         layers.weight_layers(nn.Linear(3, 2))
     with pytest.raises(TypeError, match=r"module 1 \(BatchNorm1d\) holds weights"):
         layers.weight_layers(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+
+
+def test_a_module_that_holds_itself_has_a_digest():
+    net = nn.Sequential(nn.Linear(3, 2))
+    net.forward = MethodType(lambda own, x: 2 * own[0](x), net)
+    other = nn.Sequential(nn.Linear(3, 2))
+    other.load_state_dict(net.state_dict())
+    assert len({layers.net_digest(net), layers.net_digest(other)}) == 2
