@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from fpsolve.density.grid import mirror_symmetries
 from fpsolve.density.moments import averages, statistics_of
+from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.statistics import mean_and_error
 from fpsolve.table import Row, Table
 from theory.langevin import Process

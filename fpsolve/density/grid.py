@@ -1,4 +1,4 @@
-"""Mesh for densities: uniform cells without grading, and the mirror symmetries that halve it."""
+"""Mesh for densities: uniform cells without grading."""
 
 from __future__ import annotations
 
@@ -110,32 +110,6 @@ def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[in
     if len(cells) != dimension or min(cells) < 8:
         raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
     return cells
-
-
-def mirror_symmetries(process: Process) -> tuple[str, ...]:
-    """Names of the variables v for which the law is unchanged by v → −v.
-
-    b_v must be odd and the other drifts even in v, and D_ij must change sign when exactly one of
-    i, j is v. Values at 64 fixed random points are compared: this also covers noise models from
-    eigen-decompositions, which sympy cannot simplify. A loss made to agree at these points alone would pass.
-    """
-    dimension = len(process.variables)
-    points = np.random.default_rng(7).normal(size=(64, dimension)) * np.resize([0.1, 1.0], 64)[:, None]
-    drift, diffusion = drift_values(process, points), process.diffusion_values(points)
-    loss = loss_values(process, points)
-    found = []
-    for axis, name in enumerate(process.names):
-        sign = np.where(np.arange(dimension) == axis, -1.0, 1.0)
-        b, D = drift_values(process, points * sign), process.diffusion_values(points * sign)
-        even = loss is None or _same(loss_values(process, points * sign), loss)  # type: ignore[arg-type]
-        if even and _same(b, sign * drift) and _same(D, np.outer(sign, sign) * diffusion):
-            found.append(name)
-    return tuple(found)
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal to rounding, and finite."""
-    return bool(np.allclose(a, b, rtol=1e-10, atol=1e-12 * max(1e-300, float(np.abs(b).max()))))
 
 
 def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:

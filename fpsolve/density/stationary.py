@@ -17,6 +17,7 @@ from fpsolve.density import grid as mesh
 from fpsolve.density.choices import Method, Scheme, Walls
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
+from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
@@ -73,9 +74,9 @@ def stationary_density(
         "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
         "reflecting": the walls are meant; mass in the rim is only recorded.
     symmetry : bool
-        Solve on the part v ≥ 0 of every variable v whose reflection leaves the law unchanged,
-        and mirror the result. Both wells of a symmetric landscape then weigh the same by
-        construction, however slow the exchange between them.
+        Solve on the part v ≥ 0 of every variable v whose reflection provably leaves the law
+        unchanged (:mod:`fpsolve.density.symmetry`), and mirror the result. Both wells of a
+        symmetric landscape then weigh the same by construction, however slow their exchange.
     accuracy : float
         Target for the half-grid estimate of relative errors in ⟨v²⟩ and std|v|.
 
@@ -92,7 +93,7 @@ def stationary_density(
     for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):
         if value not in get_args(choices):
             raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, get_args(choices)))}")
-    mirrored = mesh.mirror_symmetries(process) if symmetry else ()
+    mirrored = mirror_symmetries(process) if symmetry else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
         mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))

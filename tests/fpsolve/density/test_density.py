@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve import compare, probability_current, stationary_density
-from fpsolve.density.grid import mirror_symmetries
+from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.symbols.functions import numpy_function
 from theory import (
     Diffusion,
