@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,19 +102,24 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     return (_fipy_operator(values, grid, schemes) + cross_operator(values.diffusion, grid)).tocsc()
 
 
+#: Two threads that import FiPy at once would each put back the other's arguments.
+_FIPY_LOCK = threading.Lock()
+
+
 @contextmanager
 def _fipy_environment() -> Iterator[None]:
     """Import FiPy without letting it read this program's arguments or start another solver suite."""
-    arguments, suite = sys.argv, os.environ.get("FIPY_SOLVERS")
-    sys.argv, os.environ["FIPY_SOLVERS"] = [arguments[0] if arguments else ""], "scipy"
-    try:
-        yield
-    finally:
-        sys.argv = arguments
-        if suite is None:
-            del os.environ["FIPY_SOLVERS"]
-        else:
-            os.environ["FIPY_SOLVERS"] = suite
+    with _FIPY_LOCK:
+        arguments, suite = sys.argv, os.environ.get("FIPY_SOLVERS")
+        sys.argv, os.environ["FIPY_SOLVERS"] = [arguments[0] if arguments else ""], "scipy"
+        try:
+            yield
+        finally:
+            sys.argv = arguments
+            if suite is None:
+                del os.environ["FIPY_SOLVERS"]
+            else:
+                os.environ["FIPY_SOLVERS"] = suite
 
 
 def _fipy_operator(values: Coefficients, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csr_matrix:

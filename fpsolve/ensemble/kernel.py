@@ -91,7 +91,7 @@ def histogram_cell(lane, l, edges, edge_start, edge_axis):
     return cell
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def advance(
     positions, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step, last_step,
     burn_in, time_step, histogram, edges, edge_start, edge_axis, save_every, paths, first_saved,

@@ -161,7 +161,7 @@ def record(place, here, n_flat, constant, quadratic, quartic, lift, weights, tim
             noise[l] += slope[l] * force[l]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def advance(
     positions, bounds, exit_step, constant, quadratic, quartic, lift, weights, shift, uniform,
     key0, key1, first_walker, first_step, last_step, time_step, record_every, records, first_group,

@@ -206,7 +206,7 @@ _TEMPLATE = """
 NEAR = 37.0  # exp(-37) is below the spacing of the uniforms
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(nogil=True, fastmath=FAST, error_model="numpy")
 def advance(
     starts, signed, outcome, end_step, final, top_level, constants, grid, key0, key1, first_walker,
     time_step, max_step, divergence, lower, upper, lane, lane_walker, lane_step, queue, iterations,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib.abc
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+#: Threads that need the same kernel at the same time get one module, complete.
+_LOCK = threading.RLock()
 
 
 class _SourceText(importlib.abc.SourceLoader):
@@ -28,32 +34,29 @@ class _SourceText(importlib.abc.SourceLoader):
 
 
 def load_module(source: str, *, prefix: str) -> ModuleType:
-    """The module of a generated source text, kept in a file named by the prefix and the text's hash.
+    """The module of a generated source text, named by the prefix and the text's hash.
 
-    The file gives numba's cache an address, so a second process starts without compiling. The same text gives
-    the same object within one process.
+    Its function ``advance``, if it is compiled, is kept as machine code in :func:`cache_directory`, so that a
+    second process starts without compiling. A file there that is damaged, or cannot be written, costs time
+    and nothing else. The same text gives the same object within one process, in any thread.
     """
     name = f"fpsolve_{prefix}_{hashlib.sha256(source.encode()).hexdigest()[:24]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    path = cache_directory() / f"{name}.py"
-    try:
-        current = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        current = None
-    if current != source:
-        _write_atomically(path, source)
-    spec = importlib.util.spec_from_loader(name, _SourceText(source, path), origin=str(path))
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # numba's cache finds the module by name
-    try:
+    with _LOCK:
+        if name in sys.modules:
+            return sys.modules[name]
+        path = cache_directory() / f"{name}.py"
+        spec = importlib.util.spec_from_loader(name, _SourceText(source, path), origin=str(path))
+        if spec is None or spec.loader is None:
+            raise ImportError(f"cannot load {path}")
+        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        if hasattr(module, "advance"):
+            from fpsolve.symbols.machine_code import keep
+
+            keep(module.advance, path.parent, name)
+        # Registered only now: another thread must not find it half executed
+        sys.modules[name] = module
+        return module
 
 
 def cache_directory() -> Path:
@@ -62,20 +65,23 @@ def cache_directory() -> Path:
     Compiled code is loaded from there, so a directory that others can write to is not used; a
     fresh temporary directory takes its place, and kernels are then compiled anew in each process.
     """
-    named = os.environ.get("FPSOLVE_CACHE")
-    if named:
-        path = Path(named).expanduser()
-    elif sys.platform == "win32":
-        path = Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fpsolve" / "cache"
-    elif sys.platform == "darwin":
-        path = Path.home() / "Library" / "Caches" / "fpsolve"
-    else:
-        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpsolve"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        path = _wanted_directory()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _is_private(path):
             return path
     return _temporary_directory()
+
+
+def _wanted_directory() -> Path:
+    """The directory that the environment names, or the platform's."""
+    if named := os.environ.get("FPSOLVE_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home()) / "fpsolve" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fpsolve"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpsolve"
 
 
 def _is_private(path: Path) -> bool:
@@ -90,16 +96,7 @@ def _is_private(path: Path) -> bool:
 
 @cache
 def _temporary_directory() -> Path:
-    """One private temporary directory per process."""
-    return Path(tempfile.mkdtemp(prefix="fpsolve-"))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """One private temporary directory per process, removed at its end."""
+    path = tempfile.mkdtemp(prefix="fpsolve-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)

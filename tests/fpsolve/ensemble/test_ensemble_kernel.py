@@ -1,9 +1,5 @@
 """Compiled ensemble steps: expression by expression against NumPy, their noise, errors, records, cache."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import sympy as sp
@@ -12,7 +8,6 @@ from scipy import stats
 
 from fpsolve import simulate
 from fpsolve.ensemble.kernel import ensemble_kernel
-from fpsolve.symbols.cache import cache_directory, load_module
 from fpsolve.symbols.counter_rng import random_key, standard_normals
 from fpsolve.symbols.functions import numpy_function
 from theory import Landscape, Langevin, degenerate_valley, random_shift
@@ -207,27 +202,6 @@ def test_diverged_walker_stays_at_its_last_place_inside_also_when_continued():
 # Compilation and its cache
 
 
-def test_second_process_starts_from_the_cache_with_the_same_bits(tmp_path):
-    program = (
-        "import sympy as sp, sys\n"
-        "from fpsolve import simulate\n"
-        "from theory import Diffusion\n"
-        "x = sp.Symbol('x', real=True)\n"
-        "process = Diffusion(sp.Matrix([-x**3]), sp.Matrix([[sp.Rational(1, 2)]]), (x,))\n"
-        "paths = simulate(process, walkers=3, time=1, time_step=0.1, start={'x': 0}, rng=0)\n"
-        "(kernel,) = [m for name, m in sys.modules.items() if name.startswith('fpsolve_ensemble_')]\n"
-        "print(paths.x.values.tobytes().hex(), sum(kernel.advance.stats.cache_hits.values()))\n"
-    )
-    environment = {**os.environ, "FPSOLVE_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", program]
-    cold, warm = (
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
-        for _ in range(2)
-    )
-    assert cold[0] == warm[0]
-    assert (cold[1], warm[1]) == ("0", "1")
-
-
 def test_other_numbers_in_a_landscape_do_not_compile_again():
     processes = [
         Langevin(degenerate_valley((8, -2, 1), e), random_shift(learning_rate=0.01, sigma=s))
@@ -236,25 +210,6 @@ def test_other_numbers_in_a_landscape_do_not_compile_again():
     first, second = (ensemble_kernel(p.drift, p.root, p.variables) for p in processes)
     assert first.advance is second.advance
     assert not np.array_equal(first.constants, second.constants)
-
-
-def test_cached_file_with_other_content_is_never_run(tmp_path, monkeypatch):
-    tmp_path.chmod(0o700)
-    monkeypatch.setenv("FPSOLVE_CACHE", str(tmp_path))
-    load_module("value = 1\n", prefix="test")
-    (path,) = tmp_path.glob("*.py")
-    path.write_text("value = 2\n")
-    del sys.modules[path.stem]
-    assert load_module("value = 1\n", prefix="test").value == 1
-    assert path.read_text() == "value = 1\n"
-    del sys.modules[path.stem]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
-def test_cache_directory_open_to_others_is_not_used(tmp_path, monkeypatch):
-    tmp_path.chmod(0o777)
-    monkeypatch.setenv("FPSOLVE_CACHE", str(tmp_path))
-    assert cache_directory() != tmp_path
 
 
 # Refusals beyond the ordinary
