@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,9 @@ class Data:
 
     ``name`` is that of the data set, or of the file. Inputs are float32, (N, features), or images (N,
     channels, height, width); labels int64, (N,), from 0 to len(classes) − 1; ``classes`` holds a word for
-    each class. ``provenance`` maps words to words: ``file``, ``sha256`` of the file, ``content_sha256`` of
+    each class. Arrays become tensors, other numbers such ones; float64 stays. A ValueError is raised if rows
+    and labels do not match, inputs are not finite, or labels are no whole numbers in that range.
+    ``provenance`` maps words to words: ``file``, ``sha256`` of the file, ``content_sha256`` of
     these tensors' raw rows, ``standardised``, ``split``, and what was ``selected``.
     """
 
@@ -42,6 +45,28 @@ class Data:
     test_labels: torch.Tensor
     classes: tuple[str, ...]
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tensors = {name: _tensor(self.name, name, getattr(self, name)) for name in _TENSORS}
+        for part in ("train", "test"):
+            x, y = tensors[f"{part}_inputs"], tensors[f"{part}_labels"]
+            if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
+                raise ValueError(
+                    f"{self.name}: {part}_inputs {tuple(x.shape)} and {part}_labels {tuple(y.shape)} must be "
+                    "(N, …) and (N,)"
+                )
+            if len(y) and not 0 <= int(y.min()) <= int(y.max()) < len(self.classes):
+                raise ValueError(
+                    f"{self.name}: {part}_labels from {int(y.min())} to {int(y.max())} must lie between 0 "
+                    f"and {len(self.classes) - 1}, one for each of the {len(self.classes)} classes"
+                )
+        vars(self).update(tensors)
+
+    def __repr__(self) -> str:
+        return (
+            f"Data({self.name!r}: {self.samples} + {len(self.test_labels)} rows of {self.input_shape}, "
+            f"{len(self.classes)} classes)"
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -109,6 +134,23 @@ class Data:
         before = self.provenance.get("selected")
         selected = f"{before}; {note}" if before else note
         return replace(self, **taken, provenance={**self.provenance, "selected": selected})
+
+
+def _tensor(data: str, name: str, values: object) -> torch.Tensor:
+    """Inputs as floating-point numbers, labels as int64; a ValueError where they are others."""
+    try:
+        found = values if isinstance(values, torch.Tensor) else torch.from_numpy(np.array(values, order="C"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{data}: {name} must be a tensor or an array of numbers: {error}") from error
+    if found.dtype is torch.bool or found.is_complex() or ("labels" in name and found.is_floating_point()):
+        kind = "whole" if "labels" in name else "real"
+        raise ValueError(f"{data}: {name} are {found.dtype}, not {kind} numbers")
+    if "labels" in name:
+        return found.long()
+    found = found if found.dtype is torch.float64 else found.float()
+    if not found.isfinite().all():
+        raise ValueError(f"{data}: {name} are not finite everywhere; remove those rows")
+    return found
 
 
 def load(
@@ -217,6 +259,10 @@ def _from_arrays(
     """The arrays checked, split into training and test rows, standardised; each failure is a ValueError."""
     split = "as published"
     if {"x", "y"} <= arrays.keys() and "x_train" not in arrays:
+        if arrays["y"].ndim != 1 or len(arrays["x"]) != len(arrays["y"]):
+            raise ValueError(
+                f"{name}: x {arrays['x'].shape} and y {arrays['y'].shape} must be (N, …) and (N,)"
+            )
         order = np.random.default_rng(SPLIT_SEED).permutation(len(arrays["y"]))
         kept = len(order) - round(TEST_SHARE * len(order))
         parts = {"train": order[:kept], "test": order[kept:]}
@@ -227,7 +273,7 @@ def _from_arrays(
     if missing:
         raise ValueError(f"{name}: arrays {', '.join(missing)} are missing; there are {', '.join(arrays)}")
     inputs = {part: _channels_first(np.asarray(arrays[f"x_{part}"]), name) for part in ("train", "test")}
-    labels = {part: np.asarray(arrays[f"y_{part}"]).astype(np.int64) for part in ("train", "test")}
+    labels = {part: _whole(name, part, np.asarray(arrays[f"y_{part}"])) for part in ("train", "test")}
     count = _checked_classes(name, inputs, labels)
     names = tuple(map(str, arrays.get("class_names", ())))
     content = hashlib.sha256()
@@ -239,6 +285,17 @@ def _from_arrays(
     x, y, x_test, y_test = map(torch.from_numpy, (train, labels["train"], test, labels["test"]))
     words = names if len(names) == count else tuple(map(str, range(count)))
     return Data(name, x, y, x_test, y_test, words, provenance)
+
+
+def _whole(name: str, part: str, y: np.ndarray) -> np.ndarray:
+    """Labels in int64: whole numbers of any type, or written as text."""
+    text, found = y.dtype.kind in "US", None
+    with suppress(ValueError), np.errstate(invalid="ignore"):
+        found = y.astype(np.int64) if text or y.dtype.kind in "biuf" else None
+    if found is None or not (text or (found == y).all()):
+        said = f"{y.dtype}, such as {y.flat[0]}" if y.size else y.dtype
+        raise ValueError(f"{name}: {part} labels must be whole numbers that count from 0; they are {said}")
+    return found
 
 
 def _channels_first(x: np.ndarray, name: str) -> np.ndarray:
@@ -267,13 +324,12 @@ def _checked_classes(name: str, inputs: Mapping[str, np.ndarray], labels: Mappin
         raise ValueError(
             f"{name}: training inputs {inputs['train'].shape} and test inputs {inputs['test'].shape} differ"
         )
-    count = int(labels["train"].max()) + 1
-    empty = sorted(set(range(count)) - set(labels["train"].tolist()))
-    if empty or labels["test"].max() >= count:
-        raise ValueError(
-            f"{name}: every class needs training rows; without any: {empty or [labels['test'].max()]}"
-        )
-    return count
+    classes = np.unique(labels["train"])
+    unknown = np.setdiff1d(labels["test"], classes)
+    if len(classes) <= classes[-1] or len(unknown):
+        first = next((i for i, label in enumerate(classes) if i != label), *unknown[:1])
+        raise ValueError(f"{name}: every class needs training rows; label {first} has none")
+    return len(classes)
 
 
 def _standardised(
@@ -283,11 +339,16 @@ def _standardised(
     if how == "none":
         scale = 255.0 if train.dtype == np.uint8 else 1.0
         said = "bytes / 255" if scale > 1 else "no"
+        if not max(abs(train).max(), abs(test).max()) <= np.finfo(np.float32).max:
+            raise ValueError("inputs beyond the range of float32: divide them by their size first")
         return (train / scale).astype(np.float32), (test / scale).astype(np.float32), said
     axes = (0,) if how == "pixel" or train.ndim == 2 else (0, 2, 3)
     mean = _mean(train, axes, lambda x: x)
-    scale = np.sqrt(_mean(train, axes, lambda x: (x - mean) ** 2))
+    with np.errstate(over="ignore"):
+        scale = np.sqrt(_mean(train, axes, lambda x: (x - mean) ** 2))
     constant = train.max(axes, keepdims=True) == train.min(axes, keepdims=True)
+    if not (constant | np.isfinite(scale) & (scale > 0)).all():
+        raise ValueError("the scale of an input is no finite number: divide the inputs by their size first")
     inverse = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale))
     said = f"per {how} on training rows; {int(constant.sum())} of {constant.size} constant, set to 0"
 

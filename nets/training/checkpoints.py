@@ -1,4 +1,4 @@
-"""Runs in safetensors files, written whole or not at all; such a file holds no code."""
+"""Runs in safetensors files, written whole or not at all, with a sha256; such a file holds no code."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fpsolve.sweeps.store import digest
 from nets.data.datasets import Data
 from nets.layers import architecture, description, with_parameters
 from nets.training.recipe import changed
 from nets.training.run import Run
 
-_FORMAT = "fpsolve nets run, 1"
+_FORMAT = "fpsolve nets run, 2"
 #: Fields of a run that are plain text and whole numbers.
 _STATE = ("start", "epoch", "step", "outcome", "diverged_step")
 
@@ -56,10 +57,12 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
         state = {name: getattr(run, name) for name in _STATE}
         texts.append(state | {"settings": settings, "identity": _identity(run.net, run.data)})
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    said = json.dumps(texts)
+    metadata = {"format": _FORMAT, "runs": said, "sha256": _sha256(tensors, said)}
     handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     os.close(handle)
     try:
-        save_file(tensors, beside, metadata={"format": _FORMAT, "runs": json.dumps(texts)})
+        save_file(tensors, beside, metadata=metadata)
         os.replace(beside, target)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
@@ -88,24 +91,44 @@ def load(path: str | os.PathLike[str], *, net: nn.Sequential, data: Data) -> lis
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
+    texts, tensors = _read(file)
+    identity = _identity(net, data)
+    for text in texts:
+        for key, value in identity.items():
+            if (there := text["identity"].get(key)) != value:
+                raise ValueError(
+                    f"{file} holds a run with {key} {there!r}, not {value!r}; give that, or name another file"
+                )
+    return [_run(i, text, tensors, net, data) for i, text in enumerate(texts)]
+
+
+def _read(file: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """What each run says and all tensors; a ValueError if the file is damaged or of another kind."""
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"{file} holds no run of this package (format {metadata.get('format')!r})")
-        texts = json.loads(metadata["runs"])
-        identity = _identity(net, data)
-        for text in texts:
-            for key, value in identity.items():
-                if (there := text["identity"].get(key)) != value:
-                    raise ValueError(
-                        f"{file} holds a run with {key} {there!r}, not {value!r}; give that, "
-                        "or name another file"
-                    )
-        return [_run(i, text, tensors, net, data) for i, text in enumerate(texts)]
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged or no file of runs: {error}") from error
+        found, said = metadata.get("format"), metadata.get("runs", "")
+        whole = metadata.get("sha256") == _sha256(tensors, said)
+        texts = json.loads(said) if found == _FORMAT and whole else []
+    except PermissionError:
+        raise
+    except Exception as error:  # the reader's own, of many kinds
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{file} is damaged or no file of runs ({first}); delete it to start anew"
+        ) from error
+    if found != _FORMAT:
+        raise ValueError(f"{file} holds no run of this package (format {found!r}); name another file")
+    if not whole:
+        raise ValueError(f"{file} is damaged: its content has another sha256; delete it to start anew")
+    return texts, tensors
+
+
+def _sha256(tensors: dict[str, torch.Tensor], said: str) -> str:
+    """The sha256 of all tensors with their names, and of what the runs say."""
+    names = sorted(tensors)
+    return digest([*names, said], *(tensors[name].numpy() for name in names))
 
 
 def _run(i: int, text: dict, tensors: dict[str, torch.Tensor], net: nn.Sequential, data: Data) -> Run:

@@ -74,6 +74,10 @@ class Run:
     outcome: Outcome = "trained"
     diverged_step: int = -1
 
+    def __repr__(self) -> str:
+        at = f", loss {self.loss:.4g}" if self.rows else ""
+        return f"Run({description(self.net)} on {self.data.name}, {self.epoch} epochs{at}, {self.outcome})"
+
     @property
     def loss(self) -> float:
         """Training loss at the end, over all training rows."""

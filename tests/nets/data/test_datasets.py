@@ -175,8 +175,20 @@ def test_ones_own_file_is_read_with_its_sha256(tmp_path):
         ({"x_test": np.zeros((9, 5, 5))}, "differ"),
         ({"x_train": np.full((30, 4, 4), np.nan)}, "not finite"),
         ({"y_train": np.full(30, -1)}, "count from 0"),
-        ({"y_train": np.arange(30) % 2 * 2}, r"every class needs training rows; without any: \[1\]"),
-        ({"y_test": np.full(9, 7)}, "every class needs training rows"),
+        ({"y_train": np.arange(30) % 2 * 2}, "every class needs training rows; label 1 has none"),
+        ({"y_train": np.arange(30) % 3 * 10**18}, "label 1 has none"),
+        ({"y_test": np.full(9, 7)}, "every class needs training rows; label 7 has none"),
+        ({"y_test": np.full(9, 10**18)}, "every class needs training rows"),
+        ({"y_train": np.arange(30) % 3 + 0.5}, "whole numbers that count from 0; they are float64, such as 0.5"),
+        ({"y_train": (np.arange(30) % 3).astype("M8[D]")}, "they are datetime64"),
+        ({"y_train": (np.arange(30) % 3).astype("m8[s]")}, "they are timedelta64"),
+        ({"y_train": np.arange(30) % 3 * 1j}, "they are complex128"),
+        ({"y_train": np.where(np.arange(30) % 3, 1, np.nan)}, "they are float64"),
+        ({"y_train": np.where(np.arange(30) % 3, 1, np.inf)}, "they are float64"),
+        ({"y_train": (np.arange(30) % 3).astype(np.uint64) * np.uint64(2**63)}, "count from 0"),
+        ({"y_train": np.array(["a", "b", "c"] * 10)}, "they are <U1, such as a"),
+        ({"y_train": np.zeros((30, 1), int)}, "do not match"),
+        ({"x_train": np.zeros((30, 4, 4)) + 1e200 * np.arange(30)[:, None, None]}, "divide the inputs"),
         ({"x_train": np.zeros((30, 4, 4, 4, 4))}, "neither"),
         ({"x_train": np.full((30, 4, 4), "a")}, "not numbers"),
     ],
@@ -184,6 +196,57 @@ def test_ones_own_file_is_read_with_its_sha256(tmp_path):
 def test_files_that_make_no_sense_are_refused(tmp_path, change, match):
     with pytest.raises(ValueError, match=match):
         datasets.from_npz(_npz(tmp_path / "bad.npz", **change))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.float32, bool, str])
+def test_labels_are_the_whole_numbers_they_say_whatever_their_type(tmp_path, kind):
+    labels = np.arange(30) % 2
+    path = _npz(tmp_path / "a.npz", y_train=labels.astype(kind), y_test=labels[:9].astype(kind))
+    assert datasets.from_npz(path).train_labels.tolist() == labels.tolist()
+
+
+def test_a_file_of_rows_without_labels_for_each_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((5, 2)), y=np.array(3))
+    with pytest.raises(ValueError, match=r"x \(5, 2\) and y \(\) must be"):
+        datasets.from_npz(tmp_path / "a.npz")
+
+
+X, Y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+
+
+def test_data_of_arrays_are_those_of_tensors():
+    one = datasets.Data("mine", X, Y, X[:2], Y[:2], ("a", "b"))
+    for x in (X.numpy(), X.numpy()[:, ::-1].copy()[:, ::-1]):
+        y = Y.numpy().astype(np.uint8)
+        other = datasets.Data("mine", x, y, x[:2], y[:2], ("a", "b"))
+        assert other.digest == one.digest and other.train_labels.dtype is torch.int64
+    whole = datasets.Data("mine", np.eye(6, dtype=np.uint8), Y, np.eye(6, dtype=int)[:2], Y[:2], ("a", "b"))
+    assert whole.train_inputs.dtype is whole.test_inputs.dtype is torch.float32
+    assert repr(one) == "Data('mine': 6 + 2 rows of (3,), 2 classes)"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"train_labels": ["a"] * 6}, "train_labels must be a tensor or an array of numbers"),
+        ({"train_labels": np.array(["0", "1"] * 3)}, "array of numbers"),
+        ({"train_labels": Y.float() + 0.5}, "not whole numbers"),
+        ({"train_labels": Y.bool()}, "not whole numbers"),
+        ({"train_labels": Y[:, None]}, r"\(6, 1\) must be"),
+        ({"train_labels": Y[:3]}, r"\(6, 3\) and train_labels \(3,\) must be"),
+        ({"test_labels": Y[:2] - 100}, "test_labels from -100 to -99 must lie between 0 and 1"),
+        ({"train_labels": Y + 1}, "train_labels from 1 to 2 must lie between 0 and 1, one for each of the 2"),
+        ({"train_inputs": X / 0}, "train_inputs are not finite"),
+        ({"test_inputs": X[:2] * float("nan")}, "test_inputs are not finite"),
+        ({"train_inputs": X[:, 0]}, "must be"),
+        ({"train_inputs": X * 1j}, "not real numbers"),
+        ({"train_inputs": [[1, 2]] * 5 + [[1]]}, "array of numbers"),
+    ],
+)  # fmt: skip
+def test_data_that_make_no_sense_are_refused(change, match):
+    parts = {"train_inputs": X, "train_labels": Y, "test_inputs": X[:2], "test_labels": Y[:2]}
+    with pytest.raises(ValueError, match=match):
+        datasets.Data("mine", **(parts | change), classes=("a", "b"))
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

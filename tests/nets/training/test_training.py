@@ -577,6 +577,33 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(digits, tmp_path):
         train.sgd(_net(), digits, epochs=1, checkpoint=tmp_path / "nowhere" / "run", **OPTIONS)
 
 
+def test_no_flipped_bit_in_a_file_of_runs_goes_unseen(digits, tmp_path):
+    data = digits.subset(40, test_samples=5)
+    run = train.sgd(
+        models.fully_connected((64, 2, 10), rng=0), data, learning_rate=0.1, batch_size=20, epochs=1, rng=0,
+        optimizer="momentum",
+    )  # fmt: skip
+    held = train.save(run, tmp_path / "run").read_bytes()
+    assert repr(run).startswith("Run(64-2-10 on digits, 1 epochs, loss ") and len(repr(run)) < 80
+    draw, seen = np.random.default_rng(0), []
+    for place in (*range(16), *draw.integers(len(held), size=150)):
+        bad = bytearray(held)
+        bad[place] ^= 1 << draw.integers(8)
+        (tmp_path / "bad").write_bytes(bad)
+        try:
+            (found,) = train.load(tmp_path / "bad", net=run.net, data=data)
+        except ValueError as error:
+            seen.append(str(error))
+        else:  # such as a space of the header, which says nothing
+            assert torch.equal(_vector(found), _vector(run)) and found.rows == run.rows
+            assert found.recipe.recorded == run.recipe.recorded and found.seed == run.seed
+    assert all("damaged" in said or "holds no run" in said for said in seen) and len(seen) > 140
+    for cut in (0, 7, 8, len(held) // 2, len(held) - 1):
+        (tmp_path / "bad").write_bytes(held[:cut])
+        with pytest.raises(ValueError, match="damaged"):
+            train.load(tmp_path / "bad", net=run.net, data=data)
+
+
 def test_a_checkpoint_of_other_activations_is_refused(digits, tmp_path):
     nets = [
         torch.nn.Sequential(torch.nn.Flatten(), *models.fully_connected((64, 10), rng=0), torch.nn.LeakyReLU(slope))
