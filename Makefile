@@ -8,13 +8,14 @@ export MPLBACKEND ?= Agg
 # Test processes side by side
 WORKERS ?= 2
 
-.PHONY: help env demo test test-all lint benchmark notebooks verdicts clean
+.PHONY: help env demo test test-all campaign lint benchmark notebooks verdicts clean
 
 help:
 	@echo "make demo       install the core and run the main job: out/stationary.png and a table"
 	@echo "make test       install everything; check style and types; run the tests that take seconds"
 	@echo "make test-all   the same with the slow tests and the notebooks: before a release"
 	@echo "make env        install everything into .venv"
+	@echo "make campaign   N=1000 random problems against independent referees: counts of right, warned, refused, silent"
 	@echo "make benchmark  ratios against peers and the C reference, in one run"
 	@echo "make notebooks  execute the notebooks in out/notebooks; FPSOLVE_NOTEBOOKS=full for the papers' data"
 	@echo "make verdicts   write VERDICTS.md from the outputs of the notebooks"
@@ -47,6 +48,10 @@ test: .venv/all lint
 
 test-all: .venv/all lint
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 12
+
+N ?= 200
+campaign: .venv/all
+	$(BIN)/python -m tests.campaign $(N)
 
 benchmark: .venv/all
 	-$(PIP) --editable ".[benchmarks]"
