@@ -44,7 +44,8 @@ def _is_mirrored(process: Process, variable: sp.Symbol) -> bool:
 
 def _are_equal(expression: sp.Expr, image: Mapping, half: Mapping, sign: int) -> bool:
     """Whether the expression at ``image`` is proved to be ``sign`` times the one at ``half``."""
-    exact = sp.sympify(expression, strict=True).xreplace({f: sp.Rational(f) for f in expression.atoms(sp.Float)})
+    rationals = {f: sp.Rational(f) for f in expression.atoms(sp.Float)}
+    exact = sp.sympify(expression, strict=True).xreplace(rationals)
     difference = exact.subs(image, simultaneous=True) - sign * exact.subs(half, simultaneous=True)
     if difference == 0:
         return True
