@@ -4,5 +4,5 @@ from typing import Literal, TypeAlias
 
 #: How a density is computed; how the convective flux is put on the faces of an axis; what ends the box.
 Method: TypeAlias = Literal["finite-volume", "spectral"]
-Scheme: TypeAlias = Literal["central", "exponential"]
+Scheme: TypeAlias = Literal["central", "exponential", "upwind"]
 Walls: TypeAlias = Literal["far", "reflecting"]

@@ -25,6 +25,7 @@ import scipy.sparse.linalg as sparse_linalg
 
 from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Grid, drift_values, loss_values, place
+from fpsolve.density.upwind import forward_matrix
 from theory.langevin import Process
 
 
@@ -99,6 +100,8 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     Second order in the cell widths.
     """
     values = coefficients(process, grid)
+    if "upwind" in schemes:
+        return forward_matrix(process, grid)
     return (_fipy_operator(values, grid, schemes) + cross_operator(values.diffusion, grid)).tocsc()
 
 

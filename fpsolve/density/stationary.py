@@ -18,6 +18,7 @@ from fpsolve.density.choices import Method, Scheme, Walls
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.symmetry import mirror_symmetries
+from fpsolve.density.upwind import lacks_noise
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
@@ -26,6 +27,8 @@ from theory.langevin import Process
 MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
 RIM = 0.02
+#: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
+SMALLEST_ESTIMATE = 1e-6
 
 
 def stationary_density(
@@ -67,9 +70,10 @@ def stationary_density(
         estimate is below ``accuracy``.
     cross_diffusion : bool
         False drops D_ij for i ≠ j, as the supplement of Yang, Tang, Tu (2023) does.
-    scheme : "auto", "central", "exponential", or one of the two per axis
+    scheme : "auto", "central", "exponential", "upwind", or one of these per axis
         Face values of the convective flux. "auto": exponential where the cell Péclet number is
-        below one in the bulk or the noise is isotropic, else central.
+        below one in the bulk or the noise is isotropic, else central. "upwind", the choice where noise is
+        missing along an axis, is for all axes alike: :mod:`fpsolve.density.upwind`.
     walls : {"far", "reflecting"}
         "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
         "reflecting": the walls are meant; mass in the rim is only recorded.
@@ -93,7 +97,7 @@ def stationary_density(
     for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):
         if value not in get_args(choices):
             raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, get_args(choices)))}")
-    mirrored = mirror_symmetries(process) if symmetry else ()
+    mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
         mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))
@@ -236,6 +240,8 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     difference = numbers - _moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(np.nanmax(np.abs(difference) / scales) / 3.0)
+    if "upwind" in schemes:  # at least first order; the walls cut off moments of this size
+        estimate = max(3.0 * estimate, SMALLEST_ESTIMATE)
     return _Solution(grid, folded, schemes, state, estimate, peclet)
 
 
@@ -284,14 +290,16 @@ def chosen_schemes(
     """
     size = len(grid.shape)
     chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
-    if scheme == "auto" and process.landscape is not None and process.temperature is not None:
+    if scheme == "auto" and lacks_noise(process):
+        chosen = ("upwind",) * size
+    elif scheme == "auto" and process.landscape is not None and process.temperature is not None:
         chosen = ("exponential",) * size
     elif scheme == "auto":
         peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
         chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
     if len(chosen) != size or not set(chosen) <= set(get_args(Scheme)):
         names = ", ".join(map(repr, get_args(Scheme)))
-        raise ValueError(f"scheme={scheme!r} must be 'auto', {names}, or one of these two for each variable")
+        raise ValueError(f"scheme={scheme!r} must be 'auto', {names}, or one of these for each variable")
     return cast(tuple[Scheme, ...], chosen)
 
 
@@ -394,9 +402,10 @@ def _labelled(solution: _Solution) -> xr.DataArray:
     mirrors = ", ".join(f"{v} -> -{v}" for v in folded)
     solved = ", ".join(f"{grid.low[grid.names.index(v)]:.4g} <= {v}" for v in folded)
     state = solution.state
+    crossed = len(grid.names) > 1 and "upwind" not in solution.schemes
     attrs = {
         "method": "finite-volume",
-        "scheme": f"{scheme}; cross terms on 9 points" if len(grid.names) > 1 else scheme,
+        "scheme": f"{scheme}; cross terms on 9 points" if crossed else scheme,
         "symmetry": f"solved on {solved}; mirrored by {mirrors}" if folded else "none used",
         "cells": grid.cells,
         "mass": float((density * grid.cell_volume).sum()),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
+from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
+from fpsolve.density.upwind import lacks_noise
 from fpsolve.symbols.functions import numpy_function
 from theory.landscape import exact
 from theory.langevin import FiniteStep, Langevin, Process
@@ -24,6 +26,8 @@ FAST_CELLS = 176
 DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: Half-width of the box along a fast variable, in standard deviations.
 FAST_WIDTHS = 6.0
+#: Mass of a tail of a coarse density that is left out; upwind densities have tails of either sign.
+EMPTY_TAIL, EMPTY_TAIL_UPWIND = 1e-12, 1e-9
 
 
 class Window(NamedTuple):
@@ -120,15 +124,20 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     hull = dict(zip(process.names, ends, strict=True))
     widest = 1e3 * max(high - low for low, high in box.values())
     dimension = len(process.variables)
-    cells = {1: 400, 2: 80, 3: 20}[dimension]
+    if lacks_noise(process):  # the exponential scheme adds noise where there is none: the box would only grow
+        scheme, cells, empty = "upwind", {2: 160, 3: 30}[dimension], EMPTY_TAIL_UPWIND
+    else:
+        scheme, cells, empty = "exponential", {1: 400, 2: 80, 3: 20}[dimension], EMPTY_TAIL
     for _ in range(30):
         grid = Grid.on(box, (cells,) * dimension)
-        matrix = fokker_planck_matrix(process, grid, ["exponential"] * dimension)
+        matrix = fokker_planck_matrix(process, grid, [cast(Scheme, scheme)] * dimension)
         state = null_vector(matrix, grid, pin=lowest(process, grid.points()))
         if not state.second_eigenvalue > state.rounding_rate:
             break  # wells whose exchange is lost in rounding: keep them all, the solver warns
         density = np.abs(state.density)
-        fitted = {v: _around(hull[v], _fitted(density, grid, axis)) for axis, v in enumerate(grid.names)}
+        fitted = {
+            v: _around(hull[v], _fitted(density, grid, axis, empty)) for axis, v in enumerate(grid.names)
+        }
         settled = all(np.allclose(fitted[v], box[v], atol=0.15 * (box[v][1] - box[v][0])) for v in box)
         for v in mirrored:
             reach = max(map(abs, fitted[v]))
@@ -181,11 +190,11 @@ def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
     return solve_continuous_lyapunov(jacobian, -2.0 * process.diffusion_values(point[None])[0])
 
 
-def _fitted(density: np.ndarray, grid: Grid, axis: int) -> tuple[float, float]:
-    """The interval outside of which a coarse marginal holds less than 1e-12, or a wider one."""
+def _fitted(density: np.ndarray, grid: Grid, axis: int, empty: float) -> tuple[float, float]:
+    """The interval outside of which a coarse marginal holds less than ``empty``, or a wider one."""
     marginal = kept_axes(density, axis) / density.sum()
     h, low, high = grid.widths[axis], grid.low[axis], grid.high[axis]
-    below, above = (int(np.searchsorted(np.cumsum(m), 1e-12)) for m in (marginal, marginal[::-1]))
+    below, above = (int(np.searchsorted(np.cumsum(m), empty)) for m in (marginal, marginal[::-1]))
     margin = 0.3 * (high - low)
     start = low - margin if below < 1 else low + (below - 1) * h
     stop = high + margin if above < 1 else high - (above - 1) * h

@@ -268,7 +268,7 @@ def test_three_variables_with_full_diffusion_have_the_lyapunov_covariance():
         (lambda: stationary_density(Diffusion(sp.Matrix([-x, -y]), sp.Matrix([[1, 2], [2, 1]]), (x, y)), box={"x": (-5, 5), "y": (-5, 5)}), "not positive semidefinite"),
         (lambda: stationary_density(OU, method="magic"), "method='magic'"),
         (lambda: stationary_density(OU, shape=4), "at least 8 cells"),
-        (lambda: stationary_density(OU, scheme="upwind"), "scheme='upwind'"),
+        (lambda: stationary_density(OU, scheme="sideways"), "scheme='sideways'"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_line_before_any_long_work(build, message):

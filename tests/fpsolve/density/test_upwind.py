@@ -1,0 +1,89 @@
+"""Noise missing in a direction: densities, rates, times and committors against Brinkman's hierarchy, Lyapunov, walkers."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sparse
+import sympy as sp
+from scipy.integrate import quad
+from scipy.linalg import solve_continuous_lyapunov
+from scipy.sparse.linalg import eigs
+
+from fpsolve import relaxation_rates, stationary_density
+from theory import Diffusion
+
+x, v, z = sp.symbols("x v z", real=True)
+BOX = {"x": (-2.2, 2.2), "v": (-2.2, 2.2)}
+
+
+def _underdamped(friction, temperature):
+    """x' = v, v' = x − x³ − γv + √(2γT) ξ."""
+    gamma, T = sp.Rational(str(friction)), sp.Rational(str(temperature))
+    return Diffusion([v, x - x**3 - gamma * v], [[0, 0], [0, gamma * T]], (x, v), "underdamped double well")
+
+
+def _second_moment(temperature):
+    weight = lambda q: np.exp(-(q**4 / 4 - q**2 / 2) / temperature)  # noqa: E731
+    return quad(lambda q: q**2 * weight(q), -4, 4)[0] / quad(weight, -4, 4)[0]
+
+
+def _linear(drift, diffusion, names):
+    """X' = A X with noise D."""
+    A = sp.Matrix(drift)
+    return Diffusion(A * sp.Matrix(names), sp.Matrix(diffusion), names)
+
+
+def _brinkman_rates(friction, temperature, count, hermite=60, points=70):
+    """Rates of Brinkman's hierarchy: −𝓛 = γ a†a − √T (a† B − a Bᵀ), a lowers Hermite functions of v.
+
+    B = ∂ + V'/2T on sinc functions of x (Risken, The Fokker–Planck Equation, ch. 10).
+    """
+    line = np.linspace(-2.6, 2.6, points)
+    h = line[1] - line[0]
+    k = np.subtract.outer(np.arange(points), np.arange(points))
+    derivative = np.where(k == 0, 0.0, (-1.0) ** k / (h * np.where(k == 0, 1, k)))
+    B = derivative + np.diag((line**3 - line) / (2 * temperature))
+    lower = sparse.diags(np.sqrt(np.arange(1, hermite)), 1)
+    hops = sparse.kron(lower.T, B) - sparse.kron(lower, B.T)
+    operator = friction * sparse.kron(lower.T @ lower, sparse.identity(points)) - np.sqrt(temperature) * hops
+    values = eigs(operator.tocsc(), k=count + 1, sigma=-1e-3, return_eigenvectors=False)
+    return values[np.argsort(values.real)][1:]
+
+
+@pytest.mark.parametrize(("friction", "temperature"), [(0.1, 0.2), (1, 0.1), (5, 0.1)])
+def test_density_of_an_underdamped_well_is_found_in_a_box_of_its_own(friction, temperature):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        P = stationary_density(_underdamped(friction, temperature))
+    W = P * P.cell_volume
+    error = abs(float((W * P.x**2).sum()) / _second_moment(temperature) - 1)
+    assert error < P.attrs["half_grid_estimate"] < 1e-4
+    assert float((W * P.v**2).sum()) == pytest.approx(temperature, rel=1e-6)
+    exact = np.exp(-(P.x**4 / 4 - P.x**2 / 2 + P.v**2 / 2) / temperature)
+    assert float(abs(W - exact / exact.sum()).sum()) < 1e-4
+
+
+@pytest.mark.parametrize("time", [0.05, 0.5, 2])
+def test_coloured_noise_has_the_covariance_of_lyapunov_within_its_stated_error(time):
+    tau = sp.Rational(str(time))
+    process = _linear([[-1, 1], [0, -1 / tau]], [[0, 0], [0, 1 / (2 * tau**2)]], (x, z))
+    S = solve_continuous_lyapunov(
+        np.array(process.drift.jacobian((x, z)), float), -2.0 * np.array(process.diffusion, float)
+    )
+    P = stationary_density(process)
+    W = P * P.cell_volume
+    assert P.attrs["half_grid_estimate"] < 1e-4
+    for u, w, exact in ((P.x, P.x, S[0, 0]), (P.x, P.z, S[0, 1]), (P.z, P.z, S[1, 1])):
+        assert float((W * u * w).sum()) == pytest.approx(exact, rel=max(P.attrs["half_grid_estimate"], 1e-8))
+
+
+@pytest.mark.parametrize("friction", [0.5, 1, 5])
+def test_rates_of_an_underdamped_well_are_those_of_brinkmans_hierarchy(friction):
+    exact = _brinkman_rates(friction, 0.1, 2).real
+    assert relaxation_rates(_underdamped(friction, 0.1), box=BOX) == pytest.approx(exact, rel=2e-4)
+
+
+def test_rates_of_a_linear_process_are_sums_of_the_drifts_eigenvalues():
+    process = _linear([[-1, 1], [0, -3]], [[0, 0], [0, 1]], (x, z))
+    assert relaxation_rates(process, count=4) == pytest.approx([1, 2, 3, 3], rel=1e-5)
