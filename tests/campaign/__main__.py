@@ -9,10 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from fpsolve.progress import bar
-from tests.campaign import formulas, lines, planes, walks
+from tests.campaign import formulas, lines, models, planes, walks
 from tests.campaign.trial import OUTCOMES, Outcome, tried
 
-KINDS = {draw.__name__: draw for module in (lines, planes, walks, formulas) for draw in module.KINDS}
+KINDS = {draw.__name__: draw for module in (lines, planes, walks, formulas, models) for draw in module.KINDS}
 
 
 def numbered(name: str, seed: int, number: int) -> Outcome:
