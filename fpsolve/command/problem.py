@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from keyword import iskeyword
 from typing import get_args
 
 import numpy as np
@@ -245,18 +247,18 @@ def chosen_landscape(table: Mapping[str, object]) -> Landscape:
     both = sorted(set(variables) & set(values))
     if both:
         raise ValueError(f"{both[0]!r} is both a variable and a parameter")
-    loss = parse_expression(table["loss"], [*variables, *values])  # type: ignore[arg-type]
+    loss = parse_expression(table["loss"], variables, values=values)  # type: ignore[arg-type]
+    written = re.findall(r"[^\W\d]\w*", str(table["loss"]))
     symbols = {str(s): s for s in loss.free_symbols}
-    unused = [name for name in (*variables, *values) if name not in symbols]
+    unused = [n for n in (*variables, *values) if n not in (symbols if n in variables else written)]
     if unused:
         raise ValueError(f"{unused[0]!r} does not appear in the loss")
     fast = _names(table["fast"], "fast") if "fast" in table else ()
-    chosen = tuple(symbols[name] for name in variables)
-    landscape = Landscape(loss, chosen, fast=tuple(s for s in chosen if str(s) in fast))
     strangers = [name for name in fast if name not in variables]
     if strangers:
         raise ValueError(f"fast names {strangers[0]!r}, which is not a variable")
-    return landscape.with_parameters(values)
+    chosen = tuple(symbols[name] for name in variables)
+    return Landscape(loss, chosen, fast=tuple(s for s in chosen if str(s) in fast))
 
 
 def _names(value: object, key: str) -> tuple[str, ...]:
@@ -269,6 +271,8 @@ def _names(value: object, key: str) -> tuple[str, ...]:
         raise ValueError(f"{key} must be a list of names, such as {key} = ['x', 'y']")
     if len(set(value)) != len(value):
         raise ValueError(f"{key} repeats a name")
+    if reserved := [name for name in value if iskeyword(name)]:
+        raise ValueError(f"{key}: {reserved[0]!r} is a word of Python; rename it, such as {reserved[0]}_")
     return tuple(value)
 
 

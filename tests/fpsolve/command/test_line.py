@@ -85,7 +85,7 @@ BAD = {
     "empty box": (GOOD.replace("[-2.5, 2.5]", "[2.5, -2.5]"), "low < high"),
     "code in the loss": (GOOD.replace("y**2", "__import__('os').system('touch hacked')"), "not a known function"),
     "attribute in the loss": (GOOD.replace("y**2", "y.__class__"), "not allowed"),
-    "huge power": (GOOD.replace("y**2", "9**9**9 + y"), "exponent"),
+    "huge power": (GOOD.replace("y**2", "9**9**9 + y"), "not a finite number"),
     "not TOML": ("this is not toml", "not valid TOML"),
     "missing noise": (GOOD.split("[noise]")[0], "[noise] table"),
     "unused parameter": (GOOD.replace("a = 1.0", "a = 1.0, q = 2.0"), "does not appear"),
