@@ -80,8 +80,15 @@ class Process(ABC):
         return values_at(self.diffusion, self.variables, points)
 
     def root_values(self, points: np.ndarray) -> np.ndarray:
-        """G at ``points`` of shape (k, N), as an array of shape (k, N, m), from a numerical factor of 2D."""
-        values, vectors = np.linalg.eigh(2.0 * self.diffusion_values(points))
+        """G at ``points`` of shape (k, N), as an array of shape (k, N, m), from a numerical factor of 2D.
+
+        NaN where D is not finite, or not positive semidefinite by more than rounding.
+        """
+        D = self.diffusion_values(points)
+        finite = np.isfinite(D).all(axis=(1, 2), keepdims=True)
+        values, vectors = np.linalg.eigh(np.where(finite, 2.0 * D, 0.0))
+        indefinite = values[:, :1] < -1e-12 * np.abs(values).max(axis=1, keepdims=True)
+        values = np.where(indefinite | ~finite[:, :, 0], np.nan, values)
         return vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :]
 
 

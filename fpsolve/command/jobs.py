@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -115,8 +115,19 @@ def ensemble(
         start=samples(density, walkers, np.random.SeedSequence(seed, spawn_key=(2,))),
         bins={slow: np.linspace(-reach, reach, 601)},
         rng=np.random.SeedSequence(seed, spawn_key=(0 if factor == 1.0 else 1,)),
+        **walls_of(problem),
         progress=progress,
     )
+
+
+def walls_of(problem: Problem) -> dict[str, Any]:
+    """Box and walls of the walkers: those of the solver that are meant as walls, not as far away."""
+    from fpsolve.ensemble.domain import Wall
+
+    box, given = problem.box or {}, problem.solver.get("walls", "far")
+    kinds = given if isinstance(given, Mapping) else dict.fromkeys(box, given)
+    walls = {name: kind for name, kind in kinds.items() if kind in get_args(Wall) and name in box}
+    return {"box": {name: box[name] for name in walls}, "walls": walls} if walls else {}
 
 
 def samples(density: xr.DataArray, walkers: int, rng: Rng = None) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import xarray as xr
 
 from fpsolve.density.moments import averages, statistics_of
 from fpsolve.density.symmetry import mirror_symmetries
+from fpsolve.ensemble.summary import MOST_LOST, lost_words
 from fpsolve.statistics import mean_and_error
 from fpsolve.table import Row, Table
 from theory.langevin import Process
@@ -43,7 +44,7 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
         Densities from :func:`fpsolve.stationary_density`, ensembles from :func:`fpsolve.simulate`,
         reductions from :func:`theory.valley.elimination.eliminate`; any number, any order. Two ensembles
         with different time steps also give their extrapolation to dt → 0. Another kind is a TypeError; none,
-        and other variables than the process has, are ValueErrors.
+        other variables than the process has, and ensembles alone that lost too many walkers, are ValueErrors.
 
     Returns
     -------
@@ -51,7 +52,8 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
         Per variable v: ⟨v²⟩, and std(|v|) where v → −v is a symmetry, else ⟨v⟩ and std(v); per pair
         of variables that are not symmetric ⟨u v⟩. Errors are the half-grid estimate (finite
         volumes), the change at the last refinement (spectral), the standard error between walkers
-        (ensemble) and the last term of the expansion (theory).
+        (ensemble) and the last term of the expansion (theory). Diverged walkers are remarked on;
+        an ensemble that lost more than a tenth of its walkers is left out.
     """
     if not results:
         raise ValueError("nothing to compare: give densities, ensembles or reductions")
@@ -61,16 +63,36 @@ def stationary(process: Process, *results: xr.DataArray | xr.Dataset | Reduced) 
         reader = next((read for kind, read in _READERS.items() if isinstance(result, kind)), None)
         if reader is None:
             raise TypeError(f"cannot compare a {type(result).__name__}")
-        estimates.append(reader(process, result, symmetric))
         if isinstance(result, xr.Dataset):
-            ensembles.append(result)
             remarks += _ensemble_remarks(process, result)
+            if _lost(result) > MOST_LOST:
+                continue
+            ensembles.append(result)
+        estimates.append(reader(process, result, symmetric))
+    if not estimates:
+        raise ValueError(f"no result can be used: {'; '.join(remarks)}")
+    remarks += _wall_remarks(results)
     if len({float(r.attrs["time_step"]) for r in ensembles}) == 2:
         estimates.append(_extrapolated(process, ensembles, symmetric))
     reference = min(estimates, key=lambda e: _rank(e.method))
     rows = _rows(estimates, reference, _scales(process, reference.values, symmetric))
     title = f"Stationary averages: {process.name}"
     return Table(title, reference.method, rows, tuple(dict.fromkeys(remarks)))
+
+
+def _lost(ensemble: xr.Dataset) -> float:
+    """Share of the walkers that diverged."""
+    return float(ensemble["diverged"].mean())
+
+
+def _wall_remarks(results: Sequence[object]) -> list[str]:
+    """Walls of one result that another does not have."""
+    meant = any(isinstance(r, xr.DataArray) and r.attrs.get("walls") not in (None, "far") for r in results)
+    walkers = [r.attrs.get("walls", "none") for r in results if isinstance(r, xr.Dataset)]
+    remarks = [f"walls of the ensemble: {walls}" for walls in walkers if walls != "none"]
+    if meant and "none" in walkers:
+        remarks.append("the density has walls and the ensemble has none: give box= and walls= to simulate")
+    return remarks
 
 
 def _rank(method: str) -> int:
@@ -144,12 +166,13 @@ def _final_average(ensemble: xr.Dataset, statistic: str, u: str, v: str) -> tupl
 
 
 def _extrapolated(process: Process, ensembles: list[xr.Dataset], symmetric: Sequence[str]) -> _Estimate:
-    """Two time steps extrapolated linearly to dt → 0 (Euler–Maruyama is of weak order one)."""
+    """Two time steps extrapolated to dt → 0 with the weak order of their steps, one for Euler–Maruyama."""
     ordered = sorted(ensembles, key=lambda e: float(e.attrs["time_step"]))
     fine, coarse = ordered[0], ordered[-1]
     small, large = (float(ensemble.attrs["time_step"]) for ensemble in (fine, coarse))
     a, b = _from_ensemble(process, fine, symmetric), _from_ensemble(process, coarse, symmetric)
-    w = large / (large - small)
+    order = int(fine.attrs.get("weak_order", 1))
+    w = large**order / (large**order - small**order)
     values = {q: w * a.values[q] - (w - 1) * b.values[q] for q in a.values}
     errors = {q: math.hypot(w * a.errors[q], (w - 1) * b.errors[q]) for q in a.values}
     return _Estimate("ensemble, dt -> 0", values, errors, "standard error, extrapolated")
@@ -171,7 +194,9 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
         remarks.append("the ensemble has no burn-in, so its final positions are used, not its time averages")
     diverged = int(ensemble["diverged"].sum())
     if diverged:
-        remarks.append(f"{diverged} of {ensemble.sizes['walker']} walkers diverged and are left out")
+        text = f"ensemble, dt = {step:g}: {lost_words(diverged, ensemble.sizes['walker'])}"
+        too_many = f"; above {MOST_LOST:.0%} its averages are not shown"
+        remarks.append(text + (too_many if _lost(ensemble) > MOST_LOST else ""))
     return remarks
 
 

@@ -9,38 +9,64 @@ from __future__ import annotations
 import numpy as np
 import sympy as sp
 
-from fpsolve.ensemble.lanes import Kernel, block, euler_maruyama, header, inside, loads, normals, rows
+from fpsolve.ensemble.domain import Domain, free_domain
+from fpsolve.ensemble.lanes import Kernel, block, header, inside, loads, normals, rows
+from fpsolve.ensemble.steps import Scheme, step_text
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
 
 
-def ensemble_kernel(drift: sp.MatrixBase, root: sp.MatrixBase, variables: tuple[sp.Symbol, ...]) -> Kernel:
-    """The compiled Euler–Maruyama step X + b(X) dt + G(X) √dt ξ of an ensemble.
+def ensemble_kernel(
+    drift: sp.MatrixBase,
+    root: sp.MatrixBase,
+    variables: tuple[sp.Symbol, ...],
+    *,
+    scheme: Scheme = "euler",
+    domain: Domain | None = None,
+    condition: sp.Expr | None = None,
+) -> Kernel:
+    """The compiled step of an ensemble, X + b(X) dt + G(X) √dt ξ by default, with its walls.
 
-    ``drift`` is b, shape (n, 1), and ``root`` is G with G Gᵀ = 2D, shape (n, m).
+    ``drift`` is b, shape (n, 1), and ``root`` is G with G Gᵀ = 2D, shape (n, m). A walker diverges where
+    ``condition`` is below 0.
     Numbers in the expressions are arguments of the kernel, so a sweep over them compiles once. Fails if an
     expression cannot be compiled.
     """
     check_expressions([*drift, *root], variables)
     scale, root = _common_factor(root, variables)
     n, m = root.shape
+    domain = free_domain(n) if domain is None else domain
     emitter = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
     factor = emitter.number(scale)
-    lines, entries = emitter.statements([*drift, *root])
-    lines += euler_maruyama(entries[:n], entries[n:])
-    pairs = (m + 1) // 2
-    layout = rows({"X": n, "XI": 2 * pairs, "BOUND": 1, "NEXT": n, "SUMS": 2 * n + n * (n + 1) // 2})
-    source = header({"N": n, "PAIRS": pairs, **layout}) + _TEMPLATE.format(
+    others = [] if condition is None else [condition]
+    text = step_text(drift, root, variables, scheme=scheme, domain=domain, emitter=emitter, others=others)
+    pairs, excess = (m + 1) // 2, domain.excess_axes
+    layout = rows(
+        {"X": n, "XI": 2 * pairs, "BOUND": 1, "NEXT": n, "OVER": len(excess)}
+        | {"SUMS": 2 * n + n * (n + 1) // 2}
+    )
+    load = [*loads("x", "X", n), *loads("xi", "XI", m)]
+    load += [f"o{i} = lane[(OVER + {k}) * LANES + l]" for k, i in enumerate(excess)]
+    store = [f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
+    store += [f"lane[(OVER + {k}) * LANES + l] = over{i} if inside else o{i}" for k, i in enumerate(excess)]
+    absorbing = bool(domain.axes("absorbing"))
+    within = [inside(n), *(f"({other} >= 0.0)" for other in text.others), *["(not absorbed)"] * absorbing]
+    left = "bound * inside"
+    if absorbing:  # a bound below 0 marks a walker that an absorbing wall has ended
+        left = "bound if inside else (-1.0 if (absorbed & (bound > 0.0)) | (bound < 0.0) else 0.0)"
+    source = header({"N": n, "PAIRS": pairs, "EXCESS": len(excess), **layout}) + _TEMPLATE.format(
         normals=normals(
             "XI + 2 * pair", "XI + 2 * pair", counter="counter", walker="walker0 + np.uint64({l})", indent=16
         ),
         unpack=block([f"c{k} = constants[{k}]" for k in range(len(emitter.constants))], 4),
+        before=block(text.before, 4),
         factor=factor,
-        load=block([*loads("x", "X", n), *loads("xi", "XI", m)], 16),
-        step=block(lines, 16),
-        inside=inside(n),
-        store=block([f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)], 16),
+        load=block(load, 16),
+        step=block(text.lines, 16),
+        inside=" & ".join(within),
+        left=left,
+        store=block(store, 16),
         moments=block([*loads("x", "X", n), *_moments(n)], 20),
     )
     module = load_module(source, prefix="ensemble")
@@ -93,16 +119,18 @@ def histogram_cell(lane, l, edges, edge_start, edge_axis):
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy")
 def advance(
-    positions, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step, last_step,
+    positions, excess, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step, last_step,
     burn_in, time_step, histogram, edges, edge_start, edge_axis, save_every, paths, first_saved,
     first_group, last_group,
 ):
     {unpack}
+    {before}
     scale = math.sqrt(time_step) * {factor}
     lane = np.empty(TOTAL * LANES, np.float64)
     words = lane.view(np.uint64)
     for group in range(first_group, last_group):
         lane[: N * LANES] = positions[group].ravel()
+        lane[OVER * LANES : (OVER + EXCESS) * LANES] = excess[group].ravel()
         lane[SUMS * LANES :] = sums[group].ravel()
         lane[BOUND * LANES : (BOUND + 1) * LANES] = bounds[group]
         alive = np.sum(bounds[group] > 0.0)
@@ -118,7 +146,7 @@ def advance(
                 bound = lane[BOUND * LANES + l]
                 inside = {inside}
                 {store}
-                lane[BOUND * LANES + l] = bound * inside
+                lane[BOUND * LANES + l] = {left}
                 inside_count += inside
             # In two moves: a choice stored over the old value becomes a slow conditional store
             for i in range(N):
@@ -127,7 +155,7 @@ def advance(
             if inside_count != alive:
                 alive = inside_count
                 for l in range(LANES):
-                    if lane[BOUND * LANES + l] == 0.0 and exit_step[group, l] < 0:
+                    if lane[BOUND * LANES + l] <= 0.0 and exit_step[group, l] < 0:
                         exit_step[group, l] = step + 1
             if step >= burn_in:
                 for l in range(LANES):
@@ -141,6 +169,7 @@ def advance(
                 saved = (step + 1) // save_every - first_saved
                 paths[saved, group] = lane[: N * LANES].reshape(N, LANES)
         positions[group] = lane[: N * LANES].reshape(N, LANES)
+        excess[group] = lane[OVER * LANES : (OVER + EXCESS) * LANES].reshape(EXCESS, LANES)
         sums[group] = lane[SUMS * LANES :].reshape(TOTAL - SUMS, LANES)
         bounds[group] = lane[BOUND * LANES : (BOUND + 1) * LANES]
 '''

@@ -22,7 +22,7 @@ def numpy_advance(process: Process) -> Callable[..., None]:
     drift = numpy_function(list(process.drift), process.variables)
 
     def advance(
-        positions, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step,
+        positions, excess, bounds, exit_step, sums, constants, key0, key1, first_walker, first_step,
         last_step, burn_in, time_step, histogram, edges, edge_start, edge_axis, save_every, paths,
         first_saved, low, high,
     ):  # fmt: skip

@@ -6,6 +6,7 @@ the learning rate, this is the law of one SGD iteration under random-shift noise
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -15,8 +16,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.ensemble.domain import Wall, covariance_condition
 from fpsolve.ensemble.kernel import ensemble_kernel
-from fpsolve.ensemble.lanes import LANES
+from fpsolve.ensemble.lanes import LANES, from_lanes
 from fpsolve.ensemble.numpy_step import numpy_advance
 from fpsolve.ensemble.parts import cuts, finished, in_threads
 from fpsolve.ensemble.state import (
@@ -28,10 +30,12 @@ from fpsolve.ensemble.state import (
     fresh_state,
     restored_state,
     saving_steps,
+    symbolic_root,
     variable_names,
     whole_steps,
 )
 from fpsolve.ensemble.summary import RESERVED, ensemble_dataset
+from fpsolve.ensemble.wells import exchange_remark
 from fpsolve.symbols.counter_rng import Seed
 from theory.langevin import Process
 
@@ -52,13 +56,17 @@ def simulate(
     threads: int | None = None,
     divergence: float | None = None,
     first_walker: int = 0,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    walls: Mapping[str, Wall] | Wall | None = None,
     executor: Executor | None = None,
     parts: int = 32,
     progress: bool = False,
 ) -> xr.Dataset:
     """Final positions, moments, histograms and paths of an ensemble of walkers.
 
-    Each walker follows X + b(X) dt + G(X) √dt ξ. The normals ξ are a function of the seed, the
+    Each walker follows X + b(X) dt + G(X) √dt ξ; an underdamped process, x' = v, v' = f(x) − γv + noise with
+    constant γ and noise, takes BAOAB splitting steps unless dt is its learning rate. ``attrs["scheme"]`` and
+    ``attrs["weak_order"]`` say which. The normals ξ are a function of the seed, the
     walker's number and the step's number, so the bits of a result do not depend on ``threads``, on
     how a run is cut in time, or on which walkers run together. They may depend on the processor's
     kind (fused multiply-add) and on the mathematical library, for landscapes with exp or sin.
@@ -101,6 +109,12 @@ def simulate(
         histogram keeps its visits from before.
     first_walker : int, optional
         Number of the first walker: parts of an ensemble can run apart, or one walker alone.
+    box, walls : mapping, optional
+        Ends of axes, ``{"x": (-1, 1)}``, and what they are, ``{"x": "periodic"}`` or one word for all:
+        "reflecting" (default), "periodic" or "absorbing", as :class:`fpsolve.ensemble.domain.Domain` says. A
+        walker that a wall absorbs is left out of the averages. Where D vanishes at the end of the axis on
+        which it is a covariance, and the drift does not lead out, walkers are kept inside by full truncation.
+        ``attrs["walls"]`` says which ends were used.
     executor : concurrent.futures.Executor, optional
         Where parts of the ensemble run: processes, loky, MPI, ``Client(…).get_executor(pure=False)`` of
         dask. Default: here. The bits are the same, whatever it is. It is never shut down.
@@ -113,20 +127,23 @@ def simulate(
     Dataset
         Per walker: each variable's final position, ``diverged`` (0 or 1), ``divergence_time``,
         ``moment_sum``. Averages over time and walkers with ``_stderr`` from the scatter between
-        walkers: ``mean``, ``abs_mean``, ``std``, ``abs_std`` (variable), ``second_moment``,
-        ``covariance`` (variable, variable_2). With ``bins``: ``histogram``, ``density``. With
+        walkers, widened for few walkers as Student's interval is: ``mean``, ``abs_mean``, ``std``,
+        ``abs_std`` (variable), ``second_moment``, ``covariance`` (variable, variable_2). With ``bins``:
+        ``histogram``, ``density``. With
         ``save_every``: ``path`` (walker, time, variable). A ValueError, before any step, if an argument, the
-        start or a coefficient at the start makes no sense.
+        start or a coefficient at the start makes no sense, and at the end if a walker came to a place where D
+        is no covariance. A UserWarning if walkers diverged, or went from well to well too rarely.
     """
     check_names(process, RESERVED)
     given = {
         "walkers": walkers, "time_step": time_step, "burn_in": burn_in, "bins": bins, "rng": rng,
-        "divergence": divergence, "first_walker": first_walker,
+        "divergence": divergence, "first_walker": first_walker, "box": box, "walls": walls,
     }  # fmt: skip
     if isinstance(start, xr.Dataset):
         state = restored_state(process, start, **given)  # type: ignore[arg-type]
     else:
         state = fresh_state(process, start=start, time=time, **given)  # type: ignore[arg-type]
+    first = None if isinstance(start, xr.Dataset) else from_lanes(state.positions, state.walkers).copy()
     last_step = state.step + whole_steps(time, state.time_step, "time")
     save_steps = saving_steps(save_every, state.time_step)
     threads = available_threads(1 if executor is not None and threads is None else threads)
@@ -134,7 +151,17 @@ def simulate(
         found = _run(process, state, last_step, save_steps, threads, progress)
     else:
         found = _run_apart(process, state, last_step, save_steps, threads, executor, parts, progress)
-    return ensemble_dataset(process, *found)
+    result = ensemble_dataset(process, *found)
+    if first is not None and (remark := _unmixed(process, first, result)):
+        warnings.warn(remark, stacklevel=2)
+    return result
+
+
+def _unmixed(process: Process, first: np.ndarray, result: xr.Dataset) -> str:
+    """A remark if walkers that did not end changed their wells too rarely."""
+    alive = result["divergence_step"].to_numpy() < 0
+    last = np.stack([result[name].to_numpy() for name in variable_names(process)], axis=1)
+    return exchange_remark(process, first[alive], last[alive])
 
 
 def _run(
@@ -151,14 +178,14 @@ def _run(
     # Parts are as many as threads, whatever their number: no sum crosses a part
     ends = cuts(groups, threads)
     histograms = [np.zeros_like(state.histogram) for _ in ends[1:]]
-    kernel, constants = _kernel(process)
+    kernel, constants = _kernel(process, state)
     edges = np.concatenate([np.zeros(0), *state.edges.values()])
     edge_start = np.cumsum([0, *(len(e) for e in state.edges.values())], dtype=np.int64)
     edge_axis = np.array([variable_names(process).index(name) for name in state.edges], dtype=np.int64)
 
     def part(k: int, begin: int, end: int, low: int, high: int) -> None:
         kernel(
-            state.positions, state.bounds, state.exit_step, state.sums, constants,
+            state.positions, state.excess, state.bounds, state.exit_step, state.sums, constants,
             np.uint64(state.key[0]), np.uint64(state.key[1]), np.uint64(state.first_walker),
             begin, end, state.burn_in, state.time_step, histograms[k], edges, edge_start,
             edge_axis, save_steps, paths, first_saved, low, high,
@@ -195,11 +222,13 @@ def _run_apart(
     return state, paths, saved_steps
 
 
-def _kernel(process: Process) -> tuple[Callable[..., None], np.ndarray]:
+def _kernel(process: Process, state: State) -> tuple[Callable[..., None], np.ndarray]:
     """The compiled step and its constants, or the NumPy loop where the root has no symbols."""
-    try:
-        root = process.root
-    except NotImplementedError:
+    root = symbolic_root(process)
+    if root is None:
         return numpy_advance(process), np.zeros(0)
-    compiled = ensemble_kernel(process.drift, root, process.variables)
+    compiled = ensemble_kernel(
+        process.drift, root, process.variables, scheme=state.scheme, domain=state.domain,
+        condition=covariance_condition(process),
+    )  # fmt: skip
     return compiled.advance, compiled.constants

@@ -14,7 +14,9 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.ensemble.domain import Domain, Wall, chosen_domain, free_domain, refuse_indefinite
 from fpsolve.ensemble.lanes import to_lanes
+from fpsolve.ensemble.steps import Scheme, underdamped
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
@@ -22,7 +24,7 @@ from theory.langevin import Process
 Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
 
 #: Arrays of a state whose axis 0 is the group of walkers.
-PER_WALKER = ("positions", "bounds", "exit_step", "sums")
+PER_WALKER = ("positions", "excess", "bounds", "exit_step", "sums")
 
 
 @dataclass
@@ -36,7 +38,12 @@ class State:
     burn_in: int
     time_step: float
     divergence: float
+    #: Where walkers may be, and their step: :mod:`fpsolve.ensemble.steps`.
+    domain: Domain
+    scheme: Scheme
     positions: np.ndarray
+    #: How far walkers are beyond the edges of D, on the axes that have one.
+    excess: np.ndarray
     bounds: np.ndarray
     exit_step: np.ndarray
     sums: np.ndarray
@@ -56,6 +63,8 @@ def fresh_state(
     burn_in: float = 0.0,
     bins: Mapping[str, ArrayLike] | None = None,
     first_walker: int = 0,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    walls: Mapping[str, Wall] | Wall | None = None,
 ) -> State:
     """The checked state at time 0, for arguments of :func:`fpsolve.simulate`."""
     divergence = 1e6 if divergence is None else divergence
@@ -64,6 +73,8 @@ def fresh_state(
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
     points = _first_points(process, names, start, walkers)
     _check_start(process, names, points, divergence)
+    root = symbolic_root(process)
+    domain = _checked_domain(process, points, time_step, root, box, walls)
     count, n = points.shape
     edges = _checked_edges(names, bins)
     cells = math.prod(len(e) - 1 for e in edges.values())
@@ -75,7 +86,10 @@ def fresh_state(
         burn_in=whole_steps(burn_in, time_step, "burn_in"),
         time_step=time_step,
         divergence=float(divergence),
+        domain=domain,
+        scheme=simulated_scheme(process, root, time_step),
         positions=to_lanes(points),
+        excess=to_lanes(np.zeros((count, len(domain.excess_axes)))),
         bounds=to_lanes(np.full(count, float(divergence))),
         exit_step=to_lanes(np.full(count, -1)),
         sums=to_lanes(np.zeros((count, 2 * n + n * (n + 1) // 2))),
@@ -93,6 +107,8 @@ def restored_state(
     differs from the result's is a ValueError.
     """
     names, attrs = variable_names(process), previous.attrs
+    domain = Domain.from_text(attrs["domain"]) if "domain" in attrs else free_domain(len(names))
+    box, walls = given.pop("box", None), given.pop("walls", None)
     if attrs.get("process_hash") != process_hash(process):
         raise ValueError(
             f"start is a result for {attrs.get('landscape', 'something else')}, not for this "
@@ -106,11 +122,16 @@ def restored_state(
             raise ValueError(
                 f"{name}={value} differs from {recorded} of the result that is continued; leave it out"
             )
+    points = np.stack([previous[name].values for name in names], axis=1)
+    if box is not None and chosen_domain(process, points, box, walls) != domain:
+        raise ValueError("box or walls differ from those of the result that is continued; leave them out")
     edges, histogram = _restored_histogram(names, previous)
     given_edges = edges if bins is None else _checked_edges(names, bins)
     if given_edges.keys() != edges.keys() or any(not np.array_equal(given_edges[k], edges[k]) for k in edges):
         raise ValueError("bins differ from those of the result that is continued; leave them out")
     steps = previous["divergence_step"].values
+    ended = np.where(previous["absorbed"].values > 0, -1.0, 0.0) if "absorbed" in previous else 0.0
+    excess = previous["excess"].values if "excess" in previous else np.zeros((len(points), 0))
     return State(
         key=random_key(str(attrs["seed"])),
         first_walker=int(attrs["first_walker"]),
@@ -119,13 +140,62 @@ def restored_state(
         burn_in=int(attrs["burn_in_steps"]),
         time_step=float(attrs["time_step"]),
         divergence=float(attrs["divergence"]),
-        positions=to_lanes(np.stack([previous[name].values for name in names], axis=1)),
-        bounds=to_lanes(np.where(steps < 0, float(attrs["divergence"]), 0.0)),
+        domain=domain,
+        scheme=attrs.get("scheme", "euler"),
+        positions=to_lanes(points),
+        excess=to_lanes(excess),
+        bounds=to_lanes(np.where(steps < 0, float(attrs["divergence"]), ended)),
         exit_step=to_lanes(steps),
         sums=to_lanes(previous["moment_sum"].values),
         edges=edges,
         histogram=histogram,
     )
+
+
+def symbolic_root(process: Process) -> sp.MatrixBase | None:
+    """G in symbols, None where it has none."""
+    try:
+        return process.root
+    except NotImplementedError:
+        return None
+
+
+def simulated_scheme(process: Process, root: sp.MatrixBase | None, time_step: float) -> Scheme:
+    """BAOAB for an underdamped process in continuous time, else Euler–Maruyama."""
+    if root is None or is_discrete(process, time_step):
+        return "euler"
+    return "baoab" if underdamped(process.drift, root, tuple(process.variables)) is not None else "euler"
+
+
+def is_discrete(process: Process, time_step: float) -> bool:
+    """Whether a step is one iteration of SGD."""
+    rate = getattr(process, "learning_rate", None)
+    return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
+
+
+def _checked_domain(
+    process: Process, points: np.ndarray, time_step: float, root: sp.MatrixBase | None,
+    box: Mapping[str, tuple[float, float]] | None, walls: Mapping[str, Wall] | Wall | None,
+) -> Domain:  # fmt: skip
+    """The domain of walkers from ``points``, which lie inside, with steps much shorter than the box."""
+    names = variable_names(process)
+    if root is None:
+        if box or walls:
+            raise ValueError(f"{process.name}: walls need a root of 2D in symbols, and it has none")
+        return free_domain(len(names))
+    domain = chosen_domain(process, points, box, walls)
+    apart = "a wall, or an edge of D, lies between the walkers and"
+    refuse_points(names, points, domain.outside(points), apart)
+    noise = np.sqrt(time_step * (root_values(process, points) ** 2).sum(axis=2)).max(axis=0)
+    for name, (low, high), length in zip(names, domain.ends, noise, strict=True):
+        if low is None or high is None or low[0] == high[0] == "edge":
+            continue
+        if not 4 * length < high[1] - low[1]:
+            raise ValueError(
+                f"time_step={time_step:g} is too long for the walls of {name}: a step of {length:.2g} must "
+                f"be below a quarter of {high[1] - low[1]:.2g}"
+            )
+    return domain
 
 
 def _restored_histogram(
@@ -263,6 +333,8 @@ def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, d
             f"divergence={divergence:g}; give a larger divergence"
         )
     distinct = np.unique(points, axis=0)
+    if process.landscape is None:
+        refuse_indefinite(process, distinct, "where walkers start")
     drift = numpy_function(list(process.drift), process.variables)(*distinct.T)
     for word, values in (
         ("drift", drift.reshape(len(names), -1).T),

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
+from fpsolve.ensemble.domain import refuse_indefinite
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, process_hash, variable_names
+from fpsolve.ensemble.steps import ORDER, TITLE
 from fpsolve.results import provenance, quantity
+from fpsolve.statistics import student_factor
 from fpsolve.symbols.counter_rng import GENERATOR, key_text
 from theory.langevin import Process
 
+#: Half of the normal law's 95 % interval, in standard errors.
+_NORMAL = float(stats.norm.ppf(0.975))
+#: Share of diverged walkers above which a table shows no number of theirs.
+MOST_LOST = 0.1
 _AVERAGES = ("mean", "abs_mean", "std", "abs_std", "second_moment", "covariance")
 #: Names in a result beside those of the variables.
 RESERVED = frozenset(f"{name}{end}" for name in _AVERAGES for end in ("", "_stderr")) | {
     "walker", "time", "variable", "variable_2", "moment", "moment_sum", "path", "diverged",
-    "divergence_time", "divergence_step", "histogram", "histogram_outside", "density",
+    "divergence_time", "divergence_step", "absorbed", "absorption_time", "excess", "axis",
+    "histogram", "histogram_outside", "density",
 }  # fmt: skip
 
 
@@ -34,11 +42,15 @@ def ensemble_dataset(
     exit_step = from_lanes(state.exit_step, state.walkers)
     sums = from_lanes(state.sums, state.walkers)
     alive = exit_step < 0
+    absorbed = from_lanes(state.bounds, state.walkers) < 0
+    if process.landscape is None:
+        refuse_indefinite(process, points[~alive & ~absorbed], "where a walker came")
     pairs = [(i, j) for i in range(len(names)) for j in range(i, len(names))]
     labels = [*names, *(f"|{n}|" for n in names), *(f"{names[i]} {names[j]}" for i, j in pairs)]
     dataset = xr.Dataset(
         {name: quantity(points[:, i], "walker", f"final {name}") for i, name in enumerate(names)}
-        | divergences(exit_step, state.time_step)
+        | divergences(exit_step, state.time_step, absorbed)
+        | _beyond_edges(state)
         | {"moment_sum": quantity(sums, ("walker", "moment"), "sum over steps after burn-in")},
         coords={
             "walker": state.first_walker + np.arange(state.walkers),
@@ -47,14 +59,19 @@ def ensemble_dataset(
             "moment": labels,
         },
         attrs=provenance(
-            "ensemble of walkers, Euler-Maruyama",
+            f"ensemble of walkers, {TITLE[state.scheme]}",
+            scheme=state.scheme,
+            weak_order=ORDER[state.scheme],
+            walls=state.domain.words(names) or "none",
+            domain=state.domain.to_text(),
             landscape=str(getattr(process, "name", "")),
             process_hash=process_hash(process),
             seed=key_text(state.key),
             generator=GENERATOR,
             walkers=state.walkers,
             first_walker=state.first_walker,
-            diverged_walkers=state.walkers - int(alive.sum()),
+            diverged_walkers=int((~alive & ~absorbed).sum()),
+            absorbed_walkers=int(absorbed.sum()),
             divergence=state.divergence,
             time=state.step * state.time_step,
             time_step=state.time_step,
@@ -119,26 +136,53 @@ def with_stderr(
     }
 
 
-def divergences(exit_step: np.ndarray, time_step: float) -> dict[str, xr.Variable]:
-    """Which walkers diverged and when, from steps (walkers,), -1 if never; warns if no walker is left."""
-    alive = exit_step < 0
-    if not alive.any():
-        warnings.warn(
-            f"all {len(alive)} walkers diverged, so there are no averages; a smaller time_step or weaker "
-            "noise may keep them",
-            stacklevel=4,
-        )
-    times = np.where(alive, np.nan, exit_step * time_step)
-    return {
-        "diverged": quantity((~alive).astype(np.int8), "walker", "1 if the walker diverged"),
-        "divergence_time": quantity(times, "walker", "time of divergence", "time"),
-        "divergence_step": quantity(exit_step, "walker", "step of divergence, -1 if none"),
+def divergences(
+    exit_step: np.ndarray, time_step: float, absorbed: np.ndarray | None = None
+) -> dict[str, xr.Variable]:
+    """Which walkers diverged and when, from steps (walkers,), -1 if never; warns if any did.
+
+    Those that walls have ``absorbed`` ended too, but did not diverge.
+    """
+    absorbed = np.zeros(len(exit_step), bool) if absorbed is None else absorbed
+    diverged = (exit_step >= 0) & ~absorbed
+    if diverged.any():
+        warnings.warn(lost_words(int(diverged.sum()), len(diverged)), stacklevel=4)
+    times = np.where(exit_step < 0, np.nan, exit_step * time_step)
+    divergence = np.where(diverged, times, np.nan)
+    found = {
+        "diverged": quantity(diverged.astype(np.int8), "walker", "1 if the walker diverged"),
+        "divergence_time": quantity(divergence, "walker", "time of divergence", "time"),
+        "divergence_step": quantity(exit_step, "walker", "step of divergence or absorption, -1 if none"),
     }
+    if absorbed.any():
+        found["absorbed"] = quantity(absorbed.astype(np.int8), "walker", "1 if a wall absorbed the walker")
+        absorption = np.where(absorbed, times, np.nan)
+        found["absorption_time"] = quantity(absorption, "walker", "time of absorption", "time")
+    return found
+
+
+def lost_words(lost: int, walkers: int) -> str:
+    """How many walkers diverged, what that does to averages, and what to do."""
+    remedy = "use a smaller time_step, or check that the drift leads back from everywhere"
+    if lost == walkers:
+        return f"all {walkers} walkers diverged, so there are no averages: {remedy}"
+    return (
+        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) diverged; averages are over the rest and "
+        f"leave out the places from which walkers diverge: {remedy}"
+    )
+
+
+def _beyond_edges(state: State) -> dict[str, xr.Variable]:
+    """How far walkers are beyond the edges of D, which a continued run needs; empty without edges."""
+    if not state.domain.excess_axes:
+        return {}
+    values = from_lanes(state.excess, state.walkers)
+    return {"excess": quantity(values, ("walker", "axis"), "distance beyond an edge of D")}
 
 
 def error_note(used: int) -> str:
     """Where standard errors of averages over so many walkers come from."""
-    note = "from the scatter between independent walkers"
+    note = "from the scatter between independent walkers; 1.96 of them are half of Student's 95 % interval"
     return note if used >= 30 else f"{note}; only {used} walkers, so errors are themselves uncertain"
 
 
@@ -148,10 +192,13 @@ def mean(values: np.ndarray) -> np.ndarray:
 
 
 def stderr(values: np.ndarray) -> np.ndarray:
-    """Standard error of the average over walkers; NaN below two."""
+    """Standard error of the average over walkers; NaN below two.
+
+    It is widened for few walkers, so that 1.96 of it is half of Student's 95 % interval.
+    """
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
-    return values.std(axis=0, ddof=1) / math.sqrt(len(values))
+    return values.std(axis=0, ddof=1) * student_factor(len(values)) / _NORMAL
 
 
 def _half_over(error: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -12,15 +12,17 @@ from sympy.printing.pycode import PythonCodePrinter
 class Emitter(PythonCodePrinter):
     """Writes expressions as lines of scalar code, with their numbers set aside as ``constants``.
 
-    ``names`` holds the name in the code of each symbol. Every compound term is written in parentheses.
+    ``names`` holds the name in the code of each symbol, and names of intermediate results begin with
+    ``prefix``. Every compound term is written in parentheses.
     """
 
     # Bitwise, so that conditions are computed without branches
     _operators = {"and": "&", "or": "|", "not": "not"}  # noqa: RUF012
 
-    def __init__(self, names: dict[sp.Symbol, str]) -> None:
+    def __init__(self, names: dict[sp.Symbol, str], prefix: str = "") -> None:
         super().__init__()
         self.names = dict(names)
+        self.prefix = prefix
         self.constants: list[float] = []
         self._lines: list[str] = []
         self._powers: dict[tuple[str, int], str] = {}
@@ -30,8 +32,8 @@ class Emitter(PythonCodePrinter):
         shared, reduced = sp.cse(list(entries), symbols=sp.numbered_symbols("t", cls=sp.Dummy))
         for k, (symbol, expression) in enumerate(shared):
             text = self._print(expression)
-            self.names[symbol] = f"t{k}"
-            self._lines.append(f"t{k} = {text}")
+            self.names[symbol] = f"{self.prefix}t{k}"
+            self._lines.append(f"{self.prefix}t{k} = {text}")
         texts = [self._print(entry) for entry in reduced]
         return self._lines, texts
 
@@ -97,7 +99,7 @@ class Emitter(PythonCodePrinter):
         if (text, n) not in self._powers:
             left = self._integer_power(text, n // 2 if n % 2 == 0 else n - 1)
             right = left if n % 2 == 0 else text
-            name = f"p{len(self._powers)}"
+            name = f"{self.prefix}p{len(self._powers)}"
             self._lines.append(f"{name} = {left} * {right}")
             self._powers[text, n] = name
         return self._powers[text, n]
@@ -125,7 +127,7 @@ class Emitter(PythonCodePrinter):
         relation = ">" if isinstance(node, sp.Max) else "<"
         result = self._print(node.args[0])
         for argument in node.args[1:]:
-            name = f"e{len(self._lines)}"
+            name = f"{self.prefix}e{len(self._lines)}"
             other = self._print(argument)
             self._lines.append(f"{name} = {result} if {result} {relation} {other} else {other}")
             result = name

@@ -139,8 +139,9 @@ def _numpy_counter_run(process: Langevin, steps: int) -> float:
     )  # fmt: skip
     empty = np.zeros(0, np.int64)
     numpy_advance(process)(
-        state.positions, state.bounds, state.exit_step, state.sums, np.zeros(0), *state.key, 0, 0, steps, 0,
-        ETA, empty, np.zeros(0), np.zeros(1, np.int64), empty, 0, np.zeros(0), 0, 0, len(state.positions),
+        state.positions, state.excess, state.bounds, state.exit_step, state.sums, np.zeros(0), *state.key, 0,
+        0, steps, 0, ETA, empty, np.zeros(0), np.zeros(1, np.int64), empty, 0, np.zeros(0), 0, 0,
+        len(state.positions),
     )  # fmt: skip
     return float(state.sums[:, 6].mean() / steps)
 
