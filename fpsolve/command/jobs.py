@@ -60,8 +60,8 @@ def plan(
 ) -> dict[str, Job]:
     """The computations of a stationary density by name, in the order in which they must run.
 
-    ``method`` and ``seed`` replace those of the file. "density" is by finite volumes and "spectral" by
-    spectral elements; "ensemble" and "ensemble, half the step" start from samples of the first density. A
+    ``method`` and ``seed`` replace those of the file. "density" is by finite volumes or the chain, "spectral"
+    by spectral elements; "ensemble" and "ensemble, half the step" start from samples of the first density. A
     file without a [simulate] table gets :func:`default_ensemble` in one or two variables, where finite
     volumes come first.
     """
@@ -70,8 +70,9 @@ def plan(
     process, box, solver = problem.process, problem.box, dict(problem.solver)
     method = method or problem.method
     jobs: dict[str, Job] = {}
-    volumes = method in ("all", "finite-volume")
+    volumes = method in ("all", "finite-volume", "chain")
     if volumes:
+        solver["method"] = "chain" if method == "chain" else "finite-volume"
         jobs["density"] = lambda _: stationary_density(process, box=box, **solver)  # type: ignore[arg-type]
     if method in ("all", "spectral"):
         shared: dict = {k: v for k, v in solver.items() if k == "cross_diffusion"}

@@ -57,6 +57,19 @@ def chain_matrix(process: Process, grid: Grid) -> sparse.csc_matrix:
     return (gains - sparse.diags(np.asarray(gains.sum(axis=0)).ravel())).tocsc()
 
 
+def suits_chain(process: Process, grid: Grid) -> bool:
+    """Whether D is constant, with off-diagonal entries, and within reach of :func:`chain_matrix`."""
+    points = grid.points().reshape(grid.cells, -1)
+    D = process.diffusion_values(points[:: max(1, grid.cells // 100)])
+    size = D.shape[1]
+    if size == 1 or not np.isfinite(D).all() or not np.allclose(D, D[:1], rtol=1e-12, atol=0):
+        return False
+    eigenvalues = np.linalg.eigvalsh(D[0])
+    if not D[0][~np.eye(size, dtype=bool)].any() or eigenvalues[0] <= 1e-12 * eigenvalues[-1]:
+        return False
+    return bool(_reach(*selling(D[:1] / np.multiply.outer(grid.widths, grid.widths)))[0] <= MAX_REACH[size])
+
+
 def bernoulli(z: np.ndarray) -> np.ndarray:
     """z/(eᶻ − 1), to full relative accuracy."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -96,6 +109,11 @@ def selling(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return offsets, weights
 
 
+def _reach(offsets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The longest jump of every cell along an axis, in cells."""
+    return np.abs(offsets * (weights[..., None] > 0)).max(axis=(1, 2))
+
+
 def _jumps(
     D: np.ndarray, points: np.ndarray, grid: Grid
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +121,7 @@ def _jumps(
     widths = np.array(grid.widths)
     D = D / np.multiply.outer(widths, widths)
     offsets, weights = selling(D)
-    reach = np.abs(offsets * (weights[..., None] > 0)).max(axis=(1, 2))
+    reach = _reach(offsets, weights)
     if reach.max() > MAX_REACH[len(widths)]:
         raise ValueError(
             f"D is too anisotropic at {place(grid.names, points[np.argmax(reach)])}: it needs jumps of "

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
+from fpsolve.density.chain import chain_matrix
 from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Grid, drift_values, loss_values, place
 from fpsolve.density.upwind import forward_matrix
@@ -95,10 +96,13 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
 def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
     """The matrix A, shape (cells, cells), with dP/dt = A P for cell averages P in C order.
 
-    The process is numeric. ``schemes`` says for each axis how c P + D ∂P is put on its faces. Outer faces
+    The process is numeric. ``schemes`` says for each axis how c P + D ∂P is put on its faces; "chain" stands
+    for :func:`fpsolve.density.chain.chain_matrix`, on all axes. Outer faces
     carry no flux, mirrored ones by symmetry. Columns sum to zero, so that mass is conserved to rounding.
     Second order in the cell widths.
     """
+    if "chain" in schemes:
+        return chain_matrix(process, grid)
     values = coefficients(process, grid)
     if "upwind" in schemes:
         return forward_matrix(process, grid)

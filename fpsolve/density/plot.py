@@ -210,7 +210,7 @@ def deviations(table: Table, *, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax)
     # A family is the word before the comma; its members stand side by side
-    known = {"finite-volume": "density", "spectral": "spectral", "ensemble": "ensemble"}
+    known = {"finite-volume": "density", "chain": "density", "spectral": "spectral", "ensemble": "ensemble"}
     family = {row.method: known.get(row.method.split(",")[0], "theory") for row in table.rows}
     methods = sorted((m for m in family if m != table.reference), key=lambda m: [*INK].index(family[m]))
     quantities = list(dict.fromkeys(row.quantity for row in table.rows))

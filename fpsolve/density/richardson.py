@@ -36,8 +36,8 @@ def extrapolated(
     ``numbers`` takes ln f and its mesh to numbers of order one: logarithms, or moments in units of their
     scales. The extrapolated field is taken if its numbers change less from 2h to h than those of the field
     itself. Its error is then a third of that change, and at least a thirtieth of the change of the field.
-    Else the field on h stays, and the error is its last change, or a tenth of the one before if that is
-    more.
+    Else the field on h stays. Its error is its last change, or a tenth of the one before if that is more, but
+    at most ten times the last: a field without error but for its numbers' quadrature converges fast.
     """
     fine, middle, coarse = fields
     last, before = _change(fine, middle, grids[:2]), _change(middle, coarse, grids[1:])
@@ -47,7 +47,7 @@ def extrapolated(
     change = np.abs(numbers(better[0], grids[0]) - numbers(better[1], grids[1])).max()
     if change < moved:
         return Extrapolated(better[0], float(max(change / 3, moved / 30)), True)
-    return Extrapolated(fine, float(max(moved, earlier / 10)), False)
+    return Extrapolated(fine, float(max(moved, min(earlier / 10, 10 * moved))), False)
 
 
 def _change(fine: np.ndarray, coarse: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:

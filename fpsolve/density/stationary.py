@@ -14,9 +14,11 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density import grid as mesh
+from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
+from fpsolve.density.richardson import extrapolated
 from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.upwind import lacks_noise
 from fpsolve.density.window import default_shape, starting_window
@@ -46,9 +48,10 @@ def stationary_density(
     """Stationary probability density of an Itô process.
 
     Solves 0 = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with zero flux through the box. The finite-volume
-    operator is central or exponentially fitted per axis and contains the cross terms; the spectral operator
-    is described in :mod:`fpsolve.density.spectral`. Sources: Yang, Tang, Tu, Phys. Rev. Lett. 130, 237101
-    (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans. Electron Devices 16, 64 (1969) for exponential fitting.
+    operator is central or exponentially fitted per axis and contains the cross terms; the chain is described
+    in :mod:`fpsolve.density.chain`, the spectral operator in :mod:`fpsolve.density.spectral`. Sources: Yang,
+    Tang, Tu, Phys. Rev. Lett. 130, 237101 (2023), Eq. 10; Scharfetter, Gummel, IEEE Trans. Electron Devices
+    16, 64 (1969) for exponential fitting.
     Order 2 in the cell width: tests/fpsolve/density/test_convergence.py.
 
     A ValueError if a parameter has no value, the box does not fit the variables, D is not positive
@@ -59,9 +62,10 @@ def stationary_density(
     ----------
     process : Process
         A :class:`theory.Langevin` system or :class:`theory.Diffusion` in one to three variables.
-    method : {"finite-volume", "spectral"}
-        Finite volumes assembled by FiPy, or spectral elements, for which ``shape``, ``scheme``, ``walls`` and
-        ``accuracy`` have no meaning.
+    method : {"finite-volume", "chain", "spectral"}
+        Finite volumes assembled by FiPy; a chain of jumps with nonnegative rates, for noise that is missing
+        in no direction, extrapolated over three meshes; or spectral elements, for which ``shape``,
+        ``scheme``, ``walls`` and ``accuracy`` have no meaning.
     box : mapping of name to (low, high), optional
         Where to solve. Default: found from the reduced density of a valley, or from the local
         widths at the minima, then widened until its rim holds no mass.
@@ -70,10 +74,11 @@ def stationary_density(
         estimate is below ``accuracy``.
     cross_diffusion : bool
         False drops D_ij for i ≠ j, as the supplement of Yang, Tang, Tu (2023) does.
-    scheme : "auto", "central", "exponential", "upwind", or one of these per axis
+    scheme : "auto", "central", "exponential", or one of the two per axis; "upwind", "chain"
         Face values of the convective flux. "auto": exponential where the cell Péclet number is
-        below one in the bulk or the noise is isotropic, else central. "upwind", the choice where noise is
-        missing along an axis, is for all axes alike: :mod:`fpsolve.density.upwind`.
+        below one in the bulk or the noise is isotropic, else central; "upwind" where noise is missing along
+        an axis, :mod:`fpsolve.density.upwind`; "chain", the same as ``method="chain"``, where D is constant
+        and has off-diagonal entries.
     walls : {"far", "reflecting"}
         "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
         "reflecting": the walls are meant; mass in the rim is only recorded.
@@ -91,7 +96,8 @@ def stationary_density(
         ``(P * cell_volume).sum() == 1``. ``attrs`` tell the scheme, the symmetry used and every
         self-check: ``mass``, ``residual``, ``column_sum``, ``negative_mass``, ``boundary_mass``,
         ``second_eigenvalue`` (slowest relaxation rate, within the symmetric sector), and
-        ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson).
+        ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson; of the chain after
+        extrapolation).
     """
     process = numeric_process(process, cross_diffusion)
     for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):
@@ -116,6 +122,17 @@ def _finite_volumes(
     return _labelled(solution)
 
 
+def _chain(
+    process: Process, box: Box | None, mirrored: tuple[str, ...], *, shape, scheme, walls, accuracy: float
+) -> xr.DataArray:
+    """The density by the chain of jumps, after its self-checks."""
+    if scheme not in ("auto", "chain"):
+        raise ValueError(f"scheme={scheme!r} has no meaning for method='chain'")
+    return _finite_volumes(
+        process, box, mirrored, shape=shape, scheme="chain", walls=walls, accuracy=accuracy
+    )
+
+
 def _spectral_elements(
     process: Process, box: Box | None, mirrored: tuple[str, ...], **finite_volumes_only: object
 ) -> xr.DataArray:
@@ -133,6 +150,7 @@ def _spectral_elements(
 
 _METHODS: dict[Method, Callable[..., xr.DataArray]] = {
     "finite-volume": _finite_volumes,
+    "chain": _chain,
     "spectral": _spectral_elements,
 }
 
@@ -160,6 +178,7 @@ class _Solution:
     state: NullVector
     half_grid_estimate: float
     peclet: tuple[float, ...]
+    extrapolated: bool = False
 
     def marginal(self, axis: int) -> np.ndarray:
         """|Mass| of the cells along an axis."""
@@ -225,6 +244,8 @@ def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[st
 
 def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _Solution:
     """Solve on the grid and on the one with half as many cells per axis."""
+    if scheme == "chain" or (scheme == "auto" and suits_chain(process, grid)):
+        return _solve_chain(process, grid, folded)
     weights = _coarse_density(process, grid)
     peclet = _bulk_peclet(process, grid, weights)
     schemes = chosen_schemes(process, grid, scheme, peclet)
@@ -243,6 +264,30 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     if "upwind" in schemes:  # at least first order; the walls cut off moments of this size
         estimate = max(3.0 * estimate, SMALLEST_ESTIMATE)
     return _Solution(grid, folded, schemes, state, estimate, peclet)
+
+
+def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solution:
+    """Solve the chain on the grid and two coarser ones, and extrapolate the logarithm of the density."""
+    grids = [grid, grid.coarsened(), grid.coarsened().coarsened()]
+    schemes = cast(tuple[Scheme, ...], ("chain",) * len(grid.shape))
+    states = [
+        null_vector(
+            fokker_planck_matrix(process, g, schemes),
+            g,
+            pin=mesh.lowest(process, g.points()),
+            eigenvalue=g is grid,
+        )
+        for g in grids
+    ]
+    scales = _moments(states[0].density, grid)[1]
+    logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
+    better = extrapolated(logarithms, grids, lambda field, g: _moments(np.exp(field), g)[0] / scales)
+    state = states[0]
+    if better.used:
+        density = np.exp(better.field)
+        state = replace(state, density=density / (density.sum() * grid.cell_volume))
+    peclet = _bulk_peclet(process, grid, np.abs(states[-1].density))
+    return _Solution(grid, folded, schemes, state, better.error, peclet, better.used)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
@@ -292,12 +337,15 @@ def chosen_schemes(
     chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
     if scheme == "auto" and lacks_noise(process):
         chosen = ("upwind",) * size
+    elif scheme == "auto" and suits_chain(process, grid):
+        chosen = ("chain",) * size
     elif scheme == "auto" and process.landscape is not None and process.temperature is not None:
         chosen = ("exponential",) * size
     elif scheme == "auto":
         peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
         chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
-    if len(chosen) != size or not set(chosen) <= set(get_args(Scheme)):
+    mixed = "chain" in chosen and set(chosen) != {"chain"}
+    if len(chosen) != size or mixed or not set(chosen) <= set(get_args(Scheme)):
         names = ", ".join(map(repr, get_args(Scheme)))
         raise ValueError(f"scheme={scheme!r} must be 'auto', {names}, or one of these for each variable")
     return cast(tuple[Scheme, ...], chosen)
@@ -399,13 +447,17 @@ def _labelled(solution: _Solution) -> xr.DataArray:
     volume = np.full(density.shape, grid.cell_volume)
     coordinates["cell_volume"] = quantity(volume, grid.names, "cell volume")
     scheme = ", ".join(f"{s} in {v}" for v, s in zip(grid.names, solution.schemes, strict=True))
+    if len(grid.names) > 1 and "upwind" not in solution.schemes:
+        scheme = f"{scheme}; cross terms on 9 points"
+    chain = "chain" in solution.schemes
+    if chain:
+        scheme = "jumps along Selling's offsets" + (", extrapolated" if solution.extrapolated else "")
     mirrors = ", ".join(f"{v} -> -{v}" for v in folded)
     solved = ", ".join(f"{grid.low[grid.names.index(v)]:.4g} <= {v}" for v in folded)
     state = solution.state
-    crossed = len(grid.names) > 1 and "upwind" not in solution.schemes
     attrs = {
-        "method": "finite-volume",
-        "scheme": f"{scheme}; cross terms on 9 points" if crossed else scheme,
+        "method": "chain" if chain else "finite-volume",
+        "scheme": scheme,
         "symmetry": f"solved on {solved}; mirrored by {mirrors}" if folded else "none used",
         "cells": grid.cells,
         "mass": float((density * grid.cell_volume).sum()),

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
+from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
@@ -130,7 +131,8 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         scheme, cells, empty = "exponential", {1: 400, 2: 80, 3: 20}[dimension], EMPTY_TAIL
     for _ in range(30):
         grid = Grid.on(box, (cells,) * dimension)
-        matrix = fokker_planck_matrix(process, grid, [cast(Scheme, scheme)] * dimension)
+        chain: Scheme | None = "chain" if suits_chain(process, grid) else None
+        matrix = fokker_planck_matrix(process, grid, [chain or cast(Scheme, scheme)] * dimension)
         state = null_vector(matrix, grid, pin=lowest(process, grid.points()))
         if not state.second_eigenvalue > state.rounding_rate:
             break  # wells whose exchange is lost in rounding: keep them all, the solver warns
