@@ -18,6 +18,8 @@ from fpsolve.density.grid import Grid
 
 #: Largest |δ(h)|; larger ones, in the far tails, are cut.
 LARGEST = 0.5
+#: Changes of the numbers below this are rounding: nothing is left to extrapolate.
+ROUNDING = 1e-9
 
 
 class Extrapolated(NamedTuple):
@@ -45,7 +47,7 @@ def extrapolated(
     moved, earlier = np.abs(plain[0] - plain[1]).max(), np.abs(plain[1] - plain[2]).max()
     better = fine + last, middle + before
     change = np.abs(numbers(better[0], grids[0]) - numbers(better[1], grids[1])).max()
-    if change < moved:
+    if moved > ROUNDING and change < moved:
         return Extrapolated(better[0], float(max(change / 3, moved / 30)), True)
     return Extrapolated(fine, float(max(moved, min(earlier / 10, 10 * moved))), False)
 
