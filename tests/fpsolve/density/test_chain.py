@@ -1,5 +1,7 @@
 """The lattice chain: nonnegative rates, exact Gibbs states, order 2 with currents, walls and mirrors."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -7,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import solve_continuous_lyapunov
 
+from fpsolve import stationary_density
 from fpsolve.density.chain import chain_matrix, selling
 from fpsolve.density.grid import Grid
+from fpsolve.density.moments import averages
 from fpsolve.density.operator import null_vector
 from theory import Diffusion, Landscape, Langevin, isotropic
 from theory.evaluate import values_at
@@ -180,3 +184,55 @@ def test_noise_that_no_chain_of_this_reach_follows_is_refused_with_the_place(D, 
     grid = Grid(("x", "y"), (-1.0, -1.0), (1.0, 1.0), (21, 21))
     with pytest.raises(ValueError, match=rf"{message}.* x=|x=.*{message}"):
         chain_matrix(Diffusion(sp.Matrix([-x, -y]), D, (x, y)), grid)
+
+
+def _linear(size, seed, condition=10.0):
+    """A random stable linear process with full constant noise, and its covariance by Lyapunov's equation."""
+    rng = np.random.default_rng(seed)
+    A = rng.normal(size=(size, size))
+    A -= (np.linalg.eigvals(A).real.max() + rng.uniform(0.5, 1.5)) * np.eye(size)
+    D = _matrices(size, condition, 1, seed)[0]
+    variables = (x, y, z)[:size]
+    process = Diffusion(sp.Matrix(A) * sp.Matrix(variables), sp.Matrix(D), variables)
+    return process, solve_continuous_lyapunov(A, -2 * D)
+
+
+def _largest_error(density, covariance):
+    """Largest error of ⟨v²⟩ and ⟨uv⟩, relative to the root mean squares."""
+    names = [str(d) for d in density.dims]
+    found = averages(density)
+    errors = [abs(found[f"<{v}^2>"] / covariance[i, i] - 1) for i, v in enumerate(names)]
+    for (i, u), (j, v) in combinations(enumerate(names), 2):
+        scale = np.sqrt(covariance[i, i] * covariance[j, j])
+        errors.append(abs(found[f"<{u} {v}>"] - covariance[i, j]) / scale)
+    return max(errors)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_extrapolated_moments_lie_within_twice_their_stated_error(seed):
+    process, covariance = _linear(2, seed)
+    reach = 6.5 * np.sqrt(np.diag(covariance))
+    box = {"x": (-reach[0], reach[0]), "y": (-reach[1], reach[1])}
+    density = stationary_density(process, method="chain", box=box, shape=64)
+    plain = _stationary(process, Grid.on(box, (64, 64)))
+    error = _largest_error(density, covariance)
+    assert error < 2 * density.half_grid_estimate
+    assert error < 0.2 * _largest_error(density.copy(data=plain), covariance)
+    assert float(density.min()) >= 0
+
+
+def test_the_chain_is_the_default_for_full_constant_noise_and_three_dimensions_are_exact():
+    U = 3 * (x**4 / 4 - x**2 / 2 + x / 10) + y**2 + z**2 + x * z / 3
+    process = _gibbs(U, _matrices(3, 10.0, 1, seed=5)[0], (x, y, z))
+    box = {"x": (-2.6, 2.5), "y": (-4.5, 4.5), "z": (-4.5, 4.5)}
+    density = stationary_density(process, box=box, shape=(24, 20, 20))
+    exact = _exact(sp.exp(-U), Grid.on(box, (24, 20, 20)), (x, y, z))
+    assert density.attrs["method"] == "chain"
+    assert density.attrs["negative_mass"] == 0
+    np.testing.assert_allclose(np.log(density / exact), 0, atol=1e-9)
+
+
+def test_the_chain_refuses_a_scheme_of_finite_volumes():
+    process, _ = _linear(2, 0)
+    with pytest.raises(ValueError, match="no meaning"):
+        stationary_density(process, method="chain", scheme="central")
