@@ -64,35 +64,44 @@ def _eliminated(
     process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Order
 ) -> Reduced:
     """The work of :func:`eliminate`; windows, referees and tables ask for the same reductions."""
-    # Several slow variables: λ_i(x) stay names until the end, for their products fill pages.
-    named, values = _with_named_curvatures(process, slow, quick) if len(slow) > 1 else (process, {})
-    expansion = _Expansion(named, slow, quick)
+    # The functions of x stay names until the end: shorter terms, and valleys of one form share the work.
+    named, values = _with_named_functions(process, slow, quick)
+    found = _expanded(named, slow, quick, order)
+    if values:
+        found = tuple(m.applyfunc(lambda e: e.subs(values).doit()) for m in found)
+    drift, diffusion, variances = found
+    if len(slow) == 1:
+        drift, diffusion = _tidy(drift[0]), _tidy(diffusion[0])
+    return Reduced(process, slow, quick, order, drift, diffusion, tuple(variances))
+
+
+@lru_cache(maxsize=64)
+def _expanded(
+    process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...], order: Order
+) -> tuple[sp.Matrix, sp.Matrix, sp.Matrix]:
+    """Drift, diffusion and the fast variables' variances, not tidied."""
+    expansion = _Expansion(process, slow, quick)
     drift, diffusion = expansion.lowest_order()
     if order == 2:
         extra_drift, extra_diffusion = expansion.second_order()
         drift, diffusion = drift + extra_drift, diffusion + extra_diffusion
-    if len(slow) == 1:
-        drift, diffusion = _tidy(drift[0]), _tidy(diffusion[0])
-    variances = expansion.variances
-    if values:
-        drift, diffusion = (m.applyfunc(lambda e: e.subs(values).doit()) for m in (drift, diffusion))
-        variances = tuple(s.subs(values) for s in variances)
-    return Reduced(process, slow, quick, order, drift, diffusion, variances)
+    return drift, diffusion, sp.Matrix(expansion.variances)
 
 
-def _with_named_curvatures(
+def _with_named_functions(
     process: Langevin, slow: tuple[sp.Symbol, ...], quick: tuple[sp.Symbol, ...]
 ) -> tuple[Langevin, dict[sp.Expr, sp.Expr]]:
-    """The process with functions for λ_i(x), and what they stand for; itself where L has other terms."""
-    loss, floor = process.landscape.loss, dict.fromkeys(quick, 0)
-    curvatures = [sp.diff(loss, y, 2).subs(floor) for y in quick]
-    rest = loss - sum(c * y**2 for c, y in zip(curvatures, quick, strict=True)) / 2
-    if any(not _is_zero(sp.diff(rest, y)) for y in quick):
+    """The process with names for λ_i(x) and V(x), and what they are; itself where L has other terms."""
+    loss, nowhere = process.landscape.loss, dict.fromkeys(quick, 0)
+    floor, curvatures = loss.subs(nowhere), [sp.diff(loss, y, 2).subs(nowhere) for y in quick]
+    rest = loss - floor - sum(c * y**2 for c, y in zip(curvatures, quick, strict=True)) / 2
+    if not _is_zero(rest):
         return process, {}
     names = [sp.Function(f"curvature{i}", positive=True)(*slow) for i in range(len(quick))]
-    named = sum(n * y**2 for n, y in zip(names, quick, strict=True)) / 2 + rest.subs(floor)
-    landscape = replace(process.landscape, loss=named)
-    return replace(process, landscape=landscape), dict(zip(names, curvatures, strict=True))
+    below = sp.Function("floor", real=True)(*slow)
+    named = sum(n * y**2 for n, y in zip(names, quick, strict=True)) / 2 + below
+    landscape = Landscape(named, process.landscape.variables, process.landscape.fast)
+    return replace(process, landscape=landscape), {**dict(zip(names, curvatures, strict=True)), below: floor}
 
 
 def _split(process: Langevin, fast) -> tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
