@@ -2,6 +2,7 @@
 
 stationary_density: the stationary density of an Itô process, by finite volumes or spectral elements.
 evolve: the density at given times, from a given initial density.
+passage_time_law: survival before a target, the law of the time to it, and the quasi-stationary state.
 probability_current: the current of a density on a uniform grid.
 relaxation_rates: the slowest rates at which densities become stationary.
 committor: the probability to reach a target before a source.

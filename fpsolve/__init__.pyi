@@ -5,8 +5,9 @@ from fpsolve import plot as plot
 from fpsolve.density.backward import committor as committor
 from fpsolve.density.backward import mean_first_passage_time as mean_first_passage_time
 from fpsolve.density.backward import relaxation_rates as relaxation_rates
+from fpsolve.density.current import probability_current as probability_current
 from fpsolve.density.evolution import evolve as evolve
-from fpsolve.density.evolution import probability_current as probability_current
+from fpsolve.density.evolution import passage_time_law as passage_time_law
 from fpsolve.density.stationary import stationary_density as stationary_density
 from fpsolve.ensemble.simulation import simulate as simulate
 from fpsolve.ensemble.wide_valley import flatness_growth as flatness_growth

@@ -2,6 +2,7 @@
 
 stationary_density: Stationary density by finite volumes or spectral elements.
 evolve: Density at given times, from a given start.
+passage_time_law: Law of the time at which a target is reached.
 probability_current: Probability current of a density.
 mean_first_passage_time: Mean time to reach a target, from everywhere.
 committor: Probability to reach a target before a source.

@@ -1,8 +1,9 @@
 from fpsolve.density.backward import committor as committor
 from fpsolve.density.backward import mean_first_passage_time as mean_first_passage_time
 from fpsolve.density.backward import relaxation_rates as relaxation_rates
+from fpsolve.density.current import probability_current as probability_current
 from fpsolve.density.evolution import evolve as evolve
-from fpsolve.density.evolution import probability_current as probability_current
+from fpsolve.density.evolution import passage_time_law as passage_time_law
 from fpsolve.density.moments import averages as averages
 from fpsolve.density.moments import marginal_values as marginal_values
 from fpsolve.density.spectral import marginal as marginal

@@ -58,7 +58,9 @@ def chain_matrix(process: Process, grid: Grid) -> sparse.csc_matrix:
 
 
 def suits_chain(process: Process, grid: Grid) -> bool:
-    """Whether D is constant, with off-diagonal entries, and within reach of :func:`chain_matrix`."""
+    """Whether D is constant, with off-diagonal entries, and in reach of :func:`chain_matrix`, on no ring."""
+    if grid.periodic:
+        return False
     points = grid.points().reshape(grid.cells, -1)
     D = process.diffusion_values(points[:: max(1, grid.cells // 100)])
     size = D.shape[1]

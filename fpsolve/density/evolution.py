@@ -1,172 +1,331 @@
-"""Densities in time by TR-BDF2 steps from a given start, and the probability current of a density."""
+"""Densities in time from a given start, and the law of the time at which a set is reached."""
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.choices import Scheme
-from fpsolve.density.grid import Grid, checked_box, checked_shape, drift_values
-from fpsolve.density.operator import fokker_planck_matrix, time_stepper
-from fpsolve.density.stationary import chosen_schemes, numeric_process, titled
+from fpsolve.density.absorption import Absorbed
+from fpsolve.density.choices import Scheme, Walls
+from fpsolve.density.fitted import natural_ends
+from fpsolve.density.grid import Grid, checked_walls, kept_axes, walls_in_words
+from fpsolve.density.operator import fokker_planck_matrix
+from fpsolve.density.start import Start, initial_state, on_coarser
+from fpsolve.density.stationary import RIM, chosen_schemes, moments, numeric_process, order, titled
+from fpsolve.density.stepping import Stepper
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
-from fpsolve.symbols.functions import numpy_function
+from fpsolve.symbols.target import target_function
 from theory.langevin import Process
+
+Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
+#: The error allowed in one step, over the accuracy asked for, at the first attempt.
+FIRST_SHARE = 0.02
+ATTEMPTS = 4
 
 
 def evolve(
     process: Process,
-    initial: xr.DataArray | sp.Expr | Callable[..., np.ndarray],
+    initial: Start,
     *,
     times: Sequence[float],
-    time_step: float,
+    time_step: float | None = None,
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
+    absorbing: Target | None = None,
+    accuracy: float = 1e-3,
     scheme: Literal["auto"] | Scheme | Sequence[Scheme] = "auto",
     cross_diffusion: bool = True,
     progress: bool = False,
 ) -> xr.DataArray:
     """Probability density at the given times, from a given initial density.
 
-    Solves ∂_t P = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with the operator of
-    :func:`stationary_density` and TR-BDF2 steps (second order, L-stable).
+    Solves ∂_t P = Σ_i ∂_i[−b_i P] + Σ_ij ∂_i∂_j[D_ij P] with the operator of :func:`stationary_density` and
+    TR-BDF2 steps (second order, L-stable), whose lengths follow an estimate of their error. Rates that are
+    not negative shorten every distance between densities, so that the errors of the steps add up to a bound;
+    with central faces and cross terms it is an estimate.
 
     Parameters
     ----------
     process : Process
         A Langevin system or diffusion in one to three variables.
-    initial : DataArray, sympy expression, or callable
+    initial : DataArray, sympy expression, callable or mapping
         The density at time 0, normalised here: on the cell centres of a uniform grid (such as a
-        finite-volume result), or a formula in the variables evaluated on ``box`` and ``shape``.
+        finite-volume result); a formula in the variables, averaged over the cells of ``box`` and ``shape``;
+        or a point, ``{"x": 0.5}``.
     times : sequence of float
         Increasing output times ≥ 0, in units of learning rate × iterations.
-    time_step : float
-        Longest step; every interval between output times is cut into equal steps.
+    time_step : float, optional
+        Longest step.
     box, shape : optional
         The grid, needed unless ``initial`` brings one.
+    walls : "far", "reflecting", "periodic", or a mapping of names to these
+        As in :func:`stationary_density`. "far": mass in the rim is warned of.
+    absorbing : sympy condition or callable, optional
+        A set whose walkers are taken out, such as ``x > 1``. The mass left is ``survival``.
+    accuracy : float
+        Target for ``time_error``.
     scheme, cross_diffusion : see :func:`stationary_density`.
     progress : bool
-        Show a progress bar over the steps.
+        Show a progress bar over the output times.
 
     Returns
     -------
     DataArray
-        Dims ``time`` and the variables; ``attrs["mass_drift"]`` is the largest |mass − 1| met. A ValueError
-        if the times do not increase, the step is not positive, or the initial density is negative, not
-        finite, without mass, or on a grid that is not uniform.
+        Dims ``time`` and the variables, coordinates ``cell_volume`` and ``survival`` (the mass) over time.
+        ``attrs["time_error"]``: bound on ∫|error| from the steps in time; ``attrs["half_grid_estimate"]``:
+        largest error of ⟨v⟩, ⟨v²⟩, std and of the survival, relative to their scales, from the cells, by a
+        run on half as many per axis. ``mass_drift`` and ``negative_mass`` are the largest met. A ValueError
+        if the times do not increase, the step or accuracy is not positive, the start is outside the box or
+        the set fills it. A UserWarning where an error is above what was asked or 1 %.
     """
-    process = numeric_process(process, cross_diffusion)
-    instants = np.asarray(times, float)
-    if instants.ndim != 1 or len(instants) == 0 or (np.diff(instants, prepend=0.0) < 0).any():
-        raise ValueError("times must be an increasing sequence of times >= 0")
-    if not (np.isfinite(time_step) and time_step > 0):
-        raise ValueError(f"time_step={time_step} must be positive and finite")
-    grid, density = _initial_state(process, initial, box, shape)
-    schemes = chosen_schemes(process, grid, scheme)
-    matrix = fokker_planck_matrix(process, grid, schemes)
-    frames, drift = _frames(matrix, density, grid, instants, time_step, progress)
-    coordinates = {"time": quantity(instants, "time", "time", "learning rate x iterations")}
+    run = _Run.of(process, initial, times, time_step, box, shape, walls, absorbing, accuracy, scheme,
+                  cross_diffusion)  # fmt: skip
+    fine, coarse = run.both(progress)
+    estimate = run.half_grid_estimate(fine, coarse)
+    grid = run.grid
+    coordinates = {"time": quantity(run.times, "time", "time", "learning rate x iterations")}
     coordinates |= grid.coordinates
     coordinates["cell_volume"] = quantity(np.full(grid.shape, grid.cell_volume), grid.names, "cell volume")
-    result = xr.DataArray(frames, dims=("time", *grid.names), coords=coordinates, name="density")
+    coordinates["survival"] = quantity(fine.mass, "time", "probability of not having reached the set")
+    result = xr.DataArray(fine.frames, dims=("time", *grid.names), coords=coordinates, name="density")
     result.attrs = {
         "method": "finite-volume, TR-BDF2",
-        "scheme": ", ".join(f"{s} in {v}" for v, s in zip(grid.names, schemes, strict=True)),
-        "time_step": float(time_step),
-        "mass_drift": drift,
+        "scheme": ", ".join(f"{s} in {v}" for v, s in zip(grid.names, run.schemes, strict=True)),
+        "walls": walls_in_words(run.walls),
+        "absorbing": "none" if absorbing is None else str(absorbing),
+        "shortest_step": fine.shortest,
+        "time_error": fine.error,
+        "half_grid_estimate": estimate,
+        "mass_drift": fine.drift,
+        "negative_mass": fine.negative,
     }
-    return titled(result, process, "probability density", "Evolving density")
+    for complaint in run.complaints(fine, estimate):
+        warnings.warn(complaint, stacklevel=2)
+    return titled(result, run.process, "probability density", "Evolving density")
 
 
-def _frames(
-    matrix: sparse.csc_matrix, density: np.ndarray, grid: Grid, times: np.ndarray, longest: float, shown: bool
-) -> tuple[np.ndarray, float]:
-    """The density at each time, shape (times, *grid.shape), and the largest |mass − 1| on the way."""
-    spans = np.diff(times, prepend=0.0)
-    steps = np.ceil(spans / longest - 1e-9).astype(int)
-    frames = np.empty((len(times), *grid.shape))
-    current, drift, step = density.ravel(), 0.0, math.nan
-    with bar(int(steps.sum()), unit="step", progress=shown, leave=False) as counted:
-        for frame, span, count in zip(frames, spans, steps, strict=True):
-            if count and not np.isclose(span / count, step, rtol=1e-12):
-                step = span / count
-                advance = time_stepper(matrix, step)
-            for _ in range(count):
-                current = advance(current)
-                drift = max(drift, abs(float(current.sum()) * grid.cell_volume - 1.0))
-                counted.update()
-            frame[...] = current.reshape(grid.shape)
-    return frames, drift
+def passage_time_law(
+    process: Process,
+    initial: Start,
+    *,
+    target: Target,
+    times: Sequence[float],
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
+    accuracy: float = 1e-3,
+    cross_diffusion: bool = True,
+) -> xr.Dataset:
+    """The law of the time at which a target is first reached, and the state that survives longest.
 
-
-def _initial_state(process: Process, initial, box, shape) -> tuple[Grid, np.ndarray]:
-    """The grid and the normalised initial density on it."""
-    if isinstance(initial, xr.DataArray):
-        grid = _grid_of(process, initial)
-        density = initial.transpose(*process.names).to_numpy().astype(float)
-    else:
-        if box is None or shape is None:
-            raise ValueError("a formula for the initial density needs box= and shape= as well")
-        region, cells = checked_box(process, box), checked_shape(shape, len(process.variables))
-        assert cells is not None  # shape is given
-        grid = Grid.on(region, cells)
-        function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
-        density = np.broadcast_to(np.asarray(function(*np.moveaxis(grid.points(), -1, 0)), float), grid.shape)
-    total = density.sum() * grid.cell_volume
-    if not np.isfinite(density).all() or not total > 0 or density.min() < -1e-9 * density.max():
-        raise ValueError("the initial density must be finite, not negative, and have mass")
-    return grid, density / total
-
-
-def _grid_of(process: Process, density: xr.DataArray) -> Grid:
-    """The uniform grid under a labelled density."""
-    if set(density.dims) != set(process.names):
-        raise ValueError(f"the density has dims {density.dims}; the process has variables {process.names}")
-    box = {}
-    for name in process.names:
-        line = density[name].to_numpy()
-        h = np.diff(line)
-        if len(line) < 8 or not np.allclose(h, h[0], rtol=1e-9):
-            raise ValueError(f"the density's grid along {name} is not uniform (at least 8 equal cells)")
-        box[name] = float(line[0] - h[0] / 2), float(line[-1] + h[0] / 2)
-    return Grid.on(box, tuple(density.sizes[name] for name in process.names))
-
-
-def probability_current(process: Process, density: xr.DataArray) -> xr.Dataset:
-    """Probability current J_i = b_i P − Σ_j ∂_j(D_ij P) of a density on a uniform grid.
+    The survival S(t) is the mass of :func:`evolve` with the target absorbing; the law has the density −S'(t),
+    the flux into the target. Sources: Gardiner, *Stochastic Methods* (2009), sec. 5.5; Collet, Martínez, San
+    Martín, *Quasi-Stationary Distributions* (2013), ch. 2.
 
     Parameters
     ----------
-    process : Process
-        The process that the density belongs to.
-    density : DataArray
-        On cell centres of a uniform grid, dims named by the variables.
+    target : sympy condition or callable
+        As in :func:`mean_first_passage_time`.
+    process, initial, times, box, shape, walls, accuracy, cross_diffusion
+        As in :func:`evolve`.
 
     Returns
     -------
     Dataset
-        One component per variable, named ``J_x`` etc., second order in the cell width; zero
-        everywhere only in equilibrium. A ValueError if the density's dims or grid do not fit.
+        Over ``time``: ``survival`` and ``passage_density`` with their errors (``survival_error`` from cells
+        and steps, ``passage_density_error`` from cells). Over the variables: ``quasi_stationary``, the
+        density of those that have not reached the target for long. ``attrs``: ``quasi_stationary_rate``, at
+        which S decays in the end (NaN where it is lost in rounding), ``quasi_stationary_rate_error`` by half
+        the cells, ``time_error`` and ``half_grid_estimate``, both of S. Fails and warns as :func:`evolve`.
     """
-    grid = _grid_of(process, density)
-    P = density.transpose(*process.names).to_numpy()
-    points = grid.points()
-    b = drift_values(process, points)
-    dimension = len(grid.shape)
-    D = process.diffusion_values(points.reshape(-1, dimension)).reshape(*P.shape, dimension, dimension)
-    components = {}
-    for i, name in enumerate(grid.names):
-        current = b[..., i] * P
-        for j, h in enumerate(grid.widths):
-            current = current - np.gradient(D[..., i, j] * P, h, axis=j, edge_order=2)
-        words = f"probability current along {name}"
-        components[f"J_{name}"] = quantity(current, grid.names, words, "1 / time")
-    title = f"Probability current: {process.name}"
-    return dataset(components, title=title, coords={v: density[v] for v in grid.names})
+    run = _Run.of(process, initial, times, None, box, shape, walls, target, accuracy, "auto",
+                  cross_diffusion)  # fmt: skip
+    fine, coarse = run.both(False)
+    errors = np.abs(fine.mass - coarse.mass) / run.power, np.abs(fine.outflow - coarse.outflow) / run.power
+    survival = float(errors[0].max())
+    for complaint in run.complaints(fine, survival):
+        warnings.warn(complaint, stacklevel=2)
+    rate, state = fine.absorbed.slowest_decay()  # type: ignore[union-attr]
+    rate_error = abs(coarse.absorbed.slowest_decay()[0] - rate) / run.power  # type: ignore[union-attr]
+    quasi = np.zeros(run.grid.cells)
+    quasi[fine.absorbed.keep] = state / run.grid.cell_volume  # type: ignore[union-attr]
+    variables = {
+        "survival": quantity(fine.mass, "time", "probability of not having reached the target"),
+        "survival_error": quantity(errors[0] + fine.error, "time", "error of the survival"),
+        "passage_density": quantity(fine.outflow, "time", "density of the passage time", "1 / time"),
+        "passage_density_error": quantity(
+            errors[1], "time", "error of the density by half the cells", "1 / time"
+        ),
+        "quasi_stationary": quantity(
+            quasi.reshape(run.grid.shape), run.grid.names, "quasi-stationary probability density"
+        ),
+    }
+    coords = {"time": quantity(run.times, "time", "time", "learning rate x iterations")}
+    return dataset(
+        variables, title=f"Passage time: {run.process.name}", coords=coords | run.grid.coordinates,
+        target=str(target), quasi_stationary_rate=rate, quasi_stationary_rate_error=rate_error,
+        time_error=fine.error,
+        half_grid_estimate=survival, walls=walls_in_words(run.walls), negative_mass=fine.negative,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Densities at the output times on one grid, and what was met on the way."""
+
+    frames: np.ndarray
+    mass: np.ndarray
+    outflow: np.ndarray
+    error: float
+    drift: float
+    negative: float
+    shortest: float
+    absorbed: Absorbed | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A checked question: where, from what, until when."""
+
+    process: Process
+    grid: Grid
+    start: np.ndarray
+    times: np.ndarray
+    longest: float
+    walls: dict[str, Walls]
+    absorbing: Callable[..., np.ndarray] | None
+    accuracy: float
+    schemes: tuple[Scheme, ...]
+
+    @classmethod
+    def of(
+        cls, process, initial, times, time_step, box, shape, walls, absorbing, accuracy, scheme, cross
+    ) -> _Run:  # fmt: skip
+        """Check what :func:`evolve` was given."""
+        process = numeric_process(process, cross)
+        instants = np.asarray(times, float)
+        if instants.ndim != 1 or len(instants) == 0 or not (np.diff(instants, prepend=0.0) >= 0).all():
+            raise ValueError("times must be an increasing sequence of times >= 0")
+        for name, value in (("time_step", time_step), ("accuracy", accuracy)):
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value} must be positive and finite")
+        grid, start = initial_state(process, initial, box, shape)
+        ends = checked_walls(process, walls, {})
+        grid = replace(grid, periodic=tuple(v for v in grid.names if ends[v] == "periodic"))
+        run = cls(
+            process, grid, start, instants, np.inf if time_step is None else float(time_step), ends,
+            None if absorbing is None else target_function(absorbing, process.variables), float(accuracy),
+            chosen_schemes(process, grid, scheme),
+        )  # fmt: skip
+        if (held := run.rim(start)) > 1e-2:
+            raise ValueError(
+                f"{held:.1%} of the initial mass lies in the rim of the box: enlarge the box, or say "
+                "walls='reflecting' if the wall is meant"
+            )
+        return run
+
+    @property
+    def power(self) -> float:
+        """What the difference between two grids is divided by, for the error of the finer one."""
+        return 2.0 ** order(self.process, self.grid, self.schemes) - 1.0
+
+    def rim(self, density: np.ndarray) -> float:
+        """Mass in the outer share of the box, at walls that shall be far."""
+        natural, held = natural_ends(self.process, self.grid), 0.0
+        for axis, name in enumerate(self.grid.names):
+            marginal = kept_axes(np.abs(density), axis) * self.grid.cell_volume
+            cells = max(1, round(RIM * len(marginal)))
+            for end, part in (("low", marginal[:cells]), ("high", marginal[-cells:])):
+                if self.walls[name] == "far" and (name, end) not in natural:
+                    held += float(part.sum())
+        return held
+
+    def both(self, progress: bool) -> tuple[_Frames, _Frames]:
+        """The frames on the grid and on half of it."""
+        half = self.grid.coarsened()
+        matrix = fokker_planck_matrix(self.process, half, self.schemes)
+        coarse = self._accurate(matrix, half, on_coarser(self.start, self.grid, half), False)
+        matrix = fokker_planck_matrix(self.process, self.grid, self.schemes)
+        return self._accurate(matrix, self.grid, self.start, progress), coarse
+
+    def _accurate(self, matrix: sparse.csc_matrix, grid: Grid, start: np.ndarray, progress: bool) -> _Frames:
+        """The frames with an error in time below the accuracy, if that is reached in few attempts."""
+        absorbed = (
+            None
+            if self.absorbing is None
+            else Absorbed.of(self.process, matrix, grid, self.absorbing, self.schemes)
+        )
+        allowed = FIRST_SHARE * self.accuracy
+        for _ in range(ATTEMPTS):
+            found = self._frames(matrix, absorbed, grid, start, allowed, progress)
+            if found.error <= self.accuracy:
+                break
+            # The sum of n errors of third order falls like their 2/3rd power.
+            allowed *= 0.7 * (self.accuracy / found.error) ** 1.5
+        return found
+
+    def _frames(self, matrix, absorbed, grid, start, allowed: float, progress: bool) -> _Frames:
+        """One attempt with a given error allowed in each step."""
+        volume, keep = grid.cell_volume, slice(None) if absorbed is None else absorbed.keep
+        stepper = Stepper(matrix if absorbed is None else absorbed.matrix)
+        current = start.ravel()[keep].copy()
+        frames = np.zeros((len(self.times), grid.cells))
+        # Before the first step nothing is known: the mass that moves in a time tells its length.
+        speed = (
+            float(np.abs(stepper.matrix @ current).sum() / np.abs(current).sum()) if current.any() else 0.0
+        )
+        guess = 0.1 / speed if speed > 0 else np.inf
+        error, negative, shortest, span = 0.0, 0.0, np.inf, 0.0
+        with bar(len(self.times), unit="time", progress=progress, leave=False) as counted:
+            for frame, wait in zip(frames, np.diff(self.times, prepend=0.0), strict=True):
+                if wait > 0:
+                    # Spans that differ by rounding share their factorised steps.
+                    span = span if np.isclose(wait, span, rtol=1e-12, atol=0.0) else float(wait)
+                    outcome = stepper.interval(current, span, self.longest, allowed / volume, guess)
+                    current, guess = outcome.density, outcome.guess
+                    error, negative = error + outcome.error, max(negative, outcome.negative)
+                    shortest = min(shortest, outcome.shortest)
+                frame[keep] = current
+                counted.update()
+        mass = frames.sum(axis=1) * volume
+        outflow = np.zeros(len(mass)) if absorbed is None else frames[:, keep] @ absorbed.exits * volume
+        drift = float(np.abs(mass - 1.0).max()) if absorbed is None else 0.0
+        return _Frames(
+            frames.reshape(-1, *grid.shape), mass, outflow, error * volume, drift, negative * volume,
+            shortest, absorbed,
+        )  # fmt: skip
+
+    def half_grid_estimate(self, fine: _Frames, coarse: _Frames) -> float:
+        """Largest error of the moments and the survival at any time, relative to their scales."""
+        errors = [np.abs(fine.mass - coarse.mass).max()]
+        half = self.grid.coarsened()
+        for a, b in zip(fine.frames, coarse.frames, strict=True):
+            if not min(a.sum(), b.sum()) > 0:
+                continue
+            (numbers, scales), (others, _) = moments(a, self.grid), moments(b, half)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.abs(numbers - others) / scales
+            errors.append(np.max(ratio[np.isfinite(ratio)], initial=0.0))
+        return float(max(errors) / self.power)
+
+    def complaints(self, fine: _Frames, estimate: float) -> list[str]:
+        """What a user is warned of."""
+        rim = max(self.rim(frame) for frame in fine.frames)
+        found = {
+            f"the rim of the box holds {rim:.1e} of the mass: enlarge the box": rim > 1e-6,
+            f"steps in time are good to {fine.error:.1e} only (accuracy={self.accuracy:g})": fine.error
+            > 1.5 * self.accuracy,
+            f"negative cells hold {fine.negative:.1e} of the mass: use more cells (shape=) or "
+            "scheme='exponential'": fine.negative > 1e-4,
+            f"moments are good to about {estimate:.1e} only: use more cells (shape=)": estimate > 1e-2,
+        }
+        return [complaint for complaint, true in found.items() if true]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import xarray as xr
 
+from fpsolve.density.choices import Walls
 from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
@@ -17,19 +19,23 @@ Box = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Grid:
-    """A uniform tensor grid of cells; the lower end of a ``mirrored`` axis is v = 0, no wall."""
+    """A uniform tensor grid of cells.
+
+    The lower end of a ``mirrored`` axis is v = 0, no wall; the ends of a ``periodic`` axis are one place.
+    """
 
     names: tuple[str, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     shape: tuple[int, ...]
     mirrored: tuple[str, ...] = ()
+    periodic: tuple[str, ...] = ()
 
     @classmethod
-    def on(cls, box: Box, shape: tuple[int, ...], mirrored: tuple[str, ...] = ()) -> Grid:
+    def on(cls, box: Box, shape: tuple[int, ...], periodic: tuple[str, ...] = ()) -> Grid:
         """The grid of ``shape`` cells on a box."""
         low, high = zip(*box.values(), strict=True)
-        return cls(tuple(box), low, high, shape, mirrored)
+        return cls(tuple(box), low, high, shape, periodic=periodic)
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -50,9 +56,16 @@ class Grid:
         """Cell centres along one axis, shape (n,)."""
         return self.low[axis] + (np.arange(self.shape[axis]) + 0.5) * self.widths[axis]
 
-    def points(self, *, face_axis: int | None = None) -> np.ndarray:
-        """Cell centres, or interior face centres of one axis, as an array (..., N) of grid shape."""
+    def points(self, *, face_axis: int | None = None, beside_faces: int | None = None) -> np.ndarray:
+        """Cell centres as an array (..., N) of grid shape.
+
+        With ``face_axis`` the centres of one axis' faces between cells, the upper end of a periodic axis
+        among them; with ``beside_faces`` the cell centres on both sides of those.
+        """
         lines = [self.centres(a) for a in range(len(self.shape))]
+        axis = beside_faces if face_axis is None else face_axis
+        if axis is not None and self.names[axis] in self.periodic:
+            lines[axis] = np.append(lines[axis], self.high[axis] + 0.5 * self.widths[axis])
         if face_axis is not None:
             lines[face_axis] = (lines[face_axis][1:] + lines[face_axis][:-1]) / 2.0
         return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
@@ -100,6 +113,31 @@ def checked_box(process: Process, box: Mapping[str, tuple[float, float]]) -> Box
             raise ValueError(f"box[{name!r}]=({low:g}, {high:g}) must be finite with low < high")
         checked[name] = (low, high)
     return checked
+
+
+def checked_walls(
+    process: Process,
+    walls: Walls | Mapping[str, Walls],
+    box: Mapping[str, tuple[float, float]] | None,
+) -> dict[str, Walls]:
+    """The walls of every variable, given by one word for all or by a mapping (which leaves others "far").
+
+    A ValueError names an unknown word or variable, and a periodic axis without a box.
+    """
+    given = dict(walls) if isinstance(walls, Mapping) else dict.fromkeys(process.names, walls)
+    if strangers := sorted(set(given) - set(process.names)):
+        raise ValueError(f"walls has the variables {strangers}; the process has {sorted(process.names)}")
+    for kind in given.values():
+        if kind not in get_args(Walls):
+            raise ValueError(f"walls={kind!r} must be {' or '.join(map(repr, get_args(Walls)))}")
+    if "periodic" in given.values() and box is None:
+        raise ValueError("periodic walls need box=: give one period, or several")
+    return {name: given.get(name, "far") for name in process.names}
+
+
+def walls_in_words(walls: Mapping[str, Walls]) -> str:
+    """The walls of every variable in one attribute, "x: periodic, y: far"."""
+    return ", ".join(f"{name}: {kind}" for name, kind in walls.items())
 
 
 def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[int, ...] | None:

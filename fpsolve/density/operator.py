@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -23,8 +23,9 @@ import numpy as np
 import scipy.sparse as sparse
 import scipy.sparse.linalg as sparse_linalg
 
-from fpsolve.density.chain import chain_matrix
+from fpsolve.density.chain import bernoulli, chain_matrix
 from fpsolve.density.choices import Scheme
+from fpsolve.density.fitted import fitted_axis
 from fpsolve.density.grid import Grid, drift_values, loss_values, place
 from fpsolve.density.upwind import forward_matrix
 from theory.langevin import Process
@@ -62,8 +63,15 @@ def coefficients(process: Process, grid: Grid) -> Coefficients:
     for axis in range(len(grid.shape)):
         faces = grid.points(face_axis=axis)
         h = grid.widths[axis]
-        slope = -drift_values(process, faces)[..., axis] if loss is None else np.diff(loss, axis=axis) / h
-        velocity.append(slope + np.diff(D[..., axis, axis], axis=axis) / h)
+        beside, D_beside = centres, D
+        if grid.names[axis] in grid.periodic:
+            beside = grid.points(beside_faces=axis)
+            D_beside = _diffusion_on(process, beside)
+        heights = loss_values(process, beside)
+        slope = (
+            -drift_values(process, faces)[..., axis] if heights is None else np.diff(heights, axis=axis) / h
+        )
+        velocity.append(slope + np.diff(D_beside[..., axis, axis], axis=axis) / h)
         face_diffusion.append(_diffusion_on(process, faces)[..., axis, axis])
         if not np.isfinite(velocity[-1]).all():
             where = place(grid.names, faces[~np.isfinite(velocity[-1])][0])
@@ -101,12 +109,74 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     carry no flux, mirrored ones by symmetry. Columns sum to zero, so that mass is conserved to rounding.
     Second order in the cell widths.
     """
+    if grid.periodic and {"upwind", "chain"} & set(schemes):
+        raise ValueError(f"scheme {schemes[0]!r} knows no periodic walls")
     if "chain" in schemes:
         return chain_matrix(process, grid)
-    values = coefficients(process, grid)
+    check_periodic(process, grid)
     if "upwind" in schemes:
         return forward_matrix(process, grid)
-    return (_fipy_operator(values, grid, schemes) + cross_operator(values.diffusion, grid)).tocsc()
+    values, own = coefficients(process, grid), {}
+    for axis, scheme in enumerate(schemes):
+        if fitted := fitted_axis(process, grid, axis):
+            own[axis] = fitted.rates(scheme)
+        elif grid.names[axis] in grid.periodic:
+            own[axis] = face_rates(
+                values.velocity[axis], values.face_diffusion[axis], grid.widths[axis], scheme
+            )
+    total = cross_operator(values.diffusion, grid)
+    if len(own) < len(schemes):
+        total = total + _fipy_operator(values, grid, schemes, left_out=tuple(own))
+    return sum((exchange(grid, axis, *rates) for axis, rates in own.items()), total).tocsc()
+
+
+def check_periodic(process: Process, grid: Grid) -> None:
+    """ValueError unless drift and D are the same at both ends of every periodic axis."""
+    for name in grid.periodic:
+        axis = grid.names.index(name)
+        length = grid.high[axis] - grid.low[axis]
+        low, high = np.array(grid.low), np.array(grid.high)
+        points = low + (high - low) * np.random.default_rng(5).random((64, len(low)))
+        ahead = points + length * (np.arange(len(low)) == axis)
+        for what, values in (("drift", drift_values), ("D", _plain_diffusion)):
+            here, there = (values(process, at) for at in (points, ahead))
+            if not np.allclose(here, there, rtol=1e-6, atol=1e-8 * max(1e-300, float(np.abs(here).max()))):
+                raise ValueError(
+                    f"walls of {name} are periodic, but the {what} does not repeat after {length:g}: "
+                    "give a box of whole periods"
+                )
+
+
+def _plain_diffusion(process: Process, points: np.ndarray) -> np.ndarray:
+    """D at points (k, N)."""
+    return process.diffusion_values(points)
+
+
+def face_rates(
+    velocity: np.ndarray, diffusion: np.ndarray, h: float, scheme: Scheme
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rates upwards and downwards through faces with the flux −(c P + D ∂P)."""
+    if scheme == "central":
+        return diffusion / h**2 - velocity / (2 * h), diffusion / h**2 + velocity / (2 * h)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        z = velocity * h / diffusion
+        # Without diffusion the flux is upwind: D B(z) tends to |c| h against the flow, and to 0 along it.
+        up = np.where(np.abs(z) < 700, diffusion * bernoulli(z), np.maximum(-velocity, 0) * h)
+        down = np.where(np.abs(z) < 700, diffusion * bernoulli(-z), np.maximum(velocity, 0) * h)
+    return up / h**2, down / h**2
+
+
+def exchange(grid: Grid, axis: int, up: np.ndarray, down: np.ndarray) -> sparse.csr_matrix:
+    """The matrix of rates between neighbours along an axis, those through a periodic end included."""
+    number = np.arange(grid.cells).reshape(grid.shape)
+    count = up.shape[axis]
+    first = np.take(number, range(count), axis=axis).ravel()
+    second = np.take(np.roll(number, -1, axis=axis), range(count), axis=axis).ravel()
+    up, down = up.ravel(), down.ravel()
+    rows = np.concatenate([second, first, first, second])
+    columns = np.concatenate([first, first, second, second])
+    entries = np.concatenate([up, -up, down, -down])
+    return sparse.coo_matrix((entries, (rows, columns)), shape=(grid.cells, grid.cells)).tocsr()
 
 
 #: Two threads that import FiPy at once would each put back the other's arguments.
@@ -129,8 +199,10 @@ def _fipy_environment() -> Iterator[None]:
                 os.environ["FIPY_SOLVERS"] = suite
 
 
-def _fipy_operator(values: Coefficients, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csr_matrix:
-    """Convection and diagonal diffusion, assembled by FiPy; everything but the cross terms."""
+def _fipy_operator(
+    values: Coefficients, grid: Grid, schemes: Sequence[Scheme], left_out: tuple[int, ...] = ()
+) -> sparse.csr_matrix:
+    """Convection and diagonal diffusion of all axes but those left out, assembled by FiPy."""
     with _fipy_environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # FiPy still imports numpy.core
         import fipy
@@ -147,6 +219,9 @@ def _fipy_operator(values: Coefficients, grid: Grid, schemes: Sequence[Scheme]) 
     velocity = np.zeros((dimension, mesh.numberOfFaces))
     for k, axis in enumerate(order):
         faces = np.flatnonzero(normals[k] > 0.5)
+        if axis in left_out:
+            diffusion[faces] = 0.0
+            continue
         index = [np.rint(position[m, faces] / grid.widths[a] - 0.5).astype(int) for m, a in enumerate(order)]
         index[k] = np.rint(position[k, faces] / grid.widths[axis]).astype(int) - 1
         inner = (index[k] >= 0) & (index[k] < grid.shape[axis] - 1)
@@ -181,20 +256,31 @@ def cross_operator(D: np.ndarray, grid: Grid) -> sparse.csr_matrix:
         if not weight.any():
             continue
         factors = [sparse.identity(n, format="csr") for n in grid.shape]
-        factors[i] = _flux_divergence(grid.shape[i], grid.widths[i])
-        factors[j] = _odd_derivative(grid.shape[j], grid.widths[j], grid.names[j] in grid.mirrored)
+        factors[i] = _flux_divergence(grid.shape[i], grid.widths[i], grid.names[i] in grid.periodic)
+        mirrored, periodic = (grid.names[j] in some for some in (grid.mirrored, grid.periodic))
+        factors[j] = _odd_derivative(grid.shape[j], grid.widths[j], mirrored, periodic)
         total = total + reduce(sparse.kron, factors) @ sparse.diags(weight)
     return total.tocsr()
 
 
-def _flux_divergence(n: int, h: float) -> sparse.csr_matrix:
+def _flux_divergence(n: int, h: float, periodic: bool) -> sparse.csr_matrix:
     """Divergence of a flux averaged from cells to interior faces; its columns sum to zero."""
+    if periodic:
+        return _periodic_derivative(n, h)
     face = sparse.diags([np.full(n - 1, 0.5), np.full(n - 1, 0.5)], [0, 1], shape=(n - 1, n))
     return (sparse.diags([np.ones(n - 1), -np.ones(n - 1)], [0, -1], shape=(n, n - 1)) @ face / h).tocsr()
 
 
-def _odd_derivative(n: int, h: float, mirrored: bool) -> sparse.csr_matrix:
+def _periodic_derivative(n: int, h: float) -> sparse.csr_matrix:
+    """Central differences around a ring."""
+    ahead = sparse.identity(n, format="csr")[np.roll(np.arange(n), -1)]
+    return ((ahead - ahead.T) / (2 * h)).tocsr()
+
+
+def _odd_derivative(n: int, h: float, mirrored: bool, periodic: bool) -> sparse.csr_matrix:
     """Second-order derivative at cell centres; at a mirrored lower end the function is odd."""
+    if periodic:
+        return _periodic_derivative(n, h)
     d = sparse.diags([-0.5 * np.ones(n - 1), 0.5 * np.ones(n - 1)], [-1, 1], shape=(n, n)).tolil()
     if mirrored:
         d[0, 0] = 0.5
@@ -353,24 +439,3 @@ def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
         return sparse_linalg.splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=pivot, options=options)
     except RuntimeError:
         return sparse_linalg.splu(matrix)
-
-
-def time_stepper(matrix: sparse.csc_matrix, step: float) -> Callable[[np.ndarray], np.ndarray]:
-    """One TR-BDF2 step of dP/dt = A P: second order, L-stable, one factorisation, mass-conserving.
-
-    Both stages share I − (γ/2) Δt A with γ = 2 − √2 (Bank et al., IEEE Trans. CAD 4, 436 (1985)).
-    """
-    gamma = 2.0 - np.sqrt(2.0)
-    implicit = (sparse.identity(matrix.shape[0], format="csc") - 0.5 * gamma * step * matrix).tocsc()
-    lu = factorised(implicit)
-
-    def solve(right: np.ndarray) -> np.ndarray:
-        result = lu.solve(right)
-        result += lu.solve(right - implicit @ result)
-        return result
-
-    def advance(density: np.ndarray) -> np.ndarray:
-        middle = solve(density + 0.5 * gamma * step * (matrix @ density))
-        return solve((middle / gamma - density * (1.0 - gamma) ** 2 / gamma) / (2.0 - gamma))
-
-    return advance

@@ -16,6 +16,7 @@ import xarray as xr
 from fpsolve.density import grid as mesh
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
+from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.richardson import extrapolated
@@ -41,7 +42,7 @@ def stationary_density(
     shape: Sequence[int] | int | None = None,
     cross_diffusion: bool = True,
     scheme: Literal["auto"] | Scheme | Sequence[Scheme] = "auto",
-    walls: Walls = "far",
+    walls: Walls | Mapping[str, Walls] = "far",
     symmetry: bool = True,
     accuracy: float = 1e-3,
 ) -> xr.DataArray:
@@ -79,9 +80,11 @@ def stationary_density(
         below one in the bulk or the noise is isotropic, else central; "upwind" where noise is missing along
         an axis, :mod:`fpsolve.density.upwind`; "chain", the same as ``method="chain"``, where D is constant
         and has off-diagonal entries.
-    walls : {"far", "reflecting"}
+    walls : "far", "reflecting", "periodic", or a mapping of names to these
         "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
-        "reflecting": the walls are meant; mass in the rim is only recorded.
+        "reflecting": the walls are meant; mass in the rim is only recorded. "periodic": the ends of the
+        box are one place; the loss may be tilted, drift and D must repeat. An end where D vanishes is
+        the natural end of a variable (0 of a positive one) and needs no wall.
     symmetry : bool
         Solve on the part v ≥ 0 of every variable v whose reflection provably leaves the law
         unchanged (:mod:`fpsolve.density.symmetry`), and mirror the result. Both wells of a
@@ -100,16 +103,18 @@ def stationary_density(
         extrapolation).
     """
     process = numeric_process(process, cross_diffusion)
-    for name, value, choices in (("method", method, Method), ("walls", walls, Walls)):
-        if value not in get_args(choices):
-            raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, get_args(choices)))}")
+    if method not in get_args(Method):
+        raise ValueError(f"method={method!r} must be {' or '.join(map(repr, get_args(Method)))}")
+    ends = mesh.checked_walls(process, walls, box)
     mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
         mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))
+    mirrored = tuple(v for v in mirrored if ends[v] != "periodic")
     density = _METHODS[method](
-        process, given, mirrored, shape=shape, scheme=scheme, walls=walls, accuracy=accuracy
+        process, given, mirrored, shape=shape, scheme=scheme, walls=ends, accuracy=accuracy
     )
+    density.attrs["walls"] = mesh.walls_in_words(ends)
     return titled(density, process)
 
 
@@ -117,7 +122,7 @@ def _finite_volumes(
     process: Process, box: Box | None, mirrored: tuple[str, ...], *, shape, scheme, walls, accuracy: float
 ) -> xr.DataArray:
     """The density by finite volumes, after its self-checks."""
-    solution = _solve_adaptively(process, box, shape, scheme, mirrored, accuracy)
+    solution = _solve_adaptively(process, box, shape, scheme, mirrored, accuracy, walls)
     _judge(solution, walls, accuracy)
     return _labelled(solution)
 
@@ -134,11 +139,13 @@ def _chain(
 
 
 def _spectral_elements(
-    process: Process, box: Box | None, mirrored: tuple[str, ...], **finite_volumes_only: object
+    process: Process, box: Box | None, mirrored: tuple[str, ...], *, walls, **finite_volumes_only: object
 ) -> xr.DataArray:
     """The density by spectral elements; an automatic box is enlarged by 12 % per side against truncation."""
     from fpsolve.density.spectral import spectral_density
 
+    if "periodic" in walls.values():
+        raise ValueError("the spectral method knows no periodic walls; use method='finite-volume'")
     if box is None:
         box = starting_window(process, mirrored).box
         for v, (low, high) in box.items():
@@ -174,6 +181,8 @@ class _Solution:
 
     grid: Grid
     folded: tuple[str, ...]
+    #: Ends of the box that are no walls: where D vanishes.
+    natural: frozenset[tuple[str, str]]
     schemes: tuple[Scheme, ...]
     state: NullVector
     half_grid_estimate: float
@@ -186,19 +195,24 @@ class _Solution:
 
     @cached_property
     def rim(self) -> dict[tuple[str, str], float]:
-        """Mass in the outer ``RIM`` share of the box, for every end that is a wall."""
+        """Mass in the outer ``RIM`` share of the box, for every end that is a wall.
+
+        The ends of periodic axes and those where D vanishes are none.
+        """
         masses = {}
         for axis, name in enumerate(self.grid.names):
             marginal = self.marginal(axis)
             cells = max(1, round(RIM * len(marginal)))
+            if name in self.grid.periodic:
+                continue
             if name not in self.grid.mirrored:
                 masses[name, "low"] = float(marginal[:cells].sum())
             masses[name, "high"] = float(marginal[-cells:].sum())
-        return masses
+        return {end: mass for end, mass in masses.items() if end not in self.natural}
 
 
 def _solve_adaptively(
-    process: Process, given: Box | None, shape, scheme, mirrored: tuple[str, ...], accuracy: float
+    process: Process, given: Box | None, shape, scheme, mirrored: tuple[str, ...], accuracy: float, walls
 ) -> _Solution:
     """Solve; widen an automatic box while its rim holds mass, refine an automatic mesh."""
     dimension = len(process.variables)
@@ -209,7 +223,7 @@ def _solve_adaptively(
         mirrored = () if any(counts[v] % 2 for v in mirrored) else mirrored
         cells = tuple(n // 2 if v in mirrored else n for v, n in counts.items())
     for _ in range(8):
-        solution = _solve(process, _grid(process, box, cells, mirrored), scheme, mirrored)
+        solution = _solve(process, _grid(process, box, cells, mirrored, walls), scheme, mirrored)
         if given is None and (fitted := _refitted(solution, box)) is not None:
             box = fitted
             continue
@@ -224,7 +238,7 @@ def _solve_adaptively(
     return solution
 
 
-def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...]) -> Grid:
+def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[str, ...], walls) -> Grid:
     """The grid of the part of the box that is solved: v ≥ 0 for mirrored variables.
 
     A mirrored window [a, b] with a > 0 keeps a wall at a, where there is no density. The wall is moved to a
@@ -239,7 +253,8 @@ def _grid(process: Process, box: Box, cells: tuple[int, ...], mirrored: tuple[st
         low.append(a)
         high.append(b)
     at_zero = tuple(v for v, a in zip(process.names, low, strict=True) if v in mirrored and a == 0.0)
-    return Grid(process.names, tuple(low), tuple(high), cells, at_zero)
+    periodic = tuple(v for v in process.names if walls[v] == "periodic")
+    return Grid(process.names, tuple(low), tuple(high), cells, at_zero, periodic)
 
 
 def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _Solution:
@@ -257,13 +272,28 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
         return _solve(process, grid, "exponential", folded)
     matrix = fokker_planck_matrix(process, grid, schemes)
     state = null_vector(matrix, grid, pin=_nearest_cell(coarse.density, grid))
-    numbers, scales = _moments(state.density, grid)
-    difference = numbers - _moments(coarse.density, half)[0]
+    numbers, scales = moments(state.density, grid)
+    difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(np.nanmax(np.abs(difference) / scales) / 3.0)
-    if "upwind" in schemes:  # at least first order; the walls cut off moments of this size
-        estimate = max(3.0 * estimate, SMALLEST_ESTIMATE)
-    return _Solution(grid, folded, schemes, state, estimate, peclet)
+        estimate = float(
+            np.nanmax(np.abs(difference) / scales) / (2.0 ** order(process, grid, schemes) - 1.0)
+        )
+    if "upwind" in schemes:  # the walls cut off moments of this size
+        estimate = max(estimate, SMALLEST_ESTIMATE)
+    return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet)
+
+
+def order(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> int:
+    """The order of convergence that a density can be trusted to have.
+
+    Two where coefficients are smooth. One for upwind differences; where coefficients jump within cells that
+    no face can follow; and at an end where D vanishes: P may be a singular power of the distance, which
+    moments by the midpoint rule feel.
+    """
+    if "upwind" in schemes:
+        return 1
+    fitted = [fitted_axis(process, grid, axis) for axis in range(len(grid.shape))]
+    return 1 if any(f is not None and (any(f.ends) or len(grid.shape) > 1) for f in fitted) else 2
 
 
 def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solution:
@@ -279,15 +309,16 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
         )
         for g in grids
     ]
-    scales = _moments(states[0].density, grid)[1]
+    scales = moments(states[0].density, grid)[1]
     logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
-    better = extrapolated(logarithms, grids, lambda field, g: _moments(np.exp(field), g)[0] / scales)
+    better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
     state = states[0]
     if better.used:
         density = np.exp(better.field)
         state = replace(state, density=density / (density.sum() * grid.cell_volume))
     peclet = _bulk_peclet(process, grid, np.abs(states[-1].density))
-    return _Solution(grid, folded, schemes, state, better.error, peclet, better.used)
+    natural = natural_ends(process, grid)
+    return _Solution(grid, folded, natural, schemes, state, better.error, peclet, better.used)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
@@ -314,7 +345,8 @@ def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[flo
     values = coefficients(process, small)
     bulk = []
     for axis in range(len(grid.shape)):
-        inner = (np.delete(weights, 0, axis=axis) + np.delete(weights, -1, axis=axis)).ravel()
+        both = weights + np.roll(weights, -1, axis=axis)
+        inner = np.take(both, range(values.velocity[axis].shape[axis]), axis=axis).ravel()
         number = values.peclet(small, axis).ravel() * grid.widths[axis] / small.widths[axis]
         order = np.argsort(number)
         reached = np.cumsum(inner[order]) / inner.sum()
@@ -335,7 +367,7 @@ def chosen_schemes(
     """
     size = len(grid.shape)
     chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
-    if scheme == "auto" and lacks_noise(process):
+    if scheme == "auto" and not grid.periodic and lacks_noise(process):
         chosen = ("upwind",) * size
     elif scheme == "auto" and suits_chain(process, grid):
         chosen = ("chain",) * size
@@ -351,23 +383,25 @@ def chosen_schemes(
     return cast(tuple[Scheme, ...], chosen)
 
 
-def _moments(density: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """⟨v²⟩ and std per axis (of |v| where mirrored), ⟨u v⟩ per pair; and the scale of each.
+def moments(density: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """⟨v²⟩, std and ⟨v⟩ per axis (of |v| where mirrored), ⟨u v⟩ per pair; and the scale of each.
 
-    By the midpoint rule. The scale of ⟨u v⟩, which may vanish, is the product of the root mean squares.
+    By the midpoint rule. The scales of ⟨v⟩ and ⟨u v⟩, which may vanish, are products of root mean squares.
     """
     P = density / density.sum()
     lines = [grid.centres(axis) for axis in range(P.ndim)]
-    squares, numbers = [], []
+    squares, numbers, means = [], [], []
     for axis, v in enumerate(lines):
         marginal = kept_axes(P, axis)
         mean = float(marginal @ v)
         squares.append(float(marginal @ v**2))
         numbers += [squares[-1], math.sqrt(max(float(marginal @ (v - mean) ** 2), 0.0))]
+        means.append(mean)
     pairs = [*combinations(range(P.ndim), 2)]
     products = [lines[i] @ kept_axes(P, i, j) @ lines[j] for i, j in pairs]
     sizes = [np.sqrt(abs(squares[i] * squares[j])) for i, j in pairs]
-    return np.array([*numbers, *products]), np.abs([*numbers, *sizes])
+    roots = np.sqrt(np.abs(squares))
+    return np.array([*numbers, *means, *products]), np.abs([*numbers, *roots, *sizes])
 
 
 def _refitted(solution: _Solution, box: Box) -> Box | None:
@@ -400,11 +434,13 @@ def _refitted(solution: _Solution, box: Box) -> Box | None:
     return fitted if moved else None
 
 
-def _judge(solution: _Solution, walls: Walls, accuracy: float) -> None:
+def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> None:
     """Refuse a density that does not fit its box; warn of every other self-check that fails."""
-    state, far, outside = solution.state, walls == "far", sum(solution.rim.values())
-    if far and outside > 1e-2:
-        (name, end), mass = max(solution.rim.items(), key=lambda item: item[1])
+    state = solution.state
+    rim = {end: mass for end, mass in solution.rim.items() if walls[end[0]] == "far"}
+    outside = sum(rim.values())
+    if outside > 1e-2:
+        (name, end), mass = max(rim.items(), key=lambda item: item[1])
         raise ValueError(
             f"the loss does not confine the density in the box: {mass:.1%} of the mass lies at the "
             f"{end} end of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
@@ -416,7 +452,7 @@ def _judge(solution: _Solution, walls: Walls, accuracy: float) -> None:
         )
     estimate, rate = solution.half_grid_estimate, state.second_eigenvalue
     complaints = {
-        f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": far and outside > 1e-6,
+        f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": outside > 1e-6,
         f"the relative residual is {state.residual:.1e}: the matrix is nearly singular": state.residual
         > 1e-9,
         f"negative cells hold {state.negative_mass:.1e} of the mass: "

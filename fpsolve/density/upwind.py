@@ -82,6 +82,8 @@ def noiseless_directions(process: Process) -> np.ndarray:
     with np.errstate(all="ignore"):
         D = process.diffusion_values(points)
     D = D[np.isfinite(D).all(axis=(1, 2))]
+    # Points where D is no diffusion lie beyond the natural end of a variable.
+    D = D[np.linalg.eigvalsh(D)[:, 0] >= -1e-9 * np.abs(D).max(axis=(1, 2), initial=0.0)]
     largest = np.abs(D).max(axis=(1, 2), initial=0.0)
     if not (largest > 0).any():
         return np.empty((0, dimension))

@@ -87,7 +87,10 @@ def test_evolution_is_second_order_in_time_and_conserves_mass():
     box, shape = {"x": (-6, 6)}, 1200
 
     def mean_square(steps):
-        density = evolve(process, initial, times=[1.0], time_step=1.0 / steps, box=box, shape=shape)
+        # No step is shortened for its error.
+        density = evolve(
+            process, initial, times=[1.0], time_step=1.0 / steps, box=box, shape=shape, accuracy=100.0
+        )
         assert density.attrs["mass_drift"] < 1e-12
         return float((density.isel(time=0) * density.cell_volume * density.x**2).sum())
 

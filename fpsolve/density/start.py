@@ -1,0 +1,102 @@
+"""The density at time 0 of an evolution: from an array, a formula or a point, as cell averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import sympy as sp
+import xarray as xr
+
+from fpsolve.density.grid import Grid, checked_box, checked_shape
+from fpsolve.symbols.functions import numpy_function
+from theory.langevin import Process
+
+Start: TypeAlias = xr.DataArray | sp.Expr | Callable[..., np.ndarray] | Mapping[str, float]
+#: Gauss points per cell and axis at which a formula is averaged, by dimension.
+NODES = {1: 6, 2: 4, 3: 2}
+
+
+def initial_state(
+    process: Process,
+    initial: Start,
+    box: Mapping[str, tuple[float, float]] | None,
+    shape: Sequence[int] | int | None,
+) -> tuple[Grid, np.ndarray]:
+    """The grid and the normalised initial density on it, as cell averages.
+
+    A ValueError if it is negative, not finite, without mass, outside the box, or on a grid that is not
+    uniform.
+    """
+    if isinstance(initial, xr.DataArray):
+        grid = grid_of(process, initial)
+        density = initial.transpose(*process.names).to_numpy().astype(float)
+    else:
+        if box is None or shape is None:
+            raise ValueError("an initial density that is no array needs box= and shape= as well")
+        cells = checked_shape(shape, len(process.variables))
+        assert cells is not None  # shape is given
+        grid = Grid.on(checked_box(process, box), cells)
+        density = (
+            _at_point(grid, initial) if isinstance(initial, Mapping) else _averaged(process, grid, initial)
+        )
+    total = density.sum() * grid.cell_volume
+    if not np.isfinite(density).all() or density.min() < -1e-9 * density.max():
+        raise ValueError("the initial density must be finite and not negative in the box")
+    if not total > 0:
+        raise ValueError("the initial density holds no mass in the box: give a box that contains the start")
+    return grid, density / total
+
+
+def grid_of(process: Process, density: xr.DataArray) -> Grid:
+    """The uniform grid under a labelled density."""
+    if set(density.dims) != set(process.names):
+        raise ValueError(f"the density has dims {density.dims}; the process has variables {process.names}")
+    box = {}
+    for name in process.names:
+        line = density[name].to_numpy()
+        h = np.diff(line)
+        if len(line) < 8 or not np.allclose(h, h[0], rtol=1e-9):
+            raise ValueError(f"the density's grid along {name} is not uniform (at least 8 equal cells)")
+        box[name] = float(line[0] - h[0] / 2), float(line[-1] + h[0] / 2)
+    return Grid.on(box, tuple(density.sizes[name] for name in process.names))
+
+
+def on_coarser(density: np.ndarray, grid: Grid, coarse: Grid) -> np.ndarray:
+    """Cell averages on another grid of the same region, its mass kept."""
+    for axis, (n, m) in enumerate(zip(grid.shape, coarse.shape, strict=True)):
+        fine, wide = np.arange(n + 1) / n, np.arange(m + 1) / m
+        overlap = np.minimum(fine[1:], wide[1:, None]) - np.maximum(fine[:-1], wide[:-1, None])
+        density = np.moveaxis(np.tensordot(np.maximum(overlap, 0.0) * m, density, (1, axis)), 0, axis)
+    return density
+
+
+def _averaged(process: Process, grid: Grid, initial: sp.Expr | Callable[..., np.ndarray]) -> np.ndarray:
+    """Cell averages of a function by Gauss's rule."""
+    function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
+    count = NODES[len(grid.shape)]
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    lines = [(grid.centres(axis)[:, None] + 0.5 * h * nodes).ravel() for axis, h in enumerate(grid.widths)]
+    points = np.meshgrid(*lines, indexing="ij")
+    values = np.broadcast_to(np.asarray(function(*points), float), points[0].shape)
+    for axis, n in enumerate(grid.shape):
+        split = values.reshape(*values.shape[:axis], n, count, *values.shape[axis + 1 :])
+        values = np.moveaxis(np.tensordot(split, weights / 2.0, (axis + 1, 0)), -1, -1)
+    return values
+
+
+def _at_point(grid: Grid, point: Mapping[str, float]) -> np.ndarray:
+    """All mass at a point: shared between the nearest cells so that its mean is the point."""
+    if set(point) != set(grid.names):
+        raise ValueError(f"the start has the variables {sorted(point)}; the process has {sorted(grid.names)}")
+    density = np.ones(())
+    for axis, name in enumerate(grid.names):
+        low, high, h, n = grid.low[axis], grid.high[axis], grid.widths[axis], grid.shape[axis]
+        value = float(point[name])
+        if not low <= value <= high:
+            raise ValueError(f"the start {name}={value:g} lies outside the box ({low:g}, {high:g})")
+        place = np.clip((value - low) / h - 0.5, 0.0, n - 1.0)
+        line = np.clip(1.0 - np.abs(np.arange(n) - place), 0.0, None) / h
+        density = np.multiply.outer(density, line)
+    return density
