@@ -9,6 +9,7 @@ Fisher matrix has the data's labels in place of the net's: it is C·B plus the o
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -130,8 +131,8 @@ def top_eigenpairs(
 ) -> xr.Dataset:
     """The largest eigenvalues of the Hessian and their directions, H v = λ v, by Lanczos.
 
-    A ValueError is raised if ``count`` is not between 1 and N − 1. An ArpackNoConvergence is raised if ARPACK
-    gives up.
+    A ValueError is raised if ``count`` is not between 1 and N − 1, ``tolerance`` is negative, or products
+    with H are not finite; a RuntimeError if Lanczos does not converge. Where H = 0, eigenvalues are 0.
 
     Parameters
     ----------
@@ -153,6 +154,8 @@ def top_eigenpairs(
     """
     subject = as_subject(measured, layer=layer)
     check_whole("count", count, subject.size - 1, "one less than the weights")
+    if not (isinstance(tolerance, int | float | np.number) and math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"tolerance={tolerance!r} must be a finite number, not negative")
     H = hessian_operator(subject)
     done = 0
 
@@ -190,8 +193,21 @@ def leading_eigenpairs(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.n
 
 
 def lanczos(matrix, count: int, start: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
-    """The algebraically largest eigenvalues, ascending, and their vectors as columns, by ARPACK."""
-    values, vectors = sparse_linalg.eigsh(matrix, k=count, which="LA", v0=start, **options)
+    """The algebraically largest eigenvalues, ascending, and their vectors as columns, by ARPACK.
+
+    Any vectors and zeros where the matrix takes ``start`` to zero, as it takes every vector then.
+    """
+    first = matrix @ start
+    if not np.isfinite(first).all():
+        raise ValueError("products with the matrix are not finite: the loss overflows at these weights")
+    if not first.any():
+        some = np.random.default_rng(0).normal(size=(len(start), count)).astype(start.dtype)
+        return np.zeros(count, start.dtype), np.linalg.qr(some)[0]
+    try:
+        values, vectors = sparse_linalg.eigsh(matrix, k=count, which="LA", v0=start, **options)
+    except sparse_linalg.ArpackError as error:
+        said = str(error).splitlines()[0]
+        raise RuntimeError(f"Lanczos found no {count} eigenpairs ({said}); try a larger tolerance") from error
     order = np.argsort(values)
     return values[order], vectors[:, order]
 
@@ -269,6 +285,8 @@ def _ends(subject: Subject, scale: str, rng: Rng) -> tuple[float, float]:
     """Smallest and largest eigenvalue to a per cent; for the logarithm 0 and the largest size."""
     H = hessian_operator(subject)
     start = np.random.default_rng(rng).normal(size=subject.size).astype(H.dtype)
+    if not (H @ start).any():
+        raise ValueError("the Hessian is zero: its eigenvalues have no density")
     ends = sparse_linalg.eigsh(H, k=2, which="BE", tol=1e-2, v0=start, return_eigenvectors=False)
     return (float(min(ends)), float(max(ends))) if scale == "linear" else (0.0, float(max(abs(ends))))
 

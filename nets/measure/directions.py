@@ -10,14 +10,16 @@ the Hessian, projected. Single samples' Hessians, whose scatter is a noise of it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.func import grad, jacfwd, jacrev
 
 from nets.measure.fast import residuals
-from nets.measure.subject import Subject, as_subject, numpy
+from nets.measure.subject import Subject, as_subject, mapped, numpy
 from nets.training.networks import dense_biases
 from nets.training.run import Run
 
@@ -49,10 +51,13 @@ def along_directions(
 
     What is measured: see :func:`nets.measure.subject.as_subject`. All weights of a fully connected ReLU net
     with cross-entropy have a form of their own; anything else goes through ``torch.func``. ``second=False``
-    leaves the Hessians out, as NaN, for half the work. Shapes that do not match are a ValueError.
+    leaves the Hessians out, as NaN, for half the work. Shapes that do not match are a ValueError, and so is a
+    Hessian that is not symmetric.
     """
     subject = as_subject(measured)
     columns = subject.columns(directions)
+    if second:
+        subject.check_hessian()
     with torch.no_grad():
         blocks = list(_derivatives(subject, columns.T, second))
     loss, g, h = (numpy(torch.cat(kind).double()) for kind in zip(*blocks, strict=True))
@@ -91,6 +96,7 @@ def _of_samples(
     g = torch.einsum("mc,mkc->mk", r, J)
     if K is None:
         return losses, g, g.new_full((1, J.shape[1], J.shape[1]), torch.nan)
+    J = J - J.gather(2, labels[:, None, None].expand(-1, J.shape[1], 1))  # a sure net's digits do not cancel
     pJ = torch.einsum("mc,mkc->mk", p, J)
     h = torch.einsum("mc,mjkc->mjk", r, K) + (J * p[:, None]) @ J.mT - pJ[:, :, None] * pJ[:, None, :]
     return losses, g, h
@@ -133,15 +139,20 @@ def _dense(
 def _by_torch(
     subject: Subject, tangents: dict[str, torch.Tensor], second: bool, x: torch.Tensor, y: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The same for any model and loss, by forward mode over forward mode."""
+    """The same for any model and loss, forward over forward mode, or twice backwards."""
     start = subject.parameters
 
-    def losses(t: torch.Tensor) -> torch.Tensor:
+    def loss(t: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         moved = {name: w + torch.tensordot(t, tangents[name], 1) for name, w in start.items()}
-        return subject.sample_losses(moved, x, y)
+        return subject.sample_losses(moved, x[None], y[None])[0]
+
+    def twice(t: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with suppress(RuntimeError):
+            return jacfwd(grad(loss))(t, x, y)
+        return jacrev(grad(loss))(t, x, y)
 
     k = len(next(iter(tangents.values())))
-    origin = x.new_zeros(k, dtype=subject.dtype)
-    first = torch.func.jacfwd(losses)
-    twice = torch.func.jacfwd(first)(origin) if second else origin.new_full((1, k, k), torch.nan)
-    return losses(origin), first(origin), twice
+    origin = torch.zeros(k, dtype=subject.dtype, device=subject.device)
+    each = subject.by_torch("second derivatives", lambda f: mapped(f, (None, 0, 0))(origin, x, y))
+    h = each(twice) if second else origin.new_full((1, k, k), torch.nan)
+    return each(loss), each(grad(loss)), h

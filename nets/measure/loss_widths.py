@@ -258,8 +258,10 @@ def starting_loss(loss: Subject) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the loss at these weights is {value}: training diverged")
     if value < SMALLEST_LOSS:
+        said = "negative" if value < 0 else "zero to rounding"
         raise ValueError(
-            f"the loss {value:.1e} is zero to rounding: its logarithm has no shape; stop training earlier"
+            f"the loss {value:.1e} is {said}: its logarithm has no shape; stop training earlier, or take a "
+            "positive loss"
         )
     return value
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from nets.checks import check_whole
 from nets.measure.fast import MEMORY, Tail, residuals
 from nets.measure.subject import Subject, numpy
 
@@ -27,6 +28,7 @@ def gradient_moments(subject: Subject, *, memory: int = MEMORY) -> tuple[np.ndar
     matrix. More than ``DENSE_WEIGHTS`` weights are a ValueError.
     """
     check_dense(subject)
+    check_whole("memory", memory)
     mean = torch.zeros(subject.size, dtype=torch.float64, device=subject.device)
     tail = subject.tail
     if tail is not None and tail.one_matrix:
@@ -54,6 +56,7 @@ def logit_moment(subject: Subject, *, memory: int = MEMORY) -> np.ndarray:
     """
     subject.labels("the true Fisher matrix")
     check_dense(subject)
+    check_whole("memory", memory)
     tail = subject.tail
     if tail is not None and tail.one_matrix:
         total = _Packed(tail)

@@ -61,6 +61,8 @@ def alignment(matrix: np.ndarray, hessian: np.ndarray, *, top: int = 10, floor: 
 def _alignments(matrices: Iterable[np.ndarray], H: np.ndarray, top: int, floor: float) -> list[xr.Dataset]:
     """:func:`alignment` of several matrices with one Hessian, which is diagonalised once."""
     check_whole("top", top, len(H), "their size")
+    if not H.any():
+        raise ValueError("the Hessian is zero: there is nothing to align with")
     values, U = (part[..., ::-1] for part in np.linalg.eigh(H))
     return [_alignment(A, H, values, U, top, floor) for A in matrices]
 
@@ -129,7 +131,6 @@ def noise_alignment(
         exact = H.attrs["method"] == "gauss-newton"
         matrices["true Fisher"] = H.to_numpy() if exact else logit_moment(subject, memory=memory)
         logits, y = subject.outputs(), subject.targets.to(subject.device)
-        scalars["loss"] = float(functional.cross_entropy(logits, y)), "loss"
         wrong = float((logits.argmax(1) != y).float().mean())
         scalars["error"] = wrong, "share of samples misclassified"
         scalars["label_ratio"] = label_ratio(logits, y), "labels against probabilities"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
@@ -19,14 +20,16 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fpsolve.results import provenance
 from fpsolve.sweeps.store import digest
 from nets.checks import check_whole
 from nets.layers import call_digest, checked_layer, description, net_digest, weight_layers
-from nets.measure.fast import MEMORY, Reduction, Tail, flat
+from nets.measure.fast import MEMORY, PIECEWISE_LINEAR, Reduction, Tail, flat
+from nets.outputs import ALONE, TRIED, check_block, checked_outputs, close, kind, said, warn_of_probabilities
 from nets.training.run import Run
 
 Loss: TypeAlias = Callable[..., Tensor]
@@ -35,8 +38,6 @@ Values: TypeAlias = Tensor | np.ndarray
 SAMPLES = 10_000
 #: Numbers in the largest intermediate result of losses at many weight vectors.
 NUMBERS = 1 << 22
-#: Samples, spread over the data, on which a model and its loss are tried; and how many of them one by one.
-TRIED, ALONE = 64, 8
 NO_MEAN = (
     "the loss of several samples is not the mean of their losses (class weights, ignored labels or "
     "reduction='sum'?): measurements need a mean over samples"
@@ -90,8 +91,11 @@ class Subject:
     fast: bool = True
 
     def __post_init__(self) -> None:
+        for what, value in (("model", self.model), ("loss", self.loss)):
+            if isinstance(value, type):
+                raise ValueError(f"{what}={value.__name__} is a class: call it, {value.__name__}(…)")
         if not (isinstance(self.model, nn.Module) and callable(self.loss)):
-            found = f"{_kind(self.model)} and {_kind(self.loss)}"
+            found = f"{kind(self.model)} and {kind(self.loss)}"
             raise ValueError(f"a Subject has a torch module and a loss to call, not {found}")
         inputs, targets = _copied(self.inputs, "inputs"), _copied(self.targets, "targets")
         if inputs.ndim == 0 or targets.shape[:1] != inputs.shape[:1] or not len(targets):
@@ -100,27 +104,42 @@ class Subject:
             )
         if not (targets.is_floating_point() or targets.is_complex() or targets.dtype is torch.bool):
             targets = targets.long()
-        with _said("the model cannot be copied"):
+        given = list(self.model.named_parameters())
+        with said("the model cannot be copied"):
             model = copy.deepcopy(self.model).eval().requires_grad_(False)
             loss = copy.deepcopy(self.loss) if isinstance(self.loss, nn.Module) else self.loss
-        vars(self).update(model=model, loss=loss, inputs=inputs, targets=targets, weights=self._chosen(model))
+        vars(self).update(model=model, loss=loss, inputs=inputs, targets=targets)
+        vars(self)["weights"] = self._chosen({n for n, p in given if not p.requires_grad})
+        self._check_numbers()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            self._check_loss(self._checked_outputs())
+            self._check_loss(checked_outputs(model, self._cast(inputs[self._few])))
+            if not (flat(model) and all(type(m) in PIECEWISE_LINEAR for m in model)):
+                check_block(model, self._cast(inputs[: self._block]))
 
-    def _chosen(self, model: nn.Module) -> tuple[str, ...]:
+    def __repr__(self) -> str:
+        return f"Subject({self.description}, {self.samples} samples, {self.size} weights)"
+
+    def _chosen(self, frozen: set[str]) -> tuple[str, ...]:
         """Names of the weights asked for; a ValueError where there are none, or torch's gradient is wrong."""
-        every = dict(model.named_parameters())
-        with _said("weights must be 'all', a name, a pattern or several of them"):
+        every = dict(self.model.named_parameters())
+        first = {id(p): name for name, p in every.items()}
+        alike = [(n, first[id(p)]) for n, p in self.model.named_parameters(remove_duplicate=False)]
+        with said("weights must be 'all', a name, a pattern or several of them"):
             asked = [self.weights] if isinstance(self.weights, str) else list(self.weights)
             asked = ["*"] if asked == ["all"] else asked or ["(nothing)"]
-            fits = {pattern: [name for name in every if fnmatchcase(name, pattern)] for pattern in asked}
+            fits = {pattern: [own for name, own in alike if fnmatchcase(name, pattern)] for pattern in asked}
+        frozen = frozen if len(frozen) < len(every) else set()  # such a model was made to be measured
         for pattern, names in fits.items():
             if not names:
                 raise ValueError(
                     f"weights={pattern!r} fits none of the model's: {', '.join(every) or 'none'}"
                 )
+            if all(pattern != name for name, _ in alike):
+                fits[pattern] = [name for name in names if name not in frozen]
+            if not fits[pattern]:
+                raise ValueError(f"weights={pattern!r} fits frozen weights only; name those that are to vary")
         chosen = tuple(name for name in every if any(name in names for names in fits.values()))
-        for module in model.modules():
+        for module in self.model.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and (
                 (module.padding_idx, module.max_norm, module.scale_grad_by_freq) != (None, None, False)
                 and any(every[name] is module.weight for name in chosen)
@@ -131,53 +150,36 @@ class Subject:
                 )
         return chosen
 
+    def _check_numbers(self) -> None:
+        """ValueError where weights are of several precisions, or numbers are not finite."""
+        named = dict(self.model.named_parameters())
+        precisions = {p.dtype for p in named.values()}
+        if len(precisions) > 1 or not precisions <= {torch.float32, torch.float64}:
+            found = ", ".join(sorted(map(str, precisions)))
+            raise ValueError(f"the weights are {found}: give a model in float32 or float64, as model.float()")
+        data = {"inputs": self.inputs, "targets": self.targets}
+        bad = [name for name, values in (data | named).items() if not values.isfinite().all()]
+        if bad:
+            raise ValueError(f"not all numbers are finite in {', '.join(bad)}: leave those samples out")
+
     @property
     def _few(self) -> Tensor:
         """Rows of some samples, spread over the data."""
         count = min(TRIED, self.samples)
         return torch.arange(count) * self.samples // count
 
-    def _checked_outputs(self) -> Tensor:
-        """Outputs for some samples; a ValueError where they are no numbers for each sample on its own."""
-        given = self._cast(self.inputs[self._few])
-        x = given.clone()
-        with _said(f"the model fails on inputs {tuple(x.shape)} of {x.dtype}"), torch.enable_grad():
-            outputs = self.model(x)
-        if not (
-            isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.shape[:1] == x.shape[:1]
-        ):
-            raise ValueError(
-                f"the model gives {_kind(outputs)} for {len(x)} samples; wrap it in a module that returns "
-                "one tensor of real numbers (M, …)"
-            )
-        if outputs.requires_grad:
-            raise ValueError(
-                "the outputs depend on weights that a copy of the model does not hold: a forward or a hook "
-                "uses a module from outside"
-            )
-        if not torch.equal(x.nan_to_num(), given.nan_to_num()):
-            raise ValueError("the model changes its inputs in place: give one that leaves them")
-        if not _close(self.model(x), outputs):
-            raise ValueError("the model is random in evaluation mode: outputs for the same inputs differ")
-        with _said("the model fails on one sample alone"):
-            alone = torch.cat([self.model(some) for some in x[:ALONE].split(1)])
-        if not _close(alone, outputs[:ALONE]):
-            raise ValueError(
-                "the outputs of a sample change with the others beside it (statistics of the batch?): "
-                "samples must not influence each other"
-            )
-        return outputs
-
     def _check_loss(self, outputs: Tensor) -> None:
         """ValueError where the loss gives no number per sample whose mean it is."""
         loss = functional.cross_entropy if self.loss is cross_entropy else self.loss
         ignored = None if self.targets.is_floating_point() else _option(loss, "ignore_index")
         if ignored is not None and outputs.ndim > 1:  # classes
-            out, last = self.targets == ignored, outputs.shape[1] - 1
-            if _option(loss, "reduction") != "none" and (_option(loss, "weight") is not None or out.any()):
+            labels, last = self.targets, outputs.shape[1] - 1
+            if (labels == ignored).any():
+                raise ValueError(f"the loss ignores labels {ignored}: leave such samples out of the data")
+            if _option(loss, "reduction") != "none" and _option(loss, "weight") is not None:
                 raise ValueError(NO_MEAN)
-            labels = self.targets[~out]
-            if len(labels) and not 0 <= labels.min() <= labels.max() <= last:
+            warn_of_probabilities(outputs, 4)
+            if not 0 <= labels.min() <= labels.max() <= last:
                 raise ValueError(
                     f"labels from {int(labels.min())} to {int(labels.max())} must lie between 0 and {last}, "
                     f"one for each of the {last + 1} outputs"
@@ -186,17 +188,19 @@ class Subject:
         shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(y.shape)} of {y.dtype}"
         y = _like(outputs, y)
         outputs = outputs.detach().requires_grad_()
-        with _said(f"the loss fails on {shapes}"), torch.enable_grad():
+        with said(f"the loss fails on {shapes}"), torch.enable_grad():
             each, mean = self.each(outputs, y), loss(outputs, y)
         if not (isinstance(each, Tensor) and each.is_floating_point() and each.shape == y.shape[:1]):
             raise ValueError(
-                f"the loss gives {_kind(each)} for {len(y)} samples; give a loss of each "
+                f"the loss gives {kind(each)} for {len(y)} samples; give a loss of each "
                 "sample, or one with an argument reduction= that knows 'none'"
             )
+        if not each.isfinite().all():
+            raise ValueError(f"the loss at these weights is {float(each.mean())}: nothing to measure")
         if not each.requires_grad:
             raise ValueError("the loss has no derivative by the outputs (a detach or no_grad inside?)")
         pairs = zip(outputs[:ALONE].split(1), y[:ALONE].split(1), strict=True)
-        if not _close(torch.cat([self.each(*pair) for pair in pairs]), each[:ALONE]):
+        if not close(torch.cat([self.each(*pair) for pair in pairs]), each[:ALONE]):
             raise ValueError(f"the loss of a sample changes with the others beside it: {shapes}")
         if not torch.isclose(mean.mean(), each.mean(), rtol=1e-3, atol=1e-6, equal_nan=True):
             raise ValueError(NO_MEAN)
@@ -370,12 +374,31 @@ class Subject:
 
     def sample_losses(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """The loss of each sample at other values of the weights, by name; for ``torch.func``."""
-        outputs = functional_call(self.model, parameters, (x,))
+        outputs = self._moved(parameters, x)
         return self.each(outputs, _like(outputs, y))
 
-    def _by_torch(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @cached_property
+    def _holders(self) -> dict[str, list[str]]:
+        """For each weight that varies, its name in every module that holds it."""
+        found: dict[int, list[str]] = {}
+        for path, module in self.model.named_modules():
+            for name, p in module.named_parameters(path, recurse=False, remove_duplicate=False):
+                found.setdefault(id(p), []).append(name)
+        named = dict(self.model.named_parameters())
+        return {name: found[id(named[name])] for name in self.names}
+
+    def _moved(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs at other values of the weights, by name.
+
+        With ties torch would put a module back that comes twice with weights that are not its own.
+        """
+        own = {name: p for first, p in parameters.items() for name in self._holders[first]}
+        with _plain_attention():
+            return functional_call(self.model, own, (x,), tie_weights=False)
+
+    def by_torch(self, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function; where torch fails, a RuntimeError says what has failed."""
-        return _said(f"torch.func gives no {what} of this model ({self.description})", RuntimeError)(function)
+        return said(f"torch.func gives no {what} of this model ({self.description})", RuntimeError)(function)
 
     def _cast(self, x: Tensor) -> Tensor:
         some = next(self.model.parameters())
@@ -384,7 +407,10 @@ class Subject:
     def _tensor(self, values: Values) -> Tensor:
         """In the precision of the model; torch knows no arrays with negative strides."""
         values = values if isinstance(values, Tensor) else np.array(values, order="C")
-        return torch.as_tensor(values).to(self.device, self.dtype)
+        found = torch.as_tensor(values).to(self.device, self.dtype)
+        if not found.isfinite().all():
+            raise ValueError("weights, directions and distances must be finite numbers")
+        return found
 
     def _vectors(self, values: Values, ndim: int, what: str = "weights") -> Tensor:
         """Vectors of weights in the precision of the model, checked."""
@@ -402,6 +428,11 @@ class Subject:
                 f"directions of shape {tuple(found.shape)} must have {self.size} rows, one per weight"
             )
         return found
+
+    @property
+    def _block(self) -> int:
+        """Samples of one gradient."""
+        return max(1, min(SAMPLES, 8 * NUMBERS // self._widest))
 
     @cached_property
     def _widest(self) -> int:
@@ -480,11 +511,11 @@ class Subject:
 
         def each(w: dict[str, Tensor], v: dict[str, Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
             at = partial(self.sample_losses, x=x, y=y)
-            return at(w) if v is None else cast(Tensor, jvp(at, (w,), (v,))[1])
+            return at(w) if v is None else cast(Tensor, _pushed(at, w, v))
 
         moved = None if tangents is None else 0
         what = "losses at other weights" if moved is None else "slopes"
-        every = self._by_torch(what, vmap(each, (0, moved, None, None)))
+        every = self.by_torch(what, mapped(each, (0, moved, None, None)))
         together = max(1, min(len(places), NUMBERS // max(self.size, self._widest)))
         samples = max(1, NUMBERS // (together * self._widest))
         parts = []
@@ -503,21 +534,27 @@ class Subject:
 
     def gradients(self, *, memory: int = MEMORY) -> Iterator[Tensor]:
         """Gradients of single samples' losses in blocks (m, N) that take about ``memory`` bytes each."""
+        check_whole("memory", memory)
         if self.tail is not None:
             yield from self.tail.gradients(memory=memory)
             return
-        one = vmap(grad(lambda w, x, y: self.sample_losses(w, x[None], y[None])[0]), (None, 0, 0))
-        one = self._by_torch("gradients of single samples", one)
+
+        def loss(w: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self.sample_losses(w, x[None], y[None])[0]
+
+        one = mapped(grad(loss), (None, 0, 0))
+        one = self.by_torch("gradients of single samples", one)
         for x, y in self.blocks(self._fitting(memory, 1)):
             yield _joined(one(self.parameters, x, y).values(), 1)
 
     def output_gradients(self, *, memory: int = MEMORY) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of outputs (m, K) and of their gradients by the weights, (m, K, N)."""
+        check_whole("memory", memory)
         if self.tail is not None:
             yield from self.tail.logit_gradients(memory=memory)
             return
-        one = vmap(jacrev(lambda w, x: functional_call(self.model, w, (x[None],))[0]), (None, 0))
-        one = self._by_torch("gradients of outputs", one)
+        one = mapped(jacrev(lambda w, x: self._moved(w, x[None])[0]), (None, 0))
+        one = self.by_torch("gradients of outputs", one)
         with torch.no_grad():
             for x, _ in self.blocks(self._fitting(memory, self.model(self._cast(self.inputs[:1])).shape[1])):
                 yield self.model(x), _joined(one(self.parameters, x).values(), 2)
@@ -529,7 +566,7 @@ class Subject:
 
     def gradient(self, rows: Tensor | slice | None = None) -> Tensor:
         """∇L of all samples, or of some, shape (N,)."""
-        one = self._by_torch("gradient", grad(self._block_loss))
+        one = self.by_torch("gradient", grad(self._block_loss))
         return self._mean(one, rows=slice(None) if rows is None else rows)
 
     def hessian_product(self, vectors: Values) -> Tensor:
@@ -540,21 +577,31 @@ class Subject:
         """
         V = self._tensor(vectors)
         columns = self.columns(V[:, None] if V.ndim == 1 else V)
+        self.check_hessian()
+        return self._products(columns).reshape(V.shape)
+
+    def check_hessian(self) -> None:
+        """In the general form a ValueError where H is not symmetric."""
         if self.tail is None and not self._symmetric:
             raise ValueError(
-                "u·Hv and v·Hu differ: in this model torch's gradient is not the derivative of the loss "
-                "(padding_idx, no_grad or .data inside?), or float32 is too coarse for so small a loss"
+                "u·Hv and v·Hu differ: in this model torch's derivatives are not those of the loss "
+                "(weight_norm, padding_idx, no_grad or .data inside?), or float32 is too coarse here"
             )
-        return self._products(columns).reshape(V.shape)
 
     def _products(self, V: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """H V for columns (N, K)."""
 
         def product(w: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
             gradient = partial(grad(self._block_loss), x=x, y=y)
-            return vmap(lambda v: jvp(gradient, (w,), (v,))[1])(self.split(V.T))
 
-        return self._mean(self._by_torch("Hessian products", product), 1, rows).T
+            def along(v: dict[str, Tensor]) -> dict[str, Tensor]:
+                with suppress(RuntimeError):
+                    return cast(dict[str, Tensor], jvp(gradient, (w,), (v,))[1])
+                return cast(dict[str, Tensor], vjp(gradient, w)[1](v)[0])  # H is symmetric
+
+            return cast(dict[str, Tensor], mapped(along, (0,))(self.split(V.T)))
+
+        return self._mean(self.by_torch("Hessian products", product), 1, rows).T
 
     @cached_property
     def _symmetric(self) -> bool:
@@ -569,7 +616,7 @@ class Subject:
         if self.tail is None:
             return self.sample_losses(w, x, y).mean()
         own = dict(zip(self.tail.names, w.values(), strict=True))
-        return functional.cross_entropy(functional_call(self.tail.net, own, (x,)), y)
+        return cross_entropy(functional_call(self.tail.net, own, (x,)), y).mean()
 
     def _mean(
         self, derivative: Callable[..., dict[str, Tensor]], lead: int = 0, rows: Tensor | slice = slice(None)
@@ -577,7 +624,7 @@ class Subject:
         """Mean over samples of a derivative of a block's loss, ``lead`` dimensions before the weights'."""
         x = (self.inputs if self.tail is None else self.tail.inputs)[rows]
         y = _some(self.targets[rows]).to(self.device)
-        block = SAMPLES if self.tail is not None else max(1, min(SAMPLES, 8 * NUMBERS // self._widest))
+        block = SAMPLES if self.tail is not None else self._block
         total = None
         with torch.no_grad():
             for some, of in zip(x.split(block), y.split(block), strict=True):
@@ -645,6 +692,8 @@ def step_settings(
     if batch_size is None or learning_rate is None:
         raise ValueError("a Subject knows no training: give batch_size and learning_rate")
     check_whole("batch_size", batch_size)
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate={learning_rate} must be positive and finite")
     return int(batch_size), float(learning_rate)
 
 
@@ -654,26 +703,52 @@ def numpy(values: Tensor) -> np.ndarray:
 
 
 @contextmanager
-def _said(what: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Errors come as one sentence, with the first line of the error behind it."""
+def _plain_attention() -> Iterator[None]:
+    """Attention by its formula: torch's faster forms have no forward derivatives."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
-    except Exception as error:
-        raise kind(f"{what}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def mapped(function: Callable[..., Any], dims: tuple[int | None, ...]) -> Callable[..., Any]:
+    """``vmap``; one after the other where torch has no form for many at once, as of recurrent layers."""
+
+    def every(*arguments: Any) -> Any:
+        with suppress(RuntimeError):
+            return vmap(function, dims)(*arguments)
+        pairs = list(zip(arguments, dims, strict=True))
+        count = next(len(a if isinstance(a, Tensor) else next(iter(a.values()))) for a, d in pairs if d == 0)
+        parts = [function(*(a if d is None else _row(a, i) for a, d in pairs)) for i in range(count)]
+        if isinstance(parts[0], dict):
+            return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        return torch.stack(parts)
+
+    return every
+
+
+def _row(values: Any, i: int) -> Any:
+    """One row of a tensor, or of each in a mapping."""
+    return values[i] if isinstance(values, Tensor) else {name: v[i] for name, v in values.items()}
+
+
+def _pushed(function: Callable[..., Tensor], w: dict[str, Tensor], v: dict[str, Tensor]) -> Tensor:
+    """The derivative along v, forwards; twice backwards where torch has no forward derivative."""
+    with suppress(RuntimeError):
+        return cast(Tensor, jvp(function, (w,), (v,))[1])
+    pull = vjp(function, w)[1]
+    return cast(Tensor, vjp(lambda u: pull(u)[0], torch.zeros_like(function(w)))[1](v)[0])
 
 
 def _copied(values: Values, what: str) -> Tensor:
     """Data as a tensor of its own."""
     if isinstance(values, Tensor):
         return values.detach().clone()
-    with _said(f"{what} must be one tensor or array of numbers, not {_kind(values)}"):
+    with said(f"{what} must be one tensor or array of numbers, not {kind(values)}"):
         return torch.from_numpy(np.array(values, order="C"))
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)} of {value.dtype}"
-    return f"a {type(value).__name__}"
 
 
 def _some(targets: Tensor) -> Tensor:
@@ -702,15 +777,6 @@ def _option(loss: Loss, name: str) -> Any:
 def _rounding(values: Tensor) -> float:
     """Relative differences that rounding may leave: 5·10⁻³ in float32, 6·10⁻⁶ in float64."""
     return float(torch.finfo(values.dtype).eps ** (1 / 3))
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are one, but for rounding on the scale of the largest number."""
-    if found.shape != expected.shape:
-        return False
-    scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if expected.numel() else 0.0
-    bound = _rounding(expected)
-    return torch.allclose(found, expected, rtol=bound, atol=bound * scale, equal_nan=True)
 
 
 def _joined(parts, lead: int) -> Tensor:

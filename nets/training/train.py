@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,12 +17,14 @@ from fpsolve.symbols.counter_rng import Seed
 from nets.checks import check_whole
 from nets.data.datasets import Data
 from nets.layers import altered, description, net_digest, weight_layers, with_parameters
+from nets.outputs import ALONE, check_block, checked_outputs, said, warn_of_probabilities
 from nets.training.batches import seed_text
 from nets.training.checkpoints import load, save
+from nets.training.networks import dense_biases
 from nets.training.recipe import Options, Recipe, changed, checked_device
 from nets.training.run import Run, Runs, check_trained, finished
 from nets.training.side_by_side import trained
-from nets.training.step import AfterStep
+from nets.training.step import BLOCK, CONVOLUTIONAL_BLOCK, AfterStep
 
 
 def sgd(
@@ -169,8 +172,9 @@ def _train(
     """Check nets and data, start or resume, train. Recipes differ in their learning rates alone."""
     recipe = recipes[0]
     moved = data.to(checked_device(recipe.device))
+    size = recipe.for_samples(data.samples).batch_size or 1
     for net in {id(net): net for net in nets}.values():
-        _check_fits(net, data)
+        _check_fits(net, data, min(max(size, CONVOLUTIONAL_BLOCK), BLOCK))
     runs = [
         _start(net, moved, own.for_samples(data.samples), seed_text(rng))
         for net, own, rng in zip(nets, recipes, rngs, strict=True)
@@ -237,8 +241,8 @@ def _start(net: nn.Sequential, data: Data, recipe: Recipe, seed: str) -> Run:
     return Run(own, data, recipe, seed, net_digest(own), 0, 0, memory)
 
 
-def _check_fits(net: nn.Sequential, data: Data) -> None:
-    """Raise unless the net can be trained as it is, takes these inputs and has an output for each class."""
+def _check_fits(net: nn.Sequential, data: Data, rows: int) -> None:
+    """Raise unless the net can be trained as it is, so many rows at once, with an output for each class."""
     weight_layers(net)
     if type(net) is not nn.Sequential or altered(net):
         raise ValueError("net must be an nn.Sequential itself, without hooks: put all else into its modules")
@@ -247,21 +251,13 @@ def _check_fits(net: nn.Sequential, data: Data) -> None:
         raise ValueError(f"net {description(net)} uses weights twice; training moves each weight once")
     if not all(p.requires_grad for p in parameters):
         raise ValueError(f"net {description(net)} has frozen weights; training moves all of them")
-    first = parameters[0]
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            state = torch.random.get_rng_state()
-            logits = net(data.train_inputs[:1].to(first.device, first.dtype))
-            drawn = not torch.equal(state, torch.random.get_rng_state())
-    except RuntimeError as error:
-        raise ValueError(
-            f"net {description(net)} does not take inputs of shape {data.input_shape}: {error}"
-        ) from error
-    if drawn:
-        raise ValueError(
-            f"net {description(net)} draws random numbers, as Dropout does: the training could not be "
-            "repeated; take net.eval(), or leave these layers out"
-        )
+    x = data.train_inputs[:rows].to(parameters[0].device, parameters[0].dtype)
+    with torch.no_grad(), said(f"net {description(net)}"):
+        own = copy.deepcopy(net).requires_grad_(False)
+        logits = checked_outputs(own, x[:ALONE])
+        if dense_biases(net) is None:
+            check_block(own, x)
+    warn_of_probabilities(logits, 4)
     if logits.shape[-1] < len(data.classes):
         raise ValueError(
             f"net {description(net)} has {logits.shape[-1]} outputs for {len(data.classes)} classes"

@@ -23,7 +23,7 @@ LARGEST_WINDOW = 4 << 30
 def record(
     run: Runs, *, layer: int, epochs: int, every: int = 1, threads: int | None = 1, progress: bool = False
 ) -> xr.Dataset:
-    """Go on with a run and record the weights of one layer after each minibatch.
+    """Go on with a run and record the weights of one layer, without its biases, after each minibatch.
 
     A ValueError is raised if the layer does not exist, a number makes no sense, or a run has diverged; a
     training that diverges now raises Diverged with the step. A UserWarning says that the window starts before
@@ -49,7 +49,8 @@ def record(
     Dataset
         ``weights`` (step, weight): flattened, after minibatch ``step``, counted from the start of training.
         ``minibatch_loss`` (step): L^μ of that minibatch at the weights before it. Coordinate ``epoch``
-        (step). ``attrs``: recipe, data, ``steps_per_epoch``, and the loss over all training rows at both
+        (step). ``attrs``: recipe, data, ``steps_per_epoch``, ``biases`` ("none", or "left out":
+        they move, and the window does not hold them), and the loss over all training rows at both
         ends, ``loss_start`` and ``loss_end``. With several runs a leading dim ``replica``, with coordinates
         ``learning_rate``, ``seed``, ``loss_start``, ``loss_end`` and ``start_sha256`` along it.
     """
@@ -129,7 +130,10 @@ def _recorded(
     )  # fmt: skip
     later = [finished(r) for r in later]
     window = _window(runs, later, recorder).assign_attrs(
-        layer=int(layer), layer_shape="×".join(map(str, weight.shape)), every=int(every)
+        layer=int(layer),
+        layer_shape="×".join(map(str, weight.shape)),
+        every=int(every),
+        biases="none" if checked_layer(first.net, layer).bias is None else "left out",
     )
     return (window.isel(replica=0, drop=True), later[0]) if isinstance(run, Run) else (window, later)
 

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nets import models
 from nets import training as train
@@ -249,7 +250,7 @@ def test_widths_profiles_and_temperatures_have_the_same_numbers_in_both_forms(bi
 def test_eigenvectors_of_a_layer_with_bias_are_numbered_as_its_windows(biased):
     run, window = biased
     basis = controls.hessian_basis(run, layer=1, count=4, share=1)
-    assert basis.sizes["weight"] == window.sizes["weight"] == 144
+    assert basis.sizes["weight"] == window.sizes["weight"] == 144 and window.attrs["biases"] == "left out"
     assert np.isfinite(loss_widths.widths(run, basis).width).all()
     assert components.project(window, basis).sizes["mode"] == 4
     own = Subject(run.net, run.data.train_inputs, run.data.train_labels, weights="3.weight").to(torch.float64)
@@ -373,7 +374,7 @@ def test_data_that_change_later_are_not_followed(fast):
 LABELS, NUMBERS = torch.arange(12) % 2, torch.randn(12, 2).double()
 EMBEDDING = nn.Sequential(nn.Embedding(3, 4, padding_idx=0), nn.Flatten(), nn.Linear(16, 2))
 REFUSED = {
-    "random": (Wrapped(lambda net, x: net(functional.dropout(x, 0.5))), LABELS, "random in evaluation mode"),
+    "random": (Wrapped(lambda net, x: net(functional.dropout(x, 0.5))), LABELS, "draws random numbers"),
     "centred": (Wrapped(lambda net, x: net(x) - net(x).mean(0)), LABELS, "change with the others beside it"),
     "branch": (Wrapped(lambda net, x: net(x) * x.sum().sign()), LABELS, "change with the others beside it"),
     "batch norm": (
@@ -388,7 +389,7 @@ REFUSED = {
     "broadcast": (Wrapped(lambda net, x: net(x), 1), NUMBERS[:, 0], r"\(12, 1\) and targets \(12,\)"),
     "label −1": (Wrapped(lambda net, x: net(x)), LABELS - 1, "labels from -1 to 0 must lie between 0 and 1"),
     "label 2": (Wrapped(lambda net, x: net(x)), LABELS + 1, "labels from 1 to 2 must lie between 0 and 1"),
-    "ignored": (Wrapped(lambda net, x: net(x)), LABELS * -100, "ignored labels"),
+    "ignored": (Wrapped(lambda net, x: net(x)), LABELS * -100, "ignores labels -100"),
     "columns": (Wrapped(lambda net, x: net(x)), LABELS[:, None], r"the loss fails on outputs \(12, 2\)"),
     "whole inputs": (_net().float(), LABELS, "the model fails on inputs .* of torch.int64"),
     "no module": (torch.tanh, LABELS, "a torch module and a loss to call"),
@@ -417,6 +418,26 @@ def test_models_and_data_without_one_loss_per_sample_are_refused(name):
         assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": nn.MSELoss}, r"loss=MSELoss is a class: call it, MSELoss\("),
+        ({"model": nn.Identity}, "model=Identity is a class"),
+        ({"inputs": torch.full((12, 4), torch.nan).double()}, "not all numbers are finite in inputs"),
+        ({"targets": NUMBERS / 0, "loss": nn.MSELoss()}, "not all numbers are finite in targets"),
+        ({"model": _net().half()}, "the weights are torch.float16: give a model in float32"),
+        ({"model": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).double())}, "torch.float32, torch.float64"),
+        ({"loss": lambda o, t: -(o[:, 0].abs() * 0).log()}, "the loss at these weights is inf"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none"), "targets": LABELS * -100}, "ignores labels -100"),
+        ({"loss": nn.CrossEntropyLoss(ignore_index=1)}, "ignores labels 1"),
+    ],
+)  # fmt: skip
+def test_numbers_and_losses_that_make_no_mean_are_refused(change, message):
+    parts = {"model": _net(), "inputs": torch.randn(12, 4).double(), "targets": LABELS}
+    with pytest.raises(ValueError, match=message):
+        Subject(**(parts | change))
+
+
 def test_losses_without_a_derivative_and_models_that_use_others_are_refused():
     net, x = _net(), torch.randn(12, 4).double()
     with pytest.raises(ValueError, match="no derivative by the outputs"):
@@ -430,13 +451,162 @@ def test_a_hessian_that_is_not_symmetric_is_refused_and_what_torch_cannot_do_say
     fixed = Subject(Wrapped(lambda net, x: net[1:](torch.no_grad()(net[0])(x))), x, LABELS)
     assert per_sample_gradients(fixed).shape == (12, fixed.size)
     for measure in (hessian, top_eigenpairs):
-        with pytest.raises(ValueError, match="not the derivative of the loss"):
+        with pytest.raises(ValueError, match="derivatives are not those of the loss"):
             measure(fixed)
-    recurrent = Wrapped(lambda net, x: net(x[:, None])[0][:, 0])
-    recurrent.net = nn.GRU(4, 2, batch_first=True).double()
-    with pytest.raises(RuntimeError, match=r"torch\.func gives no gradients of single samples") as caught:
-        per_sample_gradients(Subject(recurrent, x, LABELS))
+    directions = np.eye(fixed.size)[:, :2]
+    with pytest.raises(ValueError, match="derivatives are not those of the loss"):
+        along_directions(fixed, directions)
+    assert np.isnan(along_directions(fixed, directions, second=False).hessian).all()
+    hinge = Subject(_net(), x, LABELS, nn.MultiMarginLoss())
+    with pytest.raises(RuntimeError, match=r"torch\.func gives no Hessian products") as caught:
+        hessian(hinge)
     assert caught.value.__cause__ is not None
+
+
+class Sequence(nn.Module):
+    """A layer for sequences between a spread of the inputs over three places and a mean over them."""
+
+    def __init__(self, layer, width=4):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 2)
+
+    def forward(self, x):
+        z = x[:, None] * torch.arange(1.0, 4.0, dtype=x.dtype)[:, None]
+        z = self.layer(z, z, z) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(z)
+        return self.head((z[0] if isinstance(z, tuple) else z).mean(1))
+
+
+def _tied(part="weight"):
+    one, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    setattr(other, part, getattr(one, part))
+    return nn.Sequential(one, nn.Tanh(), other, nn.Linear(4, 2))
+
+
+def _twice():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(4, 2))
+
+
+def _frozen(*names):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def _with(*modules, width=4):
+    return nn.Sequential(nn.Linear(4, 4), *modules, nn.Linear(width, 2))
+
+
+def _padded(mode):
+    convolution = nn.Conv2d(1, 2, 3, padding=1, padding_mode=mode)
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+
+
+KINDS = {
+    "a module twice": (_twice, 30), "tied weights": (_tied, 34), "tied biases": (lambda: _tied("bias"), 46),
+    "frozen first": (lambda: _frozen("0.weight", "0.bias"), 23),
+    "frozen last": (lambda: _frozen("4.weight", "4.bias", "2.bias"), 32),
+    "in place": (lambda: _with(nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)), 30),
+    "dropout": (lambda: _with(nn.Tanh(), nn.Dropout(0.5)), 30),
+    "layer norm": (lambda: _with(nn.LayerNorm(4), nn.SiLU()), 38),
+    "group norm": (lambda: _with(nn.GroupNorm(2, 4), nn.GELU()), 38),
+    "circular": (lambda: _padded("circular"), 38), "reflect": (lambda: _padded("reflect"), 38),
+    "replicate": (lambda: _padded("replicate"), 38),
+    "attention": (lambda: Sequence(nn.MultiheadAttention(4, 2, batch_first=True)), 90),
+    "transformer": (lambda: Sequence(nn.TransformerEncoderLayer(4, 2, 4, batch_first=True)), 146),
+    "GRU": (lambda: Sequence(nn.GRU(4, 2, batch_first=True), 2), 54),
+    "RNN": (lambda: Sequence(nn.RNN(4, 2, batch_first=True), 2), 22),
+    "LSTM": (lambda: Sequence(nn.LSTM(4, 2, batch_first=True), 2), 70),
+}  # fmt: skip
+LOSSES = {"squares": functional.mse_loss, "Huber": nn.HuberLoss(delta=0.3), "cross-entropy": cross_entropy}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_model_is_measured_as_autograd_says(name, loss):
+    make, size = KINDS[name]
+    if loss == "Huber" and name not in ("tied weights", "in place"):
+        pytest.skip("one layer or another makes no difference")
+    torch.manual_seed(1)
+    model, x = make().double(), torch.randn(5, 4).double()
+    y = torch.arange(5) % 2 if loss == "cross-entropy" else torch.randn(5, 2).double()
+    subject = Subject(model, x, y, LOSSES[loss])
+    assert subject.size == size == len(subject.vector)
+    v = np.random.default_rng(0).normal(size=(size, 2))
+    here, there = (
+        _by_autograd(subject.at(subject.vector.numpy() + t * v[:, 0]), LOSSES[loss]) for t in (0.0, 0.7)
+    )
+    for (losses, gradients, _), t in ((there, 0.7), (here, 0.0)):  # the last is as nothing had been moved
+        moved = subject.along(v.T[:1], [t], reduction="none")[0, 0].numpy()
+        assert moved == pytest.approx(losses, abs=1e-10)
+        assert float(subject.slopes(v.T[:1], [t])) == pytest.approx(gradients.mean(0) @ v[:, 0], abs=1e-10)
+    losses, gradients, H = here
+    assert per_sample_gradients(subject).numpy() == pytest.approx(gradients, abs=1e-10)
+    assert subject.gradient().numpy() == pytest.approx(gradients.mean(0), abs=1e-10)
+    assert subject.hessian_product(v).numpy() == pytest.approx(H @ v, abs=1e-10)
+    near = along_directions(subject, v)
+    assert near.gradient == pytest.approx(gradients.mean(0) @ v, abs=1e-10)
+    assert near.hessian == pytest.approx(v.T @ H @ v, abs=1e-10)
+    if subject.labelled:
+        assert fisher(subject, kind="empirical").to_numpy() == pytest.approx(
+            gradients.T @ gradients / 5, abs=1e-10
+        )
+        fisher(subject, kind="true")
+    assert subject.losses(reduction="none")[0].numpy() == pytest.approx(losses, abs=1e-10)
+
+
+def _by_autograd(subject, loss):
+    """Losses of samples, their gradients and the mean's Hessian, at a subject's weights."""
+    model = copy.deepcopy(subject.model).requires_grad_(True)
+    chosen = [model.get_parameter(name) for name in subject.names]
+    loss = functional.cross_entropy if loss is cross_entropy else loss
+    with sdpa_kernel(SDPBackend.MATH):  # the other form of attention has no second derivative
+        losses = [loss(model(x[None]), y[None]) for x, y in zip(subject.inputs, subject.targets, strict=True)]
+    flat = lambda parts: torch.cat([p.flatten() for p in parts])  # noqa: E731
+    options = {"retain_graph": True, "materialize_grads": True}
+    gradients = torch.stack([flat(torch.autograd.grad(l, chosen, **options)) for l in losses])
+    mean = flat(torch.autograd.grad(sum(losses) / len(losses), chosen, create_graph=True, **options))
+    rows = [flat(torch.autograd.grad(g, chosen, **options)) for g in mean]
+    return torch.stack(losses).detach().numpy(), gradients.numpy(), torch.stack(rows).numpy()
+
+
+def test_tied_and_frozen_weights_are_chosen_by_any_of_their_names():
+    x = torch.randn(5, 4)
+    for pattern in ("0.*", "2.*", "2.weight"):
+        assert Subject(_twice(), x, LABELS[:5], weights=pattern).names[0] == "0.weight"
+    assert as_subject(_twice(), x, LABELS[:5], layer=1).size == 20
+    assert Subject(_frozen("0.weight"), x, LABELS[:5], weights="0.*").names == ("0.bias",)
+    assert Subject(_frozen("0.weight"), x, LABELS[:5], weights="0.weight").size == 16
+    with pytest.raises(ValueError, match="frozen weights only"):
+        Subject(_frozen("0.weight", "0.bias"), x, LABELS[:5], weights="0.*")
+    assert Subject(_frozen().requires_grad_(False), x, LABELS[:5]).size == 43
+
+
+def test_a_hessian_of_zero_has_eigenvalues_zero():
+    net = nn.Sequential(nn.Linear(4, 30, bias=False), nn.ReLU(), nn.Linear(30, 2, bias=False)).double()
+    subject = Subject(net, torch.zeros(12, 4).double(), LABELS)
+    top = top_eigenpairs(subject, count=3)
+    assert top.eigenvalue.to_numpy().tolist() == top.residual.to_numpy().tolist() == [0.0] * 3
+    assert top.eigenvector.T.to_numpy() @ top.eigenvector.to_numpy() == pytest.approx(np.eye(3), abs=1e-14)
+    assert not controls.hessian_basis(subject, count=2).curvature.any()
+    for measure, message in ((spectral_density, "no density"), (noise_alignment, "nothing to align with")):
+        with pytest.raises(ValueError, match=message):
+            measure(subject)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_hessians_of_tiny_losses_keep_their_digits_in_single_precision(fast):
+    net, x = _net().float(), torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        net[-1].bias.copy_(torch.tensor([20.0, 0.0]))
+    subject = Subject(net, x, torch.zeros(12, dtype=torch.int64), fast=fast)
+    assert 0 < float(subject.losses()) < 1e-7
+    v = np.random.default_rng(0).normal(size=(subject.size, 2)).astype(np.float32)
+    exact = subject.to(torch.float64).hessian_product(v).numpy()
+    assert subject.hessian_product(v).numpy() == pytest.approx(exact, abs=1e-4 * abs(exact).max())
+    near, far = (along_directions(s, v).hessian for s in (subject, subject.to(torch.float64)))
+    assert near == pytest.approx(far, abs=1e-4 * abs(far).max())
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -465,6 +635,19 @@ def test_numbers_that_are_not_whole_or_out_of_range_are_refused():
         for f in (subject.rows, subject.gradient):
             with pytest.raises(ValueError, match="hold no samples"):
                 f(rows)
+    modes = xr.Dataset({"direction": (("mode", "weight"), np.eye(23)[:2])}, {"mode": [1, 2]})
+    for f, options, message in (
+        (noise_trace, {"memory": 0}, "memory=0 must be a whole number"),
+        (noise_covariance, {"memory": -1}, "memory=-1 must be a whole number"),
+        (fisher, {"memory": 1.5, "kind": "true"}, "memory=1.5 must be a whole number"),
+        (top_eigenpairs, {"tolerance": -1}, "tolerance=-1 must be a finite number, not negative"),
+        (top_eigenpairs, {"tolerance": np.nan}, "tolerance=nan must be"),
+        (along_directions, {"directions": np.full((23, 1), np.nan)}, "must be finite numbers"),
+        (active_temperature, {"modes": modes, "batch_size": 3, "learning_rate": -0.1}, "learning_rate=-0.1"),
+        (active_temperature, {"modes": modes, "batch_size": 3, "learning_rate": 0}, "learning_rate=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            f(subject, **options)
     with pytest.raises(ValueError, match="a name, a pattern"):
         Subject(_net(), subject.inputs, LABELS, weights=3)
 
