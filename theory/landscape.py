@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
@@ -11,13 +12,11 @@ from typing import TypeAlias
 import numpy as np
 import sympy as sp
 
-from theory.evaluate import values_at
+from theory.critical import MOST_CUT, Box, CriticalPoint, Surface, critical_points
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter: TypeAlias = float | sp.Expr
 Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
-
-Box: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 def exact(value: Parameter, name: str = "parameter") -> sp.Expr:
@@ -45,28 +44,6 @@ def positive(value: Parameter, name: str) -> sp.Expr:
     if expression.is_nonpositive:
         raise ValueError(f"{name}={value} must be positive")
     return expression
-
-
-@dataclass(frozen=True)
-class CriticalPoint:
-    """A point with ∇L = 0: its coordinates, its loss and the eigenvalues of its Hessian (ascending)."""
-
-    point: dict[str, float]
-    loss: float
-    eigenvalues: tuple[float, ...]
-
-    @property
-    def index(self) -> int:
-        """Number of negative Hessian eigenvalues (0: minimum, 1: saddle that a path crosses)."""
-        scale = max(map(abs, self.eigenvalues))
-        return sum(value < -1e-8 * scale for value in self.eigenvalues)
-
-    @property
-    def kind(self) -> str:
-        """``"minimum"``, ``"saddle"`` or ``"maximum"`` by the signs of the eigenvalues."""
-        if self.index == 0:
-            return "minimum"
-        return "maximum" if self.index == len(self.eigenvalues) else "saddle"
 
 
 @dataclass(frozen=True)
@@ -172,49 +149,35 @@ class Landscape:
         return replace(self, loss=total, name=f"{self.name}, mean over shifts of variance {variance}")
 
     def critical_points(self, box: Box | None = None, *, starts: int = 600) -> list[CriticalPoint]:
-        """Minima, saddles and maxima found by Newton's method from many starts, lowest loss first.
+        """Minima, saddles and maxima, lowest loss first: all of them in up to three variables.
 
-        ``box`` maps each variable's name to (low, high), where to look; by default start points lie on scales
-        from 0.1 to 10 around the origin. They are quasi-random, ``starts`` in number, and the same at every
-        call. The points are distinct, with max |∂_i L| below 1e-9 of its scale. A multi-start search proves
-        nothing about points it did not find. Free parameters and a box with the wrong variables are
-        ValueErrors.
+        In up to three variables space is cut into boxes that provably hold one critical point or none,
+        whatever the units (:mod:`theory.zeros`). Points where a curvature vanishes (x⁴) or does not exist
+        (at kinks) are ``degenerate``; a line of critical points is given by one of its points. In more
+        variables, or for a function without interval bounds, Newton's method runs from ``starts``
+        quasi-random points on the scales on which the loss bends; this proves nothing about points it did
+        not find. ``box`` maps each variable's name to (low, high), where to look. Free parameters and a box
+        with the wrong variables are ValueErrors. A UserWarning says when there are too many critical points
+        for the search to come to its end.
         """
         if self.parameters:
             raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
-        points = self._converged(_start_points(self.names, box, starts))
+        ends = None
         if box is not None:
-            low, high = np.array([box[name] for name in self.names], float).T
-            points = points[((points >= low) & (points <= high)).all(axis=1)]
-        places = _distinct(points)
-        losses = values_at(self.loss, self.variables, places)
-        spectra = np.linalg.eigvalsh(values_at(self.hessian, self.variables, places))
-        found = [
-            CriticalPoint(dict(zip(self.names, place, strict=True)), loss, tuple(spectrum))
-            for place, loss, spectrum in zip(places.tolist(), losses.tolist(), spectra.tolist(), strict=True)
-        ]
-        # Equal losses (mirror images) are ordered by place, so that the answer is the same everywhere.
-        return sorted(found, key=lambda c: (round(c.loss, 9), [round(v, 9) for v in c.point.values()]))
-
-    def _converged(self, points: np.ndarray, *, iterations: int = 200) -> np.ndarray:
-        """Newton's method on ∇L = 0 from every row of ``points`` (k, N); the rows that converged."""
-        gradient, hessian = list(self.gradient), self.hessian
-        with np.errstate(all="ignore"):
-            for _ in range(iterations):
-                g, h = (values_at(f, self.variables, points) for f in (gradient, hessian))
-                good = np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
-                points, g, h = points[good], g[good], h[good]
-                if not len(points):
-                    return points
-                # A tiny shift keeps exactly singular Hessians (flat directions) solvable.
-                shift = 1e-12 * (np.abs(h).max(axis=(1, 2)) + 1e-30)
-                step = np.linalg.solve(h + shift[:, None, None] * np.eye(len(self.variables)), g[..., None])
-                length = np.linalg.norm(step[..., 0], axis=1, keepdims=True)
-                limit = 0.5 * (1.0 + np.linalg.norm(points, axis=1, keepdims=True))
-                points = points - step[..., 0] * np.minimum(1.0, limit / np.maximum(length, 1e-300))
-            g, h = (values_at(f, self.variables, points) for f in (gradient, hessian))
-        scale = np.abs(h).max(axis=(1, 2)) * (1.0 + np.abs(points).max(axis=1))
-        return points[np.abs(g).max(axis=1) < 1e-9 * np.maximum(scale, 1e-9)]
+            if set(box) != set(self.names):
+                raise ValueError(
+                    f"box has the variables {sorted(box)}; the landscape has {sorted(self.names)}"
+                )
+            ends = tuple((float(box[name][0]), float(box[name][1])) for name in self.names)
+        surface = Surface(self.loss, self.variables, tuple(self.gradient), sp.ImmutableMatrix(self.hessian))
+        points, complete = critical_points(surface, ends, starts)
+        if not complete and len(self.variables) <= MOST_CUT:
+            warnings.warn(
+                f"the search for critical points of {self.name} did not come to its end: some may be "
+                "missing; give a box=",
+                stacklevel=2,
+            )
+        return list(points)
 
     def minimum(self) -> dict[str, float]:
         """The lowest minimum found by :meth:`critical_points`, as a mapping of name to coordinate.
@@ -225,26 +188,3 @@ class Landscape:
         if not minima:
             raise ValueError(f"no minimum found for the loss {self.loss}; give start= or box= explicitly")
         return minima[0].point
-
-
-def _start_points(names: Sequence[str], box: Box | None, starts: int) -> np.ndarray:
-    """Start points of the multi-start search, shape (starts, N); the origin is the first."""
-    rng = np.random.default_rng(20230607)
-    unit = rng.uniform(-1.0, 1.0, size=(starts, len(names)))
-    if box is None:
-        scale = np.resize([0.1, 0.5, 1.0, 2.0, 4.0, 10.0], starts)
-        unit[0] = 0.0
-        return unit * scale[:, None]
-    if set(box) != set(names):
-        raise ValueError(f"box has the variables {sorted(box)}; the landscape has {sorted(names)}")
-    low, high = np.array([box[name] for name in names], float).T
-    return low + (unit + 1.0) / 2.0 * (high - low)
-
-
-def _distinct(points: np.ndarray) -> np.ndarray:
-    """Rows of ``points`` that differ by more than 1e-5 of their size."""
-    kept: list[np.ndarray] = []
-    for point in points:
-        if all(np.linalg.norm(point - other) > 1e-5 * (1.0 + np.linalg.norm(other)) for other in kept):
-            kept.append(np.where(np.abs(point) < 1e-12, 0.0, point))
-    return np.reshape(kept, (len(kept), points.shape[1]))

@@ -13,8 +13,9 @@ from scipy.integrate import solve_ivp
 
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function, target_function
+from theory.critical import CriticalPoint
 from theory.evaluate import lambdified
-from theory.landscape import CriticalPoint, Landscape
+from theory.landscape import Landscape
 from theory.langevin import Process
 
 _REMEDY = "; give time_step and relaxation_time"
