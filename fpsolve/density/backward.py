@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import scipy.sparse as sparse
-import scipy.sparse.linalg as sparse_linalg
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.grid import Box, Grid, checked_box, checked_shape
-from fpsolve.density.operator import factorised, fokker_planck_matrix, null_vector
+from fpsolve.density.dissection import Dissection
+from fpsolve.density.elimination import Elimination, ShutIn, eliminate
+from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, place
+from fpsolve.density.modes import slow_modes
+from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.stationary import chosen_schemes, numeric_process
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
@@ -47,8 +48,9 @@ def mean_first_passage_time(
 
     Source: Gardiner, *Stochastic Methods* (2009), sec. 5.5 and 6.6. Order 2 in the cell width:
     tests/fpsolve/density/test_backward.py. A ValueError if the target is outside the box or fills it, or the
-    process is not numeric. A UserWarning if the times are lost in rounding or some come out negative (then
-    ``attrs["usable"]`` is 0), and where the half-grid estimate is above 1 %.
+    process is not numeric. A RuntimeError if a well does not reach the target, or over a barrier above about
+    670 D. A UserWarning if some times come out negative (then ``attrs["usable"]`` is 0), and where the
+    half-grid estimate is above 1 %.
 
     Parameters
     ----------
@@ -77,34 +79,31 @@ def mean_first_passage_time(
     process = numeric_process(process, cross_diffusion)
     function = target_function(target, process.variables)
     grid = _grid(process, box, shape)
-    values, largest, lost, negative = [], [], False, False
+    values, largest, negative = [], [], False
     for mesh in (grid, grid.coarsened()):
         problem = _Absorbing.of(process, mesh, [function])
-        times = problem.solve(-np.ones(mesh.cells))
+        times = problem.times(np.ones(mesh.cells))
         if moment == 2:
-            times = problem.solve(-2.0 * times)
+            times = problem.times(2.0 * times)
         values.append(times)
         largest.append(float(times.max()))
-        lost |= problem.lost
         negative |= not times.min() >= -1e-6 * largest[-1]
     estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
-    complaint = _complaint(largest[0], estimate, lost, negative)
+    complaint = _complaint(estimate, negative)
     if complaint:
         warnings.warn(complaint, stacklevel=2)
-    usable = int(not (lost or negative))
+    usable = int(not negative)
     attrs = {"target": str(target), "half_grid_estimate": estimate, "usable": usable}
     return _labelled(values[0], grid, process, *_MOMENTS[moment], attrs)
 
 
-def _complaint(largest: float, estimate: float, lost: bool, negative: bool) -> str:
+def _complaint(estimate: float, negative: bool) -> str:
     """The reason why the times are inaccurate, with a remedy; empty where they are accurate."""
-    if negative and not lost:
+    if negative:
         return (
             "some times come out negative: the mesh does not resolve where the noise is weak against the "
             "drift; use more cells (shape=) or simulate_escape"
         )
-    if lost or not largest > 0:
-        return f"times of {largest:.1e} are lost in rounding; use theory.escape or split_escape"
     if estimate > 1e-2:
         return f"the times are good to about {estimate:.1e} only: use more cells (shape=)"
     return ""
@@ -138,9 +137,9 @@ def committor(
     inside = [target_function(c, process.variables) for c in (source, target)]
     grid = _grid(process, box, shape)
     problem = _Absorbing.of(process, grid, inside)
-    q = problem.solve(np.zeros(grid.cells), boundary_values=[0.0, 1.0])
+    q = problem.probabilities()
     attrs = {"source": str(source), "target": str(target)}
-    return _labelled(np.clip(q, 0.0, 1.0), grid, process, "committor", "1", attrs)
+    return _labelled(q, grid, process, "committor", "1", attrs)
 
 
 def relaxation_rates(
@@ -169,8 +168,8 @@ def relaxation_rates(
     process = numeric_process(process, cross_diffusion)
     grid = _grid(process, box, shape)
     matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid))
-    state = null_vector(matrix, grid, pin=grid.cells // 2, eigenvalue=False)
-    return state.pinned.slowest_rates(state.density.ravel(), count)
+    state = null_vector(matrix, grid)
+    return slow_modes(state.rates, state.chain, count).rates.real
 
 
 def _grid(process: Process, box, shape) -> Grid:
@@ -181,19 +180,11 @@ def _grid(process: Process, box, shape) -> Grid:
 
 @dataclass(frozen=True)
 class _Absorbing:
-    """The backward equation outside absorbing sets: couplings between kept cells, and to the sets."""
+    """The backward equation outside absorbing sets."""
 
-    keep: np.ndarray  # kept cells
-    size: int
-    lu: sparse_linalg.SuperLU
-    #: Pairs of kept cells and their rates, for residuals from differences of values.
-    first: np.ndarray
-    second: np.ndarray
-    rate: np.ndarray
-    #: Per absorbing set: kept cell, rate / cut.
-    exits: list[tuple[np.ndarray, np.ndarray]]
+    keep: np.ndarray  # cells outside the sets
+    chain: Elimination
     members: list[np.ndarray]
-    lost: bool
 
     @classmethod
     def of(cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]]) -> _Absorbing:
@@ -205,56 +196,39 @@ class _Absorbing:
             raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
         if np.sum(members, axis=0).max() > 1:
             raise ValueError("source and target overlap")
-        outside = ~np.any(members, axis=0)
-        if not outside.any():
+        keep = np.flatnonzero(~np.any(members, axis=0))
+        if not len(keep):
             raise ValueError("the target fills the whole box")
-        # Backward: row i of the transpose. Entries (j, i) of A, i kept, are the rates i → j.
-        rates = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).tocoo()
-        start, end, rate = rates.col, rates.row, rates.data
-        chosen = (start != end) & outside[start] & (rate != 0)
-        start, end, rate = start[chosen], end[chosen], rate[chosen]
-        number, count = np.cumsum(outside) - 1, int(outside.sum())
-        inner = outside[end]
-        first, second, inside_rate = number[start[inner]], number[end[inner]], rate[inner]
-        diagonal = np.zeros(count)
-        np.add.at(diagonal, first, -inside_rate)
-        exits = []
-        for g, member in zip(signed, members, strict=True):
-            out = member[end]
+        rates = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).T.tocsr()[keep]
+        exits = np.zeros((len(keep), len(members)))
+        for k, (g, member) in enumerate(zip(signed, members, strict=True)):
+            jumps = rates[:, member].tocoo()
+            start, end = g[keep[jumps.row]], g[np.flatnonzero(member)[jumps.col]]
             # The boundary cuts the line between the cells at this share of its length.
-            cut = np.clip(g[start[out]] / (g[start[out]] - g[end[out]]), SMALLEST_CUT, 1.0)
-            exits.append((number[start[out]], rate[out] / cut))
-            np.add.at(diagonal, exits[-1][0], -exits[-1][1])
-        system = sparse.coo_matrix((inside_rate, (first, second)), shape=(count, count)).tocsc()
-        lu = factorised((system + sparse.diags(diagonal)).tocsc())
-        # An escape slower than the rounding of the diagonal is lost.
-        slowest = 1.0 / float(np.abs(lu.solve(np.ones(count))).max())
-        lost = not slowest > np.finfo(float).eps * float(np.abs(diagonal).max())
-        return cls(np.flatnonzero(outside), grid.cells, lu, first, second, inside_rate, exits, members, lost)
+            cut = np.clip(start / (start - end), SMALLEST_CUT, 1.0)
+            np.add.at(exits[:, k], jumps.row, jumps.data / cut)
+        inner = rates[:, keep]
+        try:
+            chain = eliminate(Dissection.of(inner, grid.indices()[keep]), inner, exits)
+        except ShutIn as error:
+            where = place(grid.names, grid.points().reshape(grid.cells, -1)[keep[error.state]])
+            raise RuntimeError(
+                f"the target is never reached from {where}, or over a barrier above about 670 D, which no "
+                "float holds; use theory.escape or a box= without that well"
+            ) from None
+        return cls(keep, chain, members)
 
-    def solve(self, right: np.ndarray, boundary_values: list[float] | None = None) -> np.ndarray:
-        """u with 𝓛u = right outside the sets and u given on them; refined from differences of values."""
-        values = boundary_values or [0.0] * len(self.exits)
-        wanted = right[self.keep]
-        u = np.zeros(len(self.keep))
-        for _ in range(4):
-            residual = wanted - self._generator(u, values)
-            correction = self.lu.solve(residual)
-            u = u + correction
-            if np.abs(correction).max() < 1e-13 * np.abs(u).max():
-                break
-        full = np.zeros(self.size)
-        full[self.keep] = u
-        for member, value in zip(self.members, values, strict=True):
-            full[member] = value
-        return full
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """u with −𝓛u = right outside the sets, 0 on them."""
+        u = np.zeros(len(self.members[0]))
+        u[self.keep] = self.chain.solve(right[self.keep])
+        return u
 
-    def _generator(self, u: np.ndarray, values: list[float]) -> np.ndarray:
-        """𝓛u from differences of neighbouring values, which stay accurate where u is large."""
-        total = np.bincount(self.first, self.rate * (u[self.second] - u[self.first]), len(u))
-        for (cells, rate), value in zip(self.exits, values, strict=True):
-            total += np.bincount(cells, rate * (value - u[cells]), len(u))
-        return total
+    def probabilities(self) -> np.ndarray:
+        """Probability to reach the last set first."""
+        q = self.members[-1].astype(float)
+        q[self.keep] = self.chain.exit_probabilities()[:, -1]
+        return q
 
 
 def _labelled(

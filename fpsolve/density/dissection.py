@@ -24,11 +24,13 @@ MOST_WELLS = 64
 class Dissection:
     """Elimination order and fronts of all chains on one grid with one stencil.
 
-    ``order[k]`` is the state eliminated at rank k. Front t eliminates the ranks ``start[t]`` to ``stop[t]``,
-    takes in the blocks that its ``children[t]`` latest unused predecessors leave, and keeps the ranks
-    ``kept[first[t]:first[t + 1]]``. The last front holds the states that were to be eliminated last.
+    ``places`` are the states' integer coordinates. ``order[k]`` is the state eliminated at rank k. Front t
+    eliminates the ranks ``start[t]`` to ``stop[t]``, takes in the blocks that its ``children[t]`` latest
+    unused predecessors leave, and keeps the ranks ``kept[first[t]:first[t + 1]]``. The last front holds the
+    states that were to be eliminated last.
     """
 
+    places: np.ndarray
     order: np.ndarray
     start: np.ndarray
     stop: np.ndarray
@@ -60,7 +62,7 @@ class Dissection:
         places = np.ascontiguousarray(coordinates, np.int64)
         start, stop, children = _fronts(pointers, neighbours, places, order, n - len(last))
         first, kept, *deepest = _structure(pointers, neighbours, order, start, stop, children)
-        return cls(order, start, stop, children, first, kept, (deepest[0], deepest[1]))
+        return cls(places, order, start, stop, children, first, kept, (deepest[0], deepest[1]))
 
 
 def wells(rates: sparse.spmatrix) -> np.ndarray:

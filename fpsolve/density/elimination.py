@@ -61,13 +61,22 @@ class Elimination:
     def solve(self, right: np.ndarray, *, held: int = 1) -> np.ndarray:
         """u with −Qu = right. In a closed chain u = 0 on the ``held`` states that are eliminated last.
 
-        ``right = 1`` gives the mean times until the chain is left, or until the last state is reached.
+        ``right = 1`` gives the mean times until the chain is left, or until a held state is reached.
         """
         return self._run(self._ordered(right), (_LOWER, _UPPER), held if self.closed else 0)
 
-    def occupation(self, left: np.ndarray) -> np.ndarray:
-        """ν with −νQ = left: the mean time spent in each state, from the start ``left``, before the end."""
-        return self._run(self._ordered(left), (_UPPER_LEFT, _LOWER_LEFT), 1 if self.closed else 0)
+    def occupation(self, left: np.ndarray, *, held: int = 1) -> np.ndarray:
+        """ν with −νQ = left: the mean time spent in each state, from the start ``left``, before the end.
+
+        A closed chain ends at the ``held`` states that are eliminated last.
+        """
+        return self._run(self._ordered(left), (_UPPER_LEFT, _LOWER_LEFT), held if self.closed else 0)
+
+    def hitting_probabilities(self, held: int) -> np.ndarray:
+        """Probability to reach each of the ``held`` last states of a closed chain first, shape (n, held)."""
+        values = np.zeros((held, len(self.exits)))
+        values[:, -held:] = np.eye(held)
+        return np.stack([self._run(v, (_UPPER,), -held) for v in values], axis=1)
 
     def exit_probabilities(self) -> np.ndarray:
         """Probability to leave through each column of ``exits``, shape (n, m)."""
@@ -111,7 +120,12 @@ def eliminate(dissection: Dissection, rates: sparse.spmatrix, exits: np.ndarray 
     leaving = np.zeros((n, 0)) if exits is None else np.asarray(exits, float).reshape(n, -1)
     leaving = np.ascontiguousarray(leaving[d.order])
     own, beyond, m = d.stop - d.start, np.diff(d.first), leaving.shape[1]
-    upper, lower = np.empty(int((own * (own + beyond + m)).sum())), np.empty(int((own * beyond).sum()))
+    sizes = int((own * (own + beyond + m)).sum()), int((own * beyond).sum())
+    try:
+        upper, lower = np.empty(sizes[0]), np.empty(sizes[1])
+    except MemoryError:
+        need = 8e-9 * (sum(sizes) + d.deepest[0])
+        raise MemoryError(f"the elimination of {n} cells needs {need:.1f} GB; use fewer (shape=)") from None
     rows, columns = sparse.csr_matrix(rates, dtype=float), sparse.csc_matrix(rates, dtype=float)
     smallest = SMALLEST_PIVOT * float(max(abs(rows.data).max(initial=0.0), abs(leaving).max(initial=0.0)))
     lists = (rows.indptr, rows.indices, rows.data, columns.indptr, columns.indices, columns.data)
@@ -270,7 +284,11 @@ _LOWER, _UPPER, _UPPER_LEFT, _LOWER_LEFT = 0, 1, 2, 3
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _sweep(kind, x, held, start, stop, first, kept, upper, lower, m):
-    """One triangular solution in place; ``held`` last entries of the second are 0."""
+    """One triangular solution in place.
+
+    ``held`` last entries of the second and third are 0; where it is negative they keep their values.
+    """
+    free = len(x) - abs(held)
     forward = kind in (_LOWER, _UPPER_LEFT)
     at_upper, at_lower = (0, 0) if forward else (len(upper), len(lower))
     for step in range(len(start)):
@@ -292,10 +310,13 @@ def _sweep(kind, x, held, start, stop, first, kept, upper, lower, m):
             later = x[beyond]
             for k in range(p - 1, -1, -1):
                 total = own[k] + (A[k, k + 1 : p] * own[k + 1 :]).sum() + (A[k, p : p + q] * later).sum()
-                own[k] = 0.0 if s + k >= len(x) - held else total / A[k, k]
+                if s + k < free:
+                    own[k] = total / A[k, k]
+                elif held > 0:
+                    own[k] = 0.0
         elif kind == _UPPER_LEFT:
             for k in range(p):
-                own[k] = 0.0 if A[k, k] == 0.0 else own[k] / A[k, k]
+                own[k] = own[k] / A[k, k] if s + k < free else 0.0
                 own[k + 1 :] += own[k] * A[k, k + 1 : p]
                 for j in range(q):
                     x[beyond[j]] += own[k] * A[k, p + j]

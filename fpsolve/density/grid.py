@@ -54,7 +54,13 @@ class Grid:
 
     def centres(self, axis: int) -> np.ndarray:
         """Cell centres along one axis, shape (n,)."""
-        return self.low[axis] + (np.arange(self.shape[axis]) + 0.5) * self.widths[axis]
+        n, low, high = self.shape[axis], self.low[axis], self.high[axis]
+        # Odd about the middle to the last bit, so that both halves of a symmetric box agree.
+        return (low + high) / 2 + (2 * np.arange(n) + 1 - n) * ((high - low) / (2 * n))
+
+    def indices(self) -> np.ndarray:
+        """Integer places of the cells in C order, shape (cells, N)."""
+        return np.indices(self.shape).reshape(len(self.shape), -1).T
 
     def points(self, *, face_axis: int | None = None, beside_faces: int | None = None) -> np.ndarray:
         """Cell centres as an array (..., N) of grid shape.
@@ -144,7 +150,7 @@ def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[in
     """Cells per axis as a tuple, at least 8 each; None for None."""
     if shape is None:
         return None
-    cells = (shape,) * dimension if isinstance(shape, int) else tuple(int(n) for n in shape)
+    cells = (int(shape),) * dimension if isinstance(shape, int | np.integer) else tuple(map(int, shape))
     if len(cells) != dimension or min(cells) < 8:
         raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
     return cells

@@ -1,4 +1,4 @@
-"""Finite-volume Fokker–Planck matrix with its cross-diffusion terms, its pinned null vector, steps in time.
+"""Finite-volume Fokker–Planck matrix with its cross-diffusion terms, its null vector, steps in time.
 
 Itô convention: ∂_t P = Σ_i ∂_i[−b_i P + Σ_j ∂_j(D_ij P)], written per axis as
 ∂_i[(−b_i + ∂_i D_ii) P + D_ii ∂_i P] plus the cross terms ∂_i ∂_j(D_ij P), i ≠ j. FiPy assembles the
@@ -25,8 +25,11 @@ import scipy.sparse.linalg as sparse_linalg
 
 from fpsolve.density.chain import bernoulli, chain_matrix
 from fpsolve.density.choices import Scheme
+from fpsolve.density.dissection import Dissection, wells
+from fpsolve.density.elimination import Elimination, ShutIn, eliminate
 from fpsolve.density.fitted import fitted_axis
 from fpsolve.density.grid import Grid, drift_values, loss_values, place
+from fpsolve.density.modes import slowest_rate
 from fpsolve.density.upwind import forward_matrix
 from theory.langevin import Process
 
@@ -126,7 +129,8 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
             )
     total = cross_operator(values.diffusion, grid)
     if len(own) < len(schemes):
-        total = total + _fipy_operator(values, grid, schemes, left_out=tuple(own))
+        fluxes = _fipy_operator(values, grid, schemes, left_out=tuple(own))
+        total = total + _exact_ratios(fluxes, values, grid, schemes)
     return sum((exchange(grid, axis, *rates) for axis, rates in own.items()), total).tocsc()
 
 
@@ -240,8 +244,37 @@ def _fipy_operator(
             right = right - term(coeff=fipy.FaceVariable(mesh=mesh, rank=1, value=part))
     equation = right == 0
     equation.cacheMatrix()
-    equation.justResidualVector(var=density)
+    with np.errstate(all="ignore"):  # FiPy divides by D, which may be 0 along an axis
+        equation.justResidualVector(var=density)
     return sparse.csr_matrix(equation.matrix.matrix) / grid.cell_volume
+
+
+def _exact_ratios(
+    fluxes: sparse.csr_matrix, values: Coefficients, grid: Grid, schemes: Sequence[Scheme]
+) -> sparse.csr_matrix:
+    """FiPy's operator with exact ratios of the rates up and down exponentially fitted faces.
+
+    FiPy subtracts two nearly equal numbers for the rate against the drift. It is the rate with the drift
+    times exp(−|c| h/D).
+    """
+    diagonals, offsets = [], []
+    for axis, scheme in enumerate(schemes):
+        stride = int(np.prod(grid.shape[axis + 1 :], dtype=int))
+        # Rates k → k + stride and back; between the ends of neighbouring lines they are zero.
+        ahead, back = fluxes.diagonal(-stride), fluxes.diagonal(stride)
+        if scheme == "exponential":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                push = values.velocity[axis] * grid.widths[axis] / values.face_diffusion[axis]
+            space = [(0, int(a == axis)) for a in range(len(grid.shape))]
+            push = np.pad(np.nan_to_num(push), space).ravel()[: len(ahead)]
+            ahead, back = (
+                np.where(push > 0, back * np.exp(-np.abs(push)), ahead),
+                np.where(push < 0, ahead * np.exp(-np.abs(push)), back),
+            )
+        diagonals += [ahead, back]
+        offsets += [-stride, stride]
+    rates = sparse.diags(diagonals, offsets, format="csr")
+    return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel())
 
 
 def cross_operator(D: np.ndarray, grid: Grid) -> sparse.csr_matrix:
@@ -292,137 +325,60 @@ def _odd_derivative(n: int, h: float, mirrored: bool, periodic: bool) -> sparse.
 
 @dataclass(frozen=True)
 class NullVector:
-    """A discrete stationary state with the outcome of its checks."""
+    """A discrete stationary state with the outcome of its checks, and the factorised chain."""
 
     density: np.ndarray
     residual: float
     column_sum: float
     negative_mass: float
-    second_eigenvalue: float
-    #: Rates below this are lost in the rounding of the operator's diagonal.
-    rounding_rate: float
-    pinned: _Pinned
+    rates: sparse.csr_matrix
+    chain: Elimination
+
+    def slowest_rate(self) -> complex:
+        """The decay rate of smallest real part."""
+        return slowest_rate(self.chain)
 
 
-def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, pin: int, eigenvalue: bool = True) -> NullVector:
+def null_vector(matrix: sparse.csc_matrix, grid: Grid) -> NullVector:
     """The stationary P with A P = 0 and Σ P V = 1.
 
-    The value of P in one cell near the mode is pinned. The equation of that cell, minus the sum of the
-    others, is dropped, which leaves a nonsingular matrix with half the fill of a replaced row. Iterative
-    refinement uses the residual summed from fluxes between pairs of cells: fluxes conserve mass, whereas
-    rounding in the diagonal loses mass and would spoil the weights of distant wells. A RuntimeError says that
-    the factorisation breaks down: the box holds parts that do not exchange mass.
+    By subtraction-free elimination of the chain with the rates Aᵀ, its :func:`wells` last. Where no rate is
+    negative every cell has full relative accuracy, however slow the exchange between wells. A RuntimeError
+    says which well exchanges no mass with the others, or none that a float can hold.
     """
-    fluxes = _PairFluxes(matrix)
+    rates, places = matrix.T.tocsr(), grid.indices()
+    last = wells(rates)
     for _ in range(4):
-        solve = _pinned_solver(matrix, pin)
-        density = solve.refined(fluxes)
+        try:
+            chain = eliminate(Dissection.of(rates, places, last), rates)
+        except ShutIn as error:
+            where = place(grid.names, grid.points().reshape(grid.cells, -1)[error.state])
+            raise RuntimeError(
+                f"the well around {where} exchanges no mass with the rest of the box, or over a barrier "
+                "above about 670 D, which no float holds; solve one well at a time (box=) or raise the noise"
+            ) from None
+        density = chain.weights()
         top = int(np.argmax(np.abs(density)))
-        # Pinning a cell of vanishing probability loses digits: pin the mode instead.
-        if np.abs(density[top]) < 1e6 * np.abs(density[pin]):
+        # A last state of vanishing probability loses digits: the mode comes last instead.
+        if np.abs(density[top]) < 1e6 * np.abs(density[chain.dissection.order[-1]]):
             break
-        pin = top
-    density = density / (density.sum() * grid.cell_volume)
+        last = np.append(last[last != top], top)
+    density = density / grid.cell_volume
     scale = float(abs(matrix).dot(np.abs(density)).max())
-    rate = float(solve.slowest_rates(density, 1)[0]) if eigenvalue else float("nan")
     return NullVector(
         density=density.reshape(grid.shape),
-        residual=float(np.abs(fluxes.divergence(density)).max()) / scale,
+        residual=float(np.abs(matrix @ density).max()) / scale,
         column_sum=float(np.abs(np.asarray(matrix.sum(axis=0))).max() / abs(matrix).max()),
         negative_mass=float(abs(density[density < 0].sum()) * grid.cell_volume),
-        second_eigenvalue=rate,
-        rounding_rate=4 * float(np.finfo(float).eps * np.abs(matrix.diagonal()).max()),
-        pinned=solve,
+        rates=rates,
+        chain=chain,
     )
-
-
-class _PairFluxes:
-    """A P for an operator with vanishing column sums, from the net flux a_ij P_j − a_ji P_i of each pair."""
-
-    def __init__(self, matrix: sparse.csc_matrix) -> None:
-        upper = sparse.triu(matrix, k=1).tocoo()
-        lower = sparse.triu(matrix.T, k=1).tocoo()
-        pattern = (abs(upper) + abs(lower)).tocoo()
-        self.first, self.second, self.size = pattern.row, pattern.col, matrix.shape[0]
-        rows = matrix.tocsr()
-        self.inward = np.asarray(rows[self.first, self.second]).ravel()
-        self.outward = np.asarray(rows[self.second, self.first]).ravel()
-
-    def divergence(self, density: np.ndarray) -> np.ndarray:
-        """A P, shape (cells,)."""
-        flux = self.inward * density[self.second] - self.outward * density[self.first]
-        gained = np.bincount(self.first, flux, self.size)
-        return gained - np.bincount(self.second, flux, self.size)
-
-
-@dataclass(frozen=True)
-class _Pinned:
-    """The factorised operator without the pinned cell's row and column."""
-
-    keep: np.ndarray
-    lu: sparse_linalg.SuperLU
-    density: np.ndarray
-
-    def refined(self, fluxes: _PairFluxes) -> np.ndarray:
-        """The null vector after at most six refinements.
-
-        The first residual is at rounding level already. Only the slow exchange between wells still converges,
-        as the size of the corrections shows. Growing corrections mean that the exchange is lost in rounding.
-        """
-        current, last = self.density, np.inf
-        for _ in range(6):
-            correction = self.lu.solve(fluxes.divergence(current)[self.keep])
-            size = float(np.abs(correction).sum() / np.abs(current).sum())
-            if not size < 0.5 * last:
-                break
-            current, last = current.copy(), size
-            current[self.keep] -= correction
-            if size < 1e-14:
-                break
-        return current
-
-    def slowest_rates(self, stationary: np.ndarray, count: int) -> np.ndarray:
-        """The ``count`` relaxation rates closest to zero, ascending: |Re λ| by inverse Arnoldi iteration."""
-        size = len(stationary)
-
-        def without_mass(values: np.ndarray) -> np.ndarray:
-            return values - stationary * (values.sum() / stationary.sum())
-
-        def inverse(right: np.ndarray) -> np.ndarray:
-            right, v = without_mass(np.ravel(right)), np.zeros(size)
-            v[self.keep] = self.lu.solve(right[self.keep])
-            return without_mass(v)
-
-        start = np.cos(np.arange(size)) * stationary
-        linear = sparse_linalg.LinearOperator((size, size), matvec=inverse, dtype=float)
-        options = {"which": "LM", "v0": start, "return_eigenvectors": False, "maxiter": 60}
-        tolerance = 1e-3 if count == 1 else 1e-8
-        try:
-            values = sparse_linalg.eigs(linear, k=count, tol=tolerance, ncv=8 * count, **options)
-        except sparse_linalg.ArpackNoConvergence:
-            return np.full(count, np.nan)
-        return np.sort(-np.real(1.0 / values))
 
 
 def pinned_system(matrix: sparse.csc_matrix, pin: int) -> tuple[np.ndarray, sparse.csc_matrix, np.ndarray]:
     """A P = 0 with P[pin] = 1, equation ``pin`` left out: the other indices, their matrix, the right side."""
     keep = np.delete(np.arange(matrix.shape[0]), pin)
     return keep, matrix[keep][:, keep].tocsc(), -matrix[:, [pin]].toarray().ravel()[keep]
-
-
-def _pinned_solver(matrix: sparse.csc_matrix, pin: int) -> _Pinned:
-    """Factorise A without row and column ``pin`` and solve for P with P[pin] = 1."""
-    keep, inner, right = pinned_system(matrix, pin)
-    lu = factorised(inner)
-    solution = lu.solve(right)
-    if not np.isfinite(solution).all():
-        raise RuntimeError(
-            "the stationary problem is singular: the box holds parts that exchange no mass "
-            "(a barrier too high for this noise); solve one valley at a time with box="
-        )
-    density = np.empty(matrix.shape[0])
-    density[keep], density[pin] = solution, 1.0
-    return _Pinned(keep, lu, density)
 
 
 def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
@@ -439,3 +395,8 @@ def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
         return sparse_linalg.splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=pivot, options=options)
     except RuntimeError:
         return sparse_linalg.splu(matrix)
+    except MemoryError:
+        raise MemoryError(
+            f"the memory does not hold the factors of a matrix with {matrix.shape[0]} unknowns and "
+            f"{matrix.nnz} entries; use fewer cells (shape=)"
+        ) from None

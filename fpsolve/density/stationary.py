@@ -16,13 +16,14 @@ import xarray as xr
 from fpsolve.density import grid as mesh
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
+from fpsolve.density.dissection import wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.richardson import extrapolated
 from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.upwind import lacks_noise
-from fpsolve.density.window import default_shape, starting_window
+from fpsolve.density.window import default_shape, starting_window, wells_hull
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
 
@@ -109,7 +110,7 @@ def stationary_density(
     mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
-        mirrored = tuple(v for v in mirrored if np.isclose(given[v][0], -given[v][1], rtol=1e-12))
+        mirrored = tuple(v for v in mirrored if given[v][0] == -given[v][1])
     mirrored = tuple(v for v in mirrored if ends[v] != "periodic")
     density = _METHODS[method](
         process, given, mirrored, shape=shape, scheme=scheme, walls=ends, accuracy=accuracy
@@ -224,7 +225,7 @@ def _solve_adaptively(
         cells = tuple(n // 2 if v in mirrored else n for v, n in counts.items())
     for _ in range(8):
         solution = _solve(process, _grid(process, box, cells, mirrored, walls), scheme, mirrored)
-        if given is None and (fitted := _refitted(solution, box)) is not None:
+        if given is None and (fitted := _refitted(process, solution, box)) is not None:
             box = fitted
             continue
         excess = solution.half_grid_estimate / accuracy
@@ -266,12 +267,12 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     schemes = chosen_schemes(process, grid, scheme, peclet)
     half = grid.coarsened()
     matrix = fokker_planck_matrix(process, half, schemes)
-    coarse = null_vector(matrix, half, pin=_nearest_cell(weights, half), eigenvalue=False)
+    coarse = null_vector(matrix, half)
     if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
         # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
         return _solve(process, grid, "exponential", folded)
     matrix = fokker_planck_matrix(process, grid, schemes)
-    state = null_vector(matrix, grid, pin=_nearest_cell(coarse.density, grid))
+    state = null_vector(matrix, grid)
     numbers, scales = moments(state.density, grid)
     difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -322,21 +323,16 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
-    """A rough, positive density on a small grid: where the bulk is, and which cell to pin."""
+    """A rough, positive density on a small grid: where the bulk is."""
     small = {1: 200, 2: 48, 3: 12}[len(grid.shape)]
     coarse = replace(grid, shape=tuple(min(n, small) for n in grid.shape))
     matrix = fokker_planck_matrix(process, coarse, ["exponential"] * len(grid.shape))
-    pin = mesh.lowest(process, coarse.points())
-    return np.abs(null_vector(matrix, coarse, pin=pin, eigenvalue=False).density)
-
-
-def _nearest_cell(density: np.ndarray, grid: Grid) -> int:
-    """Index in ``grid`` of the cell at the mode of a density on another grid of the same region."""
-    place = np.unravel_index(int(np.argmax(density)), density.shape)
-    index = [
-        min(n - 1, int((i + 0.5) * n / m)) for i, m, n in zip(place, density.shape, grid.shape, strict=True)
-    ]
-    return int(np.ravel_multi_index(index, grid.shape))
+    try:
+        return np.abs(null_vector(matrix, coarse).density)
+    except RuntimeError:  # on cells this wide the wells exchange nothing
+        bulk = np.zeros(coarse.cells)
+        bulk[wells(matrix.T)] = 1.0
+        return bulk.reshape(coarse.shape)
 
 
 def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[float, ...]:
@@ -404,15 +400,14 @@ def moments(density: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     return np.array([*numbers, *means, *products]), np.abs([*numbers, *roots, *sizes])
 
 
-def _refitted(solution: _Solution, box: Box) -> Box | None:
+def _refitted(process: Process, solution: _Solution, box: Box) -> Box | None:
     """An automatic box fitted to its density; None if it fits already.
 
     Walls that hold more than 1e-8 of the mass move out by 0.3 of the width. A wall moves in to where the tail
-    holds 1e-10 if that takes off more than a quarter (the reduced theory overestimates heavy tails).
+    holds 1e-10 if that takes off more than a quarter (the reduced theory overestimates heavy tails), but not
+    into any well: one may hold less.
     """
-    grid, state = solution.grid, solution.state
-    # Where the exchange between wells is lost in rounding, an empty tail may be a lost well.
-    trusted = state.second_eigenvalue > state.rounding_rate
+    grid = solution.grid
     fitted, moved = {}, False
     for axis, name in enumerate(grid.names):
         h, span = grid.widths[axis], grid.high[axis] - grid.low[axis]
@@ -425,11 +420,10 @@ def _refitted(solution: _Solution, box: Box) -> Box | None:
             empty = max(0, int(np.searchsorted(np.cumsum(marginal), 1e-10)) - 1)
             if solution.rim[name, end] > 1e-8:
                 ends[end] = wall + out * 0.3 * span
-            elif trusted and h * empty > 0.25 * span:
-                ends[end] = wall - out * h * empty
-            else:
-                continue
-            moved = True
+            elif h * empty > 0.25 * span:
+                outermost = wells_hull(process)[name][out > 0]
+                ends[end] = out * max(out * wall - h * empty, out * outermost)
+            moved |= abs(ends[end] - wall) > 0.25 * span
         fitted[name] = (-ends["high"] if name in grid.mirrored else ends["low"], ends["high"])
     return fitted if moved else None
 
@@ -450,7 +444,7 @@ def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> 
             f"the mesh does not resolve this density (negative cells hold {state.negative_mass:.1%} of the "
             "mass): use more cells (shape=), a smaller box=, or a loss and noise that are smooth in it"
         )
-    estimate, rate = solution.half_grid_estimate, state.second_eigenvalue
+    estimate = solution.half_grid_estimate
     complaints = {
         f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": outside > 1e-6,
         f"the relative residual is {state.residual:.1e}: the matrix is nearly singular": state.residual
@@ -458,8 +452,6 @@ def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> 
         f"negative cells hold {state.negative_mass:.1e} of the mass: "
         "use more cells (shape=)": state.negative_mass > 1e-4,
         f"moments are good to about {estimate:.1e} only: use more cells (shape=)": estimate > 3 * accuracy,
-        f"the slowest relaxation rate is {rate:.1e}: the weights of separate valleys are lost in rounding; "
-        "solve one valley at a time (box=) or raise the noise": not rate > state.rounding_rate,
     }
     for complaint, true in complaints.items():
         if true:
@@ -469,16 +461,16 @@ def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> 
 def _labelled(solution: _Solution) -> xr.DataArray:
     """The density on the whole box, mirrored where only half was solved."""
     grid, density, folded = solution.grid, solution.state.density, solution.folded
-    coordinates = {}
+    low = list(grid.low)
     for axis, name in enumerate(grid.names):
-        line = grid.centres(axis)
         if name in folded:
             # Cells between the walls of two distant mirrored windows hold no density.
             empty = round(grid.low[axis] / grid.widths[axis])
             density = np.pad(density, [(empty if a == axis else 0, 0) for a in range(density.ndim)])
-            line = unfolded((np.arange(empty + grid.shape[axis]) + 0.5) * grid.widths[axis], odd=True)
             density = unfolded(density, axis)
-        coordinates[name] = quantity(line, name, name)
+            low[axis] = -grid.high[axis]
+    # As on an unfolded grid, to the last bit.
+    coordinates = replace(grid, low=tuple(low), shape=density.shape).coordinates
     density = density / (density.sum() * grid.cell_volume)
     volume = np.full(density.shape, grid.cell_volume)
     coordinates["cell_volume"] = quantity(volume, grid.names, "cell volume")
@@ -501,7 +493,7 @@ def _labelled(solution: _Solution) -> xr.DataArray:
         "column_sum": state.column_sum,
         "negative_mass": state.negative_mass,
         "boundary_mass": sum(solution.rim.values()),
-        "second_eigenvalue": state.second_eigenvalue,
+        "second_eigenvalue": state.slowest_rate().real,
         "half_grid_estimate": solution.half_grid_estimate,
         "bulk_peclet": ", ".join(f"{number:.3g}" for number in solution.peclet),
     }

@@ -11,7 +11,7 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
-from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
+from fpsolve.density.grid import Box, Grid, drift_values, kept_axes
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.upwind import lacks_noise
 from fpsolve.symbols.functions import numpy_function
@@ -118,11 +118,7 @@ def _inner_edge(reduced: Reduced, high: float) -> float:
 
 def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     """Start at the minima with local covariances; let a coarse density widen and narrow the box."""
-    minima = _minima(process)
-    box = _covariance_box(process, minima)
-    # Never cut off a well: on a coarse grid its weight may be lost in rounding.
-    ends = zip(minima.min(axis=0), minima.max(axis=0), strict=True)
-    hull = dict(zip(process.names, ends, strict=True))
+    box, hull = _covariance_box(process, _minima(process), 8.0), wells_hull(process)
     widest = 1e3 * max(high - low for low, high in box.values())
     dimension = len(process.variables)
     if lacks_noise(process):  # the exponential scheme adds noise where there is none: the box would only grow
@@ -133,10 +129,10 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         grid = Grid.on(box, (cells,) * dimension)
         chain: Scheme | None = "chain" if suits_chain(process, grid) else None
         matrix = fokker_planck_matrix(process, grid, [chain or cast(Scheme, scheme)] * dimension)
-        state = null_vector(matrix, grid, pin=lowest(process, grid.points()))
-        if not state.second_eigenvalue > state.rounding_rate:
-            break  # wells whose exchange is lost in rounding: keep them all, the solver warns
-        density = np.abs(state.density)
+        try:
+            density = np.abs(null_vector(matrix, grid).density)
+        except RuntimeError:
+            break  # wells that exchange nothing on cells this wide: keep them all
         fitted = {
             v: _around(hull[v], _fitted(density, grid, axis, empty)) for axis, v in enumerate(grid.names)
         }
@@ -171,10 +167,19 @@ def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[flo
     return min(inner[0], outer[0]), max(inner[1], outer[1])
 
 
-def _covariance_box(process: Process, minima: np.ndarray) -> Box:
-    """Eight standard deviations around every minimum, from the linearised process."""
+def wells_hull(process: Process) -> Box:
+    """What an automatic box holds at least: six standard deviations around each of several minima.
+
+    A high well may hold next to no mass, but times and rates depend on it.
+    """
+    minima = _minima(process)
+    return _covariance_box(process, minima, 6.0 if len(minima) > 1 else 0.0)
+
+
+def _covariance_box(process: Process, minima: np.ndarray, deviations: float) -> Box:
+    """So many standard deviations around every minimum, from the linearised process."""
     variances = [np.diag(_local_covariance(process, point)) for point in minima]
-    widths = 8.0 * np.sqrt(np.maximum(variances, 1e-12))
+    widths = deviations * np.sqrt(np.maximum(variances, 1e-12))
     low, high = (minima - widths).min(axis=0), (minima + widths).max(axis=0)
     return {v: (float(a), float(b)) for v, a, b in zip(process.names, low, high, strict=True)}
 

@@ -6,7 +6,7 @@ import sympy as sp
 from scipy.integrate import quad
 
 from fpsolve import committor, mean_first_passage_time, relaxation_rates
-from theory import Diffusion, Landscape, Langevin, isotropic, random_shift
+from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
 WELL = x**4 / 4 - x**2 / 2
@@ -136,9 +136,24 @@ def test_random_shift_noise_in_a_bowl_leaves_a_ball_as_in_its_linear_law():
     assert _at(times, x=0.0) == pytest.approx(exact, rel=1e-4)
 
 
-def test_times_lost_in_rounding_are_said_to_be():
-    with pytest.warns(UserWarning, match="lost in rounding"):
-        mean_first_passage_time(_well(60), target=x > 0, box={"x": (-1.8, 1.0)}, shape=1000)
+@pytest.mark.parametrize("barrier", [10, 40, 100, 300])
+def test_times_and_rates_behind_any_barrier_are_right_within_their_estimate(barrier):
+    process = Langevin(Landscape(WELL + x / 20, (x,)), isotropic(sp.Rational(1, 4 * barrier)))
+    box = {"x": (-2, 2)}
+    there = mean_first_passage_time(process, target=x > 0.9, box=box)
+    back = mean_first_passage_time(process, target=x < -1, box=box)
+    for times, start, end in ((there, -1, 0.9), (back, 0.9, -1)):
+        exact = escape.exact_log_mean_time(process, start=start, target=end)
+        error = abs(np.log(_at(times, x=start)) - exact)
+        assert error < 3 * times.attrs["half_grid_estimate"] + 1e-9
+    rate = relaxation_rates(process, count=1, box=box)[0]
+    expected = 1 / _at(there, x=-1.0) + 1 / _at(back, x=0.9)
+    assert rate == pytest.approx(expected, rel=2e-2 if barrier == 10 else 1e-7)
+
+
+def test_times_over_a_barrier_beyond_floats_are_refused():
+    with pytest.raises(RuntimeError, match="above about 670 D"):
+        mean_first_passage_time(_well(800), target=x > 0, box={"x": (-1.8, 1.0)}, shape=4000)
 
 
 @pytest.mark.parametrize(

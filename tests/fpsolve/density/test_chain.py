@@ -43,8 +43,7 @@ def _gibbs(U, D, variables):
 
 def _stationary(process, grid):
     """The chain's stationary density on the cells, with unit mass."""
-    pin = int(np.argmin(np.sum(values_at(process.drift, process.variables, _points(grid)) ** 2, axis=(1, 2))))
-    return null_vector(chain_matrix(process, grid), grid, pin=pin, eigenvalue=False).density
+    return null_vector(chain_matrix(process, grid), grid).density
 
 
 def _points(grid):

@@ -8,6 +8,7 @@ import sympy as sp
 from cases import VALLEY_REFERENCE as REFERENCE
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
 from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve import compare, probability_current, stationary_density
@@ -83,8 +84,7 @@ def test_isotropic_noise_gives_boltzmann_to_rounding_with_the_interface_as_docum
     scale=st.floats(0.1, 10.0),
 )
 def test_any_isotropic_landscape_is_boltzmann_conserves_mass_and_scales(a, b, c, D, scale):
-    # Barriers to about 25 D: beyond 35 D the exchange between wells is below rounding, and that is said.
-    assume(0.25 * (1 + b**2 / (2 * c)) ** 2 / a + 0.2 < 25 * D)
+    assume(0.25 * (1 + b**2 / (2 * c)) ** 2 / a + 0.2 < 600 * D)
     loss = a * x**4 / 4 - x**2 / 2 + c * y**2 + b * x * y + sp.Rational(1, 10) * sp.cos(3 * x)
     mesh = {"box": {"x": (-3, 3), "y": (-4, 4)}, "shape": (40, 32), "walls": "reflecting"}
     with warnings.catch_warnings():
@@ -112,11 +112,32 @@ def test_one_dimension_with_isotropic_noise_is_boltzmann_and_its_slow_rate_is_kr
     assert density.attrs["second_eigenvalue"] == pytest.approx(kramers, rel=0.1)
 
 
-def test_wells_whose_exchange_is_lost_in_rounding_are_said_to_be_and_symmetry_saves_equal_ones():
-    well = Langevin(double_well(), isotropic(0.003))  # a barrier of 83 D
-    with pytest.warns(UserWarning, match="lost in rounding"):
-        stationary_density(well, symmetry=False, box={"x": (-2, 2)}, shape=400)
-    assert _l1(stationary_density(well), sp.exp(-well.landscape.loss / sp.Rational(3, 1000))) < 1e-9
+@pytest.mark.parametrize("barrier", [10, 40, 100, 300, 500])
+def test_weights_of_unequal_wells_meet_the_quadrature_at_any_barrier(barrier):
+    D, loss = sp.Rational(1, 4 * barrier), x**4 / 4 - x**2 / 2 + x / 20
+    process = Langevin(Landscape(loss, (x,)), isotropic(D))
+    density = stationary_density(process, box={"x": (-2, 2)}, shape=2000)
+    left = float(density.where(density.x < 0, 0.0).sum() / density.where(density.x > 0, 0.0).sum())
+    energy = lambda u: (u**4 / 4 - u**2 / 2 + u / 20) / float(D)  # noqa: E731
+    exact = 0.0
+    for sign, (low, high) in ((1, (-2, 0)), (-1, (0, 2))):
+        line = np.linspace(low, high, 4001)
+        bottom, at = energy(line).min(), line[np.argmin(energy(line))]
+        mass = quad(
+            lambda u, b=bottom: np.exp(b - energy(u)), low, high, points=[at], epsabs=0, epsrel=1e-12
+        )[0]
+        exact += sign * (np.log(mass) - bottom)
+    assert np.log(left) == pytest.approx(exact, abs=1e-9)
+
+
+def test_wells_that_exchange_nothing_are_refused_and_symmetry_saves_equal_ones():
+    shift = Langevin(Landscape(x**4 / 4 - x**2 / 2 + x / 20, (x,)), random_shift(0.01))
+    with pytest.raises(RuntimeError, match="exchanges no mass"):
+        stationary_density(shift)
+    well = Langevin(double_well(), isotropic(1 / 3200))  # a barrier of 800 D
+    with pytest.raises(RuntimeError, match="above about 670 D"):
+        stationary_density(well, symmetry=False, box={"x": (-2, 2)}, shape=2000)
+    assert _l1(stationary_density(well), sp.exp(-800 * 4 * well.landscape.loss)) < 1e-9
 
 
 def test_multiplicative_noise_in_one_dimension_has_the_ito_prefactor():
