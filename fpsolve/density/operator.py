@@ -104,6 +104,10 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
     return D.reshape(*points.shape[:-1], *D.shape[1:])
 
 
+#: Schemes of the whole operator, for all axes alike; the others are for one axis each.
+WHOLE: dict[Scheme, Callable[[Process, Grid], sparse.csc_matrix]] = {"upwind": forward_matrix}
+
+
 def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
     """The matrix A, shape (cells, cells), with dP/dt = A P for cell averages P in C order.
 
