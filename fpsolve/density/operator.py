@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -105,24 +105,24 @@ def _diffusion_on(process: Process, points: np.ndarray) -> np.ndarray:
 
 
 #: Schemes of the whole operator, for all axes alike; the others are for one axis each.
-WHOLE: dict[Scheme, Callable[[Process, Grid], sparse.csc_matrix]] = {"upwind": forward_matrix}
+WHOLE: dict[Scheme, Callable[[Process, Grid], sparse.csc_matrix]] = {
+    "chain": chain_matrix,
+    "upwind": forward_matrix,
+}
 
 
 def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> sparse.csc_matrix:
     """The matrix A, shape (cells, cells), with dP/dt = A P for cell averages P in C order.
 
-    The process is numeric. ``schemes`` says for each axis how c P + D ∂P is put on its faces; "chain" stands
-    for :func:`fpsolve.density.chain.chain_matrix`, on all axes. Outer faces
-    carry no flux, mirrored ones by symmetry. Columns sum to zero, so that mass is conserved to rounding.
-    Second order in the cell widths.
+    The process is numeric. ``schemes`` says for each axis how c P + D ∂P is put on its faces, or names one of
+    ``WHOLE`` for all axes. Outer faces carry no flux, mirrored ones by symmetry. Columns sum to zero, so that
+    mass is conserved to rounding. Second order in the cell widths.
     """
-    if grid.periodic and {"upwind", "chain"} & set(schemes):
-        raise ValueError(f"scheme {schemes[0]!r} knows no periodic walls")
-    if "chain" in schemes:
-        return chain_matrix(process, grid)
+    if (whole := next((s for s in schemes if s in WHOLE), None)) is not None:
+        if grid.periodic:
+            raise ValueError(f"scheme {whole!r} knows no periodic walls")
+        return WHOLE[whole](process, grid)
     check_periodic(process, grid)
-    if "upwind" in schemes:
-        return forward_matrix(process, grid)
     values, own = coefficients(process, grid), {}
     for axis, scheme in enumerate(schemes):
         if fitted := fitted_axis(process, grid, axis):

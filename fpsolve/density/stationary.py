@@ -301,15 +301,7 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
     """Solve the chain on the grid and two coarser ones, and extrapolate the logarithm of the density."""
     grids = [grid, grid.coarsened(), grid.coarsened().coarsened()]
     schemes = cast(tuple[Scheme, ...], ("chain",) * len(grid.shape))
-    states = [
-        null_vector(
-            fokker_planck_matrix(process, g, schemes),
-            g,
-            pin=mesh.lowest(process, g.points()),
-            eigenvalue=g is grid,
-        )
-        for g in grids
-    ]
+    states = [null_vector(fokker_planck_matrix(process, g, schemes), g) for g in grids]
     scales = moments(states[0].density, grid)[1]
     logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
     better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
