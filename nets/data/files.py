@@ -151,8 +151,11 @@ def read_npz(path: Path) -> Arrays:
             raise ValueError(f"{path} unpacks to {size} bytes; at most {LARGEST_BYTES} are read")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no npz file: {error}") from error
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # zip, zlib and numpy have many kinds
+        said = str(error) if isinstance(error, ValueError) else f"{path} is no npz file, or damaged: {error}"
+        raise ValueError(said) from error
 
 
 def read_cifar(path: Path) -> Arrays:
