@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -204,8 +204,9 @@ class Diffusion(Process):
         drift, D = sp.ImmutableMatrix(self.drift), sp.ImmutableMatrix(self.diffusion)
         if drift.shape not in {(size, 1), (1, size)} or D.shape != (size, size):
             raise ValueError(f"{size} variables need drift ({size}, 1) and diffusion ({size}, {size})")
-        if (D - D.T).applyfunc(sp.simplify) != sp.zeros(size, size):
+        if not all(_equal(D[i, j], D[j, i]) for i, j in combinations(range(size), 2)):
             raise ValueError("diffusion must be symmetric")
+        D = sp.ImmutableMatrix(size, size, lambda i, j: D[min(i, j), max(i, j)])
         object.__setattr__(self, "drift", drift.reshape(size, 1))
         object.__setattr__(self, "diffusion", D)
         object.__setattr__(self, "variables", tuple(self.variables))
@@ -218,6 +219,14 @@ class Diffusion(Process):
     def without_cross_diffusion(self) -> Diffusion:
         """The same drift with D_ij = 0 for i ≠ j."""
         return replace(self, diffusion=sp.diag(*sp.Matrix(self.diffusion).diagonal()))
+
+
+def _equal(a: sp.Expr, b: sp.Expr) -> bool:
+    """Equal, up to rounding of the decimal numbers in them."""
+    scale = max((abs(c) for c in a.atoms(sp.Float)), default=0)
+    left = sp.expand(a - b)
+    rounding = all(abs(c) <= 1e-12 * scale for c in left.as_coefficients_dict().values())
+    return rounding or sp.simplify(left) == 0
 
 
 @dataclass(frozen=True)
