@@ -138,11 +138,13 @@ def _jumps(
             e, w = sign * offset[:, k], weight[:, k]
             arrival = index[cells] + e
             for axis, name in enumerate(grid.names):
-                if name in grid.mirrored:
+                if name in grid.periodic:
+                    arrival[:, axis] %= grid.shape[axis]
+                elif name in grid.mirrored:
                     arrival[:, axis] = np.where(arrival[:, axis] < 0, -1 - arrival[:, axis], arrival[:, axis])
             inside = ((arrival >= 0) & (arrival < grid.shape)).all(axis=1) & (w > 0)
             start, end = cells[inside], np.ravel_multi_index(tuple(arrival[inside].T), grid.shape)
-            moves = start != end  # at a mirror a cell may be its own image
+            moves = start != end  # at a mirror, or around a period, a cell may be its own image
             found.append((start[moves], end[moves], e[inside][moves] * widths, w[inside][moves] / 2))
     start, end, step, weight = (np.concatenate(part) for part in zip(*found, strict=True))
     return start, end, step, weight
@@ -157,7 +159,7 @@ def _along_walls(
     for axis, name in enumerate(grid.names):
         ends = [grid.shape[axis] - 1] if name in grid.mirrored else [0, grid.shape[axis] - 1]
         along = [a for a in range(size) if a != axis]
-        for end in ends if along else ():
+        for end in ends if along and name not in grid.periodic else ():
             cells = np.flatnonzero(index[:, axis] == end)
             flat, weight = selling(_lacking(D[cells], offsets[cells], weights[cells], axis))
             offset = np.zeros((*flat.shape[:2], size), int)
@@ -230,7 +232,7 @@ def _push(
             v = v - np.einsum("kiij->kj", slope)
             change += weight * np.einsum("kaij,ka->kij", slope, step)
         push += weight * np.einsum("ki,ki->k", np.linalg.solve(D, v[..., None])[..., 0], step)
-    # An image behind a mirror has the same diagonal.
+    # An image behind a mirror or after a period has the same diagonal.
     before, after, change = (np.diagonal(D, axis1=1, axis2=2) for D in (*ends, change))
     torn = (np.abs(after - before - change) > LARGEST_JUMP * (before + after) / 2).any(axis=1)
     if torn.any():

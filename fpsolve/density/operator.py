@@ -118,11 +118,11 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     ``WHOLE`` for all axes. Outer faces carry no flux, mirrored ones by symmetry. Columns sum to zero, so that
     mass is conserved to rounding. Second order in the cell widths.
     """
-    if (whole := next((s for s in schemes if s in WHOLE), None)) is not None:
-        if grid.periodic:
-            raise ValueError(f"scheme {whole!r} knows no periodic walls")
-        return WHOLE[whole](process, grid)
+    if grid.periodic and "upwind" in schemes:
+        raise ValueError("scheme 'upwind' knows no periodic walls")
     check_periodic(process, grid)
+    if (whole := next((s for s in schemes if s in WHOLE), None)) is not None:
+        return WHOLE[whole](process, grid)
     values, own = coefficients(process, grid), {}
     for axis, scheme in enumerate(schemes):
         if fitted := fitted_axis(process, grid, axis):

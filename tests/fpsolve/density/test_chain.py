@@ -235,3 +235,19 @@ def test_the_chain_refuses_a_scheme_of_finite_volumes():
     process, _ = _linear(2, 0)
     with pytest.raises(ValueError, match="no meaning"):
         stationary_density(process, method="chain", scheme="central")
+
+
+def test_periodic_axes_keep_the_gibbs_state_and_a_tilt_that_drives_a_current_is_second_order():
+    U, box = sp.cos(2 * sp.pi * x) + sp.sin(2 * sp.pi * (x + 2 * y)) / 2, {"x": (0, 1), "y": (-0.5, 0.5)}
+    process = _gibbs(U, _turned(0.4, 0.05), (x, y))
+    grid = Grid.on(box, (30, 40), ("x", "y"))
+    found = _stationary(process, grid)
+    np.testing.assert_allclose(np.log(found / _exact(sp.exp(-U), grid, (x, y))), 0, atol=2e-6)
+    # A current without divergence leaves the state as it is.
+    swirl = sp.exp(U) * sp.Matrix([1 + sp.cos(2 * sp.pi * y), 2 + sp.sin(2 * sp.pi * x)])
+    driven = Diffusion(process.drift + swirl, process.diffusion, (x, y))
+    sizes, errors = [20, 30, 45], []
+    for n in sizes:
+        grid = Grid.on(box, (n, n), ("x", "y"))
+        errors.append(np.abs(_stationary(driven, grid) - _exact(sp.exp(-U), grid, (x, y))).max())
+    assert _order(sizes, errors) == pytest.approx(2.0, abs=0.25)
