@@ -7,6 +7,21 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+#: Libraries of an extra: what to install for them.
+EXTRAS = {
+    **dict.fromkeys(("torch", "curvlinops", "sklearn", "pooch", "safetensors"), "nets"),
+    **dict.fromkeys(("dask", "distributed", "loky", "zarr", "numcodecs"), "distributed"),
+}
+
+
+def _with_extra(missing: ModuleNotFoundError, package: str) -> ModuleNotFoundError:
+    """The same error with what to install, where the library belongs to an extra."""
+    library = (missing.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        return missing
+    words = f"{package} needs {library}: pip install 'fpsolve[{EXTRAS[library]}]'"
+    return ModuleNotFoundError(words, name=missing.name)
+
 
 def lazy(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package, read from the stub beside it (PEP 562).
@@ -36,8 +51,11 @@ def lazy(package: str, file: str) -> tuple[Callable[[str], object], Callable[[],
             value = import_module(f"{module}.{attribute}")
         except ModuleNotFoundError as missing:
             if missing.name not in (f"{module}.{attribute}", module):
-                raise
-            value = getattr(import_module(module), attribute)
+                raise _with_extra(missing, package) from missing
+            try:
+                value = getattr(import_module(module), attribute)
+            except ModuleNotFoundError as needed:
+                raise _with_extra(needed, package) from needed
         setattr(import_module(package), name, value)
         return value
 

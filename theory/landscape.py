@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
@@ -46,6 +46,27 @@ def positive(value: Parameter, name: str) -> sp.Expr:
     return expression
 
 
+def checked_symbols(variables: Iterable[sp.Symbol], used: Iterable[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+    """The variables as a tuple, none of them with the name of another symbol among those ``used``.
+
+    Text is a TypeError. Two symbols of one name, such as with and without ``real=True``, are a ValueError.
+    """
+    found = tuple(variables)
+    strangers = [v for v in found if not isinstance(v, sp.Symbol)]
+    if strangers:
+        name = strangers[0]
+        advice = f"give sp.Symbol({str(name)!r}, real=True)"
+        raise TypeError(f"variables hold {name!r}, which is no symbol; {advice}")
+    for symbol in used:
+        twins = [v for v in found if str(v) == str(symbol) and v != symbol]
+        if twins:
+            raise ValueError(
+                f"two symbols are called {symbol}, with other assumptions, in the formula and among the "
+                f"variables; make one, sp.Symbol({str(symbol)!r}, real=True), for both"
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Landscape:
     """A loss L(θ) written once in sympy.
@@ -78,8 +99,8 @@ class Landscape:
                 "for text use theory.parse_expression"
             )
         variables = (self.variables,) if isinstance(self.variables, sp.Symbol) else self.variables
-        object.__setattr__(self, "variables", tuple(variables))
-        object.__setattr__(self, "fast", tuple(self.fast))
+        object.__setattr__(self, "variables", checked_symbols(variables, self.loss.free_symbols))
+        object.__setattr__(self, "fast", checked_symbols(self.fast, self.loss.free_symbols))
         if not self.variables or len(set(self.variables)) != len(self.variables):
             raise ValueError(f"variables={self.variables} must be distinct and at least one")
         missing = [str(v) for v in self.variables if v not in self.loss.free_symbols]

@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 
 from theory.evaluate import values_at
-from theory.landscape import Landscape, Parameter, positive
+from theory.landscape import Landscape, Parameter, checked_symbols, positive
 from theory.noise import Noise, square_root_or_factor
 
 Form: TypeAlias = Literal["small-noise", "expanded", "stationary", "drift-only"]
@@ -209,7 +209,8 @@ class Diffusion(Process):
         D = sp.ImmutableMatrix(size, size, lambda i, j: D[min(i, j), max(i, j)])
         object.__setattr__(self, "drift", drift.reshape(size, 1))
         object.__setattr__(self, "diffusion", D)
-        object.__setattr__(self, "variables", tuple(self.variables))
+        used = drift.free_symbols | D.free_symbols
+        object.__setattr__(self, "variables", checked_symbols(self.variables, used))
 
     @cached_property
     def root(self) -> sp.Matrix:

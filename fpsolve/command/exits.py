@@ -29,5 +29,7 @@ def exit_code(
         message = no_memory
     except USER_ERRORS as error:
         message = str(error)
+    except ArithmeticError as error:
+        message = f"numbers of this problem are too large or too small ({error}); change its units"
     print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
     return 2

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fpsolve.command.choices import EXAMPLE_NAMES, METHODS
 from fpsolve.command.exits import exit_code
 from fpsolve.command.output import pyplot, report, writable
+from fpsolve.files import write_whole
 
 if TYPE_CHECKING:
     from fpsolve.command.jobs import Solution
@@ -166,7 +167,7 @@ def _verdicts(options: argparse.Namespace) -> int:
     notebooks = [n for p in given for n in (sorted(p.glob("*.ipynb")) if p.is_dir() else [p])]
     page = verdict_page(notebooks, relative_to=Path(options.out).parent if options.out else ".")
     if options.out:
-        Path(options.out).write_text(page, encoding="utf-8")
+        write_whole(Path(options.out), page)
     else:
         print(page, end="")
     return 0

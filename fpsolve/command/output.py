@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fpsolve.files import netcdf_bytes, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,15 +55,18 @@ def report(
     print(json.dumps(data) if quiet else text)
     if out is None:
         return
-    files = [out / f"{name}.txt", out / f"{name}.json"]
-    files[0].write_text(f"{text}\n", encoding="utf-8")
-    files[1].write_text(json.dumps(data, indent=1), encoding="utf-8")
+    files: dict[Path, bytes | memoryview | str] = {
+        out / f"{name}.txt": f"{text}\n",
+        out / f"{name}.json": json.dumps(data, indent=1),
+    }
     if figure is not None:
-        files.append(out / f"{name}.png")
-        figure.savefig(files[-1], dpi=150, bbox_inches="tight")
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, bbox_inches="tight")
         pyplot().close(figure)
+        files[out / f"{name}.png"] = picture.getvalue()
     for title, result in (results or {}).items():
-        files.append(out / f"{title.replace(', ', '-').replace(' ', '-')}.nc")
-        result.to_netcdf(files[-1], engine="h5netcdf")
+        files[out / f"{title.replace(', ', '-').replace(' ', '-')}.nc"] = netcdf_bytes(result)
+    for path, content in files.items():
+        write_whole(path, content)
     if not quiet:
         print(f"wrote {', '.join(map(str, sorted(files)))}")

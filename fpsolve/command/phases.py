@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ import xarray as xr
 
 from fpsolve.command.output import pyplot, report
 from fpsolve.command.problem import WALKERS, chosen_landscape, configuration, problem_table
-from fpsolve.command.reader import Check, checked, number, one_of, refuse_unknown, whole
+from fpsolve.command.reader import Check, checked, number, one_of, positive, refuse_unknown, whole
+from fpsolve.command.sizes import check_processes, check_walkers
 from fpsolve.phases.diagram import boundaries, check_valley, phase_diagram
 from theory.landscape import Landscape
+from theory.noise import NOISE_KINDS
 
 MAX_POINTS = 1_000_000
 
@@ -31,19 +36,30 @@ def parse_phases(text: str) -> tuple[Landscape, dict[str, Any]]:
     table = problem_table(text)
     noise = table.get("noise", {})
     if isinstance(noise, Mapping) and noise.get("kind", "random_shift") != "random_shift":
-        one_of(noise["kind"], "noise.kind", ("random_shift",))
+        one_of(noise["kind"], "noise.kind", tuple(NOISE_KINDS))
+        raise ValueError(
+            f"noise.kind = {noise['kind']!r}: phases are those of random_shift, whose sigma and "
+            "learning_rate span the diagram; leave [noise] out, or try --example valley"
+        )
     landscape = chosen_landscape(table)
     check_valley(landscape)
     options = _DEFAULTS | checked(table.get("phases", {}), _PHASES, "phases")
     points = len(options["sigma"]) * len(options["learning_rate"])
     if points > MAX_POINTS:
         raise ValueError(f"phases has {points:,} points; use at most {MAX_POINTS:,}")
+    longest = options["time"] + options.get("search_limit", options["time"])
+    steps = len(options["sigma"]) * sum(longest / rate for rate in options["learning_rate"])
+    check_walkers(options["walkers"], steps, variables=2, where="phases", runs=points)
     return landscape, options
 
 
 def _real(value: object, name: str) -> float:
     """A finite number, as a float where it is whole."""
     return float(number(value, name))
+
+
+def _duration(value: object, name: str) -> float:
+    return float(positive(value, name))
 
 
 def _start(value: object, name: str) -> tuple[float, ...]:
@@ -73,7 +89,7 @@ def _values(given: object, name: str) -> tuple[float, ...]:
 
 _PHASES: dict[str, Check] = {
     **WALKERS, "sigma": _values, "learning_rate": _values, "start": _start,
-    "time": _real, "burn_in": _real, "search_limit": _real,
+    "time": _duration, "burn_in": _real, "search_limit": _duration,
 }  # fmt: skip
 #: The grid shows all three phases of the reference valley in a minute.
 _DEFAULTS: dict[str, Any] = {
@@ -88,17 +104,22 @@ def run_phases(options: argparse.Namespace, out: Path | None) -> int:
     landscape, settings = parse_phases(configuration(options))
     if options.seed is not None:
         settings["seed"] = options.seed
+    borders = boundaries(landscape, learning_rate=settings["learning_rate"], time=settings["time"])
+    if borders.leading.isnull().all():
+        words = "no transition from I to II: the flattest point of this valley is at 0 without noise already"
+        print(f"fpsolve: note: {words}", file=sys.stderr)
+    points = len(settings["sigma"]) * len(settings["learning_rate"])
+    processes = check_processes(options.workers, points)
     # spawned, since threads may be running here, which forks do not survive
     workers = (
         nullcontext(None)
-        if options.workers == 1
-        else ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
+        if processes == 1
+        else ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with_parent)
     )
     with workers as executor:
         diagram = phase_diagram(
             landscape, executor=executor, store=options.store, progress=not options.json, **settings
         )
-    borders = boundaries(landscape, learning_rate=settings["learning_rate"], time=settings["time"])
     rows = _rows(diagram, borders)
     named = borders.rename({name: f"border_{name}" for name in borders})
     report(
@@ -107,6 +128,19 @@ def run_phases(options: argparse.Namespace, out: Path | None) -> int:
         results={"phases": diagram.merge(named, combine_attrs="override")},
     )  # fmt: skip
     return 0
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the process that started it does, however that ends."""
+    parent = parent_process()
+
+    def wait() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        Thread(target=wait, daemon=True).start()
 
 
 def _figure(diagram: xr.Dataset, borders: xr.Dataset):

@@ -30,6 +30,7 @@ from fpsolve.command.reader import (
     short,
     whole,
 )
+from fpsolve.command.sizes import check_cells, check_walkers
 from fpsolve.density.choices import Scheme, Walls
 from fpsolve.density.grid import Box, checked_box
 from theory.catalogue import CATALOGUE
@@ -48,11 +49,13 @@ EXAMPLE_PARAMETERS = {
 _EXAMPLE_KEYS = tuple(key for own in EXAMPLE_PARAMETERS.values() for key in own)
 SECTIONS = ("variables", "fast", "loss", "example", *_EXAMPLE_KEYS, "parameters")
 TABLES = ("noise", "box", "solver", "simulate", "escape", "phases")
-#: Above this the factorisation of a mesh no longer fits into the memory of a usual machine.
-MAX_CELLS = 2_000_000
+#: Symbolic derivatives of more variables, and of longer lists of coefficients, take minutes.
+MAX_VARIABLES = 100
+MAX_COEFFICIENTS = 32
 MIN_CELLS_PER_AXIS = 8
 DEFAULT_WALKERS = 1024
 DEFAULT_TIME = 1000.0
+MAX_SEED = 2**64 - 1
 
 #: Configurations that ship with the package, by the name after ``--example``.
 EXAMPLES = shipped(EXAMPLE_FOLDER)
@@ -117,8 +120,14 @@ def _refuse_rough_and_silent(process: Langevin) -> None:
     if process.landscape.hessian.has(sp.DiracDelta, sp.Derivative, sp.Subs):
         raise ValueError("the loss is not smooth: write sqrt(x**2 + c) with a small c instead of abs(x)")
     points = np.random.default_rng(1).normal(size=(16, len(process.variables)))
-    with np.errstate(all="ignore"):
-        D = process.diffusion_values(points)
+    try:
+        with np.errstate(all="ignore"):
+            D = process.diffusion_values(points)
+        beyond = bool(np.isinf(D).any())
+    except OverflowError:
+        beyond = True
+    if beyond:
+        raise ValueError("the noise is beyond floating-point numbers; change the unit of the loss")
     if not np.any(D):
         raise ValueError("the noise is zero: without noise there is no density")
 
@@ -178,13 +187,15 @@ def _shape(value: object, name: str, dimension: int) -> tuple[int, ...]:
     if len(counts) != dimension:
         raise ValueError(f"{name} = {value!r} must give a number of cells for each of {dimension} variables")
     cells = tuple(whole(n, name, at_least=MIN_CELLS_PER_AXIS) for n in counts)
-    if math.prod(cells) > MAX_CELLS:
-        raise ValueError(f"{name} = {value!r} makes {math.prod(cells):,} cells; use at most {MAX_CELLS:,}")
+    check_cells(math.prod(cells), dimension, f"{name} = {short(value)}")
     return cells
 
 
 #: What the tables of walkers have in common; phases have their own times.
-WALKERS: dict[str, Check] = {"walkers": partial(whole, at_least=2), "seed": partial(whole, at_least=0)}
+WALKERS: dict[str, Check] = {
+    "walkers": partial(whole, at_least=2),
+    "seed": partial(whole, at_least=0, at_most=MAX_SEED),
+}
 _SIMULATE: dict[str, Check] = {**WALKERS, "time": positive, "time_step": positive, "burn_in": number}
 
 
@@ -196,6 +207,14 @@ def _simulate(table: Mapping[str, object], process: Langevin) -> dict[str, float
     burn_in, time = options.get("burn_in", 0.0), options.get("time", DEFAULT_TIME)
     if not 0 <= burn_in < time:
         raise ValueError(f"simulate.burn_in = {burn_in:g} must be at least 0 and below the time, {time:g}")
+    step = options.get("time_step", process.learning_rate)
+    # a second ensemble takes half the step
+    check_walkers(
+        options.get("walkers", DEFAULT_WALKERS),
+        3 * time / step,
+        variables=len(process.names),
+        where="simulate",
+    )
     return options
 
 
@@ -225,6 +244,8 @@ def _escape(table: Mapping[str, object], process: Langevin) -> dict[str, object]
     missing = [key for key in ("start", "target") if key not in options]
     if missing:
         raise ValueError(f"[escape] needs {missing[0]}, such as start = {{ x = -1.0 }}, target = 'x > 0'")
+    if "walkers" in options:
+        check_walkers(options["walkers"], 1, variables=len(process.names), where="escape")
     if "seed" in options:
         options["rng"] = options.pop("seed")
     return options
@@ -269,6 +290,8 @@ def _names(value: object, key: str) -> tuple[str, ...]:
         or not all(isinstance(v, str) and v.isidentifier() for v in value)
     ):
         raise ValueError(f"{key} must be a list of names, such as {key} = ['x', 'y']")
+    if len(value) > MAX_VARIABLES:
+        raise ValueError(f"{key} has {len(value)} names; use at most {MAX_VARIABLES}")
     if len(set(value)) != len(value):
         raise ValueError(f"{key} repeats a name")
     if reserved := [name for name in value if iskeyword(name)]:
@@ -289,8 +312,7 @@ def _example(table: Mapping[str, object]) -> Landscape:
             continue
         if key not in allowed:
             raise ValueError(f"{key} is no parameter of the example {name!r}")
-        read = _rows if key == "lambda" else number
-        arguments[allowed[key]] = read(table[key], key)
+        arguments[allowed[key]] = _EXAMPLE_CHECKS.get(key, number)(table[key], key)
     return CATALOGUE[name](**arguments)
 
 
@@ -322,6 +344,21 @@ def _rows(value: object, name: str) -> list:
     if not all(isinstance(item, list) and item for item in value):
         raise ValueError(f"{name} = {short(value)} must not mix numbers and rows")
     return [[number(v, f"{name}[{i}][{j}]") for j, v in enumerate(row)] for i, row in enumerate(value)]
+
+
+def _coefficients(value: object, name: str) -> list:
+    """Coefficients of λ(x), or of each λᵢ(x)."""
+    rows = _rows(value, name)
+    longest = max(len(rows), *(len(row) for row in rows if isinstance(row, list)), 0)
+    if longest > MAX_COEFFICIENTS:
+        raise ValueError(f"{name} has {longest} entries; use at most {MAX_COEFFICIENTS}")
+    return rows
+
+
+#: Parameters of examples that are more than a number.
+_EXAMPLE_CHECKS: dict[str, Check] = {
+    "lambda": _coefficients, "dimensions": partial(whole, at_least=1, at_most=MAX_VARIABLES),
+}  # fmt: skip
 
 
 def _matrix(value: object, name: str) -> list:

@@ -13,6 +13,8 @@ from fpsolve.results import shortened
 
 #: A configuration is a page of text; anything larger is a mistake.
 MAX_BYTES = 64 * 1024
+#: Sizes of numbers in a file.
+SMALLEST, LARGEST = 1e-100, 1e100
 #: Reads a value of a file: the value and its name in messages; what is wrong is a ValueError.
 Check: TypeAlias = Callable[[object, str], object]
 
@@ -77,9 +79,13 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def number(value: object, name: str) -> float:
-    """A finite number; whole numbers stay whole."""
+    """0, or a number of a size between 1e-100 and 1e100, so that its square is one; whole ones stay whole."""
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            if value and not SMALLEST <= abs(value) <= LARGEST:
+                raise ValueError(
+                    f"{name} = {short(value)} must be 0 or between {SMALLEST:g} and {LARGEST:g} in size"
+                )
             return value
     except OverflowError:  # an integer beyond the floats
         pass
@@ -94,11 +100,12 @@ def positive(value: object, name: str) -> float:
     return found
 
 
-def whole(value: object, name: str, *, at_least: int) -> int:
-    """A whole number that is not too small."""
+def whole(value: object, name: str, *, at_least: int, at_most: float = math.inf) -> int:
+    """A whole number that is not too small and not too large."""
     found = number(value, name)
-    if found != int(found) or found < at_least:
-        raise ValueError(f"{name} = {short(value)} must be a whole number, at least {at_least}")
+    if found != int(found) or not at_least <= found <= at_most:
+        most = f" and at most {at_most:g}" if at_most < math.inf else ""
+        raise ValueError(f"{name} = {short(value)} must be a whole number, at least {at_least}{most}")
     return int(found)
 
 

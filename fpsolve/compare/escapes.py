@@ -317,6 +317,8 @@ def _simulated(
         if walkers < 100:
             yield f"{name}: not run; 100 walkers would take {100 * min(mean, max_time) / step:.1e} steps"
             return
+    if walkers < problem.walkers:
+        yield f"{name}: {walkers} walkers, not {problem.walkers}, which would take over {BUDGET:.0e} steps"
     runs = simulate_escape(
         problem.process, start=problem.start, target=problem.target, walkers=walkers, time_step=step,
         max_time=max(max_time, step), rng=problem.rng, progress=problem.progress,

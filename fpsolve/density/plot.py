@@ -41,25 +41,28 @@ RESHAPED = (
 def density(density: xr.DataArray, *, ax: Axes | None = None, decades: float = 6.0, **mesh) -> Axes:
     """Axes with a probability density: a curve in one dimension, a map of log₁₀ P in two.
 
-    The map reaches ``decades`` below its maximum. ``mesh`` is passed to ``plot`` or ``pcolormesh``. A
-    ValueError if the density has more than two dims: take a marginal first.
+    The map reaches ``decades`` below its maximum. ``mesh`` is passed to ``plot`` or ``pcolormesh``. Another
+    field, such as a committor, is drawn as it is, under its own ``long_name``. A ValueError if there are more
+    than two dims: take a marginal first.
     """
     ax = axes(ax)
+    said = str(density.attrs.get("long_name", density.name or "density"))
+    is_density = "density" in said
     if density.ndim == 1:
         (name,) = map(str, density.dims)
         ax.plot(density[name], density, **({"color": INK["density"]} | mesh))
-        ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$")
+        ax.set(xlabel=_axis_label(density, name), ylabel=f"$p({name})$" if is_density else said)
         return ax
     if density.ndim != 2:
         raise ValueError(f"cannot draw a density with dims {density.dims}; use fpsolve.plot.marginal")
     first, second = map(str, density.dims)
     shown = _thinned(density)
     floor = float(shown.max()) * 10.0**-decades
-    logarithm = np.log10(np.maximum(shown, floor))
+    drawn = np.log10(np.maximum(shown, floor)) if is_density else shown
     options: dict = {"shading": "auto", "cmap": "cividis", "rasterized": True} | mesh
-    image = ax.pcolormesh(shown[first], shown[second], logarithm.T, **options)
+    image = ax.pcolormesh(shown[first], shown[second], drawn.T, **options)
     bar = ax.figure.colorbar(image, ax=ax)
-    bar.set_label(f"$\\log_{{10}} P({first}, {second})$")
+    bar.set_label(f"$\\log_{{10}} P({first}, {second})$" if is_density else said)
     ax.set(xlabel=_axis_label(density, first), ylabel=_axis_label(density, second))
     return ax
 

@@ -31,7 +31,7 @@ from theory.langevin import Langevin
 from theory.noise import random_shift
 from theory.valley import borders, elimination
 from theory.valley import times as slow_passage
-from theory.valley.reduced import Reduced
+from theory.valley.reduced import Order, Reduced
 
 #: ⟨|x|⟩²/⟨x²⟩ of exp(−x⁴), the density whose peak is about to split; 2/π for a Gaussian, 1 for two points.
 _SPLIT = math.gamma(0.5) ** 2 / (math.gamma(0.25) * math.gamma(0.75))
@@ -201,19 +201,19 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
     Returns
     -------
     Dataset
-        Dim ``learning_rate``. From I to II: ``leading`` Δ_S*/η, ``ito_prefactor``, ``second_order``,
-        ``finite_step`` −ε(1 − ηλ₀/2)/(λ₁η), ``finite_step_second_order``. From II to III: ``kappa_at_zero``
-        Δ_m/η (S40), ``lifetime`` (:func:`theory.valley.times.divergence_sigma`). Dim ``delta_s``:
-        ``density_learning_rate`` = 2/⟨λ⟩ over the full p(x), a border at σ = Δ_S/η.
+        Dim ``learning_rate``. From I to II, NaN without a transition: ``leading`` Δ_S*/η, ``ito_prefactor``,
+        ``second_order``, ``finite_step`` −ε(1 − ηλ₀/2)/(λ₁η), ``finite_step_second_order``. From II to III:
+        ``kappa_at_zero`` Δ_m/η (S40), ``lifetime`` (:func:`theory.valley.times.divergence_sigma`).
+        Dim ``delta_s``: ``density_learning_rate`` = 2/⟨λ⟩ over the full p(x), a border at σ = Δ_S/η.
     """
     check_valley(landscape)
     check_positive(learning_rate=learning_rate)
     eta = np.array(learning_rate, float)
-    star = {order: borders.critical_noise(landscape, order=order) for order in (0, 1, 2)}
+    star = {order: _transition_noise(landscape, order) for order in (0, 1, 2)}
     (x,) = landscape.slow
     stiffness = float(borders.floor_curvature(landscape).subs(x, 0))
     bend = np.maximum(1 - eta * stiffness / 2, 0.0)
-    noise = np.geomspace(star[0], 1.0, 13)
+    noise = np.geomspace(star[0] if star[0] < 1 else 1e-3, 1.0, 13)
     lasting = [slow_passage.divergence_sigma(landscape, learning_rate=rate, time=time) for rate in eta]
     upper = [borders.divergence_noise(landscape, learning_rate=rate) / rate for rate in eta]
     mean_field = [slow_passage.divergence_learning_rate(landscape, delta_s=d) for d in noise]
@@ -232,6 +232,14 @@ def boundaries(landscape: Landscape, *, learning_rate: ArrayLike, time: float) -
     )
     title = f"borders of the phases of SGD on {landscape.name}"
     return dataset(variables, title=title, coords={"learning_rate": eta, "delta_s": noise}, time=float(time))
+
+
+def _transition_noise(landscape: Landscape, order: Order) -> float:
+    """Δ_S*, or NaN where there is no transition."""
+    try:
+        return borders.critical_noise(landscape, order=order)
+    except borders.NoTransition:
+        return math.nan
 
 
 def curvature_point(

@@ -24,6 +24,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.files import netcdf_bytes
 from fpsolve.results import plain, shortened
 from fpsolve.sweeps.lock import alone
 
@@ -62,7 +63,7 @@ def write_store(dataset: xr.Dataset, path: Path) -> None:
         hashes = _hashes(dataset)
         whole = dataset.assign_attrs({_HASH: _joined(hashes)})
         if path.suffix == ".nc":
-            whole.to_netcdf(part, engine="h5netcdf")
+            part.write_bytes(netcdf_bytes(whole))
             _sync(part)
         else:
             whole.to_zarr(part, mode="w", zarr_format=2, consolidated=True)  # v3 has no consolidation
@@ -72,8 +73,8 @@ def write_store(dataset: xr.Dataset, path: Path) -> None:
             if hashes.get(name) != found.get(name):
                 raise TypeError(f"{name} would come back changed")
         os.replace(part, path)
-    except OSError:
-        raise
+    except OSError as error:
+        raise OSError(f"store={str(path)!r} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         raise TypeError(f"store={str(path)!r} cannot hold the result: {_said(error, 200)}") from error
     finally:

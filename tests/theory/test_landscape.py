@@ -144,3 +144,18 @@ def test_three_dimensional_hessian_noise_works_by_numbers_where_no_closed_form_e
     assert process.free_parameters == ()
     with pytest.raises(NotImplementedError, match="root_values"):
         _ = process.root
+
+
+def test_two_symbols_of_one_name_and_names_in_place_of_symbols_are_told():
+    plain = sp.Symbol("x")
+    for make in (
+        lambda v: Landscape(plain**2, (v,)),
+        lambda v: Diffusion([-plain], [[1]], (v,)),
+        lambda v: Diffusion([-v], [[1 + plain**2]], (v,)),
+    ):
+        with pytest.raises(ValueError, match="two symbols are called x, with other assumptions"):
+            make(x)
+    with pytest.raises(
+        TypeError, match=r"variables hold 'x', which is no symbol; give sp.Symbol\('x', real=True\)"
+    ):
+        Landscape(x**2, ("x",))

@@ -43,6 +43,10 @@ def transition_condition(reduced: Reduced) -> sp.Expr:
     return sp.factor(sp.expand(condition.subs(x, 0)))
 
 
+class NoTransition(ValueError):
+    """A valley whose flattest point is at x = 0 without noise already."""
+
+
 def critical_noise(landscape: Landscape, *, order: Order = 1, cross_diffusion: bool = True) -> float:
     """Δ_S* at which x = 0 turns from the maximum of p(x) into a minimum (phase I to II).
 
@@ -58,7 +62,8 @@ def critical_noise(landscape: Landscape, *, order: Order = 1, cross_diffusion: b
     Returns
     -------
     float
-        The smallest positive root. Without one a ValueError: the flattest point is at x = 0 already.
+        The smallest positive root. Without one a NoTransition, a ValueError: the flattest point is at x = 0
+        already.
     """
     delta_s = sp.Symbol("Delta_S", positive=True)
     process = Langevin(landscape, random_shift(delta_s=delta_s), cross_diffusion)
@@ -68,7 +73,7 @@ def critical_noise(landscape: Landscape, *, order: Order = 1, cross_diffusion: b
     scale = max((abs(r) for r in roots), default=1.0)
     positive = sorted(r.real for r in roots if abs(r.imag) < 1e-12 * scale and r.real > 1e-14)
     if not positive:
-        raise ValueError(f"no transition: the density keeps its maximum at x = 0 for {landscape.loss}")
+        raise NoTransition(f"no transition: the density keeps its maximum at x = 0 for {landscape.loss}")
     return positive[0]
 
 
@@ -94,7 +99,7 @@ def critical_sigma(landscape: Landscape, *, learning_rate: Parameter) -> sp.Expr
     lift = sp.diff(landscape.loss.subs(y, 0), x, 2).subs(x, 0)
     bend = sp.diff(curvature, x, 2).subs(x, 0) / 2
     if bend.is_nonnegative:
-        raise ValueError(f"no transition: λ''(0)/2 = {bend} is not negative")
+        raise NoTransition(f"no transition: λ''(0)/2 = {bend} is not negative")
     rate, stiffness = exact(learning_rate, "learning_rate"), curvature.subs(x, 0)
     return -lift / stiffness * (1 - rate * stiffness / 2) / (bend * rate)
 
@@ -201,7 +206,7 @@ def divergence_noise(landscape: Landscape, *, learning_rate: float) -> float:
     Returns
     -------
     float
-        0 where ηλ_F ≥ 2 already without noise.
+        0 where ηλ_F ≥ 2 already without noise, ``inf`` where λ₁ = 0.
     """
     (x,) = landscape.slow
     curvature = floor_curvature(landscape)
@@ -209,6 +214,8 @@ def divergence_noise(landscape: Landscape, *, learning_rate: float) -> float:
     bend = float(sp.diff(curvature, x, 2).subs(x, 0)) / 2
     if learning_rate * flattest >= 2:
         return 0.0
+    if bend == 0:
+        return math.inf
     return math.sqrt((2 / (learning_rate * flattest) - 1) / 3) / abs(bend)
 
 

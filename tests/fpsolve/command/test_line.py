@@ -1,16 +1,20 @@
 """The command line and its files: outcomes, exit codes, one clear line for bad input, nothing evaluated."""
 
+import errno
 import json
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import xarray as xr
 
 from fpsolve.command import jobs, line
 from fpsolve.command import problem as config
+from fpsolve.command.sizes import check_processes
 from theory import Langevin, degenerate_valley, random_shift
 
 GOOD = """
@@ -308,10 +312,77 @@ def test_a_phase_diagram_comes_as_table_figure_and_data_and_goes_on_from_its_sto
         (("burn_in = 100", "burn_in = 400"), "burn_in"),
         (("points = 2", "points = 0"), "points"),
         (('example = "valley"', 'example = "double_well"'), "double_well"),
-        (("[phases]", '[noise]\nkind = "isotropic"\nD = 0.1\n[phases]'), "noise.kind"),
+        (("[phases]", '[noise]\nkind = "isotropic"\nD = 0.1\n[phases]'), "phases are those of random_shift"),
+        (
+            ("walkers = 8", "walkers = 1000000000"),
+            "phases.walkers = 1e+09 take 384 GB of memory; use at most",
+        ),
+        (("time = 300", "time = 1e18"), "days on one core"),
+        (("time = 300", "time = -300"), "phases.time = -300 must be positive"),
     ],
 )
 def test_mistakes_in_a_phase_diagram_are_one_line(tmp_path, capsys, change, word):
     assert _run(tmp_path, PHASES.replace(*change), command="phases") == 2
     error = capsys.readouterr().err
     assert word in error and error.count("\n") == 1
+
+
+def test_processes_are_bounded_by_cores_and_points(tmp_path, capsys):
+    assert _run(tmp_path, PHASES, "--workers", "1000000000", command="phases") == 2
+    assert "--workers 1000000000 would take 3e+08 GB of memory; this machine has" in capsys.readouterr().err
+    assert check_processes(4, 3) == 3 and check_processes(1, 5) == 1
+
+
+FLAT = (
+    PHASES.replace("[8, -2, 1]", "[8, 2, 1]")
+    .replace("[0.001, 0.05, 2.0]", "[0.001]")
+    .replace("points = 2", "points = 1")
+    .replace("to = 0.1", "to = 0.05")
+)
+
+
+def test_a_valley_without_a_transition_gets_its_diagram_and_a_note(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert _run(tmp_path, FLAT, "--out", str(out), command="phases") == 0
+    printed = capsys.readouterr()
+    assert "no transition from I to II" in printed.err
+    assert {p.name for p in out.iterdir()} == {"phases.json", "phases.nc", "phases.png", "phases.txt"}
+
+
+def test_every_example_has_an_escape():
+    for name in config.EXAMPLES:
+        assert config.parse_problem(config.EXAMPLES[name]).escape is not None
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(tmp_path, capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert (
+        _run(tmp_path, GOOD, "--method", "finite-volume", "--no-simulation", "--out", str(tmp_path / "out"))
+        == 2
+    )
+    printed = capsys.readouterr()
+    assert f"cannot write {tmp_path / 'out' / 'stationary.txt'}: No space left on device" in printed.err
+    assert "wrote" not in printed.out and not list((tmp_path / "out").iterdir())
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\nfrom multiprocessing import get_context\n"
+        "from fpsolve.command.phases import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n    time.sleep(60)\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(200):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker outlived its parent")
