@@ -50,6 +50,20 @@ def switches(expressions: tuple[sp.Basic, ...]) -> Switches:
     return Switches(*ordered)
 
 
+@lru_cache(maxsize=256)
+def denominators(expressions: tuple[sp.Basic, ...]) -> tuple[sp.Expr, ...]:
+    """Expressions at whose zeros others may be infinite: bases of negative powers, arguments of log."""
+    found: set[sp.Expr] = set()
+    for node in {node for entry in expressions for node in sp.preorder_traversal(entry)}:
+        if isinstance(node, sp.Pow) and node.exp.is_number and not node.exp.is_nonnegative:
+            found.add(node.base)
+        elif isinstance(node, sp.log):
+            found.add(node.args[0])
+        elif isinstance(node, sp.tan):
+            found.add(sp.cos(node.args[0]))
+    return tuple(sorted((f for f in found if f.free_symbols), key=sp.default_sort_key))
+
+
 def borders(zero_at: Iterable[sp.Expr], box: Mapping[str, tuple[float, float]]) -> Borders:
     """The zeros of switches inside a box.
 

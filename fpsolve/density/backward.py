@@ -17,12 +17,14 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
+from fpsolve.density.absorption import boundary_cuts
+from fpsolve.density.choices import Walls
 from fpsolve.density.dissection import Dissection
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
-from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, place
+from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, checked_walls, place
 from fpsolve.density.modes import slow_modes
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
-from fpsolve.density.stationary import chosen_schemes, numeric_process
+from fpsolve.density.stationary import chosen_schemes, numeric_process, order
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import provenance, quantity
 from fpsolve.symbols.target import target_function
@@ -31,8 +33,6 @@ from theory.langevin import Process
 Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
 #: Name and unit of the moments of the first-passage time.
 _MOMENTS = {1: ("mean first-passage time", "time"), 2: ("second moment of the first-passage time", "time^2")}
-#: A boundary is kept at least this share of a cell away from a cell's centre.
-SMALLEST_CUT = 1e-3
 
 
 def mean_first_passage_time(
@@ -41,6 +41,7 @@ def mean_first_passage_time(
     target: Target,
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
     cross_diffusion: bool = True,
     moment: int = 1,
 ) -> xr.DataArray:
@@ -60,9 +61,11 @@ def mean_first_passage_time(
         Such as ``x > 0``; And, Or, Not of inequalities; or a signed function of one array per
         variable, positive inside the target.
     box : mapping of name to (low, high), optional
-        Reflecting walls; default where the stationary density is. Must hold part of the target.
+        Where to solve; default where the stationary density is. Must hold part of the target.
     shape : int or sequence of int, optional
         Cells per axis; default 2000, 200², 30³.
+    walls : "far", "reflecting", "periodic", or a mapping of names to these
+        "far" walls reflect as well. "periodic": the ends of the box are one place, which needs ``box``.
     cross_diffusion : bool
         False drops D_ij for i ≠ j.
     moment : {1, 2}
@@ -72,13 +75,15 @@ def mean_first_passage_time(
     -------
     DataArray
         Dims named by the variables, zero on the target, units time (time² for the second moment).
-        ``attrs["half_grid_estimate"]``: relative change of the largest value on half the grid, over three.
+        ``attrs["half_grid_estimate"]``: relative change of the largest value on half the grid, over 3; not
+        divided where coefficients jump in several variables, D vanishes at an end or noise is missing.
     """
     if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
     process = numeric_process(process, cross_diffusion)
     function = target_function(target, process.variables)
-    grid = _grid(process, box, shape)
+    grid = _grid(process, box, shape, walls)
+    power = 2.0 ** order(process, grid, chosen_schemes(process, grid)) - 1.0
     values, largest, negative = [], [], False
     for mesh in (grid, grid.coarsened()):
         problem = _Absorbing.of(process, mesh, [function])
@@ -88,7 +93,7 @@ def mean_first_passage_time(
         values.append(times)
         largest.append(float(times.max()))
         negative |= not times.min() >= -1e-6 * largest[-1]
-    estimate = abs(1.0 - largest[1] / largest[0]) / 3.0 if largest[0] > 0 else float("nan")
+    estimate = abs(1.0 - largest[1] / largest[0]) / power if largest[0] > 0 else float("nan")
     complaint = _complaint(estimate, negative)
     if complaint:
         warnings.warn(complaint, stacklevel=2)
@@ -116,6 +121,7 @@ def committor(
     target: Target,
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
     cross_diffusion: bool = True,
 ) -> xr.DataArray:
     """Probability to reach the target before the source: 𝓛q = 0, q = 1 on the target, 0 on the source.
@@ -124,7 +130,7 @@ def committor(
     ----------
     source, target : sympy condition or callable
         Disjoint sets, given as the target of :func:`mean_first_passage_time`.
-    process, box, shape, cross_diffusion
+    process, box, shape, walls, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
     Returns
@@ -135,7 +141,7 @@ def committor(
     """
     process = numeric_process(process, cross_diffusion)
     inside = [target_function(c, process.variables) for c in (source, target)]
-    grid = _grid(process, box, shape)
+    grid = _grid(process, box, shape, walls)
     problem = _Absorbing.of(process, grid, inside)
     q = problem.probabilities()
     attrs = {"source": str(source), "target": str(target)}
@@ -148,13 +154,14 @@ def relaxation_rates(
     count: int = 2,
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
     cross_diffusion: bool = True,
 ) -> np.ndarray:
     """The slowest relaxation rates: eigenvalues of −𝓛 closest to zero, the zero one left out.
 
     Parameters
     ----------
-    process, box, shape, cross_diffusion
+    process, box, shape, walls, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
     Returns
@@ -166,16 +173,18 @@ def relaxation_rates(
     if count < 1:
         raise ValueError(f"count={count} must be at least 1")
     process = numeric_process(process, cross_diffusion)
-    grid = _grid(process, box, shape)
+    grid = _grid(process, box, shape, walls)
     matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid))
     state = null_vector(matrix, grid)
     return slow_modes(state.rates, state.chain, count).rates.real
 
 
-def _grid(process: Process, box, shape) -> Grid:
+def _grid(process: Process, box, shape, walls) -> Grid:
     """The whole box as a grid; targets break mirror symmetry."""
+    ends = checked_walls(process, walls, box)
     region: Box = checked_box(process, box) if box is not None else starting_window(process, ()).box
-    return Grid.on(region, checked_shape(shape, len(region)) or default_shape(process))
+    periodic = tuple(v for v in process.names if ends[v] == "periodic")
+    return Grid.on(region, checked_shape(shape, len(region)) or default_shape(process), periodic)
 
 
 @dataclass(frozen=True)
@@ -203,9 +212,7 @@ class _Absorbing:
         exits = np.zeros((len(keep), len(members)))
         for k, (g, member) in enumerate(zip(signed, members, strict=True)):
             jumps = rates[:, member].tocoo()
-            start, end = g[keep[jumps.row]], g[np.flatnonzero(member)[jumps.col]]
-            # The boundary cuts the line between the cells at this share of its length.
-            cut = np.clip(start / (start - end), SMALLEST_CUT, 1.0)
+            cut = boundary_cuts(grid, g, np.flatnonzero(member)[jumps.col], keep[jumps.row])
             np.add.at(exits[:, k], jumps.row, jumps.data / cut)
         inner = rates[:, keep]
         try:

@@ -86,9 +86,10 @@ def _jumps_at(process: Process, grid: Grid, axis: int, v: float) -> bool:
         at = points.copy()
         at[..., axis] = side
         sides.append(_along(process, at, axis))
+    scales = [max(1e-300, float(np.abs(values).max())) for values in _along(process, grid.points(), axis)]
     return any(
-        not np.allclose(a, b, rtol=1e-4, atol=1e-4 * max(1e-300, float(np.abs(a).max())))
-        for a, b in zip(*sides, strict=True)
+        not np.allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
+        for a, b, scale in zip(*sides, scales, strict=True)
     )
 
 
@@ -224,18 +225,13 @@ class FittedAxis:
         jump = np.zeros((*D.shape[:-2], len(edges)))
         if self.process.landscape is None or not switches((self.process.landscape.loss,)).jumps:
             return jump
-        near = 1e-9 * self.grid.widths[self.axis]
+        near = 1e-9 * self.grid.widths[self.axis] * np.array([-1.0, 1.0])
+        smallest = 1e-7 * float(np.ptp(_along(self.process, self.grid.points(), self.axis)[2]))
         for v in self.points:
             k = int(np.argmin(np.abs(edges - v)))
-            (below, above), (D_below, D_above) = (
-                np.moveaxis(
-                    _along(self.process, self._points(edges[k] + near * np.array([-1.0, 1.0])), self.axis)[n],
-                    -1,
-                    0,
-                )
-                for n in (2, 1)
-            )
-            if np.allclose(below, above, rtol=1e-6, atol=1e-9 * max(1e-300, float(np.abs(above).max()))):
+            _, noise, loss = _along(self.process, self._points(edges[k] + near), self.axis)
+            (below, above), (D_below, D_above) = (np.moveaxis(values, -1, 0) for values in (loss, noise))
+            if (np.abs(above - below) <= smallest).all():
                 continue
             if not np.allclose(D_below, D_above, rtol=1e-4):
                 where = place([self.grid.names[self.axis]], np.array([v]))

@@ -10,11 +10,12 @@ coefficients are then integrated exactly and the law of y at fixed x needs a doz
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import combinations
-from math import sqrt
+from itertools import combinations, pairwise
+from math import prod, sqrt
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -24,8 +25,11 @@ import xarray as xr
 from numpy.polynomial import hermite_e, legendre
 from scipy.sparse.linalg import SuperLU
 
-from fpsolve.density.grid import Box, kept_axes, lowest, unfolded
-from fpsolve.density.operator import factorised, pinned_system
+from fpsolve.density.choices import Walls
+from fpsolve.density.fitted import natural_ends
+from fpsolve.density.grid import Box, Grid, kept_axes, lowest, unfolded
+from fpsolve.density.operator import check_periodic, factorised, pinned_system
+from fpsolve.density.pieces import refuse_unfit, smooth_pieces
 from fpsolve.results import quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Langevin, Process
@@ -42,6 +46,16 @@ LEVELS = {
 HERMITE_BELOW = 0.05
 #: Hermite solutions are reported to this many scales α from the floor, where they are below 1e-17.
 HERMITE_REACH = 9.0
+
+
+#: A box this many scales α wide on both sides cuts off less than 1e-8 of a Hermite axis.
+WIDE_ENOUGH = 6.0
+#: Outer share of the box whose mass counts as that at its walls.
+RIM = 0.02
+#: Memory in bytes that a level may need.
+MEMORY = 4 * 2**30
+#: Entries of the factors over those of the matrix, by dimension, as measured on these levels.
+FILL = {1: 3, 2: 8, 3: 20}
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class Axis:
     node_values: np.ndarray  # (K, r, m)
     edges: np.ndarray  # (K + 1,)
     hermite: bool = False
+    periodic: bool = False
 
     @property
     def line(self) -> np.ndarray:
@@ -71,7 +86,9 @@ class Axis:
         return self.nodes.ravel()
 
 
-def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> Axis:
+def _lagrange_axis(
+    name: str, edges: np.ndarray, degree: int, folded: bool = False, periodic: bool = False
+) -> Axis:
     """Elements between ``edges`` with Lagrange polynomials on Gauss–Lobatto points."""
     inner = legendre.Legendre.basis(degree).deriv().roots()
     nodes = np.concatenate([[-1.0], np.sort(inner.real), [1.0]])
@@ -87,11 +104,13 @@ def _lagrange_axis(name: str, edges: np.ndarray, degree: int, folded: bool) -> A
     basis = np.broadcast_to(values, (count, *values.shape))
     slope = slopes / half[..., None]
     index = np.arange(count)[:, None] * degree + np.arange(degree + 1)
+    size = count * degree + (0 if periodic else 1)
+    index = index % size  # the ends of a periodic axis are one point
     points = edges[:-1, None] + half * (u + 1)
     weights = half * w
     return Axis(
-        name, points, weights, basis, slope, basis, slope, index, count * degree + 1, folded,
-        nodes=points, node_weights=weights, node_values=basis, edges=edges,
+        name, points, weights, basis, slope, basis, slope, index, size, folded,
+        nodes=points, node_weights=weights, node_values=basis, edges=edges, periodic=periodic,
     )  # fmt: skip
 
 
@@ -123,11 +142,20 @@ def _hermite_axis(name: str, scale: float, functions: int, even: bool) -> Axis:
 
 
 def spectral_density(
-    process: Process, *, box: Box, symmetric: Sequence[str] = (), tolerance: float = 1e-9
+    process: Process,
+    *,
+    box: Box,
+    walls: Mapping[str, Walls] | None = None,
+    meant: bool = True,
+    symmetric: Sequence[str] = (),
+    tolerance: float = 1e-9,
 ) -> xr.DataArray:
     """Stationary density on quadrature nodes, refined until its moments settle.
 
-    ``box`` says where to solve; a valley's fast variable is not cut there but unbounded. Variables in
+    ``box`` says where to solve. A valley's fast variable is not cut there but unbounded where its wall is far
+    and the box is not ``meant``, or so wide that it makes no difference. Elements end where coefficients jump
+    or bend; in one variable D may jump: then D P is solved for. ``walls`` are as in
+    :func:`fpsolve.stationary_density`. Variables in
     ``symmetric`` leave the law unchanged when reflected: solved on v ≥ 0 and mirrored. ``tolerance`` bounds
     the change of ⟨v⟩, ⟨v²⟩, std|v| and ⟨u v⟩ between the last two levels, relative to their scales.
 
@@ -138,20 +166,34 @@ def spectral_density(
     solve in a wider box.
 
     NotImplementedError where D has no closed form (three-dimensional Hessian-proportional noise). MemoryError
-    where not even the coarsest level fits; finer levels that do not fit are left out. Warns where the
-    tolerance is not reached, or where rounding decides the weights of separate valleys.
+    where not even the coarsest level fits into ``MEMORY``; finer levels that do not are left out. ValueError
+    where a coefficient has a pole, jumps in a way that elements cannot follow, or the density is no density:
+    mass at a far wall, or negative. Warns of less of that, where the tolerance is not reached, or where
+    rounding decides the weights of separate valleys.
 
     Karniadakis, Sherwin, *Spectral/hp Element Methods* (2005), ch. 2; Hermite functions for fast variables as
     in Risken, *The Fokker–Planck Equation* (1989), ch. 10.
     """
-    coefficients = _coefficients(process)
-    scales = _hermite_scales(process, box)
+    walls = walls or dict.fromkeys(process.names, "far")
+    periodic = tuple(v for v in process.names if walls[v] == "periodic")
+    region = Grid.on(box, (8,) * len(box), periodic)
+    check_periodic(process, region)
+    refuse_unfit(process, box)
+    smooth = smooth_pieces(process, box)
+    coefficients = _coefficients(process, smooth.itos)
+    scales = {
+        v: s
+        for v, s in _hermite_scales(process, box).items()
+        if walls[v] == "far" and (not meant or min(-box[v][0], box[v][1]) > WIDE_ENOUGH * s)
+    }
     solution: _Solution | None = None
     change = np.inf
     for level in LEVELS[len(box)]:
-        axes = _axes(process, box, symmetric, scales, level)
+        axes = _axes(process, box, symmetric, scales, level, smooth.points, periodic)
+        if memory_needed(axes) > MEMORY:
+            break
         try:
-            finer = _solve(process, coefficients, axes, solution)
+            finer = _solve(process, coefficients, axes, solution, smooth.itos)
         except MemoryError:
             break
         change = np.inf if solution is None else _change(finer, solution)
@@ -161,9 +203,47 @@ def spectral_density(
             break
         box = _trimmed(solution, box)
     if solution is None:
-        raise MemoryError("no memory for the coarsest level of the spectral method: give a smaller box=")
+        raise MemoryError(
+            f"the coarsest level of the spectral method needs more than {MEMORY / 2**30:.0f} GiB; use "
+            "method='finite-volume'"
+        )
     _judge(change, solution.rounding, tolerance)
-    return _labelled(solution, max(change, solution.rounding))
+    result = _labelled(solution, max(change, solution.rounding))
+    _judge_mass(result, solution, {v for v in walls if walls[v] == "far"}, natural_ends(process, region))
+    return result
+
+
+def _judge_mass(
+    result: xr.DataArray, solution: _Solution, far: set[str], natural: frozenset[tuple[str, str]]
+) -> None:
+    """Refuse or warn of mass at walls that shall be far, and of negative mass."""
+    mass = np.abs(solution.density * solution.volume)
+    rim = {
+        (axis.name, end): held
+        for k, axis in enumerate(solution.axes)
+        for end, held in _rim(mass, k, axis).items()
+        if axis.name in far and (axis.name, end) not in natural
+    }
+    (name, end), most = max(rim.items(), key=lambda item: item[1], default=(("", ""), 0.0))
+    negative, outside = float(result.attrs["negative_mass"]), sum(rim.values())
+    if most > 1e-2:
+        raise ValueError(
+            f"the loss does not confine the density in the box: {most:.1%} of the mass lies at the {end} end "
+            f"of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
+        )
+    if negative > 0.1:
+        raise ValueError(
+            f"the spectral density is negative on {negative:.1%} of the mass: it is not resolved; give a "
+            "smaller box=, or use method='finite-volume'"
+        )
+    complaints = {
+        f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": outside > 1e-6,
+        f"the spectral density is negative on {negative:.1e} of the mass: values in its tails are wrong; use "
+        "method='finite-volume' for them": negative > 1e-4,
+    }
+    for complaint, true in complaints.items():
+        if true:
+            warnings.warn(complaint, stacklevel=6)
 
 
 def _judge(change: float, rounding: float, tolerance: float) -> None:
@@ -189,7 +269,7 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
     trimmed = dict(box)
     mass = np.abs(solution.density * solution.volume)
     for k, axis in enumerate(solution.axes):
-        if axis.hermite:
+        if axis.hermite or axis.periodic:
             continue
         marginal = kept_axes(mass, k).reshape(axis.nodes.shape).sum(axis=1)
         below = int(np.searchsorted(np.cumsum(marginal), 1e-13))
@@ -199,9 +279,14 @@ def _trimmed(solution: _Solution, box: Box) -> Box:
     return trimmed
 
 
-def _coefficients(process: Process) -> _Coefficients:
-    """c and D of the weak form as functions of the coordinates: (N, ...) and (N, N, ...)."""
+def _coefficients(process: Process, itos: bool = False) -> _Coefficients:
+    """c and D of the weak form as functions of the coordinates: (N, ...) and (N, N, ...).
+
+    With ``itos`` those of u = D P in one variable: −b/D and 1.
+    """
     variables, D = process.variables, process.diffusion
+    if itos:
+        return numpy_function([-process.drift[0] / D[0, 0]], variables), numpy_function(sp.eye(1), variables)
     size = range(len(variables))
     velocity = [-process.drift[i] + sum(sp.diff(D[i, j], variables[j]) for j in size) for i in size]
     return numpy_function(velocity, variables), numpy_function(sp.Matrix(D), variables)
@@ -223,8 +308,10 @@ def _hermite_scales(process: Process, box: Box) -> dict[str, float]:
     return {str(y): sqrt(float(np.max(numpy_function(s, reduced.slow)(line)))) for y, s in pairs}
 
 
-def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[Axis]:
-    """One axis per variable at the given level of resolution."""
+def _axes(
+    process, box, symmetric, scales, level: tuple[int, int, int], points=MappingProxyType({}), periodic=()
+) -> list[Axis]:
+    """One axis per variable at the given level of resolution; elements end at ``points``."""
     degree, functions, elements = level
     axes = []
     for name in process.names:
@@ -235,8 +322,26 @@ def _axes(process, box, symmetric, scales, level: tuple[int, int, int]) -> list[
             continue
         low = max(low, 0.0) if half else low
         count = (elements + 1) // 2 if half and low == 0.0 else elements
-        axes.append(_lagrange_axis(name, np.linspace(low, high, count + 1), degree, half))
+        edges = _edges(low, high, count, points.get(name, ()))
+        axes.append(_lagrange_axis(name, edges, degree, half, name in periodic))
     return axes
+
+
+def memory_needed(axes: list[Axis]) -> float:
+    """Bytes for the matrix of the weak form, while it is assembled, and its factors."""
+    entries = prod(len(a.points) * a.index.shape[1] ** 2 for a in axes)
+    return entries * (40.0 + 12.0 * FILL[len(axes)])
+
+
+def _edges(low: float, high: float, count: int, points: Sequence[float]) -> np.ndarray:
+    """Ends of elements, shape (≥ count + 1,): equal ones between points where elements must end."""
+    apart = 1e-9 * (high - low)
+    stops = [low, *(v for v in points if low + apart < v < high - apart), high]
+    parts = [
+        np.linspace(a, b, int(np.ceil(count * (b - a) / (high - low) - 1e-9)) + 1)[:-1]
+        for a, b in pairwise(stops)
+    ]
+    return np.append(np.concatenate(parts), high)
 
 
 @dataclass(frozen=True)
@@ -253,7 +358,11 @@ class _Solution:
 
 
 def _solve(
-    process: Process, coefficients: _Coefficients, axes: list[Axis], earlier: _Solution | None
+    process: Process,
+    coefficients: _Coefficients,
+    axes: list[Axis],
+    earlier: _Solution | None,
+    itos: bool = False,
 ) -> _Solution:
     """Assemble, pin one unknown near the mode, factorise, refine, normalise, evaluate."""
     matrix = _assembled(coefficients, axes)
@@ -261,11 +370,18 @@ def _solve(
     keep, inner, right = pinned_system(matrix, pin)
     lu = factorised(inner)
     values = lu.solve(right)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "the spectral method finds no density: parts of the box exchange no mass; give a smaller box=, "
+            "or use method='finite-volume'"
+        )
     values += lu.solve(right - inner @ values)
     unknowns = np.empty(matrix.shape[0])
     unknowns[keep], unknowns[pin] = values, 1.0
     residual = float(np.abs(matrix @ unknowns).max() / abs(matrix).dot(np.abs(unknowns)).max())
     density = _evaluated(unknowns, axes)
+    if itos:
+        density = density / process.diffusion_values(axes[0].line[:, None])[:, 0, 0]
     volume = reduce(np.multiply.outer, [a.node_weights.ravel() for a in axes])
     rounding = _rounding_error(inner, lu, axes, keep)
     density = density / (density * volume).sum()
@@ -399,7 +515,7 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     names = [a.name for a in solution.axes]
     coordinates, rim = {}, 0.0
     for k, axis in enumerate(solution.axes):
-        rim += _rim(density * volume, k, axis)
+        rim += 0.0 if axis.periodic else sum(_rim(np.abs(density * volume), k, axis).values())
         line, weight = axis.line, axis.node_weights.ravel()
         if axis.folded:
             density, volume = unfolded(density, k), unfolded(volume, k)
@@ -428,14 +544,16 @@ def _labelled(solution: _Solution, change: float) -> xr.DataArray:
     return xr.DataArray(density, coordinates, names, name="density", attrs=attrs)
 
 
-def _rim(mass: np.ndarray, k: int, axis: Axis) -> float:
-    """Mass in the outermost intervals of an axis, v = 0 of a mirrored one left out; 0 for a Hermite axis."""
+def _rim(mass: np.ndarray, k: int, axis: Axis) -> dict[str, float]:
+    """Mass in the outer ``RIM`` share of an axis, by end; v = 0 of a mirrored one and Hermite left out."""
     if axis.hermite:
-        return 0.0
-    line, count = axis.line, axis.nodes.shape[1]
-    mass = np.moveaxis(np.abs(mass), k, 0).reshape(len(line), -1).sum(axis=1)
-    at_symmetry = axis.folded and line[0] < line[1] - line[0]
-    return float(mass[-count:].sum()) + (0.0 if at_symmetry else float(mass[:count].sum()))
+        return {}
+    line, low, high = axis.line, axis.edges[0], axis.edges[-1]
+    reach, marginal = RIM * (high - low), kept_axes(mass, k)
+    held = {"high": float(marginal[line > high - reach].sum())}
+    if not (axis.folded and low == 0.0):
+        held["low"] = float(marginal[line < low + reach].sum())
+    return held
 
 
 def _basis(axis: Axis) -> str:

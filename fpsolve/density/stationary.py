@@ -67,7 +67,7 @@ def stationary_density(
     method : {"finite-volume", "chain", "spectral"}
         Finite volumes assembled by FiPy; a chain of jumps with nonnegative rates, for noise that is missing
         in no direction, extrapolated over three meshes; or spectral elements, for which ``shape``,
-        ``scheme``, ``walls`` and ``accuracy`` have no meaning.
+        ``scheme`` and ``accuracy`` have no meaning.
     box : mapping of name to (low, high), optional
         Where to solve. Default: found from the reduced density of a valley, or from the local
         widths at the minima, then widened until its rim holds no mass.
@@ -145,15 +145,14 @@ def _spectral_elements(
     """The density by spectral elements; an automatic box is enlarged by 12 % per side against truncation."""
     from fpsolve.density.spectral import spectral_density
 
-    if "periodic" in walls.values():
-        raise ValueError("the spectral method knows no periodic walls; use method='finite-volume'")
+    meant = box is not None
     if box is None:
         box = starting_window(process, mirrored).box
         for v, (low, high) in box.items():
             extra = 0.12 * (high - low)
             inner = -(high + extra) if low == -high else low - extra
             box[v] = (max(inner, 0.0) if v in mirrored and low >= 0 else inner, high + extra)
-    return spectral_density(process, box=box, symmetric=mirrored)
+    return spectral_density(process, box=box, walls=walls, meant=meant, symmetric=mirrored)
 
 
 _METHODS: dict[Method, Callable[..., xr.DataArray]] = {

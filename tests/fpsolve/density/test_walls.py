@@ -5,7 +5,14 @@ import pytest
 import sympy as sp
 from scipy.integrate import dblquad
 
-from fpsolve import probability_current, stationary_density
+from fpsolve import (
+    committor,
+    mean_first_passage_time,
+    passage_time_law,
+    probability_current,
+    relaxation_rates,
+    stationary_density,
+)
 from fpsolve.density import averages
 from theory import Diffusion, Landscape, Langevin, isotropic
 
@@ -85,3 +92,56 @@ def test_noise_that_jumps_on_a_ring_is_seen_from_both_sides():
 def test_walls_that_do_not_fit_are_refused(walls, box, words):
     with pytest.raises(ValueError, match=words):
         stationary_density(tilted(1, 1), box=box, walls=walls)
+
+
+def test_rates_on_a_ring_are_those_of_rotating_modes():
+    """Drift v, D on a ring of length 2π: eigenvalues n² D ± i n v."""
+    found = relaxation_rates(
+        Diffusion([0], [[R(1, 2)]], (x,)), count=4, box={"x": (0, 2 * np.pi)}, shape=200, walls="periodic"
+    )
+    assert found == pytest.approx([0.5, 0.5, 2.0, 2.0], rel=1e-3)
+
+
+@pytest.mark.parametrize("place", [0.0, np.pi - 0.4])
+def test_times_and_committor_reach_a_set_through_the_periodic_end(place):
+    """Brownian motion on a ring: T = (d² − r²)/2D in the distance r from the far side."""
+    free = Diffusion([0], [[R(1, 2)]], (x,))
+    options = {"box": {"x": (-np.pi, np.pi)}, "shape": 400, "walls": "periodic"}
+    near = sp.cos(x - sp.Float(place)) > sp.cos(R(1, 2))
+    times = mean_first_passage_time(free, target=near, **options)
+    far = (times.x - place) % (2 * np.pi) - np.pi
+    exact = ((np.pi - 0.5) ** 2 - far**2).clip(min=0.0)
+    assert float(abs(times - exact).max()) < 1e-3
+    q = committor(free, source=near, target=sp.cos(x - sp.Float(place)) < -sp.cos(R(1, 2)), **options)
+    around = np.abs((q.x - place + np.pi) % (2 * np.pi) - np.pi)
+    assert float(abs(q - ((around - 0.5) / (np.pi - 1)).clip(0.0, 1.0)).max()) < 1e-3
+
+
+def test_a_target_at_the_periodic_end_is_met_from_both_sides():
+    """The set is x > 3 in a box that ends at π: an arc of 2(π − 3) there if it holds both sides."""
+    free = Diffusion([0], [[R(1, 2)]], (x,))
+    times = mean_first_passage_time(
+        free, target=x > 3, box={"x": (-np.pi, np.pi)}, shape=2000, walls="periodic"
+    )
+    half = (3 + np.pi) / 2
+    exact = (half**2 - (times.x + np.pi - half) ** 2).where(times.x < 3, 0.0)
+    assert float(abs(times - exact).max()) < 1e-2
+
+
+def test_the_time_for_one_period_of_a_tilted_cosine_gives_its_drift_velocity():
+    """A passage over k periods takes k·2π/v: the renewal of periods."""
+    process = tilted(1, R(1, 2))
+    velocity = 2 * np.pi * stratonovich_current(1.0, 0.5)
+    low, high = -6 * np.pi, 2 * np.pi
+    times = mean_first_passage_time(process, target=x > high, box={"x": (low, high + 0.1)}, shape=2000)
+    waited = float(times.interp(x=0.0) - times.interp(x=2 * np.pi - 1e-9))
+    assert waited == pytest.approx(2 * np.pi / velocity, rel=2e-3)
+    law = passage_time_law(
+        process,
+        {"x": 0.0},
+        target=x > high,
+        times=np.linspace(0.0, 80.0, 161),
+        box={"x": (low, high + 0.1)},
+        shape=600,
+    )
+    assert float(np.trapezoid(law.survival, law.time)) == pytest.approx(float(times.interp(x=0.0)), rel=5e-3)
