@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -56,6 +57,8 @@ class Entry:
             raise TypeError(f"{name} must be a number or an array of numbers, not {type(value).__name__}")
         if dims is None:
             dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
+        if not name or any("/" in text or not text for text in (name, *dims)):
+            raise ValueError(f"{name!r}, with dims {dims}, needs names without '/'")
         if len(dims) != array.ndim or set(dims) & set(taken) or name in taken:
             raise ValueError(
                 f"{name}, of shape {array.shape}, cannot have dims {dims} beside {sorted(taken)}"
@@ -71,8 +74,24 @@ class Entry:
     def unpacked(cls, record: list) -> Entry:
         """From JSON."""
         dims, dtype, shape, data, attrs = record
-        values = np.frombuffer(base64.b64decode(data), dtype=np.dtype(dtype)).reshape(shape)
-        return cls(tuple(dims), values, attrs)
+        values = np.frombuffer(base64.b64decode(data), dtype=np.dtype(str(dtype))).reshape(tuple(shape))
+        if (
+            values.dtype.kind not in "biuf"
+            or len(dims) != values.ndim
+            or not all(map(isinstance, dims, repeat(str)))
+        ):
+            raise ValueError("a variable is none")
+        return cls(tuple(dims), values, plain(attrs))
+
+
+def check_sizes(entries: Mapping[str, Entry]) -> None:
+    """ValueError if two variables of a point give one dim two sizes, or one bears the name of a dim."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, entry in entries.items():
+        for dim, size in zip(entry.dims, entry.values.shape, strict=True):
+            there, other = sizes.setdefault(dim, (size, name))
+            if there != size:
+                raise ValueError(f"dim {dim!r} has size {there} in {other!r} and {size} in {name!r}")
 
 
 @dataclass
@@ -123,13 +142,14 @@ class Journal:
         header, entries, _ = _records(text, journal_path(store))
         if header is None or not entries:
             raise ValueError(f"no point of the sweep in {store} is finished yet")
-        axes = {name: np.array(values) for name, values in json.loads(str(header["grid_values"])).items()}
-        return finished_dataset(entries, axes, header)
+        return finished_dataset(entries, _axes(header), header)
 
     def _take_up(self, store: Path) -> None:
         """Read the journal, drop an incomplete last line, begin one if there is none."""
         assert self.file is not None and self.path is not None
         header, self.entries, good = _records(self.file.read(), self.path)
+        if not self.entries:  # nothing is lost with a header, which may be that of a function since mended
+            header, good = None, 0
         self.file.seek(good)
         self.file.truncate()
         if header is None:
@@ -155,26 +175,28 @@ class Journal:
 
     def misfit(self, values: Mapping[str, Entry]) -> str | None:
         """How a point's names, dims or shapes differ from those of the points before, or None."""
-        if not self.entries:
-            return None
-        first = next(iter(self.entries.values()))
-        if values.keys() != first.keys():
-            return f"returned {sorted(values)}, where other points returned {sorted(first)}"
-        for name, entry in values.items():
-            expected = first[name]
-            if entry.dims != expected.dims or entry.values.shape != expected.values.shape:
-                return (
-                    f"returned {name} with shape {entry.values.shape} and dims {entry.dims}, where other "
-                    f"points returned {expected.values.shape} and {expected.dims}"
-                )
-        return None
+        return misfit(next(iter(self.entries.values())), values) if self.entries else None
+
+
+def misfit(first: Mapping[str, Entry], values: Mapping[str, Entry]) -> str | None:
+    """How names, dims or shapes of a point differ from those of the first one, or None."""
+    if values.keys() != first.keys():
+        return f"returned {sorted(values)}, where other points returned {sorted(first)}"
+    for name, entry in values.items():
+        expected = first[name]
+        if entry.dims != expected.dims or entry.values.shape != expected.values.shape:
+            return (
+                f"returned {name} with shape {entry.values.shape} and dims {entry.dims}, where other "
+                f"points returned {expected.values.shape} and {expected.dims}"
+            )
+    return None
 
 
 def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, Entry]], int]:
     """Header, points and the length of the good part; an incomplete last line is left out."""
     header: dict | None = None
     entries: dict[int, dict[str, Entry]] = {}
-    good = 0
+    good, total = 0, 0
     while good < len(text):
         end = text.find(b"\n", good)
         line = text[good:end] if end >= 0 else b""
@@ -182,13 +204,41 @@ def _records(text: bytes, path: Path) -> tuple[dict | None, dict[int, dict[str, 
             if end >= 0 and end + 1 < len(text):
                 raise ValueError(f"{path} is damaged at byte {good}; delete it to begin again")
             break
-        record = json.loads(line[9:])
-        if header is None:
-            header = record
-        else:
-            entries[int(record["point"])] = {k: Entry.unpacked(v) for k, v in record["values"].items()}
+        try:
+            record = json.loads(line[9:])
+            if header is None:
+                header, total = record, math.prod(map(len, _axes(record).values()))
+            else:
+                _take(record, entries, total)
+        except Exception as error:  # a line whose checksum is right, but which no sweep has written
+            raise ValueError(
+                f"{path} is no journal of a sweep at byte {good} ({shortened(str(error))}); "
+                "delete it to begin again"
+            ) from error
         good = end + 1
     return header, entries, good
+
+
+def _axes(header: Mapping) -> dict[str, np.ndarray]:
+    """The grid of a journal."""
+    found = {name: np.array(values) for name, values in json.loads(str(header["grid_values"])).items()}
+    if not found or any(values.ndim != 1 or values.dtype.kind not in "iufU" for values in found.values()):
+        raise ValueError("its grid is none")
+    if not {"run", "grid"} <= header.keys():
+        raise ValueError("it does not say which sweep it is")
+    plain(header)
+    return found
+
+
+def _take(record: Mapping, entries: dict[int, dict[str, Entry]], total: int) -> None:
+    """Add the point of a record to those before it, which it must be like."""
+    point = record["point"]
+    values = {name: Entry.unpacked(entry) for name, entry in record["values"].items()}
+    if not isinstance(point, int) or not 0 <= point < total or not values:
+        raise ValueError(f"point {point!r} is not on the grid")
+    if entries and (wrong := misfit(next(iter(entries.values())), values)):
+        raise ValueError(f"a point {wrong}")
+    entries[point] = values
 
 
 def _refuse_other(store: Path, found: Mapping, wanted: Provenance) -> None:

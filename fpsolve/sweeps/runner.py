@@ -26,8 +26,16 @@ from numpy.typing import ArrayLike
 
 from fpsolve.progress import bar
 from fpsolve.results import quantity, shortened
-from fpsolve.sweeps.journal import Axes, Entry, Journal, Provenance, finished_dataset, journal_path
-from fpsolve.sweeps.store import checked_store, instructions, write_store
+from fpsolve.sweeps.journal import (
+    Axes,
+    Entry,
+    Journal,
+    Provenance,
+    check_sizes,
+    finished_dataset,
+    journal_path,
+)
+from fpsolve.sweeps.store import check_storable, checked_store, instructions, write_store
 
 #: Points handed to the executor ahead of those that have come back: enough for any cluster, little memory.
 _IN_FLIGHT = 4096
@@ -46,6 +54,10 @@ class Failure:
     def __str__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"{shown}: {self.message}"
+
+
+class _Unusable(Failure):
+    """A point whose run returned what no sweep can hold."""
 
 
 Outcome: TypeAlias = tuple[int, Parameters, dict[str, Entry] | Failure]
@@ -112,7 +124,8 @@ def sweep(
         Dims of the grid, then those of the arrays; ``attrs`` hold seed, version and hashes of ``run`` and
         grid. Before any point, a ValueError if an argument makes no sense, or the store is damaged, in use or
         that of another sweep: another grid, seed, version or function (source and fixed values, not what it
-        calls). A RuntimeError if the executor itself broke (a worker was killed): run again to go on.
+        calls); at the first point, if a sweep or the store cannot hold what ``run`` returns. A RuntimeError
+        if the executor itself broke (a worker was killed): run again to go on.
     """
     axes = _checked_grid(grid)
     _check_run(run, axes)
@@ -125,7 +138,7 @@ def sweep(
     with Journal.opened(path, provenance) as journal:
         if journal.complete is not None:
             return journal.complete
-        failures = _filled(journal, run, axes, int(seed), executor, progress)
+        failures = _filled(journal, run, axes, int(seed), executor, progress, path)
         if failures and errors == "raise":
             raise SweepError([failures[i] for i in sorted(failures)], journal.total)
         dataset = finished_dataset(journal.entries, axes, provenance)
@@ -161,7 +174,13 @@ def open_sweep(store: str | Path) -> xr.Dataset:
 
 
 def _filled(
-    journal: Journal, run: Callable, axes: Axes, seed: int, executor: Executor | None, progress: bool
+    journal: Journal,
+    run: Callable,
+    axes: Axes,
+    seed: int,
+    executor: Executor | None,
+    progress: bool,
+    path: Path | None,
 ) -> dict[int, Failure]:
     """Run the points that are missing; finished ones go to the journal at once, failed ones come back."""
     failures: dict[int, Failure] = {}
@@ -175,10 +194,14 @@ def _filled(
     with bar(len(points), unit="point", progress=progress, initial=done) as counted:
         for i, parameters, outcome in outcomes:
             if not isinstance(outcome, Failure):
+                if not journal.entries and path is not None:
+                    _check_first(path, axes, parameters, outcome)
                 if (wrong := journal.misfit(outcome)) is None:
                     journal.add(i, outcome)
                 else:
                     outcome = Failure(parameters, wrong)
+            if isinstance(outcome, _Unusable) and not journal.entries:
+                raise ValueError(f"run returns what a sweep cannot hold, at {outcome}")
             if isinstance(outcome, Failure):
                 failures[i] = outcome
                 counted.set_postfix_str(f"{len(failures)} failed")
@@ -219,11 +242,25 @@ def _point(run: Callable, parameters: Parameters, seed: int, i: int) -> dict[str
     """One point, here or in a worker; an error comes back as text, since not every one can be pickled."""
     try:
         result = run(**parameters, rng=np.random.SeedSequence(seed, spawn_key=(i,)))
-        if not isinstance(result, Mapping) or not result:
-            raise TypeError(f"run must return a dict of numbers or arrays, not {type(result).__name__}")
-        return {str(name): Entry.checked(str(name), value, parameters) for name, value in result.items()}
     except Exception as error:
         return _failure(parameters, error)
+    try:
+        if not isinstance(result, Mapping) or not result:
+            raise TypeError(f"run must return a dict of numbers or arrays, not {type(result).__name__}")
+        entries = {str(name): Entry.checked(str(name), value, parameters) for name, value in result.items()}
+        check_sizes(entries)
+        return entries
+    except Exception as error:
+        return _Unusable(parameters, f"{type(error).__name__}: {error}")
+
+
+def _check_first(path: Path, axes: Axes, parameters: Parameters, entries: dict[str, Entry]) -> None:
+    """ValueError if the store could not hold the first finished point."""
+    here = {name: np.array([value], axes[name].dtype) for name, value in parameters.items()}
+    try:
+        check_storable(finished_dataset({0: entries}, here, {"run": "", "grid": ""}), path)
+    except TypeError as error:
+        raise ValueError(f"{error}; run returned {', '.join(map(repr, entries))}") from error
 
 
 def _failure(parameters: Parameters, error: BaseException) -> Failure:

@@ -14,8 +14,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
@@ -58,6 +58,20 @@ def write_store(dataset: xr.Dataset, path: Path) -> None:
     path = Path(os.path.realpath(path))
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # by a process that was killed
         _remove(left)
+    with _written(dataset, path) as part:
+        os.replace(part, path)
+    _sync(path.parent)
+
+
+def check_storable(dataset: xr.Dataset, path: Path) -> None:
+    """Write beside the store, read that back, and remove it; fails as :func:`write_store`."""
+    with _written(dataset, Path(os.path.realpath(path))):
+        pass
+
+
+@contextmanager
+def _written(dataset: xr.Dataset, path: Path) -> Iterator[Path]:
+    """The Dataset in a file or directory beside the store, read back once; removed at the end."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         hashes = _hashes(dataset)
@@ -72,14 +86,13 @@ def write_store(dataset: xr.Dataset, path: Path) -> None:
         for name in sorted(hashes.keys() | found.keys()):
             if hashes.get(name) != found.get(name):
                 raise TypeError(f"{name} would come back changed")
-        os.replace(part, path)
+        yield part
     except OSError as error:
         raise OSError(f"store={str(path)!r} cannot be written: {error.strerror or error}") from error
     except Exception as error:
         raise TypeError(f"store={str(path)!r} cannot hold the result: {_said(error, 200)}") from error
     finally:
         _remove(part)
-    _sync(path.parent)
 
 
 def read_store(path: Path) -> xr.Dataset:
