@@ -58,18 +58,27 @@ def chain_matrix(process: Process, grid: Grid) -> sparse.csc_matrix:
 
 
 def suits_chain(process: Process, grid: Grid) -> bool:
-    """Whether D is constant, with off-diagonal entries, and in reach of :func:`chain_matrix`, on no ring."""
-    if grid.periodic:
-        return False
+    """Whether the chain is better than finite volumes: D constant, in reach, and not diagonal.
+
+    In three dimensions, where cells are few, its extrapolation pays for a diagonal D too.
+    """
     points = grid.points().reshape(grid.cells, -1)
     D = process.diffusion_values(points[:: max(1, grid.cells // 100)])
     size = D.shape[1]
     if size == 1 or not np.isfinite(D).all() or not np.allclose(D, D[:1], rtol=1e-12, atol=0):
         return False
     eigenvalues = np.linalg.eigvalsh(D[0])
-    if not D[0][~np.eye(size, dtype=bool)].any() or eigenvalues[0] <= 1e-12 * eigenvalues[-1]:
+    diagonal = not D[0][~np.eye(size, dtype=bool)].any()
+    if (diagonal and size < 3) or eigenvalues[0] <= 1e-12 * eigenvalues[-1]:
         return False
     return bool(_reach(*selling(D[:1] / np.multiply.outer(grid.widths, grid.widths)))[0] <= MAX_REACH[size])
+
+
+def in_equilibrium(rates: sparse.csr_matrix, density: np.ndarray) -> bool:
+    """Whether no pair of cells exchanges more one way than the other, to 1e-7 of what it exchanges."""
+    flux = (sparse.diags(density) @ rates).tocsr()
+    flux.setdiag(0.0)
+    return bool((abs(flux - flux.T) > 1e-7 * (flux + flux.T)).nnz == 0)
 
 
 def bernoulli(z: np.ndarray) -> np.ndarray:

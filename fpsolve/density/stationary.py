@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from fpsolve.density import grid as mesh
-from fpsolve.density.chain import suits_chain
+from fpsolve.density.chain import in_equilibrium, suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
 from fpsolve.density.dissection import wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
@@ -80,7 +80,7 @@ def stationary_density(
         Face values of the convective flux. "auto": exponential where the cell Péclet number is
         below one in the bulk or the noise is isotropic, else central; "upwind" where noise is missing along
         an axis, :mod:`fpsolve.density.upwind`; "chain", the same as ``method="chain"``, where D is constant
-        and has off-diagonal entries.
+        and has off-diagonal entries, or the dimension is three.
     walls : "far", "reflecting", "periodic", or a mapping of names to these
         "far": the density shall fit into the box; more than 1 % of the mass in the rim is an error.
         "reflecting": the walls are meant; mass in the rim is only recorded. "periodic": the ends of the
@@ -303,14 +303,16 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
     states = [null_vector(fokker_planck_matrix(process, g, schemes), g) for g in grids]
     scales = moments(states[0].density, grid)[1]
     logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
-    better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
-    state = states[0]
-    if better.used:
-        density = np.exp(better.field)
-        state = replace(state, density=density / (density.sum() * grid.cell_volume))
+    state, used = states[0], not in_equilibrium(states[0].rates, states[0].density.ravel())
+    if used:
+        better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
+        used, error, density = better.used, better.error, np.exp(better.field)
+        state = replace(state, density=density / (density.sum() * grid.cell_volume)) if used else state
+    else:  # the density is exact at the cell centres: its moments have the error of the midpoint rule alone
+        fine, middle = (moments(s.density, g)[0] for s, g in zip(states[:2], grids[:2], strict=True))
+        error = float(np.max(np.abs(fine - middle) / scales))
     peclet = _bulk_peclet(process, grid, np.abs(states[-1].density))
-    natural = natural_ends(process, grid)
-    return _Solution(grid, folded, natural, schemes, state, better.error, peclet, better.used)
+    return _Solution(grid, folded, natural_ends(process, grid), schemes, state, error, peclet, used)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:

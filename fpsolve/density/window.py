@@ -27,8 +27,10 @@ FAST_CELLS = 176
 DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: Half-width of the box along a fast variable, in standard deviations.
 FAST_WIDTHS = 6.0
-#: Mass of a tail of a coarse density that is left out; upwind densities have tails of either sign.
-EMPTY_TAIL, EMPTY_TAIL_UPWIND = 1e-12, 1e-9
+#: Mass of a tail of a coarse density that is left out, by dimension; upwind densities have tails of any sign.
+EMPTY_TAIL, EMPTY_TAIL_UPWIND = {1: 1e-12, 2: 1e-12, 3: 1e-9}, 1e-9
+#: Half-width in standard deviations of the box around the minima that a search starts from.
+DEVIATIONS = {1: 8.0, 2: 8.0, 3: 6.2}
 
 
 class Window(NamedTuple):
@@ -118,13 +120,13 @@ def _inner_edge(reduced: Reduced, high: float) -> float:
 
 def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     """Start at the minima with local covariances; let a coarse density widen and narrow the box."""
-    box, hull = _covariance_box(process, _minima(process), 8.0), wells_hull(process)
-    widest = 1e3 * max(high - low for low, high in box.values())
     dimension = len(process.variables)
+    box, hull = _covariance_box(process, _minima(process), DEVIATIONS[dimension]), wells_hull(process)
+    widest = 1e3 * max(high - low for low, high in box.values())
     if lacks_noise(process):  # the exponential scheme adds noise where there is none: the box would only grow
         scheme, cells, empty = "upwind", {2: 160, 3: 30}[dimension], EMPTY_TAIL_UPWIND
     else:
-        scheme, cells, empty = "exponential", {1: 400, 2: 80, 3: 20}[dimension], EMPTY_TAIL
+        scheme, cells, empty = "exponential", {1: 400, 2: 80, 3: 20}[dimension], EMPTY_TAIL[dimension]
     for _ in range(30):
         grid = Grid.on(box, (cells,) * dimension)
         chain: Scheme | None = "chain" if suits_chain(process, grid) else None
