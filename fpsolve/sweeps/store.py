@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -202,7 +203,8 @@ def kept(
     Returns
     -------
     Dataset
-        In memory; ``attrs["cpu_seconds"]``: processor time of ``compute``, unless it says so itself.
+        In memory; ``attrs["cpu_seconds"]``: processor time of ``compute``, unless it says so itself. A
+        UserWarning says that the disk did not take it.
         A TypeError if the question is not such; after the work, if the result is no Dataset or cannot be
         stored. Before any work, a ValueError if the question is empty, or the store cannot be written, is
         damaged, holds the answer to another question, or says no question.
@@ -224,7 +226,11 @@ def kept(
     if not path.exists():
         with alone(path, wait=True):
             if not path.exists():
-                write_store(result := answer(), path)
+                result = answer()
+                try:
+                    write_store(result, path)
+                except OSError as error:  # such as a full disk: the work is not lost
+                    warnings.warn(f"{error}; the result is returned, not kept", stacklevel=2)
                 return result
     found = read_store(path)
     _refuse_other_question(path, found.attrs.get("asked"), question)

@@ -64,7 +64,8 @@ def _alignments(matrices: Iterable[np.ndarray], H: np.ndarray, top: int, floor: 
     if not H.any():
         raise ValueError("the Hessian is zero: there is nothing to align with")
     values, U = (part[..., ::-1] for part in np.linalg.eigh(H))
-    return [_alignment(A, H, values, U, top, floor) for A in matrices]
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN where A is zero
+        return [_alignment(A, H, values, U, top, floor) for A in matrices]
 
 
 def _alignment(

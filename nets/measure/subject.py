@@ -62,10 +62,11 @@ class Subject:
 
     Model and data are copied: neither is changed, and later changes of them are not followed. The copy is in
     evaluation mode: no dropout, and batch norms with their running statistics. Weights form one vector of N
-    numbers, in the order of ``model.named_parameters()``, each row by row. A ValueError is raised if inputs
-    and targets do not match, a pattern fits no weights, the loss is not a mean over samples, or the model is
-    random, changes its inputs or mixes samples (as seen on 64 of them); if the weights are an embedding's
-    with ``padding_idx``, ``max_norm`` or ``scale_grad_by_freq``.
+    numbers, in the order of ``model.named_parameters()``, each row by row; tied ones count once. A ValueError
+    is raised if inputs and targets do not match, a pattern fits no weights, numbers are not finite, the loss
+    is not a mean over samples, or the model is random, changes its inputs or buffers or mixes samples (as
+    seen on 64 of them and on the first block); if the weights are an embedding's with ``padding_idx``,
+    ``max_norm`` or ``scale_grad_by_freq``. A UserWarning says that outputs are probabilities, not logits.
 
     Parameters
     ----------
@@ -78,7 +79,8 @@ class Subject:
         Of (outputs, targets): one number per sample; or, as torch's losses, a function with the argument
         ``reduction`` or a module. Where "none" leaves several numbers per sample, their mean counts.
     weights : str or sequence of str
-        "all", names as in ``model.named_parameters()``, or patterns such as ``"encoder.*"``.
+        "all", names as in ``model.named_parameters()``, or patterns such as ``"encoder.*"``. Frozen weights
+        (``requires_grad=False``, where others are not) vary only if they are named in full.
     fast : bool
         False takes the general form everywhere, to check the fast one.
     """
@@ -171,14 +173,15 @@ class Subject:
     def _check_loss(self, outputs: Tensor) -> None:
         """ValueError where the loss gives no number per sample whose mean it is."""
         loss = functional.cross_entropy if self.loss is cross_entropy else self.loss
-        ignored = None if self.targets.is_floating_point() else _option(loss, "ignore_index")
-        if ignored is not None and outputs.ndim > 1:  # classes
+        ignored = _option(loss, "ignore_index")
+        if ignored is not None and outputs.ndim > 1:
+            warn_of_probabilities(outputs, 4)
+        if ignored is not None and outputs.ndim > 1 and not self.targets.is_floating_point():  # classes
             labels, last = self.targets, outputs.shape[1] - 1
             if (labels == ignored).any():
                 raise ValueError(f"the loss ignores labels {ignored}: leave such samples out of the data")
             if _option(loss, "reduction") != "none" and _option(loss, "weight") is not None:
                 raise ValueError(NO_MEAN)
-            warn_of_probabilities(outputs, 4)
             if not 0 <= labels.min() <= labels.max() <= last:
                 raise ValueError(
                     f"labels from {int(labels.min())} to {int(labels.max())} must lie between 0 and {last}, "

@@ -94,5 +94,8 @@ def test_probabilities_in_place_of_logits_are_warned_of():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))
     with pytest.warns(UserWarning, match="outputs are probabilities"):
         sgd(net, load("digits"), learning_rate=0.1, batch_size=50, epochs=1, rng=0)
+    soft = torch.softmax(torch.randn(300, 3), 1)
+    with pytest.warns(UserWarning, match="outputs are probabilities"):
+        Subject(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), x, soft, nn.CrossEntropyLoss())
     Subject(nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(1)), x, y)
     Subject(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), x, torch.rand(300, 3), nn.MSELoss())

@@ -447,6 +447,16 @@ def test_a_store_of_another_question_is_refused_before_any_work(tmp_path, asked,
         kept(tmp_path / "a.nc", lambda: pytest.fail("computed"), asked=asked)
 
 
+def test_a_result_that_the_disk_does_not_take_is_returned_with_a_warning(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
+    with pytest.warns(UserWarning, match="cannot be written: No space left.*returned, not kept"):
+        found = kept(tmp_path / "a.nc", lambda: xr.Dataset({"a": 3.0}), asked={"seed": 1})
+    assert float(found.a) == 3.0 and not list(tmp_path.glob("*.nc"))
+
+
 def test_a_store_without_a_question_or_a_hash_is_refused(tmp_path):
     whole = sweep(scaled, GRID, store=tmp_path / "a.nc")
     whole.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
