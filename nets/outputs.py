@@ -69,8 +69,8 @@ def warn_of_probabilities(outputs: Tensor, stacklevel: int) -> None:
     """A UserWarning where logits (M, K, …) are probabilities, as behind a softmax."""
     if outputs.shape[1] > 1 and outputs.min() >= 0 and bool((outputs.sum(1) - 1).abs().max() < 1e-3):
         warnings.warn(
-            "the outputs are probabilities, and this loss takes logits or logarithms (a cross-entropy has its "
-            "own softmax): leave out the last layer's softmax",
+            "the outputs are probabilities, and this loss takes logits or logarithms (a cross-entropy has "
+            "its own softmax): leave out the last layer's softmax",
             stacklevel=stacklevel + 1,
         )
 
