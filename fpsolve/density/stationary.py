@@ -21,8 +21,9 @@ from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.richardson import extrapolated
+from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
-from fpsolve.density.upwind import lacks_noise
+from fpsolve.density.upwind import check_reach, lacks_noise
 from fpsolve.density.window import default_shape, starting_window, wells_hull
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
@@ -107,6 +108,9 @@ def stationary_density(
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} must be {' or '.join(map(repr, get_args(Method)))}")
     ends = mesh.checked_walls(process, walls, box)
+    check_reach(process)
+    if method == "finite-volume" and scheme == "auto" and (change := sheared(process)):
+        return _in_sheared_variables(process, change, box, shape, walls, accuracy)
     mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
@@ -117,6 +121,41 @@ def stationary_density(
     )
     density.attrs["walls"] = mesh.walls_in_words(ends)
     return titled(density, process)
+
+
+def _in_sheared_variables(
+    process: Process, change: Sheared, box, shape, walls: Walls, accuracy: float
+) -> xr.DataArray:
+    """The density in variables with independent noise, as one in the process's own: a shear keeps volumes."""
+    given = None if box is None else mesh.checked_box(process, box)
+    asked = mesh.checked_shape(shape, len(process.variables))
+    if given and asked:
+        shape = change.shape(given, asked)
+    inner = stationary_density(
+        change.process, box=given and change.box(given), shape=shape, walls=walls, accuracy=accuracy
+    )
+    density = change.labelled(inner, given, asked, smooth=True)
+    volume = float(np.prod([line[1] - line[0] for line in density.coords.values()]))
+    density = density / (density.sum() * volume)
+    density.coords["cell_volume"] = quantity(np.full(density.shape, volume), process.names, "cell volume")
+    density.attrs |= inner.attrs | {"cells": density.size}
+    exact, own = change.moments(_second_moments(inner)), _second_moments(density)
+    error = float((np.abs(own - exact) / np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))).max())
+    if error > accuracy:
+        warnings.warn(
+            f"moments are good to about {error:.1e} only, as the cells do not resolve a ridge across the "
+            "variables: use more cells (shape=)",
+            stacklevel=3,
+        )
+    density.attrs["half_grid_estimate"] += error
+    return titled(density, process)
+
+
+def _second_moments(density: xr.DataArray) -> np.ndarray:
+    """⟨x_i x_j⟩, shape (N, N)."""
+    weights = density.to_numpy().ravel() / float(density.sum())
+    points = [np.ravel(line) for line in np.meshgrid(*(density[v] for v in density.dims), indexing="ij")]
+    return np.array(points) @ (weights * np.array(points)).T
 
 
 def _finite_volumes(

@@ -91,6 +91,40 @@ def noiseless_directions(process: Process) -> np.ndarray:
     return vectors.T[values < NO_NOISE]
 
 
+def check_reach(process: Process) -> None:
+    """A ValueError if the law of a variable, or of a sum of them, becomes sharp: noise never gets there.
+
+    Noise reaches the span of D, JD, J²D, … with the drift's Jacobian J; only a direction outside of it at
+    each of some random points is refused.
+    """
+    if not len(noiseless_directions(process)):
+        return
+    dimension = len(process.variables)
+    points = np.random.default_rng(12).normal(size=(40, dimension))
+    step = 1e-5
+    with np.errstate(all="ignore"):
+        sides = [drift_values(process, points[:, None] + sign * step * np.eye(dimension)) for sign in (1, -1)]
+        J = np.swapaxes((sides[0] - sides[1]) / (2 * step), 1, 2)
+        D = process.diffusion_values(points)
+        reach = D.copy()
+        for _ in range(dimension - 1):
+            D = J @ D @ np.swapaxes(J, 1, 2)
+            D = D / np.maximum(np.abs(D).max(axis=(1, 2), keepdims=True), 1e-300)
+            reach = reach + D
+    reach = reach[np.isfinite(reach).all(axis=(1, 2))]
+    if not len(reach) or not reach.any():
+        return
+    values, vectors = np.linalg.eigh(reach.mean(axis=0))
+    if values[0] < 1e-9 * values[-1]:
+        n = vectors[:, 0] / np.abs(vectors[:, 0]).max()
+        terms = [f"{c:.3g} {v}" for c, v in zip(n, process.names, strict=True) if abs(c) > 1e-6]
+        what = terms[0].split()[1] if len(terms) == 1 else " + ".join(terms)
+        raise ValueError(
+            f"no noise reaches {what}, neither itself nor through the drift: its law is no density; "
+            "leave it out, or give it noise"
+        )
+
+
 def lacks_noise(process: Process) -> bool:
     """Whether noise acts along some axes only, and independently there: what this module is for."""
     directions = np.abs(noiseless_directions(process))
