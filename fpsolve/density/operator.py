@@ -118,8 +118,6 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     ``WHOLE`` for all axes. Outer faces carry no flux, mirrored ones by symmetry. Columns sum to zero, so that
     mass is conserved to rounding. Second order in the cell widths.
     """
-    if grid.periodic and "upwind" in schemes:
-        raise ValueError("scheme 'upwind' knows no periodic walls")
     check_periodic(process, grid)
     if (whole := next((s for s in schemes if s in WHOLE), None)) is not None:
         return WHOLE[whole](process, grid)

@@ -109,7 +109,8 @@ def stationary_density(
         raise ValueError(f"method={method!r} must be {' or '.join(map(repr, get_args(Method)))}")
     ends = mesh.checked_walls(process, walls, box)
     check_reach(process)
-    if method == "finite-volume" and scheme == "auto" and (change := sheared(process)):
+    plain = method == "finite-volume" and scheme == "auto" and "periodic" not in ends.values()
+    if plain and (change := sheared(process)):
         return _in_sheared_variables(process, change, box, shape, walls, accuracy)
     mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
@@ -395,7 +396,7 @@ def chosen_schemes(
     """
     size = len(grid.shape)
     chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
-    if scheme == "auto" and not grid.periodic and lacks_noise(process):
+    if scheme == "auto" and lacks_noise(process):
         chosen = ("upwind",) * size
     elif scheme == "auto" and suits_chain(process, grid):
         chosen = ("chain",) * size

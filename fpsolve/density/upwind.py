@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 import scipy.sparse as sparse
 
-from fpsolve.density.grid import Grid, drift_values
+from fpsolve.density.grid import Grid, drift_values, place
 from theory.langevin import Process
 
 #: Cells of a stencil, counted from its own, and ends of its line.
@@ -48,13 +48,15 @@ def backward(process: Process, grid: Grid, signed: Sequence[np.ndarray] = ()) ->
     """The generator on a grid, outside of sets.
 
     ``signed`` are functions on the cells, shape grid.shape, each positive inside its set. Nothing passes the
-    walls of the box. A ValueError if D is not diagonal.
+    walls of the box. A ValueError if D is not diagonal, or drift or D are not finite.
     """
     points = grid.points()
     b = drift_values(process, points)
     D = process.diffusion_values(points.reshape(-1, len(grid.shape))).reshape(*points.shape, -1)
     if np.any(D * (1 - np.eye(len(grid.shape))) != 0):
         raise ValueError("scheme='upwind' needs a diagonal D; leave the choice to scheme='auto'")
+    if not (fine := np.isfinite(b).all(axis=-1) & np.isfinite(D).all(axis=(-2, -1))).all():
+        raise ValueError(f"drift or D is not finite at {place(grid.names, points[~fine][0])}")
     rows = _Rows(grid, signed)
     for axis, h in enumerate(grid.widths):
         drift, noise = b[..., axis] / h, D[..., axis, axis] / h**2
@@ -136,6 +138,7 @@ class _Rows:
 
     def __init__(self, grid: Grid, signed: Sequence[np.ndarray]) -> None:
         self.signed = signed
+        self.wraps = [name in grid.periodic for name in grid.names]
         self.number = np.arange(grid.cells).reshape(grid.shape)
         self.member = np.zeros(grid.shape, int)  # 0 outside all sets, else the number of the set from 1
         for k, g in enumerate(signed, start=1):
@@ -181,7 +184,6 @@ class _Rows:
         """Every open cell by the first stencil whose condition holds; nodes count cells towards ``step``."""
         todo = self.member == 0
         ends = dict(zip((_AHEAD, _BEHIND), lines, strict=True))
-        stride = step * int(np.prod(self.number.shape[axis + 1 :], dtype=int))
         for condition, nodes in stencils:
             cells = np.flatnonzero(condition & todo)
             todo &= ~condition
@@ -197,7 +199,8 @@ class _Rows:
                     inside = beyond > 0
                     self.exits[cells[inside], beyond[inside] - 1] += weight[inside]
                 elif isinstance(node, int) and node:
-                    self.entries.append((cells, cells + stride * node, weight))
+                    there = _shifted(self.number, axis, step * node, self.wraps[axis], 0)
+                    self.entries.append((cells, there.ravel()[cells], weight))
 
     def _line(self, axis: int, step: int, reach: int) -> _Line:
         """Free cells from every cell along an axis, at most ``reach``, and what ends them."""
@@ -206,11 +209,12 @@ class _Rows:
         edge = np.ones(self.member.shape)
         going = self.member == 0
         for k in range(1, reach + 1):
-            met = _shifted(self.member, axis, k * step, _WALL)
+            met = _shifted(self.member, axis, k * step, self.wraps[axis], _WALL)
             stopped = going & (met != 0)
             beyond[stopped], edge[stopped] = met[stopped], k
             for number, g in enumerate(self.signed, start=1):
-                last, inside = _shifted(g, axis, (k - 1) * step, 0.0), _shifted(g, axis, k * step, 1.0)
+                last = _shifted(g, axis, (k - 1) * step, self.wraps[axis], 0.0)
+                inside = _shifted(g, axis, k * step, self.wraps[axis], 1.0)
                 cut = stopped & (met == number)
                 share = last[cut] / (last[cut] - inside[cut])
                 edge[cut] = k - 1 + np.clip(share, SMALLEST_CUT, 1.0)
@@ -236,10 +240,10 @@ class _Line:
     edge: np.ndarray
 
 
-def _shifted(values: np.ndarray, axis: int, by: int, fill: float) -> np.ndarray:
-    """values[i + by] along an axis, ``fill`` beyond its ends."""
+def _shifted(values: np.ndarray, axis: int, by: int, wraps: bool, fill: float) -> np.ndarray:
+    """values[i + by] along an axis; beyond its ends ``fill``, or from the other end if it ``wraps``."""
     pads = [(abs(by) if a == axis else 0,) * 2 for a in range(values.ndim)]
-    padded = np.pad(values, pads, constant_values=fill)
+    padded = np.pad(values, pads, mode="wrap") if wraps else np.pad(values, pads, constant_values=fill)
     start = abs(by) + by
     return np.take(padded, np.arange(start, start + values.shape[axis]), axis=axis)
 
