@@ -125,7 +125,7 @@ def stationary_density(
 
 
 def _in_sheared_variables(
-    process: Process, change: Sheared, box, shape, walls: Walls, accuracy: float
+    process: Process, change: Sheared, box, shape, walls, accuracy: float
 ) -> xr.DataArray:
     """The density in variables with independent noise, as one in the process's own: a shear keeps volumes."""
     given = None if box is None else mesh.checked_box(process, box)

@@ -87,3 +87,43 @@ def test_rates_of_an_underdamped_well_are_those_of_brinkmans_hierarchy(friction)
 def test_rates_of_a_linear_process_are_sums_of_the_drifts_eigenvalues():
     process = _linear([[-1, 1], [0, -3]], [[0, 0], [0, 1]], (x, z))
     assert relaxation_rates(process, count=4) == pytest.approx([1, 2, 3, 3], rel=1e-5)
+
+
+def test_velocity_on_a_tilted_washboard_is_that_of_brinkmans_hierarchy():
+    friction, T, force, waves, hermite = 0.5, 0.5, 0.3, 16, 30
+    k = np.arange(-waves, waves + 1)
+    lower, along = np.diag(np.sqrt(np.arange(1, hermite)), 1), np.diag(1j * k)
+    shift = np.eye(len(k), k=-1)
+    push = force * np.eye(len(k)) - (shift - shift.T) / 2j
+    operator = -friction * np.kron(lower.T @ lower, np.eye(len(k)))
+    operator = operator - np.sqrt(T) * np.kron(lower + lower.T, along) + np.kron(lower.T, push) / np.sqrt(T)
+    operator[waves], right = np.eye(len(operator))[waves], np.eye(len(operator))[waves]
+    exact = np.sqrt(T) * np.linalg.solve(operator, right).reshape(hermite, -1)[1, waves].real
+
+    process = Diffusion([v, force - sp.sin(x) - friction * v], [[0, 0], [0, friction * T]], (x, v))
+    box = {"x": (-np.pi, np.pi), "v": (-6, 6)}
+    P = stationary_density(process, box=box, walls={"x": "periodic", "v": "far"}, shape=100)
+    assert float((P * P.cell_volume * P.v).sum()) == pytest.approx(exact, rel=P.attrs["half_grid_estimate"])
+    assert P.attrs["half_grid_estimate"] < 1e-3
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_noise_along_any_line_gives_the_covariance_of_lyapunov_within_its_stated_error(seed):
+    rng = np.random.default_rng(seed)
+    drift, direction = rng.normal(size=(2, 2)), rng.normal(size=2)
+    drift -= (np.linalg.eigvals(drift).real.max() + 0.5) * np.eye(2)
+    noise = np.outer(direction, direction)
+    S = solve_continuous_lyapunov(drift, -2 * noise)
+    reach = 6 * np.sqrt(S.diagonal())
+    box = {"x": (-reach[0], reach[0]), "z": (-reach[1], reach[1])}
+    P = stationary_density(_linear(drift, noise, (x, z)), box=box)
+    W, error = P * P.cell_volume, P.attrs["half_grid_estimate"]
+    assert error < 1e-4
+    for u, w, i, j in ((P.x, P.x, 0, 0), (P.x, P.z, 0, 1), (P.z, P.z, 1, 1)):
+        assert abs(float((W * u * w).sum()) - S[i, j]) < error * np.sqrt(S[i, i] * S[j, j])
+
+
+@pytest.mark.parametrize(("noise", "words"), [([[0, 0], [0, 1]], "reaches x,"), ([[1, 1], [1, 1]], "x .* z")])
+def test_a_law_that_noise_never_reaches_is_refused(noise, words):
+    with pytest.raises(ValueError, match=words):
+        stationary_density(_linear([[-1, 0], [0, -1]], noise, (x, z)))
