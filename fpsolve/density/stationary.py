@@ -301,24 +301,25 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     """Solve on the grid and on the one with half as many cells per axis."""
     if scheme == "chain" or (scheme == "auto" and suits_chain(process, grid)):
         return _solve_chain(process, grid, folded)
-    weights = _coarse_density(process, grid)
-    peclet = _bulk_peclet(process, grid, weights)
+    # Without noise there is no Péclet number.
+    peclet = () if lacks_noise(process) else _bulk_peclet(process, grid, _coarse_density(process, grid))
     schemes = chosen_schemes(process, grid, scheme, peclet)
+    upwind = "upwind" in schemes
     half = grid.coarsened()
     matrix = fokker_planck_matrix(process, half, schemes)
-    coarse = null_vector(matrix, half)
+    coarse = null_vector(matrix, half, mode=mesh.lowest(process, half.points()) if upwind else None)
     if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
         # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
         return _solve(process, grid, "exponential", folded)
     matrix = fokker_planck_matrix(process, grid, schemes)
-    state = null_vector(matrix, grid)
+    state = null_vector(matrix, grid, mode=mesh.lowest(process, grid.points()) if upwind else None)
     numbers, scales = moments(state.density, grid)
     difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(
             np.nanmax(np.abs(difference) / scales) / (2.0 ** order(process, grid, schemes) - 1.0)
         )
-    if "upwind" in schemes:  # the walls cut off moments of this size
+    if upwind:  # the walls cut off moments of this size
         estimate = max(estimate, SMALLEST_ESTIMATE)
     return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet)
 

@@ -11,7 +11,7 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
-from fpsolve.density.grid import Box, Grid, drift_values, kept_axes
+from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.upwind import lacks_noise
 from fpsolve.symbols.functions import numpy_function
@@ -25,6 +25,8 @@ SLOW_CELLS_PER_WIDTH = 16
 FAST_CELLS = 176
 #: Cells per axis where no reduced density says better, by dimension.
 DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
+#: The same for differences of order five, whose matrices are fuller.
+DEFAULT_CELLS_UPWIND = {2: 150, 3: 24}
 #: Half-width of the box along a fast variable, in standard deviations.
 FAST_WIDTHS = 6.0
 #: Mass of a tail of a coarse density that is left out, by dimension; upwind densities have tails of any sign.
@@ -42,7 +44,7 @@ class Window(NamedTuple):
 
 def default_shape(process: Process, mirrored: tuple[str, ...] = ()) -> tuple[int, ...]:
     """``DEFAULT_CELLS`` of every axis, half of them on a mirrored one."""
-    n = DEFAULT_CELLS[len(process.variables)]
+    n = (DEFAULT_CELLS_UPWIND if lacks_noise(process) else DEFAULT_CELLS)[len(process.variables)]
     return tuple(n // 2 if v in mirrored else n for v in process.names)
 
 
@@ -124,7 +126,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     box, hull = _covariance_box(process, _minima(process), DEVIATIONS[dimension]), wells_hull(process)
     widest = 1e3 * max(high - low for low, high in box.values())
     if lacks_noise(process):  # the exponential scheme adds noise where there is none: the box would only grow
-        scheme, cells, empty = "upwind", {2: 160, 3: 30}[dimension], EMPTY_TAIL_UPWIND
+        scheme, cells, empty = "upwind", {2: 120, 3: 18}[dimension], EMPTY_TAIL_UPWIND
     else:
         scheme, cells, empty = "exponential", {1: 400, 2: 80, 3: 20}[dimension], EMPTY_TAIL[dimension]
     for _ in range(30):
@@ -132,7 +134,8 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         chain: Scheme | None = "chain" if suits_chain(process, grid) else None
         matrix = fokker_planck_matrix(process, grid, [chain or cast(Scheme, scheme)] * dimension)
         try:
-            density = np.abs(null_vector(matrix, grid).density)
+            mode = lowest(process, grid.points()) if scheme == "upwind" else None
+            density = np.abs(null_vector(matrix, grid, mode=mode).density)
         except RuntimeError:
             break  # wells that exchange nothing on cells this wide: keep them all
         fitted = {
