@@ -81,12 +81,12 @@ def test_coloured_noise_has_the_covariance_of_lyapunov_within_its_stated_error(t
 @pytest.mark.parametrize("friction", [0.5, 1, 5])
 def test_rates_of_an_underdamped_well_are_those_of_brinkmans_hierarchy(friction):
     exact = _brinkman_rates(friction, 0.1, 2).real
-    assert relaxation_rates(_underdamped(friction, 0.1), box=BOX) == pytest.approx(exact, rel=2e-4)
+    assert relaxation_rates(_underdamped(friction, 0.1), box=BOX, shape=80) == pytest.approx(exact, rel=2e-4)
 
 
 def test_rates_of_a_linear_process_are_sums_of_the_drifts_eigenvalues():
     process = _linear([[-1, 1], [0, -3]], [[0, 0], [0, 1]], (x, z))
-    assert relaxation_rates(process, count=4) == pytest.approx([1, 2, 3, 3], rel=1e-5)
+    assert relaxation_rates(process, count=4, shape=60) == pytest.approx([1, 2, 3, 3], rel=1e-5)
 
 
 def test_velocity_on_a_tilted_washboard_is_that_of_brinkmans_hierarchy():
