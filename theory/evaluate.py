@@ -18,8 +18,9 @@ def lambdified(expressions: Expressions, variables: Sequence[sp.Symbol]) -> Call
 
     The function takes one array per variable, of shapes that broadcast to S, and returns float64 of shape S,
     (k, *S) or (n, m, *S). Constants are broadcast. Common subexpressions are evaluated once. A value that is
-    not real is NaN. Branches of a Piecewise that are not taken may be undefined. A variable may bear the name
-    of anything in NumPy. A symbol that is no variable is a NameError when the function is called.
+    not real is NaN; a Dirac delta is 0 except at its place. Branches of a Piecewise that are not taken may be
+    undefined. A variable may bear the name of anything in NumPy. A symbol that is no variable is a NameError
+    when the function is called.
     """
     single = isinstance(expressions, sp.Basic) and not isinstance(expressions, sp.MatrixBase)
     entries = (expressions,) if single else tuple(expressions)
@@ -40,7 +41,8 @@ def _compiled(
     """The function of :func:`lambdified`; solvers ask for the same one many times."""
     printable = [entry.replace(_overflows, sp.Expr.evalf) for entry in entries]
     # Dummy names: an argument called ``maximum`` would hide the function of that name in the printed code.
-    function = sp.lambdify(list(variables), printable, modules=["scipy", "numpy"], cse=True, dummify=True)
+    modules = [{"DiracDelta": _peak}, "scipy", "numpy"]
+    function = sp.lambdify(list(variables), printable, modules=modules, cse=True, dummify=True)
 
     def evaluate(*values: ArrayLike) -> np.ndarray:
         arrays = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in values))
@@ -60,6 +62,11 @@ def _overflows(node: sp.Basic) -> bool:
         return False
     base = node.args[0]
     return bool(base.is_Rational) and max(abs(base.p), base.q) >= 2**63
+
+
+def _peak(value: ArrayLike, order: int = 0) -> np.ndarray:
+    """A Dirac delta at numbers: zero, and infinite at its place."""
+    return np.where(np.asarray(value) == 0, np.inf, 0.0)
 
 
 def _real(value: np.ndarray) -> np.ndarray:

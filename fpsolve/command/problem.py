@@ -32,7 +32,7 @@ from fpsolve.command.reader import (
 )
 from fpsolve.command.sizes import check_cells, check_walkers
 from fpsolve.density.choices import Scheme, Walls
-from fpsolve.density.grid import Box, checked_box
+from fpsolve.density.grid import Box, checked_box, checked_walls
 from theory.catalogue import CATALOGUE
 from theory.evaluate import lambdified
 from theory.expressions import parse_condition, parse_expression
@@ -102,6 +102,7 @@ def parse_problem(text: str) -> Problem:
     if box is None:
         _refuse_unconfined(process)
     solver = checked(table.get("solver", {}), solver_checks(len(process.variables)), "solver")
+    checked_walls(process, solver.get("walls", "far"), box)
     simulate = _simulate(table["simulate"], process) if "simulate" in table else None
     escape = _escape(table["escape"], process) if "escape" in table else None
     return Problem(process, box, solver.pop("method", "all"), solver, simulate, escape)
@@ -157,10 +158,17 @@ def solver_checks(dimension: int) -> dict[str, Check]:
         "method": partial(one_of, known=METHODS),
         "shape": partial(_shape, dimension=dimension),
         "scheme": partial(_scheme, dimension=dimension),
-        "walls": partial(one_of, known=get_args(Walls)),
+        "walls": _walls,
         "cross_diffusion": partial(like, default=True),
         "accuracy": _share,
     }
+
+
+def _walls(value: object, name: str) -> object:
+    """One word for all variables, or a table with one for each name."""
+    if isinstance(value, dict):
+        return {v: one_of(word, f"{name}.{v}", get_args(Walls)) for v, word in value.items()}
+    return one_of(value, name, get_args(Walls))
 
 
 def _share(value: object, name: str) -> float:

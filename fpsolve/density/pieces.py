@@ -99,16 +99,38 @@ def refuse_unfit(process: Process, box: Box) -> None:
             raise ValueError(f"drift or D is not finite at {where}; choose a box that avoids it")
 
 
+def refuse_collapse(process: Process, box: Box) -> None:
+    """ValueError where the loss falls to −∞ inside the box so fast that exp(−L/D) has no integral."""
+    if process.landscape is None:
+        return
+    loss = process.landscape.loss
+    sample, value = _sample(process, box), numpy_function(loss, process.variables)
+    points, _ = borders(denominators((loss,)), box)
+    for axis, name in enumerate(box):
+        for v in points[name]:
+            for side in (-1.0, 1.0):
+                far, near = (_moved(sample, axis, v, side * step) for step in (1e-6, 1e-9))
+                noise = process.diffusion_values(far)[:, axis, axis]
+                with np.errstate(all="ignore"):
+                    growth = (value(*far.T) - value(*near.T)) / noise
+                # A thousand times closer to the pole P is larger by more than a thousand.
+                if (growth > np.log(1e3)).any():
+                    raise ValueError(
+                        f"no density: the loss falls to -infinity at {name} = {v:.4g}, where exp(-L/D) has "
+                        "no integral; choose a box that avoids it"
+                    )
+
+
 def _sample(process: Process, box: Box) -> np.ndarray:
     """Random points of the box, shape (SAMPLES, N), the same at every call."""
     low, high = np.array([box[v] for v in process.names]).T
     return low + (high - low) * np.random.default_rng(3).random((SAMPLES, len(box)))
 
 
-def _moved(sample: np.ndarray, axis: int, at: float) -> np.ndarray:
-    """The points, moved to a place on an axis, and a little aside."""
+def _moved(sample: np.ndarray, axis: int, at: float, aside: float = 1e-9) -> np.ndarray:
+    """The points, moved beside a place on an axis, by a share of their extent."""
     moved = sample.copy()
-    moved[:, axis] = at + 1e-9 * np.ptp(sample[:, axis])
+    moved[:, axis] = at + aside * np.ptp(sample[:, axis])
     return moved
 
 

@@ -20,6 +20,7 @@ from fpsolve.density.dissection import wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
+from fpsolve.density.pieces import refuse_collapse
 from fpsolve.density.richardson import extrapolated
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
@@ -115,6 +116,7 @@ def stationary_density(
     mirrored = mirror_symmetries(process) if symmetry and not lacks_noise(process) else ()
     given = None if box is None else mesh.checked_box(process, box)
     if given is not None:
+        refuse_collapse(process, given)
         mirrored = tuple(v for v in mirrored if given[v][0] == -given[v][1])
     mirrored = tuple(v for v in mirrored if ends[v] != "periodic")
     density = _METHODS[method](

@@ -80,6 +80,14 @@ def test_options_of_solver_and_simulation_are_read():
     assert problem.simulate == {"walkers": 10, "time": 9, "time_step": 0.1, "burn_in": 1, "seed": 3}
 
 
+def test_walls_are_one_word_or_one_for_each_variable():
+    for walls, expected in (
+        ('"reflecting"', "reflecting"),
+        ('{ x = "periodic", y = "far" }', {"x": "periodic", "y": "far"}),
+    ):
+        assert config.parse_problem(FILE + f"[solver]\nwalls = {walls}").solver == {"walls": expected}
+
+
 def _with(table, line):
     return FILE + f"[{table}]\n{line}\n"
 
@@ -122,6 +130,7 @@ MISTAKES = {
     "more cells than memory": (_with("solver", "shape = 100000"), "use at most 2,000,000"),
     "unknown scheme": (_with("solver", 'scheme = "exponentail"'), "did you mean 'exponential'"),
     "schemes of another dimension": (_with("solver", 'scheme = ["central"]'), "each of 2 variables"),
+    "walls of no variable": (_with("solver", 'walls = { z = "far" }'), "walls has the variables"),
     "unknown walls": (_with("solver", "walls = 3"), "known: far, reflecting"),
     "text for a truth value": (_with("solver", 'cross_diffusion = "no"'), "must be true or false"),
     "negative accuracy": (_with("solver", "accuracy = -1"), "between 0 and 1"),

@@ -6,7 +6,7 @@ import sympy as sp
 
 from fpsolve import stationary_density
 from fpsolve.density import averages, spectral
-from theory import Diffusion, Landscape, Langevin, degenerate_valley, isotropic
+from theory import Diffusion, Landscape, Langevin, degenerate_valley, isotropic, random_shift
 from theory.breakpoints import borders, denominators, switches
 
 R = sp.Rational
@@ -58,7 +58,7 @@ def test_kinks_of_the_loss_keep_all_digits():
          {"x": (-9, 9), "y": (-7, 7)}, "D jumps at x = 0"),
         (Diffusion([-x, -y], sp.eye(2) * sp.Piecewise((1, x + y < 0), (2, True)), (x, y)),
          {"x": (-9, 9), "y": (-9, 9)}, "coefficients jump where x \\+ y = 0"),
-        (Langevin(Landscape(1 / x + y**2, (x, y)), isotropic(1)), {"x": (-3, 3), "y": (-3, 3)},
+        (Diffusion([-x - 1 / x, -y], sp.eye(2), (x, y)), {"x": (-3, 3), "y": (-3, 3)},
          "not finite at x = 0"),
         (Diffusion([-x], [[1 - x**2]], (x,)), {"x": (-2, 2)}, "not positive semidefinite"),
         (WELL, {"x": (-1, 1)}, "lies at the (low|high) end of x"),
@@ -98,3 +98,24 @@ def test_levels_that_need_too_much_memory_are_not_begun(monkeypatch):
     monkeypatch.setattr(spectral, "MEMORY", 1e4)
     with pytest.raises(MemoryError, match="coarsest level"):
         solve(WELL, box={"x": (-6, 6)})
+
+
+def test_a_loss_that_falls_without_end_has_no_density():
+    with pytest.raises(ValueError, match="falls to -infinity at x = 0"):
+        stationary_density(
+            Langevin(Landscape(1 / x + y**2, (x, y)), isotropic(1)), box={"x": (-3, 3), "y": (-3, 3)}
+        )
+    # p ∝ |x|^(−1/2) has an integral: the Gamma function gives ⟨x²⟩ = 2 Γ(5/4)/Γ(1/4).
+    loss = x**2 / 2 + sp.log(x**2) / 4
+    density = stationary_density(
+        Langevin(Landscape(loss, (x,)), isotropic(1)), box={"x": (-8, 8)}, shape=4000
+    )
+    assert averages(density)["<x^2>"] == pytest.approx(0.5, rel=5e-2)
+
+
+def test_noise_from_the_hessian_of_a_loss_with_a_linear_part_sees_no_delta_there():
+    """Huber's loss: D = H²/2 is 1/2 inside |x| < 1 and 0 beyond, where walls keep the walker from going."""
+    huber = sp.Piecewise((x**2 / 2, sp.Abs(x) < 1), (sp.Abs(x) - R(1, 2), True))
+    process = Langevin(Landscape(huber, (x,)), random_shift(delta_s=R(1, 2)))
+    inside = process.diffusion_values(np.array([[0.5], [2.0]]))[:, 0, 0]
+    assert inside.tolist() == [0.5, 0.0]
