@@ -93,9 +93,10 @@ def parse_problem(text: str) -> Problem:
     process = Langevin(chosen_landscape(table), _noise(table.get("noise")))
     if process.free_parameters:
         raise ValueError(f"no value for {', '.join(process.free_parameters)}; add it to parameters")
-    # What is no list of two numbers is refused with the process
     for name, ends in table.get("box", {}).items():
-        for end in ends if isinstance(ends, list) else ():
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise ValueError(f"box.{name} = {short(ends)} must be a pair of numbers, low < high")
+        for end in ends:
             number(end, f"box.{name}")
     box = checked_box(process, table["box"]) if "box" in table else None
     _refuse_rough_and_silent(process)

@@ -28,6 +28,8 @@ Method: TypeAlias = Literal["exact", "backward", "theory", "splitting", "simulat
 METHODS: tuple[Method, ...] = get_args(Method)
 #: Walker-steps that the simulation may take unless a time is given: a few seconds on one core.
 BUDGET = 1e9
+#: Most times that a time step may be shorter than the one that resolves the curvature.
+FINEST = 1e4
 QUANTITY = "mean time"
 
 
@@ -94,6 +96,12 @@ def escape(
     remarks: list[str] = []
     exits = _exits(process, start, target, remarks)
     problem = _Problem(process, start, target, walkers, time_step, max_time, box, rng, progress, exits)
+    if time_step is not None and time_step < problem.own_step() / FINEST:
+        raise ValueError(
+            f"time_step={time_step:g} is {problem.own_step() / time_step:.0e} times shorter than "
+            f"{problem.own_step():.2g}, which resolves the curvature: the walkers would take as much longer; "
+            f"use at least {problem.own_step() / FINEST:.2g}"
+        )
     found = _estimates(problem, [m for m in METHODS if m in methods], remarks)
     if not found:
         raise ValueError(f"no method can be used here: {'; '.join(remarks)}")
@@ -166,9 +174,11 @@ class _Problem:
         return (lowest.barrier / T if T > 0 else math.nan), words
 
     def step(self) -> float:
+        """The given time step, or :meth:`own_step`."""
+        return self.own_step() if self.time_step is None else self.time_step
+
+    def own_step(self) -> float:
         """A time step that resolves the sharpest curvature on the way."""
-        if self.time_step is not None:
-            return self.time_step
         curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
             variables, point = self.process.variables, [[self.start[n] for n in self.process.names]]

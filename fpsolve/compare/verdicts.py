@@ -280,7 +280,7 @@ def read_verdicts(path: str | Path) -> tuple[str, list[VerdictTable]]:
             VerdictTable([Verdict(**row) for row in own["rows"]], own["setting"], own["seconds"])
             for own in (data[MIME] for data in shown if MIME in data)
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no notebook with verdicts: {error}") from error
     if not titles:
         raise ValueError(f"{path} has no heading")

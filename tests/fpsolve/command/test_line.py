@@ -262,6 +262,8 @@ def test_an_escape_from_a_file_gives_the_table_of_all_methods_and_its_files(tmp_
         ("x = -1.0", "x = 0.5", "inside the target"),
         ("walkers = 200", "walkers = 0", "at least 2"),
         ("walkers = 200", "time_step = 0.0", "must be positive"),
+        ("walkers = 200", "time_step = 1e-12", "which resolves the curvature"),
+        ("walkers = 200", "walkers = 1e30", "escape.walkers = 1e+30 take"),
         ('"exact", ', '"exactly", ', "did you mean 'exact'"),
     ],
 )
