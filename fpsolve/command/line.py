@@ -120,13 +120,15 @@ def _escape(options: argparse.Namespace) -> int:
     if problem.escape is None:
         raise ValueError("the file has no [escape] table with start and target")
     out = writable(options.out)
+    from fpsolve.command.jobs import walls_of
     from fpsolve.compare.escapes import escape
     from fpsolve.escape.plot import escape_times
 
     settings: dict = dict(problem.escape)
     if options.seed is not None:
         settings["rng"] = options.seed
-    table = escape(problem.process, box=problem.box, progress=not options.json, **settings)
+    walls = walls_of(problem).get("walls")
+    table = escape(problem.process, box=problem.box, walls=walls, progress=not options.json, **settings)
     figure = None
     if out is not None:
         figure, ax = pyplot().subplots()

@@ -6,19 +6,23 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import sympy as sp
+import xarray as xr
 
 from fpsolve.density.backward import mean_first_passage_time
 from fpsolve.density.grid import checked_box
 from fpsolve.density.stationary import numeric_process
-from fpsolve.escape.passages import simulate_escape, start_state
+from fpsolve.ensemble.domain import Wall
+from fpsolve.ensemble.steps import ORDER
+from fpsolve.escape.passages import chosen_scheme, simulate_escape, start_state
 from fpsolve.escape.rare_events import split_escape
-from fpsolve.escape.rates import escape_rate
-from fpsolve.escape.saddles import Exit, ways_out
-from fpsolve.symbols.counter_rng import Seed
+from fpsolve.escape.rates import escape_rate, extrapolation_weight
+from fpsolve.escape.saddles import Exit, largest_rate_on_the_way, ways_out
+from fpsolve.escape.targets import gap_target, step_for, target_width
+from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.table import Row, Table
 from theory import escape as formulas
 from theory.evaluate import values_at
@@ -43,6 +47,7 @@ def escape(
     time_step: float | None = None,
     max_time: float | None = None,
     box: Mapping[str, tuple[float, float]] | None = None,
+    walls: Mapping[str, Wall] | Wall | None = None,
     rng: Seed = 0,
     progress: bool = False,
 ) -> Table:
@@ -56,6 +61,8 @@ def escape(
     - ``simulation``: walkers with the Brownian bridge; for a process with a learning rate also the map of SGD
       itself, which is watched at its own steps.
 
+    Splitting and simulation run with dt and dt/2 and are extrapolated to dt → 0; the map of SGD is not.
+
     Parameters
     ----------
     process : Process
@@ -67,12 +74,16 @@ def escape(
     walkers : int, optional
         Of the simulation; fewer where that would take more than 1e9 walker-steps, none below 100.
     time_step : float, optional
-        Of simulation and splitting; default 0.02 / (the largest curvature at the start's minimum and at the
-        saddles), or 1/50 of the learning rate where that is smaller than ten times it.
+        Of simulation and splitting, the longer of the two; default 0.04 / (the largest curvature at the
+        start's minimum, at the saddles and, in one variable, on the way to the target), less for thin
+        targets, and at most a tenth of the learning rate.
     max_time : float, optional
         When walkers are stopped; default ten times the mean time of the best method before it.
     box : mapping, optional
-        Reflecting walls of the backward equation; default where the stationary density is.
+        Walls of the backward equation, reflecting; default where the stationary density is.
+    walls : mapping or str, optional
+        Walls of the walkers at the ends of ``box``, as in :func:`fpsolve.simulate`; default none: the box is
+        then taken as far away. Only "reflecting" ones are those of the backward equation.
     rng, progress
         As in :func:`fpsolve.simulate_escape`.
 
@@ -82,7 +93,8 @@ def escape(
         Intervals are 95 % for splitting and simulation, half-grid estimates for the backward equation, and
         s from 0 to 1 for formulas with a path-dependent share; Kramers' carries ± D/ΔL, the size of the next
         term. Deviations refer to the first of exact, backward, splitting, simulation that is there. A
-        ValueError if the start is inside the target, a name is unknown, or no method can be used.
+        ValueError if the start is inside the target, a name is unknown, or no method can be used. A
+        simulation of which more than a tenth diverged gives a remark and no number.
     """
     process = numeric_process(process, True)
     unknown = [m for m in methods if m not in METHODS]
@@ -95,7 +107,7 @@ def escape(
     start_state(process, target, 1e300, start=start, walkers=1, time_step=time_step or 1.0, rng=0)
     remarks: list[str] = []
     exits = _exits(process, start, target, remarks)
-    problem = _Problem(process, start, target, walkers, time_step, max_time, box, rng, progress, exits)
+    problem = _Problem(process, start, target, walkers, time_step, max_time, box, walls, rng, progress, exits)
     if time_step is not None and time_step < problem.own_step() / FINEST:
         raise ValueError(
             f"time_step={time_step:g} is {problem.own_step() / time_step:.0e} times shorter than "
@@ -159,9 +171,18 @@ class _Problem:
     time_step: float | None
     max_time: float | None
     box: Mapping[str, tuple[float, float]] | None
+    walls: Mapping[str, Wall] | Wall | None
     rng: Seed
     progress: bool
     exits: list[Exit]
+
+    def walked(self) -> dict[str, Any]:
+        """Arguments of every simulation; a box without walls is no box for walkers."""
+        box, walls = self.box, self.walls
+        if isinstance(walls, Mapping) and box is not None:
+            box = {name: ends for name, ends in box.items() if name in walls}
+        walled = {} if walls is None else {"box": box, "walls": walls}
+        return {"start": self.start, "target": self.target, "progress": self.progress, **walled}
 
     def barrier(self) -> tuple[float, str]:
         """ΔL/D over the lowest saddle, NaN without one; D along the escape direction at the minimum."""
@@ -178,13 +199,17 @@ class _Problem:
         return self.own_step() if self.time_step is None else self.time_step
 
     def own_step(self) -> float:
-        """A time step that resolves the sharpest curvature on the way."""
+        """The longer of two time steps that resolve the sharpest curvature on the way, and the target."""
         curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
             variables, point = self.process.variables, [[self.start[n] for n in self.process.names]]
             slopes = values_at(sp.Matrix(self.process.drift).jacobian(list(variables)), variables, point)
             curvature = float(np.abs(np.linalg.eigvals(slopes)).max())
-        step = 0.02 / curvature if curvature > 0 else 0.01
+        place = np.array([[self.start[n] for n in self.process.names]])
+        met = gap_target(self.target, tuple(self.process.variables), place)
+        curvature = max(curvature, largest_rate_on_the_way(self.process, place[0], met))
+        thin = step_for(self.process, *target_width(self.process, met, place))
+        step = min(0.04 / curvature if curvature > 0 else 0.02, thin)
         rate = self.process.learning_rate
         # A step near the learning rate would be taken for the map; continuous time needs one well below
         return step if rate is None else min(step, rate / 10)
@@ -298,57 +323,72 @@ def _path_dependent(problem: _Problem, process: Langevin) -> _Estimate:
 
 def _splitting(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
     """Adaptive multilevel splitting."""
-    runs = split_escape(
-        problem.process, start=problem.start, target=problem.target, time_step=problem.step(),
-        rng=problem.rng, progress=problem.progress,
-    )  # fmt: skip
+    runs = split_escape(problem.process, time_step=problem.step(), rng=problem.rng, **problem.walked())
     value, low, high = (float(1 / runs[name]) for name in ("rate", "high", "low"))
-    yield _Estimate("splitting", value, low, high, "95 % interval", wide=True)
+    name = "splitting, dt -> 0" if runs.attrs["extrapolated"] else "splitting"
+    yield _Estimate(name, value, low, high, "95 % interval", wide=True)
 
 
 def _simulation(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate | str]:
-    """Walkers in continuous time; with a learning rate also the map of SGD."""
+    """Walkers in continuous time, dt → 0; with a learning rate also the map of SGD."""
     step, rate = problem.step(), problem.process.learning_rate
-    yield from _simulated(problem, found, step, f"simulation, dt = {step:.3g}")
-    if rate is not None and not math.isclose(rate, step, rel_tol=1e-9):
-        yield from _simulated(problem, found, rate, f"map of SGD, η = {rate:.3g}")
+    if rate is not None and math.isclose(rate, step, rel_tol=1e-9):
+        yield from _simulated(problem, found, step, f"map of SGD, η = {rate:.3g}", problem.walkers, 0)[0]
+        return
+    # Shares of the walkers that cost least for the same error: see split_escape
+    scheme = chosen_scheme(problem.process, "bridge")
+    shares = np.array([1.0, math.sqrt(2) / 2 ** ORDER[scheme]])
+    numbers = np.maximum(np.round(problem.walkers * shares / shares.sum()), 2).astype(int)
+    pair = []
+    for number, (h, walkers) in enumerate(zip((step / 2, step), numbers.tolist(), strict=True)):
+        estimates, runs = _simulated(problem, found, h, f"simulation, dt = {h:.3g}", walkers, number)
+        yield from (e for e in estimates if isinstance(e, str))
+        pair += [(e, runs) for e in estimates if isinstance(e, _Estimate) and runs is not None]
+    if len(pair) == 2:
+        (fine, fine_runs), (coarse, coarse_runs) = pair
+        w = extrapolation_weight(coarse_runs, fine_runs)
+        log_time = w * math.log(fine.value) - (w - 1) * math.log(coarse.value)
+        half = 1.96 * math.hypot(w * fine.log_error, (w - 1) * coarse.log_error)
+        value, low, high = (math.exp(log_time + part) for part in (0.0, -half, half))
+        yield _Estimate("simulation, dt -> 0", value, low, high, fine.kind, wide=True)
+    if rate is not None:
+        yield from _simulated(problem, found, rate, f"map of SGD, η = {rate:.3g}", problem.walkers, 2)[0]
 
 
 def _simulated(
-    problem: _Problem, found: Sequence[_Estimate], step: float, name: str
-) -> Iterator[_Estimate | str]:
-    """One simulation, as long and of as many walkers as the estimates before it advise."""
-    mean = _best(found).value if found else math.nan
-    walkers, max_time = problem.walkers, problem.max_time
+    problem: _Problem, found: Sequence[_Estimate], step: float, name: str, walkers: int, number: int
+) -> tuple[list[_Estimate | str], xr.Dataset | None]:
+    """One simulation, as long as the estimates before it advise: its estimate or a remark, and its runs."""
+    mean, max_time = _best(found).value if found else math.nan, problem.max_time
+    asked = walkers
     if max_time is None:
         max_time = 10 * mean if math.isfinite(mean) else BUDGET * step / walkers
     if math.isfinite(mean) and walkers * min(mean, max_time) / step > BUDGET:
         walkers = int(BUDGET * step / min(mean, max_time))
         if walkers < 100:
-            yield f"{name}: not run; 100 walkers would take {100 * min(mean, max_time) / step:.1e} steps"
-            return
-    if walkers < problem.walkers:
-        yield f"{name}: {walkers} walkers, not {problem.walkers}, which would take over {BUDGET:.0e} steps"
+            return [
+                f"{name}: not run; 100 walkers would take {100 * min(mean, max_time) / step:.1e} steps"
+            ], None
+    said: list[_Estimate | str] = []
+    if walkers < asked:
+        said.append(f"{name}: {walkers} walkers, not {asked}, which would take over {BUDGET:.0e} steps")
     runs = simulate_escape(
-        problem.process, start=problem.start, target=problem.target, walkers=walkers, time_step=step,
-        max_time=max(max_time, step), rng=problem.rng, progress=problem.progress,
+        problem.process, walkers=walkers, time_step=step, max_time=max(max_time, step),
+        rng=np.random.SeedSequence(random_key(problem.rng), spawn_key=(number,)), **problem.walked(),
     )  # fmt: skip
-    if runs.attrs["n_diverged"]:
-        yield f"{name}: {runs.attrs['n_diverged']} of {walkers} walkers diverged"
     if runs.attrs["n_escaped"] == walkers:
         times = runs["escape_time"].to_numpy()
         mean, error = float(times.mean()), 1.96 * float(times.std(ddof=1)) / math.sqrt(walkers)
-        yield _Estimate(name, mean, mean - error, mean + error, "95 % interval", wide=True)
-        return
+        return [*said, _Estimate(name, mean, mean - error, mean + error, "95 % interval", wide=True)], runs
     rate = escape_rate(runs)
     low, high = float(rate.low), float(rate.high)
-    if int(rate.n_escaped):
-        longest = 1 / low if low > 0 else math.inf
-        kind = "95 % interval, exponential law"
-        yield _Estimate(name, 1 / float(rate.rate), 1 / high, longest, kind, wide=True)
-    else:
+    if not int(rate.n_escaped):
         total = float(rate.total_time)
-        yield f"{name}: no escape in a total of {total:.3g}; the mean time is above {1 / high:.4g}"
+        remark = f"{name}: no escape in a total of {total:.3g}; the mean time is above {1 / high:.4g}"
+        return [*said, remark], None
+    longest = 1 / low if low > 0 else math.inf
+    kind = "95 % interval, exponential law"
+    return [*said, _Estimate(name, 1 / float(rate.rate), 1 / high, longest, kind, wide=True)], runs
 
 
 #: How each method estimates the mean time, given the estimates before it; a text is a remark.

@@ -15,7 +15,9 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.ensemble.lanes import Kernel, block, euler_maruyama, header, inside, loads, normals, rows
+from fpsolve.ensemble.domain import OVERSHOOT, Domain, covariance_condition, free_domain
+from fpsolve.ensemble.lanes import Kernel, block, header, inside, loads, normals, rows
+from fpsolve.ensemble.steps import Scheme, step_text
 from fpsolve.symbols.cache import load_module
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
@@ -23,17 +25,23 @@ from fpsolve.symbols.target import inequalities, signed_function
 from theory.langevin import Process
 
 Boundary: TypeAlias = Literal["bridge", "shift", "none"]
-#: How a walker can end: at the time limit, in the target, far away, at or beyond a level above or below.
-CENSORED, ESCAPED, DIVERGED, ABOVE, BELOW = range(5)
+#: How a walker can end: at the time limit, in the target, far away, at or beyond a level above or below, at
+#: an absorbing wall.
+CENSORED, ESCAPED, DIVERGED, ABOVE, BELOW, ABSORBED = range(6)
 _OUTCOMES = {"CENSORED": CENSORED, "ESCAPED": ESCAPED, "DIVERGED": DIVERGED, "ABOVE": ABOVE, "BELOW": BELOW}
-#: −ζ(1/2)/√(2π): mean overshoot of a Gaussian random walk, in standard deviations of a step.
-OVERSHOOT = 0.5825971579390107
+_OUTCOMES |= {"ABSORBED": ABSORBED}
 
 
 def escape_kernel(
-    process: Process, target: sp.Basic, boundary: Boundary, level: sp.Expr | xr.DataArray | None = None
+    process: Process,
+    target: sp.Basic,
+    boundary: Boundary,
+    level: sp.Expr | xr.DataArray | None = None,
+    *,
+    scheme: Scheme = "euler",
+    domain: Domain | None = None,
 ) -> Kernel:
-    """The compiled step X + b(X) dt + G(X) √dt ξ with its crossing test.
+    """The compiled step of a scheme, with walls and a crossing test.
 
     ``level`` is a reaction coordinate, watched after each step; an array, its dims in the order of the
     variables, is interpolated linearly. ``target`` was checked by ``signed_function``. Fails if an
@@ -48,7 +56,10 @@ def escape_kernel(
     members = condition.args if isinstance(condition, sp.Or) else (condition,)
     parts = members if boundary == "bridge" else ()
     signed = [signed_function(atom, variables) for atom in atoms]
-    lines, constants, grid = _step(process.drift, root, signed, level, variables, boundary != "none")
+    domain = free_domain(len(variables)) if domain is None else domain
+    moved = _step(process, root, signed, level, scheme, domain, variances=boundary != "none")
+    lines, before, constants, grid = moved
+    excess, absorbing = domain.excess_axes, bool(domain.axes("absorbing"))
     if boundary == "shift":
         lines += [f"h{k} = h{k} + {OVERSHOOT!r} * math.sqrt(v{k})" for k in range(len(atoms))]
     lines += _crossing(condition, parts, atoms)
@@ -56,12 +67,17 @@ def escape_kernel(
     pairs, watched = (m + 1) // 2, level is not None
     places = rows(
         {"X": n, "NOISE": 2 * pairs, "NEXT": n, "BOUND": 1, "SIGNED": len(atoms), "EXPONENTS": len(parts)}
-        | {"HIT": 1, "TOP": 1, "LEVEL": 1}
+        | {"HIT": 1, "TOP": 1, "LEVEL": 1, "OVER": len(excess), "GONE": int(absorbing)}
     )
-    numbers = {"N": n, "PAIRS": pairs, "PARTS": len(parts), "ATOMS": len(atoms), "HAS_LEVEL": watched}
+    numbers = {"N": n, "PAIRS": pairs, "PARTS": len(parts), "ATOMS": len(atoms), "EXCESS": len(excess)}
+    numbers |= {"HAS_LEVEL": watched, "HAS_WALLS": absorbing}
     stored = [f"lane[(NEXT + {i}) * LANES + l] = new{i} if inside else x{i}" for i in range(n)]
     stored += [f"lane[(SIGNED + {k}) * LANES + l] = h{k}" for k in range(len(atoms))]
     stored += [f"lane[(EXPONENTS + {j}) * LANES + l] = a{j}" for j in range(len(parts))]
+    stored += [f"lane[(OVER + {k}) * LANES + l] = over{i}" for k, i in enumerate(excess)]
+    stored += ["lane[GONE * LANES + l] = 1.0 * absorbed"] * absorbing + (_WATCH if watched else [])
+    load = [*loads("x", "X", n), *loads("xi", "NOISE", m), *loads("g", "SIGNED", len(atoms))]
+    load += [f"o{i} = lane[(OVER + {k}) * LANES + l]" for k, i in enumerate(excess)]
     source = header({**_OUTCOMES, **numbers, **places}) + _TEMPLATE.format(
         normals=normals(
             "NOISE + 2 * pair", "NOISE + 2 * pair", indent=12,
@@ -69,44 +85,48 @@ def escape_kernel(
             walker="first_walker + np.uint64(lane_walker[{l}])",
         ),
         unpack=block([f"c{k} = constants[{k}]" for k in range(len(constants))], 4),
-        load=block([*loads("x", "X", n), *loads("xi", "NOISE", m), *loads("g", "SIGNED", len(atoms))], 12),
+        before=block(before, 4),
+        load=block(load, 12),
         step=block(lines, 12),
-        inside=inside(n),
+        inside=f"{inside(n)} & valid",
+        absorbed="absorbed" if absorbing else "False",
         near=" | ".join(f"(a{j} < NEAR)" for j in range(len(parts))) or "False",
         refill_first=block(_REFILL, 12),
         refill=block(_REFILL, 20),
         watch="(level >= upper) | (level <= lower)" if watched else "False",
-        store=block(stored + (_WATCH if watched else []), 12),
+        store=block(stored, 12),
     )  # fmt: skip
     advance = load_module(source, prefix="escape").advance
     return Kernel(advance, np.array(constants, dtype=float), source, places["TOTAL"], grid)
 
 
 def _step(
-    drift: sp.MatrixBase, root: sp.MatrixBase, signed: list[sp.Expr], level: sp.Expr | xr.DataArray | None,
-    variables: tuple[sp.Symbol, ...], variances: bool,
-) -> tuple[list[str], list[float], np.ndarray]:  # fmt: skip
-    """Lines for new positions, members h_k there, their variances v_k, and the level; constants; grid."""
+    process: Process, root: sp.MatrixBase, signed: list[sp.Expr], level: sp.Expr | xr.DataArray | None,
+    scheme: Scheme, domain: Domain, *, variances: bool,
+) -> tuple[list[str], list[str], list[float], np.ndarray]:  # fmt: skip
+    """Lines for new positions, members h_k there, v_k and the level; lines before; constants; grid."""
+    variables = tuple(process.variables)
     n, m = root.shape
     gradients = [sp.diff(g, variable) for g in signed for variable in variables]
     expressions = [*signed, level] if isinstance(level, sp.Expr) else signed
-    check_expressions([*drift, *root, *expressions, *gradients], variables)
-    before = Emitter({variable: f"x{i}" for i, variable in enumerate(variables)})
-    lines, texts = before.statements([*drift, *root, *gradients])
-    slow, entries, slopes = texts[:n], texts[n : n + n * m], texts[n + n * m :]
-    lines += euler_maruyama(slow, entries)
+    check_expressions(expressions, variables)
+    condition = covariance_condition(process)
+    others = gradients if condition is None else [*gradients, condition]
+    text = step_text(process.drift, root, variables, scheme=scheme, domain=domain, others=others)
+    lines = [*text.lines, *(f"valid = {other} >= 0.0" for other in text.others[len(gradients) :])]
+    lines += ["valid = True"] if condition is None else []
     if variances:
-        lines += _variances(len(signed), n, m, entries, slopes)
+        lines += _variances(len(signed), n, m, text.root, text.others[: len(gradients)])
     after = Emitter({variable: f"new{i}" for i, variable in enumerate(variables)})
-    after.constants = before.constants
+    after.constants = text.emitter.constants
     more, values = after.statements(expressions)
     lines += more + [f"h{k} = {value}" for k, value in enumerate(values[: len(signed)])]
     if isinstance(level, xr.DataArray):
-        text, grid = _interpolation(level, variables)
-        return lines + text, before.constants, grid
+        interpolated, grid = _interpolation(level, variables)
+        return lines + interpolated, text.before, after.constants, grid
     if level is not None:
         lines.append(f"level = {values[-1]}")
-    return lines, before.constants, np.zeros(0)
+    return lines, text.before, after.constants, np.zeros(0)
 
 
 def _variances(atoms: int, n: int, m: int, entries: list[str], slopes: list[str]) -> list[str]:
@@ -193,6 +213,8 @@ _REFILL = [
     "    lane[i * LANES + l] = starts[lane_walker[l], i]",
     "for k in range(ATOMS):",
     "    lane[(SIGNED + k) * LANES + l] = signed[lane_walker[l], k]",
+    "for k in range(EXCESS):",
+    "    lane[(OVER + k) * LANES + l] = 0.0",
     "lane[TOP * LANES + l] = -math.inf",
 ]
 _WATCH = [
@@ -212,6 +234,7 @@ def advance(
     time_step, max_step, divergence, lower, upper, lane, lane_walker, lane_step, queue, iterations,
 ):
     {unpack}
+    {before}
     scale = math.sqrt(time_step)
     words = lane.view(np.uint64)
     running = 0
@@ -235,7 +258,7 @@ def advance(
             bound = lane[BOUND * LANES + l]
             live = bound > 0.0
             inside = {inside}
-            event = hit | {near} | {watch}
+            event = hit | {near} | {watch} | {absorbed}
             {store}
             lane[HIT * LANES + l] = 2.0 * inside + hit
             events += (live & event) | (inside != live)
@@ -257,6 +280,8 @@ def advance(
             flag = lane[HIT * LANES + l]
             if flag < 2.0:
                 code = DIVERGED
+            elif HAS_WALLS and lane[GONE * LANES + l] > 0.0:
+                code = ABSORBED
             elif flag == 3.0:
                 code = ESCAPED
             else:

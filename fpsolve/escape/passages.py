@@ -14,6 +14,7 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.ensemble.domain import Wall, refuse_indefinite
 from fpsolve.ensemble.lanes import LANES, Kernel, from_lanes
 from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
@@ -21,12 +22,16 @@ from fpsolve.ensemble.state import (
     available_threads,
     check_names,
     fresh_state,
+    is_discrete,
     process_hash,
     refuse_points,
+    symbolic_root,
     variable_names,
     whole_steps,
 )
-from fpsolve.escape.kernel import CENSORED, DIVERGED, ESCAPED, Boundary, escape_kernel
+from fpsolve.ensemble.steps import ORDER, Scheme, best_scheme
+from fpsolve.escape.kernel import ABSORBED, CENSORED, DIVERGED, ESCAPED, Boundary, escape_kernel
+from fpsolve.escape.targets import gap_target, step_for, target_width
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
@@ -57,11 +62,17 @@ def simulate_escape(
     threads: int | None = None,
     boundary: Boundary | None = None,
     divergence: float = 1e6,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    walls: Mapping[str, Wall] | Wall | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Time at which each walker first reaches a target, or that it did not.
 
-    Walkers follow X + b(X) dt + G(X) √dt ξ. Looking at the ends of steps only misses passages
+    Walkers take the best step for their process, ``attrs["scheme"]`` of :mod:`fpsolve.ensemble.steps`:
+    BAOAB for an underdamped process, a Taylor step of weak order two for constant noise, else Euler–Maruyama,
+    X + b(X) dt + G(X) √dt ξ. Times then err as dt to the power ``attrs["weak_order"]``; two runs extrapolate,
+    ``escape_rate(runs, finer=...)``. Without a treatment of the boundary (``"none"``) the step is Euler's, an
+    iteration of SGD. Looking at the ends of steps only misses passages
     in between and overestimates times by O(√dt). With g the signed function of the target,
     positive inside, the boundary is treated in one of three ways:
 
@@ -78,7 +89,7 @@ def simulate_escape(
     own √(∇gᵀD∇g dt): right along the faces, approximate within √(D dt) of an edge.
 
     The normals are those of :func:`fpsolve.simulate`, and the bridge draws from separate words, so
-    a path is the same whatever the boundary and the target. The bits of a result do not depend on
+    a path is the same for "bridge" and "shift" and whatever the target. The bits of a result do not depend on
     ``threads``.
 
     Parameters
@@ -101,6 +112,9 @@ def simulate_escape(
         Default ``"none"`` if ``time_step`` is the process's learning rate, else ``"bridge"``.
     divergence : float, optional
         A walker with a coordinate not below this in size has diverged, even inside the target.
+    box, walls : mapping, optional
+        As in :func:`fpsolve.simulate`; a walker at an absorbing wall ends there, outcome 5, and has not
+        escaped.
     progress : bool, optional
         Show a bar of finished walkers.
 
@@ -108,10 +122,12 @@ def simulate_escape(
     -------
     Dataset
         Per walker: ``escape_time`` (NaN if it did not escape), ``outcome`` (0 censored, 1 escaped,
-        2 diverged), ``observed_time``, ``end_step``, and each variable's position at the end of its
-        last step (before it, if it diverged). ``total_time`` is the sum of ``observed_time``.
-        A ValueError before any step, if a start is inside the target, the target uses other variables, or
-        an argument or a coefficient at the start makes no sense. A UserWarning, in one variable, if D
+        2 diverged, 5 absorbed), ``observed_time``, ``end_step``, and each variable's position at the end of
+        its last step (before it, if it diverged). ``total_time`` is the sum of ``observed_time``.
+        A ValueError before any step, if a start is inside the target or on its boundary, the target is empty
+        or uses other variables, or an argument or a coefficient at the start makes no sense; at the end, if a
+        walker came to a place where D is no covariance. A UserWarning if walkers diverged, if the target is
+        thinner than four steps are long, and, in one variable, if D
         vanishes between every start and the target and ``time_step`` is not the learning rate: the time to
         pass is then set by the step and grows without end as dt → 0.
 
@@ -121,9 +137,14 @@ def simulate_escape(
     325 (1997), and Gobet, Menozzi, Stoch. Proc. Appl. 120, 130 (2010): the shift, flat and curved.
     """
     given = {"start": start, "walkers": walkers, "time_step": time_step, "rng": rng, "divergence": divergence}
+    given |= {"box": box, "walls": walls}
     state = start_state(process, target, max_time, **given)
     boundary = chosen_boundary(process, state.time_step, boundary)
+    state.scheme = chosen_scheme(process, boundary)
     starts = from_lanes(state.positions, state.walkers)
+    met = gap_target(target, tuple(process.variables), starts)
+    if remark := thin_remark(process, met, starts, state.time_step, boundary):
+        warnings.warn(remark, stacklevel=2)
     if barrier := noise_barrier(process, target, state.time_step, starts):
         warnings.warn(
             f"{barrier}. Escapes seen with time_step={state.time_step:g} jump over it, and their time grows "
@@ -132,17 +153,54 @@ def simulate_escape(
             stacklevel=2,
         )
     max_step = whole_steps(max_time, state.time_step, "max_time")
+    kernel = escape_kernel(process, met, boundary, scheme=state.scheme, domain=state.domain)
     end = run_walkers(
-        escape_kernel(process, target, boundary), signed_members(process, target), starts, key=state.key,
-        first_walker=0, time_step=state.time_step, max_step=max_step, divergence=state.divergence,
+        kernel, signed_members(process, met), starts, key=state.key, first_walker=0,
+        time_step=state.time_step, max_step=max_step, divergence=state.divergence,
         threads=available_threads(threads), progress=progress,
     )  # fmt: skip
+    lost = end.outcome == DIVERGED
+    if lost.any():
+        if process.landscape is None:
+            refuse_indefinite(process, end.points[lost], "where a walker came")
+        warnings.warn(lost_passages(int(lost.sum()), len(lost)), stacklevel=2)
     return passage_dataset(
         variable_names(process), end, passage_times(end, state.time_step, boundary),
         title=f"escape from {process.name} to {target}", landscape=str(process.name), target=str(target),
         boundary=boundary, time_step=state.time_step, key=state.key, max_time=float(max_time),
-        divergence=state.divergence, process_hash=process_hash(process),
+        divergence=state.divergence, process_hash=process_hash(process), scheme=state.scheme,
+        weak_order=ORDER[state.scheme], walls=state.domain.words(variable_names(process)) or "none",
     )  # fmt: skip
+
+
+def lost_passages(lost: int, walkers: int) -> str:
+    """How many walkers diverged before they escaped, and what to do."""
+    return (
+        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) diverged before they escaped: use a "
+        "smaller time_step, or check that the drift leads back from everywhere"
+    )
+
+
+def chosen_scheme(process: Process, boundary: Boundary) -> Scheme:
+    """Euler's step where it is an iteration that is looked at as it is, else the best for the process."""
+    root = symbolic_root(process)
+    if boundary == "none" or root is None:
+        return "euler"
+    return best_scheme(process.drift, root, tuple(process.variables))
+
+
+def thin_remark(
+    process: Process, target: sp.Basic, starts: np.ndarray, time_step: float, boundary: Boundary
+) -> str:
+    """A remark if a target in several variables is thinner than four steps are long; fails if it is empty."""
+    width, place = target_width(process, target, starts)
+    longest = step_for(process, width, place)
+    if boundary == "none" or time_step <= longest:
+        return ""
+    return (
+        f"the target {target} is {width:.2g} wide, and steps of time_step={time_step:g} jump over it unseen: "
+        f"times are too long; use a time_step below {longest:.2g}"
+    )
 
 
 class Passages(NamedTuple):
@@ -166,6 +224,7 @@ def start_state(process: Process, target: sp.Basic, max_time: float, **given: An
     for bad, problem in (
         (~np.isfinite(values), f"the target {target} has no finite value at the start"),
         (values > 0, f"the start is inside the target {target} at"),
+        (values == 0, f"the start is on the boundary of the target {target}, where the time is 0, at"),
     ):
         refuse_points(variable_names(process), points, bad, problem)
     return state
@@ -178,12 +237,6 @@ def chosen_boundary(process: Process, time_step: float, boundary: Boundary | Non
     if boundary not in ("bridge", "shift", "none"):
         raise ValueError(f"boundary={boundary!r} must be 'bridge', 'shift' or 'none'")
     return boundary
-
-
-def is_discrete(process: Process, time_step: float) -> bool:
-    """Whether a step is one iteration of SGD."""
-    rate = getattr(process, "learning_rate", None)
-    return rate is not None and math.isclose(rate, time_step, rel_tol=1e-9)
 
 
 def noise_barrier(process: Process, target: sp.Basic, time_step: float, starts: np.ndarray) -> str:
@@ -277,11 +330,11 @@ def passage_dataset(
 ) -> xr.Dataset:  # fmt: skip
     """Passages and their ``observed`` times (walkers,), as :func:`simulate_escape` describes them."""
     times = np.where(end.outcome == ESCAPED, observed, np.nan)
-    outcomes = {"n_escaped": ESCAPED, "n_censored": CENSORED, "n_diverged": DIVERGED}
+    outcomes = {"n_escaped": ESCAPED, "n_censored": CENSORED, "n_diverged": DIVERGED, "n_absorbed": ABSORBED}
     stopped = "time until the walker escaped, diverged or was stopped"
     variables = {
         "escape_time": quantity(times, "walker", "escape time, NaN if none", "time"),
-        "outcome": quantity(end.outcome, "walker", "0 censored, 1 escaped, 2 diverged"),
+        "outcome": quantity(end.outcome, "walker", "0 censored, 1 escaped, 2 diverged, 5 absorbed"),
         "observed_time": quantity(observed, "walker", stopped, "time"),
         "end_step": quantity(end.steps, "walker", "steps made"),
         **{name: quantity(end.points[:, i], "walker", f"final {name}") for i, name in enumerate(names)},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -12,14 +14,25 @@ import xarray as xr
 from scipy import stats
 from scipy.interpolate import RegularGridInterpolator
 
+from fpsolve.ensemble.domain import Wall
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
+from fpsolve.ensemble.steps import ORDER
 from fpsolve.escape.kernel import Boundary, escape_kernel
-from fpsolve.escape.passages import PointFunction, chosen_boundary, noise_barrier, signed_members, start_state
-from fpsolve.escape.saddles import relaxation_rates_below
+from fpsolve.escape.passages import (
+    PointFunction,
+    chosen_boundary,
+    chosen_scheme,
+    noise_barrier,
+    signed_members,
+    start_state,
+    thin_remark,
+)
+from fpsolve.escape.saddles import largest_rate_on_the_way, relaxation_rates_below
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
+from fpsolve.escape.targets import gap_target, step_for, target_width
 from fpsolve.results import dataset, quantity
-from fpsolve.symbols.counter_rng import Seed, key_text
+from fpsolve.symbols.counter_rng import Seed, key_text, random_key
 from fpsolve.symbols.functions import check_expressions, numpy_function
 from fpsolve.symbols.target import signed_function
 from theory.langevin import Process
@@ -42,6 +55,9 @@ def split_escape(
     rng: Seed = None,
     threads: int | None = None,
     divergence: float = 1e6,
+    extrapolate: bool = True,
+    box: Mapping[str, tuple[float, float]] | None = None,
+    walls: Mapping[str, Wall] | Wall | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Mean time to reach a target behind a high barrier, by adaptive multilevel splitting.
@@ -51,7 +67,9 @@ def split_escape(
     the start to source or target, and q₀ the probability that it is the target. The formula holds at low
     barriers too: derivation in :mod:`fpsolve.escape.splitting`. A pilot run places the levels where a share
     of 0.3 succeeds; the counted walks are new ones, in 20 independent groups, so that each group's k has no
-    bias. The interval of ln T is Student's on the spread of the groups.
+    bias. All of that is done with dt and with dt/2, and ln T is extrapolated to dt → 0 with the weak order p
+    of the steps (those of :func:`fpsolve.simulate_escape`): ln T = w ln T(dt/2) − (w − 1) ln T(dt),
+    w = 2^p/(2^p − 1). The interval of ln T is Student's on the spread of the groups of both.
 
     The level decides the variance, never the mean. In one variable the signed function of the target is as
     good as any. In several, the committor is best: the chance of success is then the same all over a level.
@@ -73,11 +91,12 @@ def split_escape(
         ξ₀: a walker at this level or below is back in the source. Default the median level of walkers that
         have relaxed from the start; ξ₁ is then exceeded by 15 % of them (of those above ``source``).
     walkers : int, optional
-        Trials on each level, at least 100. The relative error falls as 1/√walkers: with 40 000 it is about
-        1 % at ΔL/D = 3 and 3 % at 20.
+        Trials on each level with dt/2, at least 100; with dt it is √2/2^p times as many.
+        The relative error falls as 1/√walkers: with 40 000 it is about 2 % at ΔL/D = 3 and 5 % at 20.
     time_step : float, optional
-        dt; default the process's learning rate (one step is then one iteration of SGD), or 0.02 over the
-        largest curvature (eigenvalue of −∂b) at the start and at the minimum below it. The bias is O(dt).
+        dt, the longer of the two steps; default the process's learning rate (one step is then one iteration
+        of SGD, and nothing is extrapolated), or 0.04 over the largest curvature (eigenvalue of −∂b) at the
+        start, at the minimum below it and, in one variable, on the way to the target; less for thin targets.
         Above ΔL/D = 100 give a smaller one: levels then lie closer than one step's noise, and in some groups
         no walker reaches the target.
     relaxation_time : float, optional
@@ -91,6 +110,10 @@ def split_escape(
         More levels than this mean that the target is not reached.
     confidence : float, optional
         Probability of the intervals, in (0, 1).
+    extrapolate : bool, optional
+        False: one run, with ``time_step`` itself. The bias is then O(dt^p). So it is with boundary="none".
+    box, walls : mapping, optional
+        As in :func:`fpsolve.simulate`, without absorbing walls: those belong to the target.
     rng, threads, divergence, progress
         As in :func:`fpsolve.simulate_escape`; the bits do not depend on ``threads``; the bar shows levels.
 
@@ -98,7 +121,8 @@ def split_escape(
     -------
     Dataset
         ``rate``, ``low``, ``high`` (1/time), ``mean_time`` with ``mean_time_low`` and ``mean_time_high``,
-        ``log_mean_time`` and ``log_mean_time_stderr`` (what remains finite above 10³⁰⁸); ``flux`` f; per
+        ``log_mean_time`` and ``log_mean_time_stderr`` (what remains finite above 10³⁰⁸); per ``step`` dt its
+        ``step_log_mean_time`` and ``step_log_mean_time_stderr``. Of the finest step alone: ``flux`` f; per
         ``level`` its ``level_value`` and ``conditional_probability`` to go on to the next, for the last one
         to the target; ``n_levels``; per ``group`` its ``log_rate`` ln k; ``walker_steps`` made, and
         ``brute_force_steps``: T/dt for each of as many escapes as have the same relative error. To go on
@@ -119,57 +143,124 @@ def split_escape(
     _check_numbers(walkers, confidence, max_levels, relaxation_time)
     coordinate, level_at = _coordinate(process, target, level)
     state, time_step, relaxation_time = _started(
-        process, start, target, time_step, relaxation_time, rng, divergence
+        process, start, target, time_step, relaxation_time, rng, divergence, box, walls
     )
+    if state.domain.axes("absorbing"):
+        raise ValueError("absorbing walls are ways out: add them to the target, or use simulate_escape")
     point = from_lanes(state.positions, 1)
     boundary = chosen_boundary(process, time_step, boundary)
+    state.scheme = chosen_scheme(process, boundary)
     if barrier := noise_barrier(process, target, time_step, point):
         raise ValueError(f"{barrier}; for the SGD map, whose steps are finite, give time_step=learning_rate")
-    walk = Walk(
-        escape_kernel(process, target, boundary, coordinate), signed_members(process, target), boundary,
-        state.key, float(time_step), state.divergence, available_threads(threads),
-        10**6 if max_time is None else whole_steps(max_time, time_step, "max_time"),
-        max(1, math.ceil(relaxation_time / time_step)),
-        np.random.default_rng(np.random.SeedSequence(state.key)),
-    )  # fmt: skip
-    plan = pilot(walk, point, level_at, source=source, max_levels=max_levels)
-    start_level = float(level_at(point)[0])
-    counts = counted(walk, point, plan, start_level=start_level, walkers=walkers, progress=progress)
+    if remark := thin_remark(process, target, point, time_step, boundary):
+        warnings.warn(remark, stacklevel=2)
+    extrapolate = extrapolate and boundary != "none"
+    walks = [
+        _Walks(
+            process, target, coordinate, boundary, state, threads, time_step / k, relaxation_time, max_time
+        )
+        for k in ((2, 1) if extrapolate else (1,))
+    ]
+    runs = _finished(walks, point, level_at, source, walkers, max_levels, progress)
+    order = ORDER[state.scheme]
     result = dataset(
-        _variables(walk, plan, counts, confidence),
-        coords={"level": np.arange(1, len(plan.levels) + 1), "group": np.arange(GROUPS)},
+        _variables(runs, order, confidence),
+        coords={"level": np.arange(1, len(runs[0].plan.levels) + 1), "group": np.arange(GROUPS)}
+        | {"step": quantity([run.walk.time_step for run in runs], "step", "time step", "time")},
         title=f"rare escape from {process.name} to {target}",
-        landscape=str(process.name),
-        target=str(target),
-        level=f"grid of {coordinate.name}" if isinstance(coordinate, xr.DataArray) else str(coordinate),
-        source=plan.source,
-        boundary=walk.boundary,
-        time_step=walk.time_step,
-        relaxation_time=float(relaxation_time),
-        walkers=int(walkers),
-        confidence=float(confidence),
-        n_diverged=walk.diverged,
-        seed=key_text(walk.key),
-        process_hash=process_hash(process),
-    )
-    _warn(counts, walk, walkers, float(result.log_mean_time_stderr))
+        landscape=str(process.name), target=str(target), level=_level_words(coordinate),
+        source=runs[0].plan.source, boundary=boundary, scheme=state.scheme, weak_order=order,
+        extrapolated=int(len(runs) > 1), walls=state.domain.words(variable_names(process)) or "none",
+        time_step=runs[0].walk.time_step, relaxation_time=float(relaxation_time), walkers=int(walkers),
+        confidence=float(confidence), n_diverged=sum(run.walk.diverged for run in runs),
+        seed=key_text(state.key), process_hash=process_hash(process),
+    )  # fmt: skip
+    _warn(runs, walkers, float(result.log_mean_time_stderr))
     return result
+
+
+def _level_words(coordinate: sp.Expr | xr.DataArray) -> str:
+    return f"grid of {coordinate.name}" if isinstance(coordinate, xr.DataArray) else str(coordinate)
+
+
+def _finished(
+    walks: Sequence[_Walks], point: np.ndarray, level_at: PointFunction, source: float | None, walkers: int,
+    max_levels: int, progress: bool,
+) -> list[_Run]:  # fmt: skip
+    """The runs of all steps, the finest first; it has ``walkers`` trials a level."""
+    # What costs least for the same error: trials in proportion to the weight over the root of the cost
+    shares = (walkers, max(100, round(walkers * math.sqrt(2) / 2 ** ORDER[walks[0].state.scheme])))
+    runs = []
+    for number, (own, trials) in enumerate(zip(walks, shares, strict=False)):
+        walk = own.walk(number)
+        plan = pilot(walk, point, level_at, source=source, max_levels=max_levels)
+        start_level = float(level_at(point)[0])
+        counts = counted(walk, point, plan, start_level=start_level, walkers=trials, progress=progress)
+        runs.append(_Run(walk, plan, counts, *_estimate(counts)))
+    return runs
+
+
+class _Run(NamedTuple):
+    """A finished run with one step, ln T and its standard error."""
+
+    walk: Walk
+    plan: Plan
+    counts: Counts
+    log_time: float
+    error: float
+
+
+@dataclass(frozen=True)
+class _Walks:
+    """What makes the walk of one time step."""
+
+    process: Process
+    target: sp.Basic
+    coordinate: sp.Expr | xr.DataArray
+    boundary: Boundary
+    state: State
+    threads: int | None
+    time_step: float
+    relaxation_time: float
+    max_time: float | None
+
+    def walk(self, number: int) -> Walk:
+        """The walk of the ``number``-th step, with random numbers of its own."""
+        process, state, dt = self.process, self.state, self.time_step
+        met = gap_target(self.target, tuple(process.variables), from_lanes(state.positions, 1))
+        key = state.key if number == 0 else random_key(np.random.SeedSequence([*state.key, number]))
+        kernel = escape_kernel(
+            process, met, self.boundary, self.coordinate, scheme=state.scheme, domain=state.domain
+        )
+        return Walk(
+            kernel, signed_members(process, met), self.boundary, key, float(dt), state.divergence,
+            available_threads(self.threads),
+            10**6 if self.max_time is None else whole_steps(self.max_time, dt, "max_time"),
+            max(1, math.ceil(self.relaxation_time / dt)),
+            np.random.default_rng(np.random.SeedSequence(key)),
+        )  # fmt: skip
 
 
 def _started(
     process: Process, start: Mapping[str, float], target: sp.Basic, time_step: float | None,
     relaxation_time: float | None, rng: Seed, divergence: float,
+    box: Mapping[str, tuple[float, float]] | None, walls: Mapping[str, Wall] | Wall | None,
 ) -> tuple[State, float, float]:  # fmt: skip
     """The checked state of one walker at the start; the time step and relaxation time, or their defaults."""
     if time_step is None:
         time_step = getattr(process, "learning_rate", None)
-    step = 1.0 if time_step is None else time_step
+    step = 1e-12 if time_step is None else time_step
     state = start_state(
-        process, target, 1.0, start=start, walkers=1, time_step=step, rng=rng, divergence=divergence
-    )
+        process, target, 1.0, start=start, walkers=1, time_step=step, rng=rng, divergence=divergence,
+        box=box, walls=walls,
+    )  # fmt: skip
     if time_step is None or relaxation_time is None:
-        slow, fast = relaxation_rates_below(process, from_lanes(state.positions, 1)[0], target=target)
-        time_step = 0.02 / fast if time_step is None else time_step
+        point = from_lanes(state.positions, 1)
+        slow, fast = relaxation_rates_below(process, point[0], target=target)
+        if time_step is None:
+            met = gap_target(target, tuple(process.variables), point)
+            fast = max(fast, largest_rate_on_the_way(process, point[0], met))
+            time_step = min(0.04 / fast, step_for(process, *target_width(process, met, point)))
         relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
     return state, time_step, relaxation_time
 
@@ -185,10 +276,16 @@ def _estimate(counts: Counts) -> tuple[float, float]:
     return log_time, float(parts.std(ddof=1)) / math.sqrt(GROUPS)
 
 
-def _variables(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> dict[str, xr.Variable]:
-    """Rate, mean time and their intervals; shares of each level and the rate of each group."""
-    log_time, error = _estimate(counts)
-    half = error * float(stats.t.isf((1 - confidence) / 2, GROUPS - 1))
+def _variables(runs: list[_Run], order: int, confidence: float) -> dict[str, xr.Variable]:
+    """Rate, mean time and their intervals for dt → 0; shares of each level and the rate of each group."""
+    walk, plan, counts, log_time, error = runs[0]
+    freedom = float(GROUPS - 1)
+    if len(runs) > 1:
+        w = 2.0**order / (2.0**order - 1)
+        parts = np.array([w * error, (w - 1) * runs[1].error]) ** 2
+        log_time, error = w * log_time - (w - 1) * runs[1].log_time, math.sqrt(parts.sum())
+        freedom *= float(parts.sum() ** 2 / (parts**2).sum())  # Welch, Satterthwaite
+    half = error * float(stats.t.isf((1 - confidence) / 2, freedom))
     log_rates = np.cumsum(counts.log_factors, axis=1)
     reached = [log_mean(column) for column in log_rates.T]
     with np.errstate(over="ignore", under="ignore", divide="ignore"):
@@ -196,6 +293,7 @@ def _variables(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> dic
         rates = np.exp(-log_time + half * np.array([-1, 0, 1]))
         brute = np.exp(log_time - math.log(walk.time_step) - 2 * np.log(error))
     percent = f"{100 * confidence:g} % interval"
+    steps = sum(run.walk.steps for run in runs)
     scalars = {
         "rate": ("escape rate, 1 / mean time", "1/time", rates[1]),
         "low": (f"lower end of the {percent}", "1/time", rates[0]),
@@ -207,28 +305,36 @@ def _variables(walk: Walk, plan: Plan, counts: Counts, confidence: float) -> dic
         "log_mean_time_stderr": ("standard error of the logarithm", "1", error),
         "flux": ("entries into the first level per time", "1/time", math.exp(reached[0])),
         "n_levels": ("levels above the source", "1", len(plan.levels)),
-        "walker_steps": ("steps made, pilot included", "1", walk.steps),
+        "walker_steps": ("steps made, pilot included", "1", steps),
         "brute_force_steps": ("steps of as many simulated escapes as have this error", "1", brute),
     }
     shares = np.exp(np.diff(reached))
+    by_step = [run.log_time for run in runs], [run.error for run in runs]
     return {name: quantity(v, (), words, units) for name, (words, units, v) in scalars.items()} | {
         "level_value": quantity(plan.levels, "level", "reaction coordinate"),
         "conditional_probability": quantity(shares, "level", "share that goes on before it falls back"),
         "log_rate": quantity(log_rates[:, -1], "group", "ln of the rate k of each group"),
+        "step_log_mean_time": quantity(by_step[0], "step", "ln of the mean time with a time step"),
+        "step_log_mean_time_stderr": quantity(by_step[1], "step", "standard error of step_log_mean_time"),
     }
 
 
-def _warn(counts: Counts, walk: Walk, walkers: int, error: float) -> None:
-    alive = int(np.isfinite(counts.log_factors[:, -1]).sum())
+def _warn(runs: list[_Run], walkers: int, error: float) -> None:
+    alive = min(int(np.isfinite(run.counts.log_factors[:, -1]).sum()) for run in runs)
     if alive < GROUPS / 2 or error > 0.3:
         warnings.warn(
             f"{alive} of {GROUPS} groups came to the target, with a standard error of {error:.2g} in "
             f"ln T: the interval is rough; raise walkers={walkers}, or, with a barrier above 100 D, lower "
-            f"time_step={walk.time_step:.2g}",
+            f"time_step={runs[-1].walk.time_step:.2g}",
             stacklevel=3,
         )
-    if walk.diverged:
-        warnings.warn(f"{walk.diverged} walkers diverged and were put back at the source", stacklevel=3)
+    if lost := sum(run.walk.diverged for run in runs):
+        share = lost / sum(run.walk.used for run in runs)
+        warnings.warn(
+            f"{lost} walkers ({share:.2g} of all) diverged and were put back at the source: use a smaller "
+            "time_step, or check that the drift leads back from everywhere",
+            stacklevel=3,
+        )
 
 
 def _check_numbers(walkers: int, confidence: float, max_levels: int, relaxation_time: float | None) -> None:

@@ -11,13 +11,16 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from fpsolve.ensemble.summary import MOST_LOST
 from fpsolve.escape.kernel import DIVERGED, ESCAPED
+from fpsolve.escape.passages import lost_passages
 from fpsolve.results import dataset, quantity
 
 
 def escape_rate(
     runs: xr.Dataset | None = None,
     *,
+    finer: xr.Dataset | None = None,
     times: ArrayLike | None = None,
     censored_time: ArrayLike = 0.0,
     confidence: float = 0.95,
@@ -36,6 +39,10 @@ def escape_rate(
     ----------
     runs : Dataset, optional
         From :func:`fpsolve.simulate_escape`. A walker that diverged counts as observed until then.
+    finer : Dataset, optional
+        The same with a smaller time step and another seed: the rate is then extrapolated to dt → 0 with the
+        weak order of the steps, ln k = w ln k_finer − (w − 1) ln k. Its interval is that of the normal law
+        for ln k, with variance 1/n from n escapes in each.
     times : array, optional
         Escape times, instead of ``runs``.
     censored_time : number or array, optional
@@ -48,8 +55,9 @@ def escape_rate(
     Dataset
         ``rate``, ``low``, ``high`` (1/time), ``n_escaped`` and ``total_time``.
         A ValueError if there is no observed time, a time is negative or not finite, neither or both of
-        ``runs`` and ``times`` are given, or n < 3 with ``"asymptotic"``. A UserWarning if walkers diverged:
-        leaving by divergence then competes with escape.
+        ``runs`` and ``times`` are given, n < 3 with ``"asymptotic"``, or more than a tenth of the walkers
+        diverged: there is then no rate of the process. A UserWarning if some did: leaving by divergence then
+        competes with escape.
 
     References
     ----------
@@ -57,6 +65,8 @@ def escape_rate(
     Xie, Sato, Sugiyama, ICLR 2021, appendix D: (n − 2)/Σt. Coverage as measured:
     tests/fpsolve/escape/test_passages.py.
     """
+    if finer is not None:
+        return _extrapolated(runs, finer, confidence, method)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
     if method not in ("exact", "asymptotic"):
@@ -80,8 +90,12 @@ def escape_rate(
     S = math.fsum(observed)
     if S <= 0:
         raise ValueError("the total observed time is 0, so there is no rate; give times above 0")
+    if diverged > MOST_LOST * len(observed):
+        raise ValueError(f"no rate: {lost_passages(diverged, len(observed))}")
     if diverged:
-        warnings.warn(f"{diverged} walkers diverged: the rate is that of escape before it", stacklevel=2)
+        warnings.warn(
+            f"{lost_passages(diverged, len(observed))}; the rate is that of escape before it", stacklevel=2
+        )
     tail = (1 - confidence) / 2
     if method == "exact":
         rate, low = n / S, float(stats.chi2.ppf(tail, 2 * n) / (2 * S)) if n else 0.0
@@ -91,6 +105,51 @@ def escape_rate(
     else:
         rate, width = (n - 2) / S, float(stats.norm.isf(tail)) / math.sqrt(n)
         low, high = rate * max(0.0, 1 - width), rate * (1 + width)
+    return _labelled(rate, low, high, n, diverged, S, source, method, confidence)
+
+
+def extrapolation_weight(coarse: xr.Dataset, fine: xr.Dataset) -> float:
+    """w in w fine + (1 − w) coarse, for dt → 0, from the steps and the weak order of two results."""
+    steps = [float(run.attrs["time_step"]) for run in (coarse, fine)]
+    orders = {int(run.attrs["weak_order"]) for run in (coarse, fine)}
+    if len(orders) > 1 or not steps[1] < steps[0]:
+        raise ValueError(
+            f"time steps {steps[0]:g} and {steps[1]:g}: finer must be the same process with a smaller step"
+        )
+    ratio = (steps[0] / steps[1]) ** orders.pop()
+    return ratio / (ratio - 1)
+
+
+def _extrapolated(
+    runs: xr.Dataset | None, finer: xr.Dataset, confidence: float, method: Literal["exact", "asymptotic"]
+) -> xr.Dataset:
+    """The rate for dt → 0 from two steps."""
+    if runs is None:
+        raise ValueError("finer needs runs of a longer time step")
+    if runs.attrs.get("process_hash") != finer.attrs.get("process_hash"):
+        raise ValueError("runs and finer belong to different processes")
+    if runs.attrs.get("seed") == finer.attrs.get("seed"):
+        raise ValueError("runs and finer have one seed: they are not independent; give each its own rng")
+    coarse, fine = (escape_rate(r, confidence=confidence, method=method) for r in (runs, finer))
+    if not (int(coarse.n_escaped) and int(fine.n_escaped)):
+        raise ValueError("no escape in one of the two: there is nothing to extrapolate")
+    w = extrapolation_weight(runs, finer)
+    log_rate = w * math.log(float(fine.rate)) - (w - 1) * math.log(float(coarse.rate))
+    error = math.hypot(w / math.sqrt(int(fine.n_escaped)), (w - 1) / math.sqrt(int(coarse.n_escaped)))
+    half = error * float(stats.norm.isf((1 - confidence) / 2))
+    rate, low, high = (math.exp(log_rate + part) for part in (0, -half, half))
+    n, lost, total = (
+        coarse[name].item() + fine[name].item() for name in ("n_escaped", "n_diverged", "total_time")
+    )
+    source = str(finer.attrs.get("title", "")) + ", dt -> 0"
+    return _labelled(rate, low, high, n, lost, total, source, method, confidence)
+
+
+def _labelled(
+    rate: float, low: float, high: float, n: int, diverged: int, S: float, source: str, method: str,
+    confidence: float,
+) -> xr.Dataset:  # fmt: skip
+    """The rate and its interval, labelled."""
     percent = f"{100 * confidence:g} % interval"
     return dataset(
         {

@@ -12,7 +12,7 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 from fpsolve.symbols.functions import numpy_function
-from fpsolve.symbols.target import signed_function, target_function
+from fpsolve.symbols.target import signed_function, target_edges, target_function
 from theory.critical import CriticalPoint
 from theory.evaluate import lambdified
 from theory.landscape import Landscape
@@ -169,6 +169,15 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
             f"quadratic minimum{_REMEDY}"
         )
     return slow, fast
+
+
+def largest_rate_on_the_way(process: Process, start: np.ndarray, target: sp.Basic) -> float:
+    """Largest size of ∂b/∂x between a start (1,) and the ends of a target in one variable; 0 in several."""
+    if len(process.variables) > 1 or not (edges := target_edges(target, process.variables[0])):
+        return 0.0
+    slope = numpy_function(sp.diff(process.drift[0], process.variables[0]), process.variables)
+    sizes = np.abs([slope(np.linspace(start[0], edge, 201)) for edge in edges])
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
 def _array(landscape: Landscape, point: CriticalPoint) -> np.ndarray:

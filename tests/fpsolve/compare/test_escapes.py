@@ -32,7 +32,7 @@ def test_every_method_meets_the_exact_time_within_its_interval(table):
     assert abs(table.value("mean time", "backward equation").deviation) < 2e-5
     kramers = table.value("mean time", "Kramers")
     assert kramers.low < exact < kramers.high and kramers.deviation < -0.05
-    for method in ("splitting", "simulation, dt = 0.01"):
+    for method in ("splitting, dt -> 0", "simulation, dt -> 0"):
         row = table.value("mean time", method)
         assert row.sigmas < 4 and row.low < row.value < row.high
     assert not table.remarks
@@ -79,7 +79,7 @@ def test_no_escape_in_the_time_given_is_a_bound_and_no_row():
         _well(30), start={"x": -1}, target=x > 0, methods=("exact", "simulation"), walkers=100, max_time=10
     )
     assert [row.method for row in table.rows if row.quantity == "mean time"] == ["exact"]
-    assert any("no escape in a total of 1e+03; the mean time is above" in r for r in table.remarks)
+    assert any("no escape in a total of 7" in r and "the mean time is above" in r for r in table.remarks)
 
 
 def test_a_simulation_that_would_take_hours_is_left_out():
@@ -115,7 +115,7 @@ def test_a_process_without_a_landscape_has_no_formula_but_the_rest():
         swirl, start={"x": 0, "y": 0}, target=x**2 + y**2 > 1, methods=("backward", "theory", "simulation"),
         walkers=1000, box={"x": (-1.3, 1.3), "y": (-1.3, 1.3)},
     )  # fmt: skip
-    assert table.value("mean time", "simulation, dt = 0.0141").sigmas < 4
+    assert table.value("mean time", "simulation, dt -> 0").sigmas < 4
 
 
 def test_figures_of_escapes_show_every_method(table):

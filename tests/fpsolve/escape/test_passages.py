@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.integrate import quad
+from scipy.linalg import expm
 from scipy.special import erfcx
 
 from fpsolve import escape_rate, mean_first_passage_time, simulate_escape
@@ -97,6 +98,86 @@ def test_noise_that_depends_on_the_place_agrees_with_the_backward_equation():
     _agrees_with_the_backward_equation(process, start, x + y**2 > 1, box, time_step=5e-3, rng=7)
 
 
+def test_times_of_constant_noise_err_as_the_square_of_the_step():
+    process, target = Diffusion([-x], [[sp.Rational(1, 2)]], (x,)), x > 1.5
+    exact = escape.exact_mean_time(process, 0, 1.5)
+    for step, bound in ((0.4, 0.03), (0.2, 0.01)):
+        runs = simulate_escape(
+            process, start={"x": 0}, target=target, walkers=40_000, time_step=step, max_time=1e4, rng=5
+        )
+        assert runs.attrs["scheme"] == "taylor"
+        times = runs["escape_time"].to_numpy()
+        error = times.std() / np.sqrt(len(times)) / exact
+        assert abs(times.mean() / exact - 1) < bound + 4 * error
+
+
+def test_two_steps_extrapolate_a_rate_under_noise_that_depends_on_the_place():
+    process = Diffusion([-x], [[sp.Rational(1, 4) + x**2 / 8]], (x,))
+    exact = 1 / escape.exact_mean_time(process, 0, 2)
+    way = {"start": {"x": 0}, "target": x > 2, "walkers": 10_000, "max_time": 1e4}
+    coarse, fine = (simulate_escape(process, time_step=h, rng=k, **way) for k, h in enumerate((0.3, 0.15)))
+    assert coarse.attrs["scheme"] == "euler"
+    single, rate = escape_rate(fine), escape_rate(coarse, finer=fine)
+    half = math.log(float(rate.high) / float(rate.low)) / 2 / 1.96
+    assert abs(math.log(float(rate.rate) / exact)) < 4 * half
+    assert not float(single.low) < exact < float(single.high)  # one step alone is off
+    with pytest.raises(ValueError, match="smaller step"):
+        escape_rate(fine, finer=coarse)
+
+
+def test_a_strip_far_thinner_than_a_step_is_met_as_a_half_line_is():
+    process = Diffusion([-x], [[sp.Rational(1, 2)]], (x,))
+    way = {"start": {"x": 0}, "walkers": 5000, "time_step": 0.05, "max_time": 1e4, "rng": 6}
+    thin = simulate_escape(process, target=(x > 1) & (x < 1.0001), **way)
+    assert abs(_sigmas(thin, escape.exact_mean_time(process, 0, 1))) < 4
+
+
+def test_a_thin_target_in_two_variables_is_warned_of_and_an_empty_one_refused():
+    process = Diffusion([-x, -y], [[1, 0], [0, 1]], (x, y))
+    way = {"start": {"x": 0, "y": 0}, "walkers": 2, "time_step": 0.01, "max_time": 0.05}
+    with pytest.warns(UserWarning, match=r"0.002 wide.*jump over it unseen.*time_step below"):
+        simulate_escape(process, target=(x - 1) ** 2 + y**2 < 1e-6, **way)
+    for empty in ((x > 1) & (x < sp.Rational(1, 2)) & (y > 0), x**2 + y**2 <= -1):
+        with pytest.raises(ValueError, match=r"empty|always False"):
+            simulate_escape(process, target=empty, **way)
+
+
+@pytest.mark.parametrize("walls", ["reflecting", "absorbing"])
+def test_walls_beside_a_target(walls):
+    free = Diffusion([0], [[1]], (x,))
+    runs = simulate_escape(
+        free, start={"x": 0.4}, target=x > 1, walkers=20_000, time_step=2e-3, max_time=50, rng=7,
+        box={"x": (0, 3)}, walls=walls,
+    )  # fmt: skip
+    if walls == "reflecting":
+        assert abs(_sigmas(runs, (1 - 0.4**2) / 2)) < 4
+    else:
+        share = runs.attrs["n_escaped"] / 20_000
+        assert abs(share - 0.4) < 4 * np.sqrt(0.24 / 20_000)
+        assert runs.attrs["n_absorbed"] == 20_000 - runs.attrs["n_escaped"]
+
+
+def test_an_oscillator_leaves_its_well_at_the_known_time_at_long_steps():
+    # x' = v, v' = -x - v/2 + noise, T = 1/10, from rest to x > 1/2: steps of the exact Gaussian propagator
+    friction, T, h = 0.5, 0.1, 0.01
+    step = expm(np.array([[0, 1], [-1, -friction]]) * h)
+    spread = np.linalg.cholesky(T * (np.eye(2) - step @ step.T))
+    rng, state, times, k = np.random.default_rng(0), np.zeros((2, 4000)), [], 0
+    while state.size:
+        state, k = step @ state + spread @ rng.standard_normal(state.shape), k + 1
+        times += [(k - 0.5) * h] * int((state[0] > 0.5).sum())
+        state = state[:, state[0] <= 0.5]
+    v = sp.Symbol("v", real=True)
+    process = Diffusion([v, -x - v / 2], [[0, 0], [0, sp.Rational(1, 20)]], (x, v))
+    way = {"start": {"x": 0, "v": 0}, "target": x > 0.5, "walkers": 4000, "max_time": 1e4, "rng": 8}
+    runs = simulate_escape(process, time_step=0.1, **way)
+    assert runs.attrs["scheme"] == "baoab"
+    error = np.hypot(np.std(times), float(runs.escape_time.std())) / np.sqrt(4000)
+    assert abs(np.mean(times) - float(runs.escape_time.mean())) < 4 * error
+    heated = simulate_escape(process, time_step=0.1, boundary="none", **way)  # Euler's steps
+    assert abs(np.mean(times) - float(heated.escape_time.mean())) > 8 * error
+
+
 def test_the_sgd_map_is_watched_at_its_own_steps_only():
     sgd = Langevin(Landscape(x**4 / 4 - x**2 / 2, (x,)), random_shift(learning_rate=0.1, sigma=0.5))
     runs = simulate_escape(sgd, start={"x": -1}, target=x > 1, walkers=64, max_time=1e4, rng=8)
@@ -132,14 +213,18 @@ def test_walkers_stopped_by_the_clock_count_their_time_and_no_escape():
 def test_early_divergence_is_reported_apart_from_escape():
     sgd = Langevin(Landscape(x**4 - x**2, (x,)), isotropic(0.05))
     # One unstable step from −9 lands at 137, inside the target: only the bound tells this from an escape
-    runs = simulate_escape(
-        sgd, start={"x": np.array([-0.7, -9.0, -9.0])}, target=x > 0, time_step=0.05, max_time=10, rng=0,
-        divergence=20,
-    )  # fmt: skip
-    assert list(runs["outcome"].to_numpy()[1:]) == [2, 2]
-    assert np.isnan(runs["escape_time"].to_numpy()[1:]).all() and runs.attrs["n_diverged"] == 2
-    with pytest.warns(UserWarning, match="2 walkers diverged"):
+    way = {"target": x > 0, "time_step": 0.05, "max_time": 2000, "rng": 0, "divergence": 20}
+    few, many = (np.where(np.arange(40) < lost, -9.0, -0.7) for lost in (2, 9))
+    with pytest.warns(UserWarning, match=r"2 of 40 walkers \(0.05 of all\) diverged.*smaller time_step"):
+        runs = simulate_escape(sgd, start={"x": few}, **way)
+    assert list(runs["outcome"].to_numpy()[:3]) == [2, 2, 1]
+    assert np.isnan(runs["escape_time"].to_numpy()[:2]).all() and runs.attrs["n_diverged"] == 2
+    with pytest.warns(UserWarning, match="2 of 40 walkers"):
         assert int(escape_rate(runs).n_diverged) == 2
+    with pytest.warns(UserWarning, match="9 of 40 walkers"):
+        runs = simulate_escape(sgd, start={"x": many}, **way)
+    with pytest.raises(ValueError, match="no rate: 9 of 40 walkers"):
+        escape_rate(runs)
 
 
 def test_no_escape_gives_an_upper_bound_and_no_division_by_zero():
@@ -178,6 +263,9 @@ def test_the_papers_estimator_is_what_it_says():
     ("change", "message"),
     [
         ({"start": {"x": 0.5}}, "start is inside the target"),
+        ({"target": x > -1}, "start is on the boundary of the target"),
+        ({"target": (x > 1) & (x < 1)}, "the target .* is empty"),
+        ({"target": sp.exp(x) < 0}, "no place in the target|always False"),
         ({"target": x + sp.Symbol("q") > 0}, "the target uses q"),
         ({"target": sp.Eq(x, 0)}, "must be an inequality"),
         ({"start": {"z": 0.5}}, "z"),

@@ -65,7 +65,8 @@ def test_intervals_hold_as_often_as_they_say_even_with_thirty_walkers_a_group():
     repeats, exact = 120, _exact(5)
     z = []
     for seed in range(repeats):
-        result = split_escape(_well(5), start={"x": -1}, target=x > 0, rng=seed, walkers=600, time_step=0.02)
+        options = {"walkers": 600, "time_step": 0.02, "extrapolate": False}
+        result = split_escape(_well(5), start={"x": -1}, target=x > 0, rng=seed, **options)
         z.append((float(result.log_mean_time) - exact) / float(result.log_mean_time_stderr))
         inside = float(result.mean_time_low) <= math.exp(exact) <= float(result.mean_time_high)
         assert inside == (abs(z[-1]) <= stats.t.isf(0.025, 19))
@@ -78,13 +79,41 @@ def test_intervals_hold_as_often_as_they_say_even_with_thirty_walkers_a_group():
         assert stats.binomtest(halved, repeats, confidence).pvalue < 1e-3
 
 
+OU = Diffusion([-x], [[sp.Rational(1, 2)]], (x,))
+GROWING = Diffusion([-x], [[sp.Rational(1, 4) + x**2 / 8]], (x,))
+
+
+@pytest.mark.parametrize(("process", "far"), [(OU, 3 * math.sqrt(2)), (GROWING, 4)])
+def test_a_target_that_is_no_saddle_is_met_by_extrapolation(process, far):
+    exact, nearer = (escape.exact_log_mean_time(process, 0, target=x0) for x0 in (far, 0.9 * far))
+    options = {"start": {"x": 0}, "target": x > far, "rng": 1, "walkers": 20_000}
+    result = split_escape(process, time_step=0.1, **options)
+    error = float(result.log_mean_time_stderr)
+    assert abs(float(result.log_mean_time) - exact) < 4 * error
+    assert abs(float(result.log_mean_time) - nearer) > 4 * error
+    assert result.step.values == pytest.approx([0.05, 0.1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("process", "far"), [(OU, 3 * math.sqrt(2)), (GROWING, 4)])
+def test_extrapolated_intervals_hold_as_often_as_they_say(process, far):
+    exact, repeats, held, halved = escape.exact_log_mean_time(process, 0, target=far), 60, 0, 0
+    for seed in range(repeats):
+        result = split_escape(process, start={"x": 0}, target=x > far, rng=seed, walkers=2000, threads=1)
+        middle, high = (math.log(float(result[name])) for name in ("mean_time", "mean_time_high"))
+        held += abs(middle - exact) <= high - middle
+        halved += abs(middle - exact) <= 0.5 * (high - middle)
+    assert stats.binomtest(held, repeats, 0.95).pvalue > 1e-3
+    assert stats.binomtest(halved, repeats, 0.95).pvalue < 1e-3
+
+
 def test_rate_flux_and_probabilities_belong_together():
     result = split_escape(_well(8), start={"x": -1}, target=x > 0, rng=3, walkers=2000)
     product = float(result.flux) * float(result.conditional_probability.prod())
     assert product == pytest.approx(float(np.exp(result.log_rate).mean()), rel=1e-12)
     assert 1 / float(result.rate) == pytest.approx(float(result.mean_time), rel=1e-12)
     assert float(result.low) < float(result.rate) < float(result.high)
-    assert result.sizes == {"level": int(result.n_levels), "group": 20}
+    assert result.sizes == {"level": int(result.n_levels), "group": 20, "step": 2}
     assert (np.diff(result.level_value) > 0).all() and result.attrs["source"] < float(result.level_value[0])
     assert ((result.conditional_probability > 0.15) & (result.conditional_probability < 0.6)).all()
 
@@ -203,12 +232,12 @@ def test_ways_without_success_are_named():
 
 
 def test_groups_that_die_out_are_said_and_trials_that_start_beyond_the_next_level_need_no_walk():
-    options = {"start": {"x": -1}, "target": x > 0, "walkers": 2000, "rng": 1}
+    options = {"start": {"x": -1}, "target": x > 0, "walkers": 2000, "rng": 1, "extrapolate": False}
     with pytest.warns(UserWarning, match=r"of 20 groups came to the target.*raise walkers=2000"):
         # Steps as long as several levels are apart
         split_escape(_well(60), time_step=0.2, **options)
 
 
 def test_walkers_that_diverge_are_reported():
-    with pytest.warns(UserWarning, match="walkers diverged"):
+    with pytest.warns(UserWarning, match=r"walkers \(.* of all\) diverged"):
         split_escape(_well(3), start={"x": -1}, target=x > 0, walkers=1000, divergence=1.6, rng=0)
