@@ -75,7 +75,7 @@ def plan(
         solver["method"] = "chain" if method == "chain" else "finite-volume"
         jobs["density"] = lambda _: stationary_density(process, box=box, **solver)  # type: ignore[arg-type]
     if method in ("all", "spectral"):
-        shared: dict = {k: v for k, v in solver.items() if k == "cross_diffusion"}
+        shared: dict = {k: v for k, v in solver.items() if k in ("cross_diffusion", "walls")}
         jobs["spectral"] = lambda _: stationary_density(process, box=box, method="spectral", **shared)
     if simulation and (problem.simulate is not None or (volumes and len(process.variables) <= 2)):
         for name, factor in (("ensemble", 1.0), ("ensemble, half the step", 0.5)):

@@ -65,3 +65,22 @@ def test_a_solution_holds_results_reductions_and_their_table():
     solved = jobs.solve(problem, method="finite-volume", simulation=False)
     assert list(solved.results) == ["density"] and solved.reductions == ()
     assert solved.table.value("<x^2>", "finite-volume").value == pytest.approx(0.05, rel=1e-3)
+
+
+def _densities(loss, walls):
+    text = WELL.replace("x**2", loss).replace("D = 0.1", "D = 1.0")
+    problem = parse_problem(f'{text}[box]\nx = [-1.0, 1.0]\n[solver]\nwalls = "{walls}"\n')
+    return jobs.plan(problem, simulation=False).values()
+
+
+def test_walls_of_a_file_are_those_of_every_density():
+    exact = 1 - 2 * np.exp(-0.5) / (np.sqrt(2 * np.pi) * 0.6826894921370859)  # of a normal law within (−1, 1)
+    for compute in _densities("x**2/2", "reflecting"):
+        density = compute({})
+        square = float((density * density.cell_volume * density.x**2).sum())
+        assert square == pytest.approx(exact, rel=1e-5)
+    for compute in _densities("cos(3.141592653589793*x)", "periodic"):
+        assert compute({}).attrs["walls"] == "x: periodic"
+    for compute in _densities("x**2/2", "far"):
+        with pytest.raises(ValueError, match="does not confine"):
+            compute({})
