@@ -217,9 +217,11 @@ def power_law(
         Standard errors of y; without them all points weigh the same.
     resample : {"scatter", "blocks"}
         What the interval, a percentile one of the exponent, comes from. "scatter": y is redrawn from
-        ``stderr``, or from the scatter about the line without it, and the origin from ``origin_stderr``.
-        "blocks": points are redrawn in blocks of n^{1/3} neighbours, for n ordered points whose residuals are
-        alike in neighbours; drawn one by one they would make the interval too narrow.
+        ``stderr``, or from the scatter about the line without it, and the origin from ``origin_stderr``. The
+        scatter is widened as Student's interval with n − 2 degrees of freedom is.
+        "blocks": points are redrawn in blocks of √n neighbours, for n ordered points whose residuals are
+        alike in neighbours; drawn one by one they would make the interval too narrow. The interval is widened
+        for the number m of blocks, by √(m/(m − 2)) and as Student's with m − 2 degrees of freedom.
     rng : int, SeedSequence, Generator, optional
         For the resampling; also a recorded key, for blocks.
 
@@ -238,9 +240,14 @@ def power_law(
     u, v = np.log(np.abs(x - origin)), np.log(y)
     p, log_a, misfit = _line(u, v, relative)
     if blocks:
-        found = _block_slopes(u, v, resamples, rng)
+        found, blocks_drawn = _block_slopes(u, v, resamples, rng)
+        freedom = max(blocks_drawn - 2, 1.0)
+        found = p + _widening(freedom, confidence) * math.sqrt(blocks_drawn / freedom) * (found - p)
     else:
-        noise = np.full(len(x), np.sqrt(misfit)) if relative is None else relative * max(1.0, np.sqrt(misfit))
+        if relative is None:
+            noise = np.full(len(x), np.sqrt(misfit)) * _widening(len(x) - 2, confidence)
+        else:
+            noise = relative * max(1.0, np.sqrt(misfit))
         generator = np.random.default_rng(rng)  # type: ignore[arg-type]
         moved = origin + origin_stderr * generator.normal(size=resamples)
         distance = x - moved[:, None]
@@ -269,12 +276,18 @@ def _check_points(x: np.ndarray, y: np.ndarray, origin: float, least: int) -> No
         raise ValueError("all x are equal: they define no exponent")
 
 
-def _block_slopes(u: np.ndarray, v: np.ndarray, resamples: int, rng: Seed) -> np.ndarray:
-    """Slopes of resampled blocks of n^{1/3} neighbours, NaN where all u are equal."""
-    block = max(1, round(len(u) ** (1 / 3)))
+def _widening(freedom: float, confidence: float) -> float:
+    """Student's quantile over that of the normal law."""
+    share = (1 + confidence) / 2
+    return float(stats.t.ppf(share, freedom) / stats.norm.ppf(share))
+
+
+def _block_slopes(u: np.ndarray, v: np.ndarray, resamples: int, rng: Seed) -> tuple[np.ndarray, float]:
+    """Slopes of resampled blocks of √n neighbours, NaN where all u are equal; how many blocks there are."""
+    block = max(1, round(math.sqrt(len(u))))
     index = _drawn(len(u), resamples, block, np.random.default_rng(random_key(rng)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _line(u[index], v[index], None)[0]
+        return _line(u[index], v[index], None)[0], len(u) / block
 
 
 def _line(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None) -> tuple[np.ndarray, ...]:

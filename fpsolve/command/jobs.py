@@ -146,13 +146,16 @@ def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, floa
     """Walkers, time, burn-in and step of an ensemble that no file describes.
 
     The step is the learning rate where the noise has one, else a tenth of the stiffest time at a minimum. The
-    time is 100 relaxations at the density's ``second_eigenvalue``, in at most 2e8 walker-steps; a slower
-    system keeps the weights its walkers were drawn with. The first 30 % are burn-in.
+    time is 100 relaxations at the density's ``second_eigenvalue``, in at most 2e8 walker-steps. Of a density
+    that was folded at a mirror it is the rate of even functions; in a parabola odd ones relax half as fast,
+    and so half of it is taken. A slower system keeps the weights its walkers were drawn with. The first 30 %
+    are burn-in.
     """
     minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
     stiffest = max((max(c.eigenvalues) for c in minima), default=1.0)
     step = process.learning_rate or float(f"{0.1 / stiffest:.1g}")
-    rate = float(density.attrs.get("second_eigenvalue", np.nan))
+    folded = density.attrs.get("symmetry", "none used") != "none used"
+    rate = float(density.attrs.get("second_eigenvalue", np.nan)) / (2 if folded else 1)
     wanted = 100.0 / rate if rate > 0 else np.inf
     time = step * np.ceil(min(wanted, MOST_STEPS / DEFAULT_WALKERS * step) / step)
     return {

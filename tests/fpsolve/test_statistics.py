@@ -63,6 +63,31 @@ def test_an_exponent_is_signed_as_the_slope(resample):
         power_law(x, x, stderr=0.1 * x, resample="blocks")
 
 
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_an_exponent_of_few_points_is_covered_as_often_as_it_says(n):
+    rng, x, held, narrow = np.random.default_rng(n), np.geomspace(1, 10, n), 0, 0
+    normal, student = stats.norm.ppf(0.975), stats.t.ppf(0.975, n - 2)
+    for repeat in range(400):
+        law = power_law(x, np.exp(0.1 * rng.normal(size=n)), resamples=600, rng=repeat)
+        half = (law.high - law.low) / 2
+        held += abs(law.exponent) <= half
+        narrow += abs(law.exponent) <= half * normal / student  # without Student's widening
+    assert stats.binomtest(held, 400, 0.95).pvalue > 1e-3
+    assert stats.binomtest(narrow, 400, 0.95).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("n", [12, 50])
+def test_an_exponent_of_points_that_resemble_their_neighbours_is_covered_at_least_as_often_as_it_says(n):
+    rng, x, held = np.random.default_rng(n), np.geomspace(1, 10, n), 0
+    for repeat in range(300):
+        noise = rng.normal(size=n + 50)
+        for k in range(1, n + 50):
+            noise[k] += 0.6 * noise[k - 1]
+        law = power_law(x, np.exp(0.1 * noise[50:]), resample="blocks", resamples=400, rng=repeat)
+        held += law.low <= 0 <= law.high
+    assert held >= 0.92 * 300
+
+
 def test_a_line_through_rates_is_the_likeliest_and_its_errors_are_those_of_counts():
     rng, u = np.random.default_rng(1), np.linspace(0, 2, 6)
     time = np.full(6, 5e3)
