@@ -5,6 +5,7 @@ evolve: the density at given times, from a given initial density.
 passage_time_law: survival before a target, the law of the time to it, and the quasi-stationary state.
 probability_current: the current of a density on a uniform grid.
 relaxation_rates: the slowest rates at which densities become stationary.
+relaxation_modes: these rates with their left and right eigenfunctions.
 committor: the probability to reach a target before a source.
 mean_first_passage_time: the mean time to a target, from everywhere.
 simulate: an ensemble of walkers, its moments, histograms and paths.

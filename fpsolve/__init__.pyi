@@ -4,6 +4,7 @@ from fpsolve import phases as phases
 from fpsolve import plot as plot
 from fpsolve.density.backward import committor as committor
 from fpsolve.density.backward import mean_first_passage_time as mean_first_passage_time
+from fpsolve.density.backward import relaxation_modes as relaxation_modes
 from fpsolve.density.backward import relaxation_rates as relaxation_rates
 from fpsolve.density.current import probability_current as probability_current
 from fpsolve.density.evolution import evolve as evolve

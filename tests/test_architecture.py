@@ -177,7 +177,8 @@ PUBLIC = {
     "fpsolve": """
         EscapeSetting committor compare escape_rate evolve fit_slope flatness_diagram
         flatness_growth mean_first_passage_time open_sweep phases plot plot_phases power_law
-        passage_time_law probability_current relaxation_rates scan_escape simulate simulate_escape
+        passage_time_law probability_current relaxation_modes relaxation_rates scan_escape simulate
+        simulate_escape
         simulate_minibatch_escape simulate_valley slope_table split_escape stationary_density
         styblinski_tang_setting sweep""",
     "fpsolve.compare": """
@@ -185,7 +186,7 @@ PUBLIC = {
         stationary verdict_page verdicts""",
     "fpsolve.density": """
         averages committor evolve marginal marginal_values mean_first_passage_time
-        passage_time_law probability_current relaxation_rates stationary_density""",
+        passage_time_law probability_current relaxation_modes relaxation_rates stationary_density""",
     "fpsolve.ensemble": """
         flatness_growth simulate simulate_valley""",
     "fpsolve.escape": """

@@ -7,6 +7,7 @@ probability_current: Probability current of a density.
 mean_first_passage_time: Mean time to reach a target, from everywhere.
 committor: Probability to reach a target before a source.
 relaxation_rates: Slowest relaxation rates of a process.
+relaxation_modes: Slowest relaxation rates with their eigenfunctions.
 averages: Stationary averages of a density.
 marginal: Marginal of a spectral density at any points.
 marginal_values: Marginal of a density on uniform cells.

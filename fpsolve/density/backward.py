@@ -1,4 +1,4 @@
-"""First-passage times, committors and relaxation rates from the backward equation on the density's mesh.
+"""First-passage times, committors and relaxation modes from the backward equation on the density's mesh.
 
 The generator 𝓛 = b·∇ + D:∇∇ is the transpose of the finite-volume Fokker–Planck operator. Where a cell
 outside the target has a neighbour inside it, the neighbour's value is extrapolated linearly through the
@@ -7,26 +7,30 @@ place where the boundary cuts the line between them, which keeps second order wh
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
+import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
 from fpsolve.density.absorption import boundary_cuts
-from fpsolve.density.choices import Walls
-from fpsolve.density.dissection import Dissection
+from fpsolve.density.choices import BackwardMethod, Scheme, Walls
+from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
 from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, checked_walls, place
-from fpsolve.density.modes import slow_modes
+from fpsolve.density.modes import SlowModes, slow_modes
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
+from fpsolve.density.richardson import error_left, resampled
 from fpsolve.density.stationary import chosen_schemes, numeric_process, order
+from fpsolve.density.upwind import backward
 from fpsolve.density.window import default_shape, starting_window
-from fpsolve.results import provenance, quantity
+from fpsolve.results import dataset, provenance, quantity
 from fpsolve.symbols.target import target_function
 from theory.langevin import Process
 
@@ -39,6 +43,7 @@ def mean_first_passage_time(
     process: Process,
     *,
     target: Target,
+    method: BackwardMethod = "finite-volume",
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
     walls: Walls | Mapping[str, Walls] = "far",
@@ -60,6 +65,8 @@ def mean_first_passage_time(
     target : sympy condition or callable
         Such as ``x > 0``; And, Or, Not of inequalities; or a signed function of one array per
         variable, positive inside the target.
+    method : {"finite-volume", "chain"}
+        As in :func:`stationary_density`.
     box : mapping of name to (low, high), optional
         Where to solve; default where the stationary density is. Must hold part of the target.
     shape : int or sequence of int, optional
@@ -75,43 +82,28 @@ def mean_first_passage_time(
     -------
     DataArray
         Dims named by the variables, zero on the target, units time (time² for the second moment).
-        ``attrs["half_grid_estimate"]``: relative change of the largest value on half the grid, over 3; not
-        divided where coefficients jump in several variables, D vanishes at an end or noise is missing.
+        ``attrs["half_grid_estimate"]``: relative error in each well and at the largest value, from the change
+        on half the grid.
     """
     if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
     process = numeric_process(process, cross_diffusion)
-    function = target_function(target, process.variables)
-    grid = _grid(process, box, shape, walls)
-    power = 2.0 ** order(process, grid, chosen_schemes(process, grid)) - 1.0
-    values, largest, negative = [], [], False
-    for mesh in (grid, grid.coarsened()):
-        problem = _Absorbing.of(process, mesh, [function])
-        times = problem.times(np.ones(mesh.cells))
-        if moment == 2:
-            times = problem.times(2.0 * times)
-        values.append(times)
-        largest.append(float(times.max()))
-        negative |= not times.min() >= -1e-6 * largest[-1]
-    estimate = abs(1.0 - largest[1] / largest[0]) / power if largest[0] > 0 else float("nan")
-    complaint = _complaint(estimate, negative)
-    if complaint:
-        warnings.warn(complaint, stacklevel=2)
-    usable = int(not negative)
-    attrs = {"target": str(target), "half_grid_estimate": estimate, "usable": usable}
-    return _labelled(values[0], grid, process, *_MOMENTS[moment], attrs)
-
-
-def _complaint(estimate: float, negative: bool) -> str:
-    """The reason why the times are inaccurate, with a remedy; empty where they are accurate."""
+    problems = _on_two_grids(process, [target], method, box, shape, walls)
+    values = []
+    for problem in problems:
+        times = problem.times(np.ones(problem.grid.cells))
+        values.append(problem.times(2.0 * times) if moment == 2 else times)
+    estimate = _error_of_times(problems, values)
+    negative = any(not v.min() >= -1e-6 * v.max() for v in values)
     if negative:
-        return (
+        _warn(
             "some times come out negative: the mesh does not resolve where the noise is weak against the "
-            "drift; use more cells (shape=) or simulate_escape"
+            "drift; use more cells (shape=), method='chain' or simulate_escape"
         )
-    if estimate > 1e-2:
-        return f"the times are good to about {estimate:.1e} only: use more cells (shape=)"
-    return ""
+    elif not estimate <= 1e-2:
+        _warn(f"the times are good to about {estimate:.1e} only: use more cells (shape=)")
+    attrs = {"target": str(target), "half_grid_estimate": estimate, "usable": int(not negative)}
+    return problems[0].labelled(values[0], *_MOMENTS[moment], attrs)
 
 
 def committor(
@@ -119,6 +111,7 @@ def committor(
     *,
     source: Target,
     target: Target,
+    method: BackwardMethod = "finite-volume",
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
     walls: Walls | Mapping[str, Walls] = "far",
@@ -126,57 +119,152 @@ def committor(
 ) -> xr.DataArray:
     """Probability to reach the target before the source: 𝓛q = 0, q = 1 on the target, 0 on the source.
 
+    A ValueError if source and target overlap, or one of them is not in the box. A RuntimeError if a well
+    reaches neither, or if values leave [0, 1] by more than 0.1. A UserWarning where they leave it by more
+    than the half-grid estimate, or where the half-grid estimate is above 0.01.
+
     Parameters
     ----------
     source, target : sympy condition or callable
         Disjoint sets, given as the target of :func:`mean_first_passage_time`.
-    process, box, shape, walls, cross_diffusion
+    process, method, box, shape, walls, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
     Returns
     -------
     DataArray
-        Values in [0, 1], dims named by the variables. A ValueError if source and target overlap, or one of
-        them is not in the box.
+        Dims named by the variables. ``attrs["half_grid_estimate"]``: error of the values, from the largest
+        change on half the grid.
     """
     process = numeric_process(process, cross_diffusion)
-    inside = [target_function(c, process.variables) for c in (source, target)]
-    grid = _grid(process, box, shape, walls)
-    problem = _Absorbing.of(process, grid, inside)
-    q = problem.probabilities()
-    attrs = {"source": str(source), "target": str(target)}
-    return _labelled(q, grid, process, "committor", "1", attrs)
+    problems = _on_two_grids(process, [source, target], method, box, shape, walls)
+    values = [problem.probabilities() for problem in problems]
+    excess = max(float(-values[0].min()), float(values[0].max()) - 1.0, 0.0)
+    if excess > 0.1:
+        raise RuntimeError(
+            f"the committor leaves [0, 1] by {excess:.2g}: the mesh does not resolve where the noise is weak "
+            "against the drift; use more cells (shape=) or method='chain'"
+        )
+    if excess < 1e-12:
+        values[0] = np.clip(values[0], 0.0, 1.0)
+    estimate = _error_of_probabilities(problems, values)
+    if excess > max(1e-9, estimate):
+        _warn(f"the committor leaves [0, 1] by {excess:.1e}: use more cells (shape=) or method='chain'")
+    if not estimate <= 1e-2:
+        _warn(f"the committor is good to about {estimate:.1e} only: use more cells (shape=)")
+    attrs = {"source": str(source), "target": str(target), "half_grid_estimate": estimate}
+    return problems[0].labelled(values[0], "committor", "1", attrs)
 
 
 def relaxation_rates(
     process: Process,
     *,
     count: int = 2,
+    method: BackwardMethod = "finite-volume",
     box: Mapping[str, tuple[float, float]] | None = None,
     shape: Sequence[int] | int | None = None,
     walls: Walls | Mapping[str, Walls] = "far",
     cross_diffusion: bool = True,
 ) -> np.ndarray:
-    """The slowest relaxation rates: eigenvalues of −𝓛 closest to zero, the zero one left out.
+    """The slowest relaxation rates: eigenvalues of −𝓛, the zero one left out.
+
+    A ValueError if ``count`` is not positive. A RuntimeError if the rates do not converge. A UserWarning if
+    one of them changes by more than 3 % from half the grid to the grid.
 
     Parameters
     ----------
-    process, box, shape, walls, cross_diffusion
+    count : int
+        How many.
+    process, method, box, shape, walls, cross_diffusion
         As in :func:`mean_first_passage_time`.
 
     Returns
     -------
     ndarray, shape (count,)
-        Real parts, ascending, units 1 / time. With two wells the first is the sum of both escape rates.
-        A ValueError if ``count`` is not positive.
+        By ascending real part, units 1 / time; complex where modes rotate. With two wells the first is the
+        sum of both escape rates.
     """
+    process = numeric_process(process, cross_diffusion)
+    _, modes, _ = _slow_modes(process, count, method, box, shape, walls, with_left=False)
+    return modes.rates.real if np.all(modes.rates.imag == 0) else modes.rates
+
+
+def relaxation_modes(
+    process: Process,
+    *,
+    count: int = 2,
+    method: BackwardMethod = "finite-volume",
+    box: Mapping[str, tuple[float, float]] | None = None,
+    shape: Sequence[int] | int | None = None,
+    walls: Walls | Mapping[str, Walls] = "far",
+    cross_diffusion: bool = True,
+) -> xr.Dataset:
+    """The slowest modes of relaxation: rates and eigenfunctions of 𝓛φ = −λφ and 𝓛*ψ = −λψ.
+
+    A density relaxes as P(t) = P + Σ c_k exp(−λ_k t) ψ_k, the mean of φ_k as exp(−λ_k t). Fails and warns as
+    :func:`relaxation_rates`. Source: Risken, *The Fokker–Planck Equation* (1989), sec. 5.4 and 6.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    process, method, box, shape, walls, cross_diffusion
+        As in :func:`mean_first_passage_time`.
+
+    Returns
+    -------
+    Dataset
+        Over ``mode``: ``rate`` and ``frequency``, real and imaginary part of λ, by ascending rate, and
+        ``rate_error``, from half the grid. Over ``mode`` and the variables: ``right`` φ, largest value 1, and
+        ``left`` ψ, ∫|ψ| = 1; complex where modes rotate. The stationary mode is left out.
+    """
+    process = numeric_process(process, cross_diffusion)
+    grid, modes, errors = _slow_modes(process, count, method, box, shape, walls, with_left=True)
+    right, left = modes.right, modes.left / np.abs(modes.left).sum(axis=0) / grid.cell_volume
+    if np.all(modes.rates.imag == 0):
+        right, left = right.real, left.real
+    dims = ("mode", *grid.names)
+    variables = {
+        "rate": quantity(modes.rates.real, "mode", "relaxation rate", "1 / time"),
+        "frequency": quantity(modes.rates.imag, "mode", "angular frequency", "1 / time"),
+        "rate_error": quantity(errors, "mode", "error of the eigenvalue", "1 / time"),
+        "right": quantity(right.T.reshape(-1, *grid.shape), dims, "right eigenfunction", "1"),
+        "left": quantity(left.T.reshape(-1, *grid.shape), dims, "left eigenfunction", "1"),
+    }
+    title = f"Relaxation modes: {process.name}"
+    return dataset(variables, title=title, coords=dict(grid.coordinates), cells=grid.cells)
+
+
+def _slow_modes(
+    process: Process, count: int, method: BackwardMethod, box, shape, walls, *, with_left: bool
+) -> tuple[Grid, SlowModes, np.ndarray]:
+    """The grid, its slowest modes, and the errors of their rates from half the grid."""
     if count < 1:
         raise ValueError(f"count={count} must be at least 1")
-    process = numeric_process(process, cross_diffusion)
     grid = _grid(process, box, shape, walls)
-    matrix = fokker_planck_matrix(process, grid, chosen_schemes(process, grid))
-    state = null_vector(matrix, grid)
-    return slow_modes(state.rates, state.chain, count).rates.real
+    half, schemes = grid.coarsened(), _schemes(process, grid, method)
+    state = null_vector(fokker_planck_matrix(process, half, schemes), half)
+    coarse = slow_modes(state.rates, state.chain, count, with_left=False)
+    state = null_vector(fokker_planck_matrix(process, grid, schemes), grid)
+    fine = slow_modes(state.rates, state.chain, count, with_left=with_left, look_far=coarse.far)
+    power, sizes = order(process, grid, schemes), np.abs(fine.rates)
+    changes = [error_left(c, power) for c in np.abs(fine.rates - coarse.rates) / sizes]
+    errors = np.maximum(changes, _unresolved(grid, state.rates)) * sizes
+    worst = float((errors / sizes).max())
+    if not worst <= 1e-2:
+        _warn(f"the relaxation rates are good to about {worst:.1e} only: use more cells (shape=)")
+    return grid, fine, errors
+
+
+def _warn(complaint: str) -> None:
+    warnings.warn(complaint, stacklevel=3)
+
+
+def _schemes(process: Process, grid: Grid, method: BackwardMethod) -> tuple[Scheme, ...]:
+    if method not in get_args(BackwardMethod):
+        names = " or ".join(map(repr, get_args(BackwardMethod)))
+        raise ValueError(f"method={method!r} must be {names}")
+    return chosen_schemes(process, grid, "chain" if method == "chain" else "auto")
 
 
 def _grid(process: Process, box, shape, walls) -> Grid:
@@ -187,16 +275,31 @@ def _grid(process: Process, box, shape, walls) -> Grid:
     return Grid.on(region, checked_shape(shape, len(region)) or default_shape(process), periodic)
 
 
+def _on_two_grids(
+    process: Process, sets: Sequence[Target], method: BackwardMethod, box, shape, walls
+) -> list[_Absorbing]:
+    """The backward equation with absorbing sets on the grid and on half of it."""
+    functions = [target_function(condition, process.variables) for condition in sets]
+    grid = _grid(process, box, shape, walls)
+    return [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
+
+
 @dataclass(frozen=True)
 class _Absorbing:
     """The backward equation outside absorbing sets."""
 
-    keep: np.ndarray  # cells outside the sets
-    chain: Elimination
+    process: Process
+    grid: Grid
+    schemes: tuple[Scheme, ...]
     members: list[np.ndarray]
+    keep: np.ndarray  # cells outside the sets
+    rates: sparse.csr_matrix  # among all cells
+    chain: Elimination
 
     @classmethod
-    def of(cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]]) -> _Absorbing:
+    def of(
+        cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]], method: BackwardMethod
+    ) -> _Absorbing:
         """The equation on a grid; each signed function is positive inside its set."""
         points = np.moveaxis(grid.points(), -1, 0)
         signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
@@ -205,16 +308,15 @@ class _Absorbing:
             raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
         if np.sum(members, axis=0).max() > 1:
             raise ValueError("source and target overlap")
-        keep = np.flatnonzero(~np.any(members, axis=0))
-        if not len(keep):
+        if np.all(np.any(members, axis=0)):
             raise ValueError("the target fills the whole box")
-        rates = fokker_planck_matrix(process, grid, chosen_schemes(process, grid)).T.tocsr()[keep]
-        exits = np.zeros((len(keep), len(members)))
-        for k, (g, member) in enumerate(zip(signed, members, strict=True)):
-            jumps = rates[:, member].tocoo()
-            cut = boundary_cuts(grid, g, np.flatnonzero(member)[jumps.col], keep[jumps.row])
-            np.add.at(exits[:, k], jumps.row, jumps.data / cut)
-        inner = rates[:, keep]
+        schemes = _schemes(process, grid, method)
+        rates = fokker_planck_matrix(process, grid, schemes).T.tocsr()
+        if "upwind" in schemes:
+            equation = backward(process, grid, [g.reshape(grid.shape) for g in signed])
+            keep, inner, exits = equation.outside, equation.rates, equation.exits
+        else:
+            keep, inner, exits = _outside(grid, rates, signed)
         try:
             chain = eliminate(Dissection.of(inner, grid.indices()[keep]), inner, exits)
         except ShutIn as error:
@@ -223,11 +325,16 @@ class _Absorbing:
                 f"the target is never reached from {where}, or over a barrier above about 670 D, which no "
                 "float holds; use theory.escape or a box= without that well"
             ) from None
-        return cls(keep, chain, members)
+        return cls(process, grid, schemes, members, keep, rates, chain)
+
+    @property
+    def order(self) -> int:
+        """The order of convergence in the cell width."""
+        return order(self.process, self.grid, self.schemes)
 
     def times(self, right: np.ndarray) -> np.ndarray:
         """u with −𝓛u = right outside the sets, 0 on them."""
-        u = np.zeros(len(self.members[0]))
+        u = np.zeros(self.grid.cells)
         u[self.keep] = self.chain.solve(right[self.keep])
         return u
 
@@ -237,12 +344,61 @@ class _Absorbing:
         q[self.keep] = self.chain.exit_probabilities()[:, -1]
         return q
 
+    def labelled(self, values: np.ndarray, name: str, unit: str, attrs: Mapping[str, object]) -> xr.DataArray:
+        """Values on the cells as a labelled array."""
+        variable = quantity(values.reshape(self.grid.shape), self.grid.names, name, unit)
+        result = xr.DataArray(variable, coords=self.grid.coordinates, name=re.sub(r"\W", "_", name))
+        result.attrs |= provenance(f"{name}: {self.process.name}", cells=self.grid.cells, **attrs)
+        return result
 
-def _labelled(
-    values: np.ndarray, grid: Grid, process: Process, name: str, unit: str, attrs: Mapping[str, object]
-) -> xr.DataArray:
-    """Values on the cells as a labelled array."""
-    variable = quantity(values.reshape(grid.shape), grid.names, name, unit)
-    result = xr.DataArray(variable, coords=grid.coordinates, name=re.sub(r"\W", "_", name))
-    result.attrs |= provenance(f"{name}: {process.name}", cells=grid.cells, **attrs)
-    return result
+
+def _outside(
+    grid: Grid, rates: sparse.csr_matrix, signed: Sequence[np.ndarray]
+) -> tuple[np.ndarray, sparse.csr_matrix, np.ndarray]:
+    """Cells outside all sets, the rates among them, and their exits into each set at its cut boundary."""
+    keep = np.flatnonzero(~np.any([g > 0 for g in signed], axis=0))
+    rows, exits = rates[keep], np.zeros((len(keep), len(signed)))
+    for k, g in enumerate(signed):
+        inside = np.flatnonzero(g > 0)
+        jumps = rows[:, inside].tocoo()
+        cut = boundary_cuts(grid, g, inside[jumps.col], keep[jumps.row])
+        np.add.at(exits[:, k], jumps.row, jumps.data / cut)
+    return keep, rows[:, keep], exits
+
+
+def _error_of_times(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]) -> float:
+    """Relative error of the times in every well outside the target, and of the largest one.
+
+    Times are all but constant in a well, and there they matter.
+    """
+    fine, coarse = problems
+    largest = int(np.argmax(values[0]))
+    spots = np.union1d(np.setdiff1d(wells(fine.rates), np.flatnonzero(fine.members[0])), largest)
+    there, ratio = fine.grid.indices()[spots], np.array(coarse.grid.shape) / fine.grid.shape
+    nearest = np.floor((there + 0.5) * ratio).astype(int)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = [np.log(v).reshape(p.grid.shape) for v, p in zip(values, problems, strict=True)]
+        changes = np.abs(resampled(logarithms[0], fine.grid, coarse.grid) - logarithms[1])
+    change = changes[tuple(nearest.T)]
+    change = change[np.isfinite(change)]
+    if not len(change):  # all of them are next to the target
+        change = np.array([abs(math.log(values[1].max() / values[0].max()))])
+    return max(error_left(float(change.max()), fine.order), _unresolved(fine.grid, fine.rates))
+
+
+def _unresolved(grid: Grid, rates: sparse.csr_matrix) -> float:
+    """A least error for cells wider than a well in several variables, which two such grids have in common."""
+    width = width_in_wells(rates) if len(grid.shape) > 1 else 0.0
+    return min(0.5, width / 16) if width > 0.5 else 0.0
+
+
+def _error_of_probabilities(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]) -> float:
+    """Largest error of the committor, from its change on the cells of half the grid."""
+    fine, coarse = problems
+    shown = values[0].copy()
+    shown[np.any(fine.members, axis=0)] = np.nan  # no polynomial through the kink at a set
+    outside = np.where(np.any(coarse.members, axis=0), np.nan, values[1]).reshape(coarse.grid.shape)
+    change = np.abs(resampled(shown.reshape(fine.grid.shape), fine.grid, coarse.grid) - outside)
+    change = change[np.isfinite(change)]
+    worst = error_left(float(change.max()), fine.order) if len(change) else float("nan")
+    return max(worst, _unresolved(fine.grid, fine.rates))

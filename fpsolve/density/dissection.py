@@ -66,7 +66,29 @@ class Dissection:
 
 
 def wells(rates: sparse.spmatrix) -> np.ndarray:
-    """One state for each well of a chain, the largest wells if there are many.
+    """One state for each well of a chain, the largest wells first, ``MOST_WELLS`` of them at most."""
+    found, sizes = np.unique(basins(rates), return_counts=True)
+    return found[np.argsort(-sizes, kind="stable")[:MOST_WELLS]]
+
+
+def width_in_wells(rates: sparse.spmatrix) -> float:
+    """Energy from the floor of a well to the next cell, in units of D, the largest of all wells: h²/2σ².
+
+    Above one half a cell is wider than the standard deviation σ. 0 where some rate is negative, which has no
+    such reading.
+    """
+    off = rates - sparse.diags(rates.diagonal())
+    floors = wells(rates)
+    if off.data.min(initial=0.0) < 0.0:
+        return 0.0
+    uphill, downhill = off.tocsr()[floors].tocoo(), off.tocsc()[:, floors].T.tocsr()
+    back = np.asarray(downhill[uphill.row, uphill.col]).ravel()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nanmax(np.log(back / uphill.data), initial=0.0))
+
+
+def basins(rates: sparse.spmatrix) -> np.ndarray:
+    """For each state of a chain the state that stands for its well, shape (n,).
 
     From each state the walk takes the step that is likeliest against its reverse. In equilibrium this is the
     steepest descent of the energy. It ends in a well, or on a cycle, of which one state is taken.
@@ -86,8 +108,7 @@ def wells(rates: sparse.spmatrix) -> np.ndarray:
     for _ in range(max(1, rates.shape[0]).bit_length()):
         smallest = np.minimum(smallest, smallest[step])
         step = step[step]
-    found, sizes = np.unique(smallest[step], return_counts=True)
-    return found[np.argsort(-sizes, kind="stable")[:MOST_WELLS]]
+    return smallest[step]
 
 
 def _fronts(pointers, neighbours, places, order, inner):

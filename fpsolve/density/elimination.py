@@ -283,6 +283,15 @@ _LOWER, _UPPER, _UPPER_LEFT, _LOWER_LEFT = 0, 1, 2, 3
 
 
 @numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _dot(a, b, low, high):
+    """Σ a_j b_j from low to high."""
+    total = 0.0
+    for j in range(low, high):
+        total += a[j] * b[j]
+    return total
+
+
+@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
 def _sweep(kind, x, held, start, stop, first, kept, upper, lower, m):
     """One triangular solution in place.
 
@@ -302,26 +311,33 @@ def _sweep(kind, x, held, start, stop, first, kept, upper, lower, m):
             at_upper, at_lower = at_upper + p * (p + q + m), at_lower + q * p
         own, beyond = x[s : s + p], kept[first[t] : first[t + 1]]
         if kind == _LOWER:
-            for i in range(p):
-                own[i] += (A[i, :i] * own[:i]).sum()
+            for i in range(1, p):
+                own[i] += _dot(A[i], own, 0, i)
             for i in range(q):
-                x[beyond[i]] += (B[i] * own).sum()
+                x[beyond[i]] += _dot(B[i], own, 0, p)
         elif kind == _UPPER:
-            later = x[beyond]
+            both = np.concatenate((own, x[beyond]))
             for k in range(p - 1, -1, -1):
-                total = own[k] + (A[k, k + 1 : p] * own[k + 1 :]).sum() + (A[k, p : p + q] * later).sum()
                 if s + k < free:
-                    own[k] = total / A[k, k]
+                    both[k] = (both[k] + _dot(A[k], both, k + 1, p + q)) / A[k, k]
                 elif held > 0:
-                    own[k] = 0.0
+                    both[k] = 0.0
+            own[:] = both[:p]
         elif kind == _UPPER_LEFT:
+            both = np.concatenate((own, np.zeros(q)))
             for k in range(p):
-                own[k] = own[k] / A[k, k] if s + k < free else 0.0
-                own[k + 1 :] += own[k] * A[k, k + 1 : p]
-                for j in range(q):
-                    x[beyond[j]] += own[k] * A[k, p + j]
+                f = both[k] = both[k] / A[k, k] if s + k < free else 0.0
+                for j in range(k + 1, p + q):
+                    both[j] += f * A[k, j]
+            own[:] = both[:p]
+            for j in range(q):
+                x[beyond[j]] += both[p + j]
         else:
             for i in range(q):
-                own += x[beyond[i]] * B[i]
+                f = x[beyond[i]]
+                for j in range(p):
+                    own[j] += f * B[i, j]
             for i in range(p - 1, 0, -1):
-                own[:i] += own[i] * A[i, :i]
+                f = own[i]
+                for j in range(i):
+                    own[j] += f * A[i, j]

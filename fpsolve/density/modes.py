@@ -11,7 +11,7 @@ harmonic outside the held states.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -40,15 +40,25 @@ class SlowModes:
     rates: np.ndarray
     right: np.ndarray
     left: np.ndarray
+    #: Whether one of them rotates so fast that it is not among the nearest to zero.
+    far: bool = False
 
     def chosen(self, which: np.ndarray) -> SlowModes:
         """Some of the modes, in the order of ``which``."""
-        return SlowModes(self.rates[which], self.right[:, which], self.left[:, which])
+        return SlowModes(self.rates[which], self.right[:, which], self.left[:, which], self.far)
+
+    def slowest(self, count: int) -> SlowModes:
+        """Those of smallest real part, the slower rotation first."""
+        order = np.lexsort((-self.rates.imag, np.abs(self.rates.imag), self.rates.real))
+        return self.chosen(order[:count])
 
     def joined(self, other: SlowModes) -> SlowModes:
         """These modes and others after them."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return SlowModes(*(np.concatenate(pair, axis=-1) for pair in pairs))
+        return SlowModes(
+            np.concatenate([self.rates, other.rates]),
+            np.concatenate([self.right, other.right], axis=1),
+            np.concatenate([self.left, other.left], axis=1),
+        )
 
 
 def slowest_rate(chain: Elimination) -> complex:
@@ -61,27 +71,34 @@ def slowest_rate(chain: Elimination) -> complex:
     return complex(rates[np.argmin(rates.real)])
 
 
-def slow_modes(rates: sparse.csr_matrix, chain: Elimination, count: int) -> SlowModes:
+def slow_modes(
+    rates: sparse.csr_matrix, chain: Elimination, count: int, *, with_left: bool = True, look_far: bool = True
+) -> SlowModes:
     """The ``count`` modes of smallest real part of a closed chain, the stationary one left out.
 
-    ``chain`` is the elimination of ``rates``. Modes are scaled to max |φ| = 1 and Σ |ψ| = 1. A RuntimeError
-    if they do not converge, a ValueError if the chain has too few states.
+    ``chain`` is the elimination of ``rates``. The largest entry of each is 1. Left ones cost
+    as much again; without them they are NaN. ``look_far`` for modes that rotate much faster than they decay
+    costs three times as much. A RuntimeError if the modes do not converge, a ValueError if the
+    chain has too few states.
     """
     size, places = len(chain.exits), chain.dissection.places
     if count > size - 2 * SPARE:
         raise ValueError(f"{size} cells do not resolve {count} modes: use more cells (shape=)")
     weights = chain.weights()[:, None]
-    found = _next_modes(*_inverses(chain, weights), size, count)
+    found = _next_modes(*_inverses(chain, weights), size, count, with_left=with_left)
+    if len(found.rates) < count and not with_left:
+        return slow_modes(rates, chain, count, look_far=look_far)
     while len(found.rates) < count:
         basis = np.concatenate([weights, _real_span(found)], axis=1)
         # The rows of the left modes that differ most: one state in each of the wells.
         last = scipy.linalg.qr(basis.T, mode="r", pivoting=True)[1][: basis.shape[1]]
         inner = eliminate(Dissection.of(rates, places, last), rates)
         found = found.joined(_next_modes(*_inverses(inner, basis), size, count - len(found.rates)))
-    if _has_current(rates, weights[:, 0]):
-        found = _with_rotations(rates, chain.dissection, weights[:, 0], found, count)
-    order = np.lexsort((-found.rates.imag, np.abs(found.rates.imag), found.rates.real))
-    return found.chosen(order[:count])
+    near = found.slowest(count)
+    if not look_far or not _has_current(rates, weights[:, 0]):
+        return near
+    every = _with_rotations(rates, chain.dissection, weights[:, 0], found, count, with_left).slowest(count)
+    return replace(every, far=bool(np.abs(every.rates - near.rates).max() > 1e-3 * np.abs(near.rates).max()))
 
 
 def _inverses(chain: Elimination, basis: np.ndarray) -> tuple[_Map, _Map]:
@@ -103,21 +120,30 @@ def _inverses(chain: Elimination, basis: np.ndarray) -> tuple[_Map, _Map]:
 
 
 def _next_modes(
-    inverse: _Map, adjoint: _Map, size: int, wanted: int, tolerance: float = 0.0, shift: float = 0.0
+    inverse: _Map,
+    adjoint: _Map,
+    size: int,
+    wanted: int,
+    *,
+    with_left: bool = True,
+    tolerance: float = 0.0,
+    shift: float = 0.0,
 ) -> SlowModes:
     """The modes nearest to −``shift``, nearest first, of which ``wanted`` or more are complete."""
     rates, right = _arnoldi(inverse, size, wanted + SPARE, tolerance, shift)
-    others, left = _arnoldi(adjoint, size, wanted + SPARE, tolerance, shift)
-    # Left and right modes come in any order, and the last one may be half of a pair.
-    gap = np.abs(rates[:, None] - others) / np.abs(rates[:, None])
-    row, partner = linear_sum_assignment(gap)
-    good = np.cumprod(gap[row, partner] < 1e-5) > 0
-    good &= np.abs(rates) <= RANGE * np.abs(rates[0])
+    good, left = np.abs(rates) <= RANGE * np.abs(rates[0]), np.full_like(right, np.nan)
+    if with_left:
+        others, found = _arnoldi(adjoint, size, wanted + SPARE, tolerance, shift)
+        # Left and right modes come in any order, and those at the end may differ.
+        gap = np.abs(rates[:, None] - others) / np.abs(rates[:, None])
+        row, partner = linear_sum_assignment(gap)
+        good &= np.cumprod(gap[row, partner] < 1e-5) > 0
+        left = found[:, partner]
     apart = np.abs(rates[:, None] - rates.conj()) > 1e-6 * np.abs(rates)
-    good &= ~(apart | ~good).all(axis=1)
+    good &= ~(apart | ~good).all(axis=1)  # no half of a pair
     if not good.any():
         raise RuntimeError("the slow modes do not converge: use another mesh (shape=)")
-    return SlowModes(rates, right, left[:, partner]).chosen(np.flatnonzero(good))
+    return SlowModes(rates, right, left).chosen(np.flatnonzero(good))
 
 
 def _arnoldi(
@@ -159,7 +185,12 @@ def _has_current(rates: sparse.csr_matrix, weights: np.ndarray) -> bool:
 
 
 def _with_rotations(
-    rates: sparse.csr_matrix, dissection: Dissection, weights: np.ndarray, found: SlowModes, count: int
+    rates: sparse.csr_matrix,
+    dissection: Dissection,
+    weights: np.ndarray,
+    found: SlowModes,
+    count: int,
+    with_left: bool,
 ) -> SlowModes:
     """The modes with those added that rotate faster than they decay.
 
@@ -177,5 +208,7 @@ def _with_rotations(
         return nu - weights * nu.sum()
 
     slow = found.chosen(np.flatnonzero(np.abs(found.rates) < 1e-3 * shift))
-    near = _next_modes(inverse, adjoint, len(weights), count + 2 * SPARE, 1e-8, shift)
+    near = _next_modes(
+        inverse, adjoint, len(weights), count + 2 * SPARE, with_left=with_left, tolerance=1e-8, shift=shift
+    )
     return slow.joined(near.chosen(np.flatnonzero(np.abs(near.rates) >= 1e-3 * shift)))

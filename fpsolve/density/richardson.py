@@ -54,16 +54,25 @@ def extrapolated(
 
 def _change(fine: np.ndarray, coarse: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
     """δ/(r² − 1) on the cells of the fine mesh, r the ratio of cell widths."""
-    here = fine
-    for axis in range(fine.ndim):
-        here = _interpolated(here, axis, grids[0], grids[1])
-    change = here - coarse
+    change = resampled(fine, *grids) - coarse
     nearest = distance_transform_edt(~np.isfinite(change), return_distances=False, return_indices=True)
     change = np.clip(change[tuple(nearest)], -LARGEST, LARGEST)
     lines = [grids[1].centres(axis) for axis in range(fine.ndim)]
     points = np.clip(grids[0].points(), [line[0] for line in lines], [line[-1] for line in lines])
     ratio = (grids[0].cells / grids[1].cells) ** (1 / fine.ndim)
     return RegularGridInterpolator(lines, change)(points) / (ratio**2 - 1)
+
+
+def error_left(change: float, order: int) -> float:
+    """The error on cells of width h that a change from 2h to h leaves; a large change counts in full."""
+    return change if change > 1 / 3 else change / (2.0**order - 1.0)
+
+
+def resampled(values: np.ndarray, fine: Grid, coarse: Grid) -> np.ndarray:
+    """Values on the cells of a fine mesh at the centres of a coarse one of the same box."""
+    for axis in range(values.ndim):
+        values = _interpolated(values, axis, fine, coarse)
+    return values
 
 
 def _interpolated(values: np.ndarray, axis: int, fine: Grid, coarse: Grid) -> np.ndarray:

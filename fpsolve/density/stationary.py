@@ -16,12 +16,12 @@ import xarray as xr
 from fpsolve.density import grid as mesh
 from fpsolve.density.chain import in_equilibrium, suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
-from fpsolve.density.dissection import wells
+from fpsolve.density.dissection import basins, wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.pieces import refuse_collapse
-from fpsolve.density.richardson import extrapolated
+from fpsolve.density.richardson import error_left, extrapolated
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.upwind import check_reach, lacks_noise
@@ -31,6 +31,8 @@ from theory.langevin import Process
 
 #: Largest number of cells that automatic refinement uses, by dimension.
 MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
+#: Share of the cells from which on a well is one.
+SMALLEST_WELL = 0.02
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
 RIM = 0.02
 #: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
@@ -229,6 +231,8 @@ class _Solution:
     state: NullVector
     half_grid_estimate: float
     peclet: tuple[float, ...]
+    #: Error of the logarithm of the weight of any well.
+    weights_estimate: float
     extrapolated: bool = False
 
     def marginal(self, axis: int) -> np.ndarray:
@@ -323,7 +327,31 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
         )
     if upwind:  # the walls cut off moments of this size
         estimate = max(estimate, SMALLEST_ESTIMATE)
-    return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet)
+    # Rates of upwind differences have no wells that could be read off.
+    change = math.nan if upwind else _change_of_weights(state, grid, coarse, half)
+    of_wells = error_left(change, order(process, grid, schemes))
+    return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet, of_wells)
+
+
+def _change_of_weights(fine: NullVector, grid: Grid, coarse: NullVector, half: Grid) -> float:
+    """Largest change of the logarithm of a well's weight between two grids; 0 with one well.
+
+    Moments do not feel the weight of a shallow well, nor an error in the exponent of one between them.
+    """
+    label = basins(fine.rates).reshape(grid.shape)
+    found, sizes = np.unique(label, return_counts=True)
+    found = found[sizes >= SMALLEST_WELL * grid.cells]
+    if len(found) < 2:
+        return 0.0
+    nearest = np.ix_(
+        *((np.arange(m) * 2 + 1) * n // (2 * m) for m, n in zip(half.shape, grid.shape, strict=True))
+    )
+    masses = []
+    for density, labels in ((fine.density, label), (coarse.density, label[nearest])):
+        masses.append([density[labels == well].sum() / density.sum() for well in found])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changes = np.abs(np.diff(np.log(masses), axis=0))
+    return float(np.nan_to_num(changes, nan=np.inf).max())
 
 
 def order(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> int:
@@ -355,7 +383,9 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
         fine, middle = (moments(s.density, g)[0] for s, g in zip(states[:2], grids[:2], strict=True))
         error = float(np.max(np.abs(fine - middle) / scales))
     peclet = _bulk_peclet(process, grid, np.abs(states[-1].density))
-    return _Solution(grid, folded, natural_ends(process, grid), schemes, state, error, peclet, used)
+    natural = natural_ends(process, grid)
+    of_wells = error_left(_change_of_weights(states[0], grids[0], states[1], grids[1]), 2)
+    return _Solution(grid, folded, natural, schemes, state, error, peclet, of_wells, used)
 
 
 def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
@@ -481,7 +511,10 @@ def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> 
             "mass): use more cells (shape=), a smaller box=, or a loss and noise that are smooth in it"
         )
     estimate = solution.half_grid_estimate
+    weights = solution.weights_estimate
     complaints = {
+        f"the weights of wells are good to a factor of {math.exp(min(weights, 700)):.2g} only: "
+        "use more cells (shape=)": weights > 0.1,
         f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": outside > 1e-6,
         f"the relative residual is {state.residual:.1e}: the matrix is nearly singular": state.residual
         > 1e-9,
@@ -531,6 +564,7 @@ def _labelled(solution: _Solution) -> xr.DataArray:
         "boundary_mass": sum(solution.rim.values()),
         "second_eigenvalue": state.slowest_rate().real,
         "half_grid_estimate": solution.half_grid_estimate,
+        "weights_estimate": solution.weights_estimate,
         "bulk_peclet": ", ".join(f"{number:.3g}" for number in solution.peclet),
     }
     return xr.DataArray(density, coordinates, grid.names, name="density", attrs=attrs)

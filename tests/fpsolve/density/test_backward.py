@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 from scipy.integrate import quad
 
-from fpsolve import committor, mean_first_passage_time, relaxation_rates
+from fpsolve import committor, mean_first_passage_time, relaxation_modes, relaxation_rates, stationary_density
 from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
@@ -174,3 +174,96 @@ def test_targets_that_make_no_sense_are_refused(target, message):
 def test_a_source_that_overlaps_the_target_is_refused():
     with pytest.raises(ValueError, match="overlap"):
         committor(_well(3), source=x < 1, target=x > 0)
+
+
+@pytest.mark.parametrize(("noise", "right"), [(25, 0.0532361), (28, 0.0382448), (34, 0.0195)])
+def test_committor_over_deep_wells_is_the_splitting_probability(noise, right):
+    process = Langevin(Landscape(x**2 * (x**2 - 4) ** 2 / 8 + x / 20, (x,)), isotropic(sp.Rational(1, noise)))
+    q = committor(process, source=x < -2, target=x > 2, box={"x": (-3.2, 3.2)})
+    weight = lambda s: np.exp(noise * (s**2 * (s**2 - 4) ** 2 / 8 + s / 20 - 1.2))  # noqa: E731
+    total = quad(weight, -2, 2, points=[-1.15, 1.15], epsrel=1e-11)[0]
+    exact = quad(weight, -2, 0, points=[-1.15], epsrel=1e-11)[0] / total
+    assert exact == pytest.approx(right, rel=1e-3)
+    assert abs(_at(q, x=0.0) - exact) < 2 * q.attrs["half_grid_estimate"] + 1e-9
+    assert q.attrs["half_grid_estimate"] < 1e-4
+
+
+def test_committor_and_rates_on_cells_too_wide_say_so():
+    narrow = Langevin(Landscape(WELL + 50 * (y - x**2) ** 2, (x, y)), isotropic(0.03))
+    box = {"x": (-1.6, 1.6), "y": (-0.6, 2.4)}
+    with pytest.warns(UserWarning, match="committor is good to about"):
+        q = committor(narrow, source=x < -0.8, target=x > 0.8, box=box, shape=16)
+    true = committor(narrow, source=x < -0.8, target=x > 0.8, box=box, shape=160)
+    difference = abs(float(q.interp(x=0.3, y=0.1)) - float(true.interp(x=0.3, y=0.1)))
+    assert difference < 3 * q.attrs["half_grid_estimate"]
+    with pytest.warns(UserWarning, match="relaxation rates are good to about"):
+        relaxation_rates(narrow, box=box, shape=20)
+
+
+def test_modes_that_rotate_are_complex_and_ordered_by_their_real_part():
+    drift = sp.Matrix([-x - 3 * y, 3 * x - y])
+    rotating = Diffusion(drift, sp.eye(2), (x, y))
+    rates = relaxation_rates(rotating, count=5, box={"x": (-6, 6), "y": (-6, 6)}, shape=64)
+    assert rates[:2] == pytest.approx([1 + 3j, 1 - 3j], rel=2e-2)
+    assert sorted(rates[2:], key=np.imag) == pytest.approx([2 - 6j, 2, 2 + 6j], rel=2e-2)
+    density = stationary_density(rotating, box={"x": (-6, 6), "y": (-6, 6)}, shape=(64, 64))
+    assert density.attrs["second_eigenvalue"] == pytest.approx(1.0, rel=2e-2)
+
+
+def test_rotation_faster_than_decay_is_found_all_the_same():
+    fast = Diffusion(sp.Matrix([-x - 40 * y, 40 * x - y]), sp.eye(2), (x, y))
+    rates = relaxation_rates(fast, count=2, box={"x": (-5, 5), "y": (-5, 5)}, shape=80)
+    assert rates == pytest.approx([1 + 40j, 1 - 40j], rel=1e-2)
+
+
+@pytest.mark.parametrize("barrier", [8, 60, 200])
+def test_relaxation_modes_of_two_wells_are_steps_and_decay_as_they_say(barrier):
+    modes = relaxation_modes(_well(barrier), count=3, box={"x": (-2, 2)}, shape=800)
+    assert set(modes.dims) == {"mode", "x"} and (modes.frequency == 0).all()
+    assert (np.diff(modes.rate) > 0).all() and float(modes.rate[0]) > 0
+    # The slowest mode takes one value in each well; the others relax within a well.
+    step = modes.right[0].to_numpy()
+    left, right = step[modes.x < -0.7], step[modes.x > 0.7]
+    assert abs(left.mean() + right.mean()) < 1e-6 and abs(left).min() > 0.99
+    assert float(modes.rate[1]) > 0.5
+    # Biorthogonal: ∫ψ_i φ_j = 0 for i ≠ j, and ∫ψ = 0 for all of them.
+    h = float(modes.x[1] - modes.x[0])
+    product = modes.left.to_numpy() @ modes.right.to_numpy().T * h
+    scale = np.abs(np.diag(product))
+    assert np.abs(product - np.diag(np.diag(product))).max() < 1e-6 * scale.max()
+    assert np.abs(modes.left.sum("x") * h).max() < 1e-8
+    assert np.abs(modes.left).sum("x").to_numpy() * h == pytest.approx(1.0)
+
+
+def test_a_high_well_is_not_cut_by_the_window_of_times():
+    process = Langevin(Landscape(x**4 / 4 - x**2 / 2 + x / 5, (x,)), isotropic(0.015))
+    times = mean_first_passage_time(process, target=x < -1)
+    start = max(
+        next(iter(c.point.values())) for c in process.landscape.critical_points() if c.kind == "minimum"
+    )
+    exact = escape.exact_log_mean_time(process, start=start, target=-1)
+    error = abs(np.log(_at(times, x=start)) - exact)
+    assert error < 3 * times.attrs["half_grid_estimate"] and error < 1e-3
+
+
+def test_results_on_one_box_have_the_same_coordinates_to_the_bit():
+    box = {"x": (-1.7, 1.7)}
+    process = Langevin(Landscape(WELL, (x,)), isotropic(0.18))
+    P = stationary_density(process, box=box, shape=np.int64(400), walls="reflecting")
+    q = committor(process, source=x < -1, target=x > 1, box=box, shape=np.int64(400))
+    product = P * (1 - q) * P.cell_volume
+    assert product.sizes == {"x": 400}
+    assert float(product.sum()) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_chain_gives_times_for_full_noise_over_a_barrier():
+    D = sp.Matrix([[1, sp.Rational(3, 5)], [sp.Rational(3, 5), 1]]) / 40
+    loss = WELL + 2 * y**2
+    process = Diffusion(-40 * D * sp.Matrix([loss.diff(v) for v in (x, y)]) / 40 * 1, D / 40 * 1, (x, y))
+    box = {"x": (-1.8, 1.8), "y": (-0.6, 0.6)}
+    chain = mean_first_passage_time(process, target=x > 0, method="chain", box=box, shape=(120, 60))
+    finer = mean_first_passage_time(process, target=x > 0, method="chain", box=box, shape=(240, 120))
+    change = abs(np.log(_at(chain, x=-1.0, y=0.0) / _at(finer, x=-1.0, y=0.0)))
+    assert change < 1.5 * chain.attrs["half_grid_estimate"] < 0.2
+    with pytest.raises(ValueError, match="method='magic'"):
+        mean_first_passage_time(process, target=x > 0, method="magic", box=box, shape=20)
