@@ -27,7 +27,7 @@ from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, checked_
 from fpsolve.density.modes import SlowModes, slow_modes
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.richardson import error_left, resampled
-from fpsolve.density.stationary import chosen_schemes, numeric_process, order
+from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
 from fpsolve.density.upwind import backward
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import dataset, provenance, quantity
@@ -373,7 +373,9 @@ def _error_of_times(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]
     """
     fine, coarse = problems
     largest = int(np.argmax(values[0]))
-    spots = np.union1d(np.setdiff1d(wells(fine.rates), np.flatnonzero(fine.members[0])), largest)
+    spots = np.union1d(
+        np.setdiff1d(wells(fine.rates, SMALLEST_WELL), np.flatnonzero(fine.members[0])), largest
+    )
     there, ratio = fine.grid.indices()[spots], np.array(coarse.grid.shape) / fine.grid.shape
     nearest = np.floor((there + 0.5) * ratio).astype(int)
     with np.errstate(divide="ignore", invalid="ignore"):

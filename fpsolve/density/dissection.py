@@ -65,17 +65,21 @@ class Dissection:
         return cls(places, order, start, stop, children, first, kept, (deepest[0], deepest[1]))
 
 
-def wells(rates: sparse.spmatrix) -> np.ndarray:
-    """One state for each well of a chain, the largest wells first, ``MOST_WELLS`` of them at most."""
+def wells(rates: sparse.spmatrix, share: float = 0.0) -> np.ndarray:
+    """One state for each well of a chain that holds at least this share of all states.
+
+    The largest come first, ``MOST_WELLS`` of them at most.
+    """
     found, sizes = np.unique(basins(rates), return_counts=True)
-    return found[np.argsort(-sizes, kind="stable")[:MOST_WELLS]]
+    order = np.argsort(-sizes, kind="stable")[:MOST_WELLS]
+    return found[order[sizes[order] >= share * rates.shape[0]]]
 
 
 def width_in_wells(rates: sparse.spmatrix) -> float:
-    """Energy from the floor of a well to the next cell, in units of D, the largest of all wells: h²/2σ².
+    """Energy from the floor of a well to the nearest cell, in units of D, the largest of all wells: h²/2σ².
 
-    Above one half a cell is wider than the standard deviation σ. 0 where some rate is negative, which has no
-    such reading.
+    Above one half every cell is wider than the standard deviation σ. 0 where some rate is negative, which has
+    no such reading.
     """
     off = rates - sparse.diags(rates.diagonal())
     floors = wells(rates)
@@ -83,8 +87,10 @@ def width_in_wells(rates: sparse.spmatrix) -> float:
         return 0.0
     uphill, downhill = off.tocsr()[floors].tocoo(), off.tocsc()[:, floors].T.tocsr()
     back = np.asarray(downhill[uphill.row, uphill.col]).ravel()
+    nearest = np.full(len(floors), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.nanmax(np.log(back / uphill.data), initial=0.0))
+        np.minimum.at(nearest, uphill.row, np.nan_to_num(np.log(back / uphill.data), nan=np.inf))
+    return float(nearest.max())
 
 
 def basins(rates: sparse.spmatrix) -> np.ndarray:
