@@ -39,7 +39,7 @@ def _compiled(
     entries: tuple[sp.Basic, ...], shape: tuple[int, ...], variables: tuple[sp.Symbol, ...]
 ) -> Callable[..., np.ndarray]:
     """The function of :func:`lambdified`; solvers ask for the same one many times."""
-    printable = [entry.replace(_overflows, sp.Expr.evalf) for entry in entries]
+    printable = [entry.replace(_overflows, lambda n: sp.Float(n, 18)) for entry in entries]
     # Dummy names: an argument called ``maximum`` would hide the function of that name in the printed code.
     modules = [{"DiracDelta": _peak}, "scipy", "numpy"]
     function = sp.lambdify(list(variables), printable, modules=modules, cse=True, dummify=True)
@@ -57,11 +57,8 @@ def _compiled(
 
 
 def _overflows(node: sp.Basic) -> bool:
-    """A root of an integer above 2⁶³, such as of an exact decimal fraction: NumPy has no such integers."""
-    if not (node.is_Pow and node.is_number):
-        return False
-    base = node.args[0]
-    return bool(base.is_Rational) and max(abs(base.p), base.q) >= 2**63
+    """An integer above 2⁶³, as in an exact decimal fraction: NumPy has no roots or logarithms of such."""
+    return bool(node.is_Rational) and max(abs(node.p), node.q) >= 2**63
 
 
 def _peak(value: ArrayLike, order: int = 0) -> np.ndarray:

@@ -30,3 +30,12 @@ def test_the_same_expressions_are_compiled_once_and_complex_values_are_nan():
     assert np.isnan(lambdified(sp.sqrt(X), (X,))(-1.0)) and np.isnan(
         lambdified(sp.sqrt(X - 2) * sp.I, (X,))(3.0)
     )
+
+
+def test_integers_beyond_those_of_numpy_are_floating_point_numbers():
+    huge = sp.Integer(10) ** 300
+    assert lambdified(sp.log(huge) * X, (X,))(2.0) == pytest.approx(600 * np.log(10), rel=1e-15)
+    assert lambdified(sp.sqrt(X + huge), (X,))(1.0) == pytest.approx(1e150, rel=1e-15)
+    third = sp.Rational(33333333333333333333, 10**20)
+    assert lambdified(X * third + third, (X,))(3.0) == pytest.approx(4 / 3, rel=1e-15)
+    assert lambdified(X**third, (X,))(8.0) == pytest.approx(2.0, rel=1e-15)
