@@ -32,6 +32,9 @@ MAX_EXPONENT = 64
 MAX_DEPTH = 60
 #: Functions of so many functions inside each other are left as they are: sympy would ask for their signs.
 MAX_SIMPLIFIED = 2
+#: Functions of imaginary or real period: sympy divides their arguments by it, multiplied out.
+_PERIODIC = (sp.sin, sp.cos, sp.tan, sp.sinh, sp.cosh, sp.tanh)
+MAX_TERMS = 1000
 #: A piece of a formula: an expression with symbols, or a number.
 Part: TypeAlias = sp.Expr | Constant
 Names: TypeAlias = dict[str, Part]
@@ -274,9 +277,26 @@ def _call(node: ast.Call, names: Names) -> Part:
     function, argument = FUNCTIONS[node.func.id], _convert(node.args[0], names)
     if isinstance(argument, Constant):
         return _named(node, lambda: argument.under(function))
+    if function in _PERIODIC and _terms(argument) > MAX_TERMS:
+        raise ValueError(
+            f"the argument of {_short(ast.unparse(node))!r} has too many terms when multiplied out"
+        )
     if function is sp.sqrt:
         return _part(node, _power(node, argument, Constant.of(sp.S.Half)))
     return _part(node, function(argument, evaluate=_nested(node.args[0]) < MAX_SIMPLIFIED))
+
+
+def _terms(expression: sp.Expr) -> int:
+    """How many terms an expression has when it is multiplied out, up to a number above the limit."""
+    terms = 1
+    if expression.is_Add:
+        terms = sum(map(_terms, expression.args))
+    elif expression.is_Mul:
+        terms = math.prod(map(_terms, expression.args))
+    elif expression.is_Pow and expression.exp.is_Integer:
+        inner, power = _terms(expression.base), abs(int(expression.exp))
+        terms = math.comb(inner + power - 1, power)
+    return min(terms, MAX_TERMS + 1)
 
 
 def _nested(node: ast.AST) -> int:

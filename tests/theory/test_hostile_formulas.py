@@ -115,3 +115,11 @@ def test_habits_from_elsewhere_get_the_word_to_write(text, hint):
 def test_letters_that_python_reads_as_others_are_the_variables_that_were_named():
     micro = "\N{MICRO SIGN}"
     assert parse_expression(f"{micro}**2", [micro]).free_symbols == {sp.Symbol(micro, real=True)}
+
+
+def test_a_power_of_a_sum_that_sympy_would_multiply_out_is_refused_in_functions_with_a_period():
+    for power in ("(x + y + log(x)**3)**64", "((x + y)**20 + log(x))**20"):
+        with pytest.raises(ValueError, match="too many terms when multiplied out"):
+            parse_expression(f"cosh({power})", ["x", "y"])
+        assert parse_expression(power, ["x", "y"]).is_Pow
+    assert parse_expression("cos((x + y)**20)", ["x", "y"]) == sp.cos((x + y) ** 20)
