@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -66,7 +67,8 @@ class Subject:
     is raised if inputs and targets do not match, a pattern fits no weights, numbers are not finite, the loss
     is not a mean over samples, or the model is random, changes its inputs or buffers or mixes samples (as
     seen on 64 of them and on the first block); if the weights are an embedding's with ``padding_idx``,
-    ``max_norm`` or ``scale_grad_by_freq``. A UserWarning says that outputs are probabilities, not logits.
+    ``max_norm`` or ``scale_grad_by_freq``. A UserWarning says that outputs are probabilities, not logits,
+    or that torch's gradient is not the derivative of the loss, by differences along one direction.
 
     Parameters
     ----------
@@ -117,6 +119,23 @@ class Subject:
             self._check_loss(checked_outputs(model, self._cast(inputs[self._few])))
             if not (flat(model) and all(type(m) in PIECEWISE_LINEAR for m in model)):
                 check_block(model, self._cast(inputs[: self._block]))
+
+        if not flat(model):
+            self._warn_of_gradients()
+
+    def _warn_of_gradients(self) -> None:
+        """A UserWarning where the gradient along a random direction is not that of differences in float64."""
+        with suppress(RuntimeError):  # what torch cannot do, measurements say
+            exact = self.rows(self._few[:ALONE]).to(torch.float64)
+            v = torch.randn(self.size, generator=torch.Generator().manual_seed(0)).to(exact.vector)
+            step, g = 1e-6 / v.norm(), exact.gradient()
+            up, down = exact.losses(torch.stack([exact.vector + step * v, exact.vector - step * v]))
+            if abs((up - down) / (2 * step) - g @ v) > 0.05 * g.norm() + 1e-6 * (1 + abs(up)):
+                warnings.warn(
+                    "torch's gradient is not the derivative of this loss (detach, no_grad or "
+                    "straight-through estimates inside?): gradients and noise are those that torch gives",
+                    stacklevel=4,
+                )
 
     def __repr__(self) -> str:
         return f"Subject({self.description}, {self.samples} samples, {self.size} weights)"

@@ -448,7 +448,8 @@ def test_losses_without_a_derivative_and_models_that_use_others_are_refused():
 
 def test_a_hessian_that_is_not_symmetric_is_refused_and_what_torch_cannot_do_says_so():
     x = torch.randn(12, 4).double()
-    fixed = Subject(Wrapped(lambda net, x: net[1:](torch.no_grad()(net[0])(x))), x, LABELS)
+    with pytest.warns(UserWarning, match="gradient is not the derivative"):
+        fixed = Subject(Wrapped(lambda net, x: net[1:](torch.no_grad()(net[0])(x))), x, LABELS)
     assert per_sample_gradients(fixed).shape == (12, fixed.size)
     for measure in (hessian, top_eigenpairs):
         with pytest.raises(ValueError, match="derivatives are not those of the loss"):
@@ -461,6 +462,13 @@ def test_a_hessian_that_is_not_symmetric_is_refused_and_what_torch_cannot_do_say
     with pytest.raises(RuntimeError, match=r"torch\.func gives no Hessian products") as caught:
         hessian(hinge)
     assert caught.value.__cause__ is not None
+
+
+def test_gradients_that_are_straight_through_estimates_are_warned_of():
+    x = torch.randn(12, 4).double()
+    with pytest.warns(UserWarning, match="straight-through") as caught:
+        Subject(Wrapped(lambda net, x: net(x) + (net(x).round() - net(x)).detach()), x, LABELS)
+    assert caught[0].filename == __file__
 
 
 class Sequence(nn.Module):
