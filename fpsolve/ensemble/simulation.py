@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from fpsolve.ensemble.domain import Wall, covariance_condition
+from fpsolve.ensemble.domain import Domain, Wall, covariance_condition
 from fpsolve.ensemble.kernel import ensemble_kernel
 from fpsolve.ensemble.lanes import LANES, from_lanes
 from fpsolve.ensemble.numpy_step import numpy_advance
@@ -161,7 +161,8 @@ def _unmixed(process: Process, first: np.ndarray, result: xr.Dataset) -> str:
     """A remark if walkers that did not end changed their wells too rarely."""
     alive = result["divergence_step"].to_numpy() < 0
     last = np.stack([result[name].to_numpy() for name in variable_names(process)], axis=1)
-    return exchange_remark(process, first[alive], last[alive])
+    domain = Domain.from_text(result.attrs["domain"])
+    return exchange_remark(process, first[alive], last[alive], domain)
 
 
 def _run(

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fpsolve.ensemble.domain import Domain
 from theory.landscape import Landscape
 from theory.langevin import Process
 
@@ -13,18 +14,21 @@ from theory.langevin import Process
 _DIMENSIONS, _LIGHT = 3, 1e-3
 
 
-def exchange_remark(process: Process, first: np.ndarray, last: np.ndarray) -> str:
+def exchange_remark(process: Process, first: np.ndarray, last: np.ndarray, domain: Domain) -> str:
     """A remark if fewer walkers changed their well than would in balance by half; empty if not.
 
-    ``first`` and ``last`` are positions (k, n). A walker's well is the minimum next to it. In balance a
-    walker is in well i with w_i ∝ exp(−L_i/T)/√det H_i, T the mean of D's diagonal there, whatever its start:
-    a share Σ s_i (1 − w_i) has changed from shares s_i at the start. Processes without a landscape, and with
-    more than three variables, are not looked at.
+    ``first`` and ``last`` are positions (k, n). A walker's well is the minimum of the domain next to it. In
+    balance a walker is in well i with w_i ∝ exp(−L_i/T)/√det H_i, T the mean of D's diagonal there, whatever
+    its start: a share Σ s_i (1 − w_i) has changed from shares s_i at the start. Processes without a
+    landscape, and with more than three variables, are not looked at.
     """
     landscape = process.landscape
     if landscape is None or len(process.variables) > _DIMENSIONS or len(first) < 2:
         return ""
     places, losses, determinants = _wells(landscape)
+    if len(places):
+        inside = ~domain.outside(places)
+        places, losses, determinants = places[inside], losses[inside], determinants[inside]
     if len(places) < 2:
         return ""
     D = np.asarray(process.diffusion_values(places))

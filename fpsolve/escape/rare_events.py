@@ -266,14 +266,21 @@ def _started(
 
 
 def _estimate(counts: Counts) -> tuple[float, float]:
-    """ln T and its standard error, from the contribution of each group to the first-order error."""
+    """ln T and its standard error.
+
+    The error is that of first order, from the contribution of each group. Groups of few trials scatter like a
+    log-normal law, whose sample underrates it: then σ²/n + σ⁴/(2(n − 1)) from the variance σ² of the n
+    logarithms (Cox's method, Zhou, Gao, Stat. Med. 16, 783 (1997)) is larger, and is taken.
+    """
     log_rates = counts.log_factors.sum(axis=1)
     log_rate, away, first = log_mean(log_rates), 1.0 - counts.first_share.mean(), counts.first_time.mean()
     late = math.log(away) - log_rate
     log_time = float(np.logaddexp(math.log(first), late)) if first else late
     parts = 1 - np.exp(log_rates - log_rate) + 1 - (1 - counts.first_share) / away
     parts = math.exp(late - log_time) * parts + (counts.first_time - first) * math.exp(-log_time)
-    return log_time, float(parts.std(ddof=1)) / math.sqrt(GROUPS)
+    spread = float(log_rates.var(ddof=1)) if np.isfinite(log_rates).all() else 0.0
+    skewed = math.exp(late - log_time) * math.sqrt(spread / GROUPS + spread**2 / (2 * (GROUPS - 1)))
+    return log_time, max(float(parts.std(ddof=1)) / math.sqrt(GROUPS), skewed)
 
 
 def _variables(runs: list[_Run], order: int, confidence: float) -> dict[str, xr.Variable]:

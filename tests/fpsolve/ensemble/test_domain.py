@@ -176,6 +176,7 @@ def test_wells_that_no_walker_leaves_are_said_and_those_in_balance_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         simulate(shallow, **options)
+        simulate(deep, box={"x": (0.3, 3)}, **options)  # the other well lies beyond the wall
 
 
 @pytest.mark.parametrize(
