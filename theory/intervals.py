@@ -57,7 +57,14 @@ def _outwards(low: np.ndarray, high: np.ndarray) -> Interval:
 
 
 def _sum(_: sp.Basic, *parts: Interval) -> Interval:
-    return reduce(lambda a, b: _outwards(a[0] + b[0], a[1] + b[1]), parts)
+    return reduce(_plus, parts)
+
+
+def _plus(a: Interval, b: Interval) -> Interval:
+    low, high = a[0] + b[0], a[1] + b[1]
+    unknown = ~np.isnan(a[0]) & ~np.isnan(b[0])  # inf - inf may be anything
+    low = np.where(np.isnan(low) & unknown, -np.inf, low)
+    return _outwards(low, np.where(np.isnan(high) & unknown, np.inf, high))
 
 
 def _product(_: sp.Basic, *parts: Interval) -> Interval:

@@ -64,7 +64,7 @@ def all_zeros(
 @lru_cache(maxsize=64)
 def _zeros(field: tuple[sp.Expr, ...], variables: tuple[sp.Symbol, ...], ends) -> Zeros:
     search = _Search(field, variables, sp.Matrix(field).jacobian(list(variables)))
-    low, high = _region(variables, ends)
+    low, high = search_region(variables, ends)
     simple, undecided, complete = search.run(low[None], high[None])
     simple = _distinct(search.polished(simple))
     singular, hulls = [], []
@@ -101,7 +101,7 @@ def is_point(hull: np.ndarray) -> bool:
     return bool(np.ptp(hull, axis=0).max() <= 1e-4 * np.abs(hull).max() + ZERO)
 
 
-def _region(variables: Sequence[sp.Symbol], ends) -> tuple[np.ndarray, np.ndarray]:
+def search_region(variables: Sequence[sp.Symbol], ends) -> tuple[np.ndarray, np.ndarray]:
     """The first box in u; a variable declared positive or negative has one side only."""
     low = np.full(len(variables), -REACH * 0.977)
     high = np.full(len(variables), REACH)
@@ -141,7 +141,7 @@ class _Search:
             found.append(x)
             narrow = (high - low).max(axis=1, initial=0.0) < NARROWEST
             left.append((a[narrow], b[narrow]))
-            low, high = _halved(low[~narrow], high[~narrow])
+            low, high = halved(low[~narrow], high[~narrow])
         undecided = tuple(np.concatenate(part) for part in zip(*left, strict=True))
         return np.concatenate(found), undecided, complete  # type: ignore[return-value]
 
@@ -236,7 +236,7 @@ def _holds_zero(low: np.ndarray, high: np.ndarray, far: np.ndarray) -> np.ndarra
     return ((low <= 0) & (high >= 0)).all(axis=1) & ~(lost & far)
 
 
-def _halved(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def halved(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both halves of every box, cut across its longest side."""
     if not len(low):
         return low, high

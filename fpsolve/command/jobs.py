@@ -142,6 +142,19 @@ def samples(density: xr.DataArray, walkers: int, rng: Rng = None) -> dict[str, n
     return {str(v): density[v].to_numpy()[k] for v, k in zip(density.dims, chosen, strict=True)}
 
 
+def _stiffest(process: Langevin, density: xr.DataArray) -> float:
+    """The largest curvature at a minimum, or D over the variance, where a flat minimum or a kink has none."""
+    minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
+    curvatures = [v for c in minima for v in c.eigenvalues if 0 < v < np.inf]
+    if curvatures and not any(c.degenerate for c in minima):
+        return max(curvatures)
+    mass = density * density.cell_volume
+    means = {v: float((mass * density[v]).sum()) for v in process.names}
+    spreads = [float((mass * (density[v] - mean) ** 2).sum()) for v, mean in means.items()]
+    D = np.diag(process.diffusion_values(np.array([list(means.values())]))[0])
+    return max([*curvatures, *(D / np.array(spreads)).tolist()])
+
+
 def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, float]:
     """Walkers, time, burn-in and step of an ensemble that no file describes.
 
@@ -151,8 +164,7 @@ def default_ensemble(process: Langevin, density: xr.DataArray) -> dict[str, floa
     and so half of it is taken. A slower system keeps the weights its walkers were drawn with. The first 30 %
     are burn-in.
     """
-    minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
-    stiffest = max((max(c.eigenvalues) for c in minima), default=1.0)
+    stiffest = _stiffest(process, density)
     step = process.learning_rate or float(f"{0.1 / stiffest:.1g}")
     folded = density.attrs.get("symmetry", "none used") != "none used"
     rate = float(density.attrs.get("second_eigenvalue", np.nan)) / (2 if folded else 1)

@@ -23,7 +23,7 @@ from fpsolve.density.absorption import boundary_cuts
 from fpsolve.density.choices import BackwardMethod, Scheme, Walls
 from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
-from fpsolve.density.grid import Box, Grid, checked_box, checked_shape, checked_walls, place
+from fpsolve.density.grid import Grid, checked_box, checked_shape, checked_walls, place
 from fpsolve.density.modes import SlowModes, slow_modes
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.richardson import error_left, resampled
@@ -270,9 +270,12 @@ def _schemes(process: Process, grid: Grid, method: BackwardMethod) -> tuple[Sche
 def _grid(process: Process, box, shape, walls) -> Grid:
     """The whole box as a grid; targets break mirror symmetry."""
     ends = checked_walls(process, walls, box)
-    region: Box = checked_box(process, box) if box is not None else starting_window(process, ()).box
     periodic = tuple(v for v in process.names if ends[v] == "periodic")
-    return Grid.on(region, checked_shape(shape, len(region)) or default_shape(process), periodic)
+    if box is not None:
+        region, cells = checked_box(process, box), default_shape(process)
+    else:
+        region, cells = starting_window(process, (), with_barriers=True)
+    return Grid.on(region, checked_shape(shape, len(region)) or cells, periodic)
 
 
 def _on_two_grids(

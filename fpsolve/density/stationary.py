@@ -25,12 +25,17 @@ from fpsolve.density.richardson import error_left, extrapolated
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.upwind import check_reach, lacks_noise
-from fpsolve.density.window import default_shape, starting_window, wells_hull
+from fpsolve.density.window import (
+    MAX_CELLS,
+    default_shape,
+    starting_window,
+    wells_hull,
+    why_unconfined,
+    within_range,
+)
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
 
-#: Largest number of cells that automatic refinement uses, by dimension.
-MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
@@ -121,6 +126,8 @@ def stationary_density(
         refuse_collapse(process, given)
         mirrored = tuple(v for v in mirrored if given[v][0] == -given[v][1])
     mirrored = tuple(v for v in mirrored if ends[v] != "periodic")
+    if given is not None and "far" in ends.values():
+        _warn_if_metastable(process)
     density = _METHODS[method](
         process, given, mirrored, shape=shape, scheme=scheme, walls=ends, accuracy=accuracy
     )
@@ -163,6 +170,11 @@ def _second_moments(density: xr.DataArray) -> np.ndarray:
     return np.array(points) @ (weights * np.array(points)).T
 
 
+def _warn_if_metastable(process: Process) -> None:
+    if reason := why_unconfined(process):
+        warnings.warn(f"the density is metastable, of walkers still in the box: {reason}", stacklevel=3)
+
+
 def _finite_volumes(
     process: Process, box: Box | None, mirrored: tuple[str, ...], *, shape, scheme, walls, accuracy: float
 ) -> xr.DataArray:
@@ -196,6 +208,7 @@ def _spectral_elements(
             extra = 0.12 * (high - low)
             inner = -(high + extra) if low == -high else low - extra
             box[v] = (max(inner, 0.0) if v in mirrored and low >= 0 else inner, high + extra)
+        box = within_range(process, box)
     return spectral_density(process, box=box, walls=walls, meant=meant, symmetric=mirrored)
 
 
@@ -271,7 +284,7 @@ def _solve_adaptively(
     for _ in range(8):
         solution = _solve(process, _grid(process, box, cells, mirrored, walls), scheme, mirrored)
         if given is None and (fitted := _refitted(process, solution, box)) is not None:
-            box = fitted
+            box = within_range(process, fitted)
             continue
         excess = solution.half_grid_estimate / accuracy
         if asked or excess <= 1.0:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
+import sympy as sp
 from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
+from fpsolve.density.line import ABOVE, HIGHEST, line_window
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.upwind import lacks_noise
 from fpsolve.symbols.functions import numpy_function
+from theory.evaluate import values_at
 from theory.landscape import exact
 from theory.langevin import FiniteStep, Langevin, Process
+from theory.levels import Unconfined, sublevel_box
 from theory.valley import elimination
 from theory.valley.reduced import Reduced
+from theory.zeros import all_zeros
 
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
 SLOW_CELLS_PER_WIDTH = 16
 FAST_CELLS = 176
+#: Depth of a level set that holds the density, in D.
+LEVEL = {1: 36.0, 2: 36.0, 3: 24.0}
+#: Cells per standard deviation of the sharpest well.
+CELLS_PER_WIDTH = {1: 8, 2: 3, 3: 1}
+#: Largest number of cells of an automatic mesh, by dimension.
+MAX_CELLS = {1: 100_000, 2: 240_000, 3: 60_000}
 #: Cells per axis where no reduced density says better, by dimension.
 DEFAULT_CELLS = {1: 2000, 2: 200, 3: 30}
 #: The same for differences of order five, whose matrices are fuller.
@@ -48,14 +61,121 @@ def default_shape(process: Process, mirrored: tuple[str, ...] = ()) -> tuple[int
     return tuple(n // 2 if v in mirrored else n for v in process.names)
 
 
-def starting_window(process: Process, mirrored: tuple[str, ...]) -> Window:
+def starting_window(process: Process, mirrored: tuple[str, ...], *, with_barriers: bool = False) -> Window:
     """Box and cell counts for a process without a given box.
 
-    A valley with one slow variable gets them from its reduced density (adiabatic elimination, order 2).
-    Anything else starts from the local covariance at the minima, and a coarse density decides where mass is.
-    A ValueError says that no minimum is found, or that the density does not settle in a finite box.
+    In one variable the box comes from the potential Φ of the density (:mod:`fpsolve.density.line`), for
+    isotropic noise from the level set of the loss, for a valley with one slow variable from its reduced
+    density (adiabatic elimination, order 2). Anything else starts from the local covariance at the stable
+    points, and a coarse density decides where mass is. With ``with_barriers`` the box holds every well and
+    saddle with a margin, for passage times from everywhere. A ValueError says that there is no stationary law
+    or no stable point, or that the density does not settle in a finite box.
     """
-    return _valley_window(process, mirrored) or _search_window(process, mirrored)
+    if len(process.variables) == 1:
+        line = line_window(process, with_barriers=with_barriers)
+        if line is not None:
+            box = {process.names[0]: (line.low, line.high)}
+            return Window(_symmetric(box, mirrored), _cells(process, box, [line.width], mirrored))
+    valley = _valley_window(process, mirrored)
+    return valley or _level_window(process, mirrored, with_barriers) or _search_window(process, mirrored)
+
+
+def _symmetric(box: Box, mirrored: tuple[str, ...]) -> Box:
+    """The box, wide enough to be its own image for mirrored variables."""
+    reach = {v: max(map(abs, box[v])) for v in mirrored}
+    return {v: (-reach[v], reach[v]) if v in mirrored else ends for v, ends in box.items()}
+
+
+def _cells(process: Process, box: Box, widths: Sequence[float], mirrored: tuple[str, ...]) -> tuple[int, ...]:
+    """Cells per axis that resolve the sharpest well, as far as the largest mesh allows."""
+    dimension = len(box)
+    wanted = [
+        max(n, CELLS_PER_WIDTH[dimension] * (high - low) / w * n / DEFAULT_CELLS[dimension])
+        for n, (low, high), w in zip(default_shape(process, mirrored), box.values(), widths, strict=True)
+    ]
+    excess = float(np.prod(wanted)) / MAX_CELLS[dimension]
+    if excess > 1.0:
+        wanted = [n / excess ** (1 / dimension) for n in wanted]
+    whole = [2 if v in mirrored else 1 for v in process.names]
+    cell = [(high - low) / n / k for n, k, (low, high) in zip(wanted, whole, box.values(), strict=True)]
+    coarse = [k for k, (h, w) in enumerate(zip(cell, widths, strict=True)) if h > w]
+    if coarse:
+        k = coarse[0]
+        warnings.warn(
+            f"a well is only {widths[k]:.2g} wide in {process.names[k]}, and a cell of the largest mesh "
+            f"{cell[k]:.2g}: the density is not resolved; give a smaller box=",
+            stacklevel=4,
+        )
+    return tuple(2 * int(n / 2) for n in wanted)
+
+
+def _level_window(process: Process, mirrored: tuple[str, ...], with_barriers: bool) -> Window | None:
+    """The window of isotropic noise from {L − L_min ≤ depth · D}; None for other noise."""
+    landscape, D = process.landscape, process.temperature
+    if landscape is None or D is None:
+        return None
+    points = landscape.critical_points()
+    minima = [p for p in points if p.kind == "minimum"]
+    if not minima:
+        raise ValueError(f"no minimum found for the loss {landscape.loss}; give box=")
+    lowest = min(p.loss for p in minima)
+    depth = LEVEL[len(process.variables)]
+    if with_barriers:
+        heights = [(p.loss - lowest) / D for p in points]
+        depth = max(depth, max(h for h in heights if h < HIGHEST) + ABOVE)
+    level = lowest + depth * D
+    inside = np.array([list(p.point.values()) for p in minima if p.loss <= level])
+    try:
+        low, high = sublevel_box(landscape.loss, process.variables, level, inside)
+    except NotImplementedError:
+        return None
+    box = _symmetric(
+        dict(zip(process.names, zip(low.tolist(), high.tolist(), strict=True), strict=True)), mirrored
+    )
+    curvatures = np.array(
+        [np.diag(values_at(landscape.hessian, process.variables, p[None])[0]) for p in inside]
+    )
+    with np.errstate(all="ignore"):
+        sharpest = np.sqrt(D / np.nanmax(np.where(np.isfinite(curvatures), curvatures, np.nan), axis=0))
+    spans = high - low
+    widths = np.where(np.isfinite(sharpest), np.minimum(sharpest, spans), spans)
+    return Window(box, _cells(process, box, widths.tolist(), mirrored))
+
+
+def why_unconfined(process: Process) -> str:
+    """Why the process has no stationary law; empty if it has one, or that is not known."""
+    try:
+        if len(process.variables) == 1:
+            line_window(process, with_barriers=False)
+        elif process.landscape is not None and process.temperature is not None:
+            _level_window(process, (), False)
+    except Unconfined as error:
+        return str(error)
+    except ValueError:
+        return ""
+    return ""
+
+
+@lru_cache(maxsize=64)
+def natural_range(process: Process) -> dict[str, tuple[float, float]]:
+    """The range of every variable: from 0 of positive ones, and where D vanishes at 0 and b points up."""
+    ends = {}
+    for k, v in enumerate(process.variables):
+        low = 0.0 if v.is_nonnegative else -np.inf
+        noise = process.diffusion[k, k]
+        if low < 0 and v in noise.free_symbols and noise.subs(v, 0) == 0:
+            stable = _stable_points(process)
+            edge = np.where(np.arange(stable.shape[1]) == k, 0.0, stable)
+            if (stable[:, k] > 0).all() and (drift_values(process, edge)[:, k] >= 0).all():
+                low = 0.0
+        ends[str(v)] = low, 0.0 if v.is_nonpositive else np.inf
+    return ends
+
+
+def within_range(process: Process, box: Box) -> Box:
+    """A box cut at the natural ends of its variables."""
+    ends = natural_range(process)
+    return {v: (max(low, ends[v][0]), min(high, ends[v][1])) for v, (low, high) in box.items()}
 
 
 def _valley_window(process: Process, mirrored: tuple[str, ...]) -> Window | None:
@@ -121,10 +241,14 @@ def _inner_edge(reduced: Reduced, high: float) -> float:
 
 
 def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
-    """Start at the minima with local covariances; let a coarse density widen and narrow the box."""
-    dimension = len(process.variables)
-    box, hull = _covariance_box(process, _minima(process), DEVIATIONS[dimension]), wells_hull(process)
+    """Start at the stable points with local covariances; let a coarse density widen and narrow the box."""
+    stable = _stable_points(process)
+    box = within_range(process, _covariance_box(process, stable))
+    if _is_linear(process):
+        return Window(_symmetric(box, mirrored), default_shape(process, mirrored))
+    hull = within_range(process, wells_hull(process))
     widest = 1e3 * max(high - low for low, high in box.values())
+    dimension = len(process.variables)
     if lacks_noise(process):  # the exponential scheme adds noise where there is none: the box would only grow
         scheme, cells, empty = "upwind", {2: 120, 3: 18}[dimension], EMPTY_TAIL_UPWIND
     else:
@@ -145,7 +269,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         for v in mirrored:
             reach = max(map(abs, fitted[v]))
             fitted[v] = -reach, reach
-        box = fitted
+        box = within_range(process, fitted)
         if max(high - low for low, high in box.values()) > widest:
             raise ValueError(
                 "the density does not settle in a finite box: the loss does not confine it; give box="
@@ -155,16 +279,37 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     return Window(box, default_shape(process, mirrored))
 
 
-def _minima(process: Process) -> np.ndarray:
-    """Minima of the loss, shape (k, N); the origin for a process without a landscape."""
+def _stable_points(process: Process) -> np.ndarray:
+    """Minima of the loss, or fixed points of the drift, the stable ones if there are any, shape (k, N)."""
     if isinstance(process, FiniteStep):
         process = process.process
-    if process.landscape is None:
+    if process.landscape is not None:
+        points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
+        if not points:
+            raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
+        return np.array(points)
+    try:
+        fixed = all_zeros(tuple(process.drift), process.variables)
+    except NotImplementedError:
         return np.zeros((1, len(process.variables)))
-    points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
-    if not points:
-        raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
-    return np.array(points)
+    places = np.concatenate([fixed.simple, fixed.singular])
+    if not len(places):
+        raise ValueError("the drift vanishes nowhere: no stable point is known; give box=")
+    growth = np.linalg.eigvals(_jacobians(process, places)).real.max(axis=1)
+    return places[growth < 0] if (growth < 0).any() else places
+
+
+def _jacobians(process: Process, points: np.ndarray) -> np.ndarray:
+    """∂b/∂X at points (k, N), shape (k, N, N); kinks left out."""
+    slopes = process.drift.jacobian(list(process.variables))
+    return values_at(slopes.replace(sp.DiracDelta, lambda *_: sp.Integer(0)), process.variables, points)
+
+
+def _is_linear(process: Process) -> bool:
+    """Whether the density is a Gaussian: linear drift, constant D."""
+    free = set(process.variables)
+    slopes = process.drift.jacobian(list(process.variables))
+    return not (slopes.free_symbols | process.diffusion.free_symbols) & free
 
 
 def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[float, float]:
@@ -173,33 +318,49 @@ def _around(inner: tuple[float, float], outer: tuple[float, float]) -> tuple[flo
 
 
 def wells_hull(process: Process) -> Box:
-    """What an automatic box holds at least: six standard deviations around each of several minima.
+    """What an automatic box holds at least: a share of the way out from each of several wells.
 
     A high well may hold next to no mass, but times and rates depend on it.
     """
-    minima = _minima(process)
-    return _covariance_box(process, minima, 6.0 if len(minima) > 1 else 0.0)
+    stable = _stable_points(process)
+    share = 0.75 if process.landscape is not None else 0.45
+    return _covariance_box(process, stable, share if len(stable) > 1 else 0.0)
 
 
-def _covariance_box(process: Process, minima: np.ndarray, deviations: float) -> Box:
-    """So many standard deviations around every minimum, from the linearised process."""
-    variances = [np.diag(_local_covariance(process, point)) for point in minima]
-    widths = deviations * np.sqrt(np.maximum(variances, 1e-12))
-    low, high = (minima - widths).min(axis=0), (minima + widths).max(axis=0)
+def _covariance_box(process: Process, stable: np.ndarray, share: float = 1.0) -> Box:
+    """Several standard deviations around every stable point, or as far as the drift lets the noise carry."""
+    reach = share * np.array([_reach(process, point) for point in stable])
+    low, high = (stable - reach).min(axis=0), (stable + reach).max(axis=0)
     return {v: (float(a), float(b)) for v, a, b in zip(process.names, low, high, strict=True)}
 
 
-def _local_covariance(process: Process, point: np.ndarray) -> np.ndarray:
-    """Σ with A Σ + Σ Aᵀ = 2D for the drift's Jacobian −A at a point; unit where it is unstable."""
-    step = 1e-5
-    ahead, behind = (
-        np.stack([drift_values(process, point + sign * e) for e in step * np.eye(len(point))], axis=1)
-        for sign in (1, -1)
-    )
-    jacobian = (ahead - behind) / (2 * step)
-    if np.max(np.linalg.eigvals(jacobian).real) >= 0:
-        return np.eye(len(point)) / 16.0
-    return solve_continuous_lyapunov(jacobian, -2.0 * process.diffusion_values(point[None])[0])
+def _reach(process: Process, point: np.ndarray) -> np.ndarray:
+    """Half-widths of a box around one point: from A Σ + Σ Aᵀ = 2D for the Jacobian −A, if it is stable."""
+    jacobian = _jacobians(process, point[None])[0]
+    D = process.diffusion_values(point[None])[0]
+    scale = np.abs(jacobian).max()
+    if np.isfinite(jacobian).all() and np.linalg.eigvals(jacobian).real.max() < -1e-9 * scale:
+        variances = np.diag(solve_continuous_lyapunov(jacobian, -2.0 * D))
+        if (variances > 0).all():
+            return DEVIATIONS[len(point)] * np.sqrt(variances)
+    return np.full(len(point), _return_distance(process, point))
+
+
+def _return_distance(process: Process, point: np.ndarray) -> float:
+    """The distance r beyond which −r b·n > 40 n·D·n in every direction n: the drift outweighs the noise."""
+    size = len(point)
+    ways = np.concatenate([np.eye(size), -np.eye(size), np.random.default_rng(3).normal(size=(40, size))])
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    distances = np.geomspace(1e-12, 1e12, 481)
+    places = point + distances[:, None, None] * ways
+    with np.errstate(all="ignore"):
+        inwards = -np.einsum("rki,ki->rk", drift_values(process, places), ways) * distances[:, None]
+        D = process.diffusion_values(places.reshape(-1, size)).reshape(*places.shape, size)
+        held = (inwards > 40 * np.einsum("rkij,ki,kj->rk", D, ways, ways)).all(axis=1)
+    failing = np.flatnonzero(~held & np.isfinite(inwards).all(axis=1))
+    if failing.size and failing[-1] + 1 < len(distances):
+        return float(distances[failing[-1] + 1])
+    return 1.0 if not point.any() else float(np.abs(point).max())
 
 
 def _fitted(density: np.ndarray, grid: Grid, axis: int, empty: float) -> tuple[float, float]:

@@ -6,7 +6,8 @@ end,
     T(x) = ∫_x^target dy e^{Ψ(y)} ∫_end^y dz e^{−Ψ(z)}/D(z).
 
 Integrals are kept as logarithms, so mean times of e^{500} lose no digit. The panels are halved until the
-value no longer changes. A wiggle of the loss narrower than 1/500 of the path can be missed.
+value no longer changes. Interval bounds see every feature of the loss, however narrow; a function that has
+none may hide a feature, whose place goes into ``breakpoints``.
 Source: Gardiner, *Stochastic Methods* (2009), sec. 5.5.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict, Unpack
 
 import numpy as np
@@ -28,6 +29,7 @@ class FarSide(TypedDict, total=False):
 
     other_end: float | None
     wall: Literal["reflecting", "absorbing"]
+    breakpoints: Sequence[float]
 
 
 #: Accepted change of ln T when the panels are halved; a 16-point rule gains far more than it shows.
@@ -39,7 +41,7 @@ def exact_log_mean_time(process: Process, start: float, target: float, **far_sid
 
     Parameters
     ----------
-    process, start, target, other_end, wall
+    process, start, target, other_end, wall, breakpoints
         As in :func:`exact_mean_time`, with the same errors but OverflowError.
 
     Returns
@@ -64,6 +66,8 @@ def exact_mean_time(process: Process, start: float, target: float, **far_side: U
     wall : {"reflecting", "absorbing"}
         What ``other_end`` does. With an absorbing one this is the mean time to leave the interval by
         either end.
+    breakpoints : sequence of float, optional
+        Places that panels shall not straddle; needed only for features of functions without interval bounds.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def exact_second_moment(process: Process, start: float, target: float, **far_sid
 
     Parameters
     ----------
-    process, start, target, other_end, wall
+    process, start, target, other_end, wall, breakpoints
         As in :func:`exact_mean_time`, with the same errors.
 
     Returns
@@ -176,7 +180,12 @@ def _settled(
 
 
 def _prepared(
-    process: Process, start: float, target: float, other_end: float | None = None, wall: str = "reflecting"
+    process: Process,
+    start: float,
+    target: float,
+    other_end: float | None = None,
+    wall: str = "reflecting",
+    breakpoints: Sequence[float] = (),
 ) -> tuple[Coefficients, np.ndarray, float]:
     """Checked coefficients, panel edges and the start, in the coordinate that grows towards the target."""
     if len(process.variables) != 1:
@@ -201,7 +210,7 @@ def _prepared(
         if not (low < first or (low == first and wall == "reflecting")):
             raise ValueError(f"other_end={other_end:g} must lie on the far side of start={start:g}")
     functions.check_positive(low, last, passes=first)
-    edges = functions.panel_edges(first, last)
+    edges = functions.panel_edges(first, last, breakpoints)
     if low < first:
-        edges = np.concatenate([functions.panel_edges(low, first), edges[1:]])
+        edges = np.concatenate([functions.panel_edges(low, first, breakpoints), edges[1:]])
     return functions, edges, first

@@ -1,0 +1,206 @@
+"""Automatic boxes hold what has weight, whatever the scale: against quadrature, or no box where there is no law."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sympy as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.linalg import solve_continuous_lyapunov
+from scipy.special import gamma
+
+from fpsolve import mean_first_passage_time, stationary_density
+from fpsolve.density.line import line_window
+from fpsolve.density.window import natural_range, starting_window
+from theory import Diffusion, Landscape, Langevin, double_well, isotropic
+from theory.escape import exact_mean_time
+from theory.levels import Unconfined, sublevel_box
+
+R = sp.Rational
+x, y, z = sp.symbols("x y z", real=True)
+p = sp.Symbol("p", positive=True)
+QUARTIC = 2 * gamma(0.75) / gamma(0.25)
+BOTH = pytest.mark.parametrize("method", ["finite-volume", "spectral"])
+
+
+def langevin(loss, D, variables=None):
+    return Langevin(Landscape(loss, variables or tuple(v for v in (x, y) if loss.has(v))), isotropic(D))
+
+
+def averaged(process, function, **options):
+    density = stationary_density(process, **options)
+    return float((density * density.cell_volume * function(density)).sum())
+
+
+@pytest.mark.parametrize(
+    ("loss", "D", "power", "right"),
+    [
+        (x**2 * (x - 20) ** 2 / 1600 - x / 100, R(1, 4), 1, 13.764146),
+        (x**2 / 2 - 15 * sp.exp(-((x - 3) ** 2) / (2 * R(1, 100) ** 2)), 1, 1, 2.969167),
+        ((x - 1) ** 4, 1, 2, 1 + gamma(0.75) / gamma(0.25)),
+    ],
+)
+def test_wells_far_away_narrow_or_flat_have_their_weight(loss, D, power, right):
+    assert averaged(langevin(loss, D), lambda d: d.x**power) == pytest.approx(right, rel=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("D", [1e-9, 1, 1e6])
+def test_a_flat_minimum_gets_its_width_from_the_growth_of_the_loss(method, D):
+    square = averaged(langevin(x**4 / 4, D), lambda d: d.x**2, method=method)
+    assert square / np.sqrt(D) == pytest.approx(QUARTIC, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "D", "right"),
+    [
+        (sp.Abs(x), 0.5, 0.5),
+        (sp.Max(0, x) + sp.Max(0, -x) / 2, 1, None),
+        (sp.Piecewise((x**2 / 2, sp.Abs(x) < 1), (sp.Abs(x) - R(1, 2), True)), 1, None),
+    ],
+)
+def test_kinks_need_no_box(loss, D, right):
+    weight = sp.lambdify(x, sp.exp(-loss / D), "numpy")
+    norm, square = (
+        quad(f, -90, 90, points=[-1, 0, 1], limit=400)[0] for f in (weight, lambda u: u**2 * weight(u))
+    )
+    assert averaged(langevin(loss, D), lambda d: d.x**2) == pytest.approx(square / norm, rel=1e-3)
+    assert right is None or square / norm == pytest.approx(right, rel=1e-8)
+
+
+def test_flat_minima_and_rings_in_two_variables():
+    assert averaged(langevin(x**4 + y**4, 1), lambda d: d.x**2) == pytest.approx(QUARTIC / 2, rel=1e-4)
+    ring = langevin((x**2 + y**2 - 1) ** 2, 0.05)
+    weights = [quad(lambda r, n=n: r**n * np.exp(-((r * r - 1) ** 2) / 0.05), 0, 3)[0] for n in (1, 3)]
+    assert averaged(ring, lambda d: d.x**2) == pytest.approx(weights[1] / weights[0] / 2, rel=1e-3)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("drift", "noise", "variable", "mean"),
+    [
+        (p - p**2, R(49, 200) * p**2, p, 0.755),
+        (x - x**2, R(49, 200) * x**2, x, 0.755),
+        (2 * (1 - x), x, x, 1.0),
+        (2 * (1 - p), p, p, 1.0),
+    ],
+)
+def test_positive_variables_end_at_zero(method, drift, noise, variable, mean):
+    process = Diffusion([drift], [[noise]], (variable,))
+    density = stationary_density(process, method=method)
+    line = density[str(variable)]
+    assert float(line.min()) > 0
+    assert float((density * density.cell_volume * line).sum()) == pytest.approx(mean, rel=1e-4)
+
+
+def test_natural_ends_in_two_variables():
+    two = Diffusion([2 * (1 - x), x - y], [[x, 0], [0, R(1, 10)]], (x, y))
+    assert natural_range(two) == {"x": (0.0, np.inf), "y": (-np.inf, np.inf)}
+    assert starting_window(two, ()).box["x"][0] == 0.0
+
+
+def test_the_wells_of_a_drift_without_landscape_are_found():
+    drift = -sp.diff(2 * x**2 * (x - 2) ** 2 - x / 2, x)
+    assert averaged(Diffusion([drift], [[0.03]], (x,)), lambda d: d.x > 1) == pytest.approx(1, abs=1e-9)
+    ring = Diffusion(
+        [x - y - x * (x**2 + y**2), x + y - y * (x**2 + y**2)], [[R(1, 20), 0], [0, R(1, 20)]], (x, y)
+    )
+    weights = [quad(lambda r, n=n: r**n * np.exp(-20 * (r**4 / 4 - r**2 / 2)), 0, 3)[0] for n in (1, 3)]
+    assert averaged(ring, lambda d: d.x**2) == pytest.approx(weights[1] / weights[0] / 2, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (x**3 / 3 - x, "no stationary law"),
+        (sp.Max(0, x), "no stationary law"),
+        (sp.cos(3 * x), "no stationary law"),
+        (1 / x + x**2, "no stationary law"),
+        (-(x**2), "no stationary law"),
+        (sp.log(1 + x**2), "too wide"),
+        (1 / x + x**2 + y**2, "falls below its minima"),
+        (x**2 + y**2 - x**2 * y, "does not confine"),
+        (1 / x + y**2, "no minimum"),
+    ],
+)
+def test_no_box_is_made_up_where_no_law_exists(loss, reason):
+    with pytest.raises(ValueError, match=reason):
+        stationary_density(langevin(loss, 1))
+
+
+def test_in_a_box_the_density_of_an_unconfined_walker_is_called_metastable():
+    with pytest.warns(UserWarning, match="metastable"):
+        density = stationary_density(langevin(x**3 / 3 - x, 0.05), box={"x": (-0.9, 3)})
+    assert float((density * density.cell_volume * density.x).sum()) == pytest.approx(0.987, abs=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stationary_density(langevin(x**3 / 3 - x, 0.05), box={"x": (-0.9, 3)}, walls="reflecting")
+        stationary_density(langevin(x**4 / 4 - x**2 / 2, 0.05), box={"x": (-2, 2)})
+    with pytest.raises(ValueError, match="falls to -infinity"):
+        stationary_density(langevin(1 / x + y**2, 1), box={"x": (-1, 1), "y": (-2, 2)})
+
+
+@pytest.mark.parametrize("power", [-8, -3, 3, 8])
+def test_a_box_scales_with_the_unit_of_length(power):
+    s = sp.Integer(10) ** power
+    # Ends are places of a graded sample, whose steps are 9 %.
+    one = line_window(langevin(x**4 / 4 - x**2 / 2 + x / 9, 0.1), with_barriers=False)
+    other = line_window(langevin((x / s) ** 4 / 4 - (x / s) ** 2 / 2 + x / s / 9, 0.1), with_barriers=False)
+    assert np.array(other) / float(s) == pytest.approx(np.array(one), rel=0.1)
+
+
+def test_times_know_high_wells_and_their_far_sides():
+    process = langevin(x**4 / 4 - x**2 / 2 + x / 5, 0.015)
+    start = 0.87938524
+    times = mean_first_passage_time(process, target=x < 0)
+    assert float(times.interp(x=start)) == pytest.approx(exact_mean_time(process, start, 0), rel=2e-3)
+    flat = mean_first_passage_time(langevin(x**4 / 4, 1), target=x > 1)
+    assert float(flat.interp(x=0)) == pytest.approx(1.88634, rel=1e-4)
+    window = starting_window(Langevin(double_well(), isotropic(1e-4)), (), with_barriers=True)
+    assert window.box["x"][0] < -1.05
+    assert window.box["x"][1] > 1.05
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_boxes_of_random_linear_processes_hold_six_standard_deviations(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 4))
+    A = rng.normal(size=(n, n))
+    A += (0.3 - np.linalg.eigvals(A).real.min()) * np.eye(n)
+    B = rng.normal(size=(n, n))
+    D = B @ B.T + 0.2 * np.eye(n)
+    A, D = (np.round(m, 3) for m in (A, (D + D.T) / 2))
+    variables = (x, y, z)[:n]
+    process = Diffusion(-sp.Matrix(A) * sp.Matrix(variables), sp.Matrix(D), variables)
+    widths = np.sqrt(np.diag(solve_continuous_lyapunov(A, 2 * D)))
+    box = np.array(list(starting_window(process, ()).box.values()))
+    assert (box[:, 1] / widths == pytest.approx(-box[:, 0] / widths)) and (box[:, 1] >= 6 * widths).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(-30, 30), st.integers(-3, 6), st.integers(1, 40)), min_size=1, max_size=4)
+)
+@settings(max_examples=8, deadline=None)
+def test_random_sums_of_gaussians_in_a_wide_trap_against_quadrature(bumps):
+    loss = x**2 / 60 - sum(R(a) * sp.exp(-R(w) * (x - c) ** 2) for c, a, w in bumps)
+    D = 1
+    weight = sp.lambdify(x, sp.exp(-loss / D), "numpy")
+    places = sorted({c + s / w**0.5 for c, _, w in bumps for s in (-2, 0, 2)})
+    options = {"points": places, "limit": 600}
+    norm, mean = (quad(f, -70, 70, **options)[0] for f in (weight, lambda u: u * weight(u)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = averaged(langevin(loss, D, (x,)), lambda d: d.x)
+    assert found == pytest.approx(mean / norm, abs=0.02)
+
+
+def test_level_sets_are_held_and_hardly_wider():
+    low, high = sublevel_box(x**2 + 4 * (y - x**2) ** 2, (x, y), 1.0, np.zeros((1, 2)))
+    assert (low[0], high[0]) == pytest.approx((-1, 1), rel=0.06)
+    assert low[0] <= -1
+    assert high[0] >= 1
+    with pytest.raises(Unconfined, match=r"x -> |y -> "):
+        sublevel_box((x * y) ** 2, (x, y), 1.0, np.zeros((1, 2)))
