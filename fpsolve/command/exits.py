@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 #: Errors that are the input's: one line and exit code 2. Anything else is a bug and shows its traceback.
-USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError)
+USER_ERRORS = (ValueError, NotImplementedError, OSError, RuntimeError, MemoryError)
 
 
 def exit_code(

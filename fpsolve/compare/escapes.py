@@ -238,7 +238,7 @@ def _estimates(problem: _Problem, methods: Sequence[Method], remarks: list[str])
                         remarks.append(result)
                     else:
                         found.append(result)
-            except (ValueError, NotImplementedError, OverflowError, RuntimeError) as error:
+            except (ValueError, NotImplementedError, OverflowError, RuntimeError, MemoryError) as error:
                 remarks.append(f"{method}: {error}")
         remarks.extend(f"{method}: {w.message}" for w in caught if issubclass(w.category, UserWarning))
     return found

@@ -65,7 +65,7 @@ def slowest_rate(chain: Elimination) -> complex:
     """The decay rate of smallest real part of those next to zero, to three digits; NaN if none is found."""
     inverse, _ = _inverses(chain, chain.weights()[:, None])
     try:
-        rates = _arnoldi(inverse, len(chain.exits), 1 + SPARE, 1e-3)[0]
+        rates = _arnoldi(inverse, len(chain.exits), 3, 1e-3, room=6)[0]
     except RuntimeError:
         return complex("nan")
     return complex(rates[np.argmin(rates.real)])
@@ -147,7 +147,7 @@ def _next_modes(
 
 
 def _arnoldi(
-    operator: _Map, size: int, number: int, tolerance: float, shift: float = 0.0
+    operator: _Map, size: int, number: int, tolerance: float, shift: float = 0.0, room: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rates λ and vectors of the eigenvalues 1/(λ + shift) of largest modulus, by ascending |λ + shift|."""
     # The start is without any symmetry, and not small in any well. The inverse is scaled to order one: the
@@ -160,7 +160,12 @@ def _arnoldi(
     if size <= DENSE:
         values, vectors = np.linalg.eig(linear @ np.eye(size))
     else:
-        options = {"which": "LM", "ncv": min(size, 3 * number + 10), "tol": tolerance, "maxiter": 100}
+        options = {
+            "which": "LM",
+            "ncv": min(size, number + (room or 2 * number + 10)),
+            "tol": tolerance,
+            "maxiter": 100,
+        }
         try:
             values, vectors = sparse_linalg.eigs(linear, number, v0=start / scale, **options)
         except sparse_linalg.ArpackError as error:

@@ -344,13 +344,14 @@ class NullVector:
 def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, mode: int | None = None) -> NullVector:
     """The stationary P with A P = 0 and Σ P V = 1.
 
-    By subtraction-free elimination of the chain with the rates Aᵀ, its :func:`wells` last, or ``mode``, a
-    cell that holds some mass: with negative rates wells are not found. Where no rate is
-    negative every cell has full relative accuracy, however slow the exchange between wells. A RuntimeError
-    says which well exchanges no mass with the others, or none that a float can hold.
+    By subtraction-free elimination of the chain with the rates Aᵀ. Where no rate is negative its
+    :func:`wells` come last, and every cell has full relative accuracy, however slow the exchange between
+    wells. With negative rates wells are not found: ``mode``, a cell that holds some mass, comes last. A
+    RuntimeError says which well exchanges no mass with the others, or none that a float can hold.
     """
     rates, places = matrix.T.tocsr(), grid.indices()
-    last = wells(rates) if mode is None else np.array([mode])
+    negative = (rates - sparse.diags(rates.diagonal())).data.min(initial=0.0) < 0.0
+    last = np.array([mode]) if negative and mode is not None else wells(rates)
     for _ in range(4):
         try:
             chain = eliminate(Dissection.of(rates, places, last), rates)

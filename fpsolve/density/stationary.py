@@ -321,17 +321,19 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     if scheme == "chain" or (scheme == "auto" and suits_chain(process, grid)):
         return _solve_chain(process, grid, folded)
     # Without noise there is no Péclet number.
-    peclet = () if lacks_noise(process) else _bulk_peclet(process, grid, _coarse_density(process, grid))
+    rough = None if lacks_noise(process) else _coarse_density(process, grid)
+    peclet = () if rough is None else _bulk_peclet(process, grid, rough)
     schemes = chosen_schemes(process, grid, scheme, peclet)
     upwind = "upwind" in schemes
     half = grid.coarsened()
     matrix = fokker_planck_matrix(process, half, schemes)
-    coarse = null_vector(matrix, half, mode=mesh.lowest(process, half.points()) if upwind else None)
+    mode = mesh.lowest(process, half.points()) if rough is None else _nearest_cell(rough, half)
+    coarse = null_vector(matrix, half, mode=mode)
     if scheme == "auto" and "central" in schemes and coarse.negative_mass > 1e-2:
         # Degenerate noise (D singular along a line): central faces oscillate, exponential ones do not.
         return _solve(process, grid, "exponential", folded)
     matrix = fokker_planck_matrix(process, grid, schemes)
-    state = null_vector(matrix, grid, mode=mesh.lowest(process, grid.points()) if upwind else None)
+    state = null_vector(matrix, grid, mode=_nearest_cell(np.abs(coarse.density), grid))
     numbers, scales = moments(state.density, grid)
     difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -412,6 +414,13 @@ def _coarse_density(process: Process, grid: Grid) -> np.ndarray:
         bulk = np.zeros(coarse.cells)
         bulk[wells(matrix.T)] = 1.0
         return bulk.reshape(coarse.shape)
+
+
+def _nearest_cell(density: np.ndarray, grid: Grid) -> int:
+    """Index in ``grid`` of the cell at the mode of a density on another grid of the same region."""
+    place = np.array(np.unravel_index(int(np.argmax(density)), density.shape))
+    index = ((place + 0.5) * grid.shape / density.shape).astype(int)
+    return int(np.ravel_multi_index(tuple(index), grid.shape))
 
 
 def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[float, ...]:
