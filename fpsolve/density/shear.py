@@ -15,7 +15,7 @@ import sympy as sp
 import xarray as xr
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from fpsolve.density.grid import Box, Grid
+from fpsolve.density.grid import Box, Grid, checked_box, checked_shape
 from fpsolve.density.upwind import NO_NOISE, noiseless_directions
 from theory.langevin import Diffusion, Langevin, Process
 
@@ -117,6 +117,21 @@ class Sheared:
         moved = xr.DataArray(values, wanted.coordinates, names, name=result.name, attrs=result.attrs)
         moved.attrs["solved_in"] = ", ".join(shear.words(names) for shear in self.shears)
         return moved
+
+    def solved(
+        self,
+        solve: Callable[..., xr.DataArray],
+        box: Mapping[str, tuple[float, float]] | None,
+        shape: Sequence[int] | int | None,
+        *,
+        smooth: bool = False,
+    ) -> tuple[xr.DataArray, xr.DataArray]:
+        """``solve(process, box=…, shape=…)`` in y, and the same in x."""
+        given = None if box is None else checked_box(self.process, box)
+        asked = checked_shape(shape, len(self.process.variables))
+        cells = self.shape(given, asked) if given and asked else shape
+        inner = solve(self.process, box=self.box(given) if given else None, shape=cells)
+        return inner, self.labelled(inner, given, asked, smooth=smooth)
 
     def moments(self, moments: np.ndarray) -> np.ndarray:
         """⟨x_i x_j⟩ from ⟨y_i y_j⟩, shape (N, N)."""

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Literal, cast, get_args
 
@@ -139,14 +139,8 @@ def _in_sheared_variables(
     process: Process, change: Sheared, box, shape, walls, accuracy: float
 ) -> xr.DataArray:
     """The density in variables with independent noise, as one in the process's own: a shear keeps volumes."""
-    given = None if box is None else mesh.checked_box(process, box)
-    asked = mesh.checked_shape(shape, len(process.variables))
-    if given and asked:
-        shape = change.shape(given, asked)
-    inner = stationary_density(
-        change.process, box=given and change.box(given), shape=shape, walls=walls, accuracy=accuracy
-    )
-    density = change.labelled(inner, given, asked, smooth=True)
+    solve = partial(stationary_density, walls=walls, accuracy=accuracy)
+    inner, density = change.solved(solve, box, shape, smooth=True)
     volume = float(np.prod([line[1] - line[0] for line in density.coords.values()]))
     density = density / (density.sum() * volume)
     density.coords["cell_volume"] = quantity(np.full(density.shape, volume), process.names, "cell volume")

@@ -154,7 +154,7 @@ class _Rows:
             ((ahead.free == 3) & (behind.free == 2), (-2, -1, 0, 1, 2, 3)),
             ((ahead.free >= 2) & (behind.free >= 1), (-1, 0, 1, 2)),
             (ahead.free >= 2, (0, 1, 2)),
-            ((ahead.free == 1) & into_set, (0, 1, _AHEAD)),
+            ((ahead.free == 1) & into_set & (behind.free >= 1), (-1, 0, 1)),
             (ahead.free == 1, (0, 1)),
             (into_set & (behind.free >= 1), (-1, 0, _AHEAD)),
             (into_set, (0, _AHEAD)),

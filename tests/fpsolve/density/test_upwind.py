@@ -81,7 +81,7 @@ def test_coloured_noise_has_the_covariance_of_lyapunov_within_its_stated_error(t
 @pytest.mark.parametrize("friction", [0.5, 1, 5])
 def test_rates_of_an_underdamped_well_are_those_of_brinkmans_hierarchy(friction):
     exact = _brinkman_rates(friction, 0.1, 2).real
-    assert relaxation_rates(_underdamped(friction, 0.1), box=BOX, shape=80) == pytest.approx(exact, rel=2e-4)
+    assert relaxation_rates(_underdamped(friction, 0.1), box=BOX, shape=100) == pytest.approx(exact, rel=2e-4)
 
 
 def test_rates_of_a_linear_process_are_sums_of_the_drifts_eigenvalues():
