@@ -38,6 +38,8 @@ from theory.langevin import Process
 
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
+#: The same for upwind differences, whose matrices are fuller.
+MAX_CELLS_UPWIND = {2: 90_000, 3: 14_000}
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
 RIM = 0.02
 #: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
@@ -283,7 +285,8 @@ def _solve_adaptively(
         excess = solution.half_grid_estimate / accuracy
         if asked or excess <= 1.0:
             break
-        room = (MAX_CELLS[dimension] / np.prod(cells)) ** (1.0 / dimension)
+        most = MAX_CELLS_UPWIND if "upwind" in solution.schemes else MAX_CELLS
+        room = (most[dimension] / np.prod(cells)) ** (1.0 / dimension)
         factor = min(2.0, 1.1 * np.sqrt(excess), room)
         if factor < 1.1:
             break

@@ -10,7 +10,8 @@ from scipy.integrate import quad
 from scipy.linalg import solve_continuous_lyapunov
 from scipy.sparse.linalg import eigs
 
-from fpsolve import relaxation_rates, stationary_density
+from fpsolve import committor, mean_first_passage_time, relaxation_rates, stationary_density
+from fpsolve.density.shear import sheared
 from theory import Diffusion
 
 x, v, z = sp.symbols("x v z", real=True)
@@ -127,3 +128,52 @@ def test_noise_along_any_line_gives_the_covariance_of_lyapunov_within_its_stated
 def test_a_law_that_noise_never_reaches_is_refused(noise, words):
     with pytest.raises(ValueError, match=words):
         stationary_density(_linear([[-1, 0], [0, -1]], noise, (x, z)))
+
+
+#: Committor at (−0.3, 0.5) between |x| > 1 and mean time from (−1, 0) to x > 0 at T = 0.1, with standard errors:
+#: BAOAB of 300 000 and 20 000 walkers, time step 0.005 and 0.01.
+WALKERS = {
+    0.1: ((0.96705, 0.0003), (120.1, 0.75)),
+    0.5: ((0.68327, 0.0008), (73.01, 0.49)),
+    1: ((0.51987, 0.0009), (80.26, 0.55)),
+    5: ((0.27895, 0.0008), (193.1, 1.3)),
+}
+
+
+@pytest.mark.parametrize("friction", WALKERS)
+def test_committors_and_times_of_an_underdamped_well_are_those_of_walkers(friction):
+    (probability, scatter), (time, spread) = WALKERS[friction]
+    process = _underdamped(friction, 0.1)
+    q = committor(process, source=x < -1, target=x > 1, box=BOX, shape=100)
+    assert float(q.interp(x=-0.3, v=0.5, method="cubic")) == pytest.approx(probability, abs=3 * scatter)
+    assert q.attrs["half_grid_estimate"] < 0.02
+    times = mean_first_passage_time(process, target=x > 0, box=BOX, shape=150)
+    assert float(times.interp(x=-1, v=0, method="cubic")) == pytest.approx(time, abs=3 * spread)
+    assert times.attrs["usable"] == 1
+    assert times.attrs["half_grid_estimate"] < 0.01
+    assert float(times.min()) >= 0
+
+
+def test_times_over_a_barrier_of_twelve_converge_within_their_stated_error():
+    process, box = _underdamped(1, 0.02), {"x": (-1.7, 1.7), "v": (-1.3, 1.3)}
+    fine, coarse = (mean_first_passage_time(process, target=x > 0, box=box, shape=n) for n in (180, 100))
+    found, exact = (float(t.interp(x=-1, v=0, method="cubic")) for t in (coarse, fine))
+    assert abs(found / exact - 1) < coarse.attrs["half_grid_estimate"] < 1
+    # Twice Kramers' rate for moderate friction bounds the rate of first crossings of the saddle from above.
+    rate = (np.sqrt(0.25 + 1) - 0.5) * np.sqrt(2) / (2 * np.pi) * np.exp(-12.5)
+    assert 1 < 1 / (exact * rate) < 2
+
+
+def test_sets_and_times_in_sheared_variables_are_those_of_the_straight_process():
+    """x' = v with u = v + x/2 as second variable: the noise acts along u, the drift mixes both."""
+    straight = _underdamped(1, 0.1)
+    u = sp.Symbol("u", real=True)
+    w = u - x / 2
+    mixed = Diffusion([w, x - x**3 - w + w / 2], [[0, 0], [0, sp.Rational(1, 10)]], (x, u))
+    turned = Diffusion([w + (x - x**3 - w), x - x**3 - w + w / 2], sp.ones(2, 2) / 10, (x, u))
+    assert sheared(mixed) is None
+    assert sheared(turned) is not None
+    q = committor(straight, source=x < -1, target=x > 1, box=BOX, shape=80)
+    r = committor(mixed, source=x < -1, target=x > 1, box={"x": BOX["x"], "u": (-2.2, 2.2)}, shape=80)
+    here, there = q.interp(x=-0.3, v=0.5, method="cubic"), r.interp(x=-0.3, u=0.35, method="cubic")
+    assert float(here) == pytest.approx(float(there), abs=2e-3)
