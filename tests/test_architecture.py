@@ -263,3 +263,9 @@ def test_a_face_loads_nothing_until_a_name_is_asked_for():
     code = f"import sys; import {', '.join(FACES)}; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not done.stdout.split() and not done.stderr
+
+
+def test_a_face_names_the_extra_of_a_library_that_is_missing():
+    code = "import sys; sys.modules['torch'] = None\ntry: from nets import sgd\nexcept ImportError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "nets needs torch: pip install 'fpsolve[nets]'\n"

@@ -27,6 +27,9 @@ def exit_code(
         return 130
     except MemoryError:
         message = no_memory
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        message = f"{error.filename}: {error.strerror}" if named else str(error)
     except USER_ERRORS as error:
         message = str(error)
     except ArithmeticError as error:

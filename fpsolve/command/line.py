@@ -118,7 +118,8 @@ def _escape(options: argparse.Namespace) -> int:
     """Mean escape time by every method."""
     problem = _problem(options)
     if problem.escape is None:
-        raise ValueError("the file has no [escape] table with start and target")
+        words = "such as start = { x = -1.0 }, target = 'x > 0'; each --example has one"
+        raise ValueError(f"the file has no [escape] table with start and target, {words}")
     out = writable(options.out)
     from fpsolve.command.jobs import walls_of
     from fpsolve.compare.escapes import escape

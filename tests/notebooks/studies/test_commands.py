@@ -29,3 +29,18 @@ def test_input_that_cannot_be_used_is_one_line_and_exit_code_2(name, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert study.main(wrong[name]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{name}: error: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"foreign"])
+def test_a_damaged_seed_in_the_folder_of_a_study_is_named_with_what_to_do(content, tmp_path, capsys):
+    study = importlib.import_module("notebooks.studies.variance_flatness.__main__")
+    stored = tmp_path / "digits" / "seed_000.nc"
+    stored.parent.mkdir()
+    stored.write_bytes(content)
+    assert study.main(["--example", "digits", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        said.startswith("variance_flatness: error: ")
+        and f"{stored}' is damaged" in said
+        and "delete it" in said
+    )
