@@ -301,3 +301,34 @@ def test_bad_input_gets_one_clear_line_before_any_long_work(build, message):
 def test_a_coarse_mesh_warns_with_the_remedy():
     with pytest.warns(UserWarning, match="use more cells"):
         stationary_density(OU, box={"x": (-2, 2), "y": (-2, 2)}, shape=(12, 12))
+
+
+@pytest.mark.parametrize("cells", [60, 120])
+def test_weights_of_wells_with_a_current_are_right_within_their_stated_error(cells):
+    # A swirl along the level lines of L leaves exp(−L/D) as it is, and puts an error into the exponent.
+    loss = x**4 / 4 - x**2 / 2 + y**2 / 2 + x / 50
+    swirl = Diffusion(
+        [-loss.diff(x) - loss.diff(y), -loss.diff(y) + loss.diff(x)], sp.eye(2) / 80, (x, y), "swirl"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        density = stationary_density(
+            swirl, box={"x": (-1.7, 1.7), "y": (-1, 1)}, shape=cells, scheme="exponential"
+        )
+    said = any("weights of wells are good to a factor" in str(w.message) for w in caught)
+    assert said == (density.attrs["weights_estimate"] > 0.1)
+    exact = _exact_on(density, sp.exp(-80 * loss))
+    left, right = (
+        float(np.log(p.where(p.x < 0, 0.0).sum() / p.where(p.x > 0, 0.0).sum())) for p in (density, exact)
+    )
+    assert 0.02 < abs(left - right) < 2 * density.attrs["weights_estimate"]
+
+
+def test_noise_along_one_axis_only_gives_no_warnings_from_inside():
+    process = Diffusion([y, -x - y], [[0, 0], [0, 1]], (x, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        mesh = {"box": {"x": (-7, 7), "y": (-7, 7)}, "shape": (60, 60)}
+        density = stationary_density(process, scheme="exponential", **mesh)
+    assert float(density.min()) >= 0.0
