@@ -145,6 +145,13 @@ class FittedAxis:
             )
         return np.moveaxis(up, -1, self.axis), np.moveaxis(down, -1, self.axis)
 
+    def peclet(self) -> np.ndarray:
+        """Cell Péclet number |b| h/D on the faces that have rates, in the grid's shape."""
+        faces = self.grid.points(face_axis=self.axis)
+        b, D, _ = _along(self.process, faces, self.axis)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(np.abs(b) * self.grid.widths[self.axis] / D, nan=0.0, posinf=np.inf)
+
     def _central(self, masses: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Rates of J = mean of b P − ΔDP/h, with D P of a cell from its mass."""
         h, count = self.grid.widths[self.axis], masses[0].shape[-1]

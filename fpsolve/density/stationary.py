@@ -429,6 +429,8 @@ def _bulk_peclet(process: Process, grid: Grid, weights: np.ndarray) -> tuple[flo
         both = weights + np.roll(weights, -1, axis=axis)
         inner = np.take(both, range(values.velocity[axis].shape[axis]), axis=axis).ravel()
         number = values.peclet(small, axis).ravel() * grid.widths[axis] / small.widths[axis]
+        if (fitted := fitted_axis(process, small, axis)) is not None:  # a jump of D is no drift
+            number = fitted.peclet().ravel() * grid.widths[axis] / small.widths[axis]
         order = np.argsort(number)
         reached = np.cumsum(inner[order]) / inner.sum()
         bulk.append(float(number[order][np.searchsorted(reached, 0.999)]))
@@ -454,6 +456,8 @@ def chosen_schemes(
         chosen = ("chain",) * size
     elif scheme == "auto" and process.landscape is not None and process.temperature is not None:
         chosen = ("exponential",) * size
+    elif scheme == "auto" and size == 1:
+        chosen = ("exponential",)  # between two cells the flux is constant: the fit is exact
     elif scheme == "auto":
         peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
         chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
