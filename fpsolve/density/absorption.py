@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sparse
 
+from fpsolve.density.chain import bernoulli
 from fpsolve.density.choices import Scheme
 from fpsolve.density.grid import Grid
 from fpsolve.density.operator import factorised
@@ -18,10 +19,15 @@ from theory.langevin import Process
 SMALLEST_CUT = 1e-3
 
 
-def boundary_cuts(grid: Grid, signed: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Where a boundary cuts the lines from outer cells to inner ones, as shares of their lengths.
+def exit_rates(
+    matrix: sparse.spmatrix, grid: Grid, signed: np.ndarray, inside: np.ndarray, outside: np.ndarray
+) -> np.ndarray:
+    """Rates from outer cells through a boundary to inner ones, which are absorbing.
 
-    ``signed`` is positive inside, one value per cell. Through the end of a periodic axis half the line.
+    ``matrix`` is A of dP/dt = A P; ``signed`` is positive inside, one value per cell. The boundary cuts the
+    line between two cells at a share s of its length; through the end of a periodic axis, at half of it.
+    Where both rates k between the cells are positive, their ratio e^z tells drift over diffusion, and the
+    rate over the share is k B(−z s)/(s B(−z)) with B(z) = z/(e^z − 1); else it is k/s.
     """
     share = np.clip(signed[outside] / (signed[outside] - signed[inside]), SMALLEST_CUT, 1.0)
     here, there = (np.array(np.unravel_index(cells, grid.shape)) for cells in (inside, outside))
@@ -29,7 +35,12 @@ def boundary_cuts(grid: Grid, signed: np.ndarray, inside: np.ndarray, outside: n
     for axis, name in enumerate(grid.names):
         if name in grid.periodic:
             share = np.where(2 * distance[axis] > grid.shape[axis], 0.5, share)
-    return share
+    rows = sparse.csr_matrix(matrix)
+    leaving, back = (np.asarray(rows[i, j]).ravel() for i, j in ((inside, outside), (outside, inside)))
+    with np.errstate(all="ignore"):
+        z = np.log(leaving / back)
+        fitted = bernoulli(-z * share) / bernoulli(-z)
+    return leaving / share * np.where((leaving > 0) & (back > 0) & np.isfinite(fitted), fitted, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,8 @@ class Absorbed:
     ) -> Absorbed:
         """The matrix outside the set where a signed function is positive.
 
-        A rate into the set is divided by the share of the line that lies outside, so that P vanishes on the
-        boundary to second order. A ValueError if the set holds no cell, or every cell.
+        The rates into the set make P vanish on its boundary to second order. A ValueError if the set holds
+        no cell, or every cell.
         """
         points = np.moveaxis(grid.points(), -1, 0)
         signed = np.broadcast_to(np.asarray(function(*points), float), grid.shape).ravel()
@@ -71,7 +82,7 @@ class Absorbed:
         entries = matrix.tocoo()
         leaving = member[entries.row] & ~member[entries.col]
         cells = entries.col[leaving]
-        rates = entries.data[leaving] / boundary_cuts(grid, signed, entries.row[leaving], cells)
+        rates = exit_rates(matrix, grid, signed, entries.row[leaving], cells)
         exits = np.bincount(cells, rates, grid.cells)[keep]
         inner = matrix[keep][:, keep]
         inner = inner - sparse.diags(np.asarray(inner.sum(axis=0)).ravel() + exits)

@@ -1,8 +1,8 @@
 """First-passage times, committors and relaxation modes from the backward equation on the density's mesh.
 
 The generator 𝓛 = b·∇ + D:∇∇ is the transpose of the finite-volume Fokker–Planck operator. Where a cell
-outside the target has a neighbour inside it, the neighbour's value is extrapolated linearly through the
-place where the boundary cuts the line between them, which keeps second order wherever the boundary lies.
+outside the target has a neighbour inside it, the rate between them is that to the place where the boundary
+cuts the line, which keeps second order wherever the boundary lies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.absorption import boundary_cuts
+from fpsolve.density.absorption import exit_rates
 from fpsolve.density.choices import BackwardMethod, Scheme, Walls
 from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
@@ -405,8 +405,8 @@ def _outside(
     for k, g in enumerate(signed):
         inside = np.flatnonzero(g > 0)
         jumps = rows[:, inside].tocoo()
-        cut = boundary_cuts(grid, g, inside[jumps.col], keep[jumps.row])
-        np.add.at(exits[:, k], jumps.row, jumps.data / cut)
+        out = exit_rates(rates.T, grid, g, inside[jumps.col], keep[jumps.row])
+        np.add.at(exits[:, k], jumps.row, out)
     return keep, rows[:, keep], exits
 
 

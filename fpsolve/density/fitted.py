@@ -22,6 +22,10 @@ from theory.langevin import Langevin, Process
 HALVINGS = 25
 #: D at an end, over D at the next cell centre, below which D counts as zero there.
 VANISHES = 1e-9
+#: Rise of φ over half a cell above which a cell does not fill as in equilibrium.
+FILLED = 2.0
+#: Rise of φ over a part of a cell above which its exponential is integrated as that of a straight line.
+STEEP = 6.0
 #: Gauss points per part of a cell, and weights on [0, 1]; integrals from 0 to each point.
 _NODES, _WEIGHTS = (np.polynomial.legendre.leggauss(4)[k] / 2.0 for k in (0, 1))
 _NODES = _NODES + 0.5
@@ -201,16 +205,44 @@ class FittedAxis:
         centre = start[..., np.searchsorted(half, 2 * np.arange(self.grid.shape[self.axis]) + 1)]
         phi = np.clip(start[..., :-1, None] + inner - centre[..., cells, None], -700.0, 700.0)
         with np.errstate(all="ignore"):
-            mass = ((np.exp(phi) / D) @ _WEIGHTS) * width
-            resistance = (np.exp(-phi) @ _WEIGHTS) * width
+            mass = ((np.exp(self._moderate(phi, rise, half)) / D) @ _WEIGHTS) * width
+            # Where φ rises steeply the integral of a straight line is better than four points.
+            line = np.exp(-np.clip(start[..., :-1] - centre[..., cells], -700.0, 700.0))
+            line = line * (-np.expm1(-np.clip(rise, -700.0, 700.0)) / rise)
+            resistance = np.where(np.abs(rise) > STEEP, line, np.exp(-phi) @ _WEIGHTS) * width
         mass = self._with_tails(mass)
         starts = np.searchsorted(half, np.arange(half[-1] + 1))
         whole = np.add.reduceat(mass, starts, axis=-1)
+        whole = self._without_steep_ends(whole, centre, start[..., starts], start[..., -1:])
         resistance = np.add.reduceat(resistance, starts, axis=-1)
         around = start[..., -1:] - centre[..., -1:] + centre[..., :1] - start[..., :1]
         steps = np.concatenate([np.diff(centre, axis=-1), around + jump[..., :1]], axis=-1)
         halves = {"left": resistance[..., ::2], "right": resistance[..., 1::2]}
         return {"steps": steps}, whole[..., ::2] + whole[..., 1::2], halves
+
+    def _moderate(self, phi: np.ndarray, rise: np.ndarray, half: np.ndarray) -> np.ndarray:
+        """φ for the mass of cells, flattened in half cells where it rises by more than ``FILLED``.
+
+        A cell that P crosses steeply is not filled as in equilibrium: mass runs through it with the drift.
+        """
+        starts = np.searchsorted(half, np.arange(half[-1] + 1))
+        reach = np.add.reduceat(np.abs(rise), starts, axis=-1)
+        factor = 1.0 / np.maximum(1.0, reach / FILLED) ** 2
+        if self.ends[0]:
+            factor[..., 0] = 1.0
+        if self.ends[1]:
+            factor[..., -1] = 1.0
+        return phi * factor[..., half, None]
+
+    def _without_steep_ends(self, whole, centre, start, last) -> np.ndarray:
+        """Masses of half cells; at an end where P vanishes steeply that of the other half of the cell."""
+        whole = whole.copy()
+        faces = np.concatenate([start, last], axis=-1)
+        for end, (outer, inner, cell, face) in zip(self.ends, ((0, 1, 0, 2), (-1, -2, -1, -3)), strict=True):
+            if end:
+                steep = np.abs(faces[..., face] - centre[..., cell]) > FILLED
+                whole[..., outer] = np.where(steep, whole[..., inner], whole[..., outer])
+        return whole
 
     def _on(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """b and D on nodes (parts, q) of the axis and the cell centres of the others, axis last."""

@@ -168,3 +168,16 @@ def test_variance_and_price_of_a_square_root_volatility():
 def test_an_end_that_collects_all_mass_is_refused():
     with pytest.raises(ValueError, match="not integrable at the low end of x"):
         stationary_density(Diffusion([-x], [[x]], (x,)), box={"x": (0, 10)})
+
+
+def test_a_drift_that_crosses_whole_cells_carries_mass_through_them():
+    """Far out b h/D is 74: times there are those of the drift, not of the escape from a cell in equilibrium."""
+    noise = sp.Piecewise((R(1, 2), x < R(-1, 2)), (R(1, 4), True))
+    process = Diffusion([-(x**3) / 2 - x], [[noise]], (x,))
+    times = [
+        mean_first_passage_time(process, target=x > 1, box={"x": (-9, 9)}, shape=n).interp(x=[-8.5, 0.0])
+        for n in (160, 320, 2000)
+    ]
+    for coarse in times[:2]:
+        assert coarse.to_numpy() == pytest.approx(times[2].to_numpy(), rel=3e-2)
+    assert 0 < float(times[2][0] - times[2][1]) < 5.0
