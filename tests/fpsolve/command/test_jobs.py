@@ -85,3 +85,17 @@ def test_walls_of_a_file_are_those_of_every_density():
     for compute in _densities("x**2/2", "far"):
         with pytest.raises(ValueError, match="does not confine"):
             compute({})
+
+
+def test_walls_that_are_meant_hold_for_the_walkers_too():
+    walled = parse_problem(WELL + "[box]\nx = [-0.2, 0.2]\n[solver]\nwalls = 'reflecting'\n")
+    assert jobs.walls_of(walled) == {"box": {"x": (-0.2, 0.2)}, "walls": {"x": "reflecting"}}
+    far = parse_problem(WELL + "[box]\nx = [-2.0, 2.0]\n")
+    assert jobs.walls_of(far) == {}
+    density = stationary_density(walled.process, box=walled.box, walls="reflecting", shape=200)
+    simulate = {"walkers": 400, "time": 20.0, "burn_in": 2.0, "time_step": 2e-3}
+    found = jobs.ensemble(replace(walled, simulate=simulate), density, seed=1)
+    right = float((density * density.cell_volume * density.x**2).sum())
+    value, error = (float(found[f"second_moment{end}"].squeeze()) for end in ("", "_stderr"))
+    assert abs(value - right) < 4 * error + 0.01 * right  # the mirror's error is of first order in dt
+    assert abs(value - 0.05) > 4 * error  # without walls
