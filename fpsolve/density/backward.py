@@ -453,12 +453,16 @@ def _unresolved(grid: Grid, rates: sparse.csr_matrix) -> float:
 
 
 def _error_of_probabilities(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]) -> float:
-    """Largest error of the committor, from its change on the cells of half the grid."""
+    """Largest error of the committor, from its change on the cells of half the grid.
+
+    Without noise along an axis that of 19 cells in 20: it has corners where sets turn along the drift.
+    """
     fine, coarse = problems
     shown = values[0].copy()
     shown[np.any(fine.members, axis=0)] = np.nan  # no polynomial through the kink at a set
     outside = np.where(np.any(coarse.members, axis=0), np.nan, values[1]).reshape(coarse.grid.shape)
     change = np.abs(resampled(shown.reshape(fine.grid.shape), fine.grid, coarse.grid) - outside)
     change = change[np.isfinite(change)]
-    worst = error_left(float(change.max()), fine.order) if len(change) else float("nan")
+    counted = float(np.quantile(change, 0.95 if fine.upwind else 1.0)) if len(change) else float("nan")
+    worst = error_left(counted, fine.order)
     return max(worst, _unresolved(fine.grid, fine.rates))
