@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, get_args
@@ -27,7 +28,7 @@ from fpsolve.density.elimination import Elimination, ShutIn, eliminate
 from fpsolve.density.grid import Grid, checked_box, checked_shape, checked_walls, lowest, place
 from fpsolve.density.modes import SlowModes, slow_modes
 from fpsolve.density.operator import NullVector, fokker_planck_matrix, null_vector
-from fpsolve.density.richardson import error_left, resampled
+from fpsolve.density.richardson import at, error_left, extrapolated, resampled
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
 from fpsolve.density.upwind import backward
@@ -86,8 +87,8 @@ def mean_first_passage_time(
     -------
     DataArray
         Dims named by the variables, zero on the target, units time (time² for the second moment).
-        ``attrs["half_grid_estimate"]``: relative error in each well and at the largest value, from the change
-        on half the grid.
+        Extrapolated over three grids where that brings them together. ``attrs["half_grid_estimate"]``:
+        relative error in each well and at the largest value, from the changes between the grids.
     """
     if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
@@ -96,14 +97,17 @@ def mean_first_passage_time(
         inside = change.function(target_function(target, process.variables))
         solve = partial(mean_first_passage_time, target=inside, moment=moment)
         return change.solved(solve, box, shape)[1].assign_attrs(target=str(target))
-    problems = _on_two_grids(process, [target], method, box, shape, walls)
+    problems = _on_grids(process, [target], method, box, shape, walls, 3)
     values = []
     for problem in problems:
         times = problem.times(np.ones(problem.grid.cells))
         values.append(problem.times(2.0 * times) if moment == 2 else times)
-    estimate = _error_of_times(problems, values)
     undershoot = max(float(-v.min() / v.max()) for v in values[: 1 if problems[0].upwind else 2])
     negative = not undershoot <= (LARGEST_UNDERSHOOT if problems[0].upwind else 1e-6)
+    if len(problems) == 3 and all(v.min() >= 0.0 for v in values):
+        values[0], estimate = _extrapolated_times(problems, values)
+    else:
+        estimate = _error_of_times(problems[:2], values[:2])
     if problems[0].upwind and not negative:  # times next to the target are good to that share of the largest
         estimate, values[0] = max(estimate, undershoot), np.maximum(values[0], 0.0)
     if negative:
@@ -153,7 +157,7 @@ def committor(
         solve = partial(committor, source=sets[0], target=sets[1])
         q = change.solved(solve, box, shape)[1]
         return q.assign_attrs(source=str(source), target=str(target))
-    problems = _on_two_grids(process, [source, target], method, box, shape, walls)
+    problems = _on_grids(process, [source, target], method, box, shape, walls, 2)
     values = [problem.probabilities() for problem in problems]
     excess = max(float(-values[0].min()), float(values[0].max()) - 1.0, 0.0)
     if excess > 0.1:
@@ -314,13 +318,17 @@ def _grid(process: Process, box, shape, walls) -> Grid:
     return Grid.on(region, checked_shape(shape, len(region)) or cells, periodic)
 
 
-def _on_two_grids(
-    process: Process, sets: Sequence[Target], method: BackwardMethod, box, shape, walls
+def _on_grids(
+    process: Process, sets: Sequence[Target], method: BackwardMethod, box, shape, walls, count: int
 ) -> list[_Absorbing]:
-    """The backward equation with absorbing sets on the grid and on half of it."""
+    """The backward equation with absorbing sets on the grid, on half, and on a quarter that can hold them."""
     functions = [target_function(condition, process.variables) for condition in sets]
     grid = _grid(process, box, shape, walls)
-    return [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
+    problems = [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
+    if count == 3 and problems[0].order == 2:
+        with suppress(ValueError, RuntimeError):  # sets or wells that fall between its cells
+            problems.append(_Absorbing.of(process, problems[1].grid.coarsened(), functions, method))
+    return problems
 
 
 @dataclass(frozen=True)
@@ -410,6 +418,25 @@ def _outside(
     return keep, rows[:, keep], exits
 
 
+def _extrapolated_times(
+    problems: Sequence[_Absorbing], values: Sequence[np.ndarray]
+) -> tuple[np.ndarray, float]:
+    """Times by Richardson extrapolation where they are in its range, and their error in wells and at most."""
+    grids, fine = [p.grid for p in problems], problems[0]
+    with np.errstate(divide="ignore"):
+        fields = [np.log(v).reshape(g.shape) for v, g in zip(values, grids, strict=True)]
+    fields = [np.where(np.isfinite(field), field, np.nan) for field in fields]
+    spots = fine.grid.points().reshape(fine.grid.cells, -1)[wells(fine.rates, SMALLEST_WELL)]
+    apart = np.all([np.isfinite(at(f, g, spots)) for f, g in zip(fields, grids, strict=True)], axis=0)
+
+    def numbers(field: np.ndarray, grid: Grid) -> np.ndarray:
+        return np.append(at(field, grid, spots[apart]), np.nanmax(field))
+
+    better = extrapolated(fields, grids, numbers, steep=False)
+    error = max(better.error, _unresolved(fine.grid, fine.rates))
+    return np.nan_to_num(np.exp(better.field)).ravel(), error
+
+
 def _error_of_times(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]) -> float:
     """Relative error of the times in every well outside the target, and of the largest one.
 
@@ -430,7 +457,8 @@ def _error_of_times(problems: Sequence[_Absorbing], values: Sequence[np.ndarray]
     change = changes[tuple(nearest.T)]
     change = change[np.isfinite(change)]
     if not len(change):  # all of them are next to the target
-        change = np.array([abs(math.log(values[1].max() / values[0].max()))])
+        ratio = values[1].max() / values[0].max()
+        change = np.array([abs(math.log(ratio)) if ratio > 0 else math.inf])
     return max(error_left(float(change.max()), fine.order), _unresolved(fine.grid, fine.rates))
 
 

@@ -31,10 +31,15 @@ class Extrapolated(NamedTuple):
 
 
 def extrapolated(
-    fields: Sequence[np.ndarray], grids: Sequence[Grid], numbers: Callable[[np.ndarray, Grid], np.ndarray]
+    fields: Sequence[np.ndarray],
+    grids: Sequence[Grid],
+    numbers: Callable[[np.ndarray, Grid], np.ndarray],
+    *,
+    steep: bool = True,
 ) -> Extrapolated:
     """ln f of order 2 from its values on meshes of h, 2h and 4h; NaN where there is none.
 
+    Between centres ln f is a cubic, or f itself if it is not ``steep``, such as times that vanish linearly.
     ``numbers`` takes ln f and its mesh to numbers of order one: logarithms, or moments in units of their
     scales. The extrapolated field is taken if its numbers change less from 2h to h than those of the field
     itself. Its error is then a third of that change, and at least a thirtieth of the change of the field.
@@ -42,7 +47,7 @@ def extrapolated(
     at most ten times the last: a field without error but for its numbers' quadrature converges fast.
     """
     fine, middle, coarse = fields
-    last, before = _change(fine, middle, grids[:2]), _change(middle, coarse, grids[1:])
+    last, before = _change(fine, middle, grids[:2], steep), _change(middle, coarse, grids[1:], steep)
     plain = [numbers(field, grid) for field, grid in zip(fields, grids, strict=True)]
     moved, earlier = np.abs(plain[0] - plain[1]).max(), np.abs(plain[1] - plain[2]).max()
     better = fine + last, middle + before
@@ -52,15 +57,21 @@ def extrapolated(
     return Extrapolated(fine, float(max(moved, min(earlier / 10, 10 * moved))), False)
 
 
-def _change(fine: np.ndarray, coarse: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
+def _change(fine: np.ndarray, coarse: np.ndarray, grids: Sequence[Grid], steep: bool) -> np.ndarray:
     """δ/(r² − 1) on the cells of the fine mesh, r the ratio of cell widths."""
-    change = resampled(fine, *grids) - coarse
+    if steep:
+        here = resampled(fine, *grids)
+    else:
+        top = np.nanmax(fine)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            here = np.log(resampled(np.exp(fine - top), *grids)) + top
+    change = here - coarse
     nearest = distance_transform_edt(~np.isfinite(change), return_distances=False, return_indices=True)
     change = np.clip(change[tuple(nearest)], -LARGEST, LARGEST)
     lines = [grids[1].centres(axis) for axis in range(fine.ndim)]
     points = np.clip(grids[0].points(), [line[0] for line in lines], [line[-1] for line in lines])
     ratio = (grids[0].cells / grids[1].cells) ** (1 / fine.ndim)
-    return RegularGridInterpolator(lines, change)(points) / (ratio**2 - 1)
+    return RegularGridInterpolator(lines, change)(points) / max(ratio**2 - 1, 1.0)
 
 
 def error_left(change: float, order: int) -> float:
@@ -71,14 +82,25 @@ def error_left(change: float, order: int) -> float:
 def resampled(values: np.ndarray, fine: Grid, coarse: Grid) -> np.ndarray:
     """Values on the cells of a fine mesh at the centres of a coarse one of the same box."""
     for axis in range(values.ndim):
-        values = _interpolated(values, axis, fine, coarse)
+        values = _interpolated(values, axis, fine, coarse.centres(axis))
     return values
 
 
-def _interpolated(values: np.ndarray, axis: int, fine: Grid, coarse: Grid) -> np.ndarray:
-    """Values at the coarse centres of one axis, from the cubic through the four nearest fine ones."""
-    place = (coarse.centres(axis) - fine.centres(axis)[0]) / fine.widths[axis]
-    first = np.clip(np.floor(place).astype(int) - 1, 0, fine.shape[axis] - 4)
+def at(values: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Values at points (k, N) from those on cells, by cubics; NaN next to a cell without one."""
+    found = []
+    for point in points:
+        line = values
+        for axis in reversed(range(values.ndim)):
+            line = _interpolated(line, axis, grid, point[[axis]])[..., 0]
+        found.append(float(line))
+    return np.array(found)
+
+
+def _interpolated(values: np.ndarray, axis: int, grid: Grid, targets: np.ndarray) -> np.ndarray:
+    """Values at other places of one axis, from the cubic through the four nearest centres."""
+    place = (targets - grid.centres(axis)[0]) / grid.widths[axis]
+    first = np.clip(np.floor(place).astype(int) - 1, 0, grid.shape[axis] - 4)
     t, shape = place - first, [-1 if a == axis else 1 for a in range(values.ndim)]
     total = 0.0
     for k in range(4):

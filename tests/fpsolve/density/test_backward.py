@@ -47,7 +47,7 @@ def test_the_time_to_the_saddle_is_half_the_time_to_the_other_well_in_the_limit(
 
 
 @pytest.mark.parametrize("edge", [0.0, 0.0123, 0.3])
-def test_times_are_second_order_wherever_the_boundary_cuts_the_mesh(edge):
+def test_times_are_better_than_second_order_wherever_the_boundary_cuts_the_mesh(edge):
     exact = _at(
         mean_first_passage_time(_well(3), target=x > edge, shape=8000, box={"x": (-2.2, 2.2)}), x=-1.0
     )
@@ -55,9 +55,10 @@ def test_times_are_second_order_wherever_the_boundary_cuts_the_mesh(edge):
     for n in sizes:
         times = mean_first_passage_time(_well(3), target=x > edge, shape=n, box={"x": (-2.2, 2.2)})
         errors.append(abs(_at(times, x=-1.0) / exact - 1))
-    slope = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
-    assert slope == pytest.approx(2.0, abs=0.35)
-    assert errors[-1] < 5e-5
+        assert errors[-1] < 2 * times.attrs["half_grid_estimate"]
+    # Extrapolated: below a tenth of 0.4 h², which second order would leave.
+    assert all(error < 0.04 * (4.4 / n) ** 2 for n, error in zip(sizes, errors, strict=True)), errors
+    assert errors[-1] < 2e-6
 
 
 def test_free_diffusion_out_of_an_interval_has_its_two_moments():
@@ -104,10 +105,9 @@ def test_full_diffusion_in_rotated_coordinates_gives_the_same_time():
             process, target=u - v / 2 > 0, box={"u": (-2.2, 2.2), "v": (-0.9, 0.9)}, shape=cells
         )
         errors.append(_at(times, u=-1.0, v=0.0) / EXACT[5][0] - 1)
-        # The half-grid estimate is the error itself, once the order is reached.
-        assert times.attrs["half_grid_estimate"] == pytest.approx(errors[-1], rel=0.1)
-    assert errors[1] < 3e-3
-    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
+        assert abs(errors[-1]) < 2 * times.attrs["half_grid_estimate"]
+    assert abs(errors[1]) < 2e-5
+    assert abs(errors[0]) > 4 * abs(errors[1])
 
 
 def test_committor_in_one_dimension_is_the_splitting_probability():
