@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import comb, prod
 
 import sympy as sp
@@ -15,6 +16,7 @@ MAX_TERMS = 20_000
 MAX_MULTIPLE = 20
 
 
+@lru_cache(maxsize=64)
 def mirror_symmetries(process: Process) -> tuple[str, ...]:
     """Names of the variables v for which the law is provably unchanged by v → −v.
 
