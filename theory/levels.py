@@ -8,12 +8,12 @@ import numpy as np
 import sympy as sp
 
 from theory.intervals import enclosed
-from theory.zeros import MOST_BOXES, halved, place, search_region
+from theory.zeros import MOST_BOXES, OVERFLOW, away, halved, place, search_region
 
 #: The hull is found to this share of its width.
 MARGIN = 0.02
 #: A loss that is low this far out does not confine.
-FAR = 1e50
+FAR = 1e24
 
 
 class Unconfined(ValueError):
@@ -39,7 +39,8 @@ def sublevel_box(
         margin = MARGIN * (hull[1] - hull[0])
         held = ((a >= hull[0] - margin) & (b <= hull[1] + margin)).all(axis=1)
         bounds = enclosed([loss], variables, a, b)[0][:, 0]
-        keep = (bounds <= level) & ~held
+        far = away(a, b) > OVERFLOW
+        keep = (bounds <= level) & ~held & ~(far & (bounds == -np.inf))
         low, high, a, b = low[keep], high[keep], a[keep], b[keep]
         if not len(low):
             break

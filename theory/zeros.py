@@ -22,6 +22,8 @@ from theory.intervals import enclosed
 SMALLEST = 1e-60
 #: A coordinate below this is zero.
 ZERO = 1e-24
+#: Sums of overflowing terms are not looked at beyond this distance.
+OVERFLOW = 1e25
 #: |u| that is searched: |x| ≤ 1e90. Odd factors keep the origin and simple numbers off the cuts.
 REACH = float(np.arcsinh(1e90 / SMALLEST)) * 1.0123
 #: A box this narrow in u is not cut any more: what is in it is one zero, of higher order or at a kink.
@@ -113,6 +115,11 @@ def search_region(variables: Sequence[sp.Symbol], ends) -> tuple[np.ndarray, np.
     return low, high
 
 
+def away(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The largest distance of a coordinate from 0 that all of a box keeps, shape (k,)."""
+    return np.where((low < 0) & (high > 0), 0.0, np.minimum(np.abs(low), np.abs(high))).max(axis=1)
+
+
 def place(u: np.ndarray) -> np.ndarray:
     """x = δ sinh u."""
     return SMALLEST * np.sinh(u)
@@ -148,7 +155,7 @@ class _Search:
     def _looked_at(self, low: np.ndarray, high: np.ndarray):
         """Zeros proved in the boxes, and the boxes left over, in u and in x."""
         a, b = place(low), place(high)
-        far = np.minimum(np.abs(a), np.abs(b)).max(axis=1) > 1e-20
+        far = away(a, b)
         keep = _holds_zero(*enclosed(self.field, self.variables, a, b), far)
         low, high, a, b = low[keep], high[keep], a[keep], b[keep]
         n, size = len(low), len(self.variables)
@@ -231,9 +238,11 @@ class _Search:
 
 def _holds_zero(low: np.ndarray, high: np.ndarray, far: np.ndarray) -> np.ndarray:
     """Where every component may vanish; a component without a value excludes the box."""
+    # Beyond every length that matters both bounds overflow: the terms that win do so before.
+    unknown = ((low == -np.inf) & (high == np.inf)).any(axis=1) & (far > OVERFLOW)
     # A field that underflows as a whole, far out, has no zero there.
     lost = ((low > -1e-280) & (high < 1e-280)).all(axis=1) & (low < 0).all(axis=1)
-    return ((low <= 0) & (high >= 0)).all(axis=1) & ~(lost & far)
+    return ((low <= 0) & (high >= 0)).all(axis=1) & ~(lost & (far > 1e-20)) & ~unknown
 
 
 def halved(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

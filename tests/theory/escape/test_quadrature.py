@@ -99,6 +99,11 @@ def test_small_noise_is_noise():
     )
 
 
+def test_a_potential_of_too_many_noise_units_is_refused():
+    with pytest.raises(ValueError, match="changes too much on the path"):
+        exact_log_mean_time(langevin(x**4 / 4 - x**2 / 2, sp.exp(-100)), -1, 0)
+
+
 @pytest.mark.parametrize("a", [R(1, 4), 1, 3])
 def test_a_positive_process_ends_where_its_noise_vanishes(a):
     process = Diffusion([2 * (a - x)], [[x]], (x,))
