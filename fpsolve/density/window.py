@@ -292,7 +292,10 @@ def _stable_points(process: Process) -> np.ndarray:
         fixed = all_zeros(tuple(process.drift), process.variables)
     except NotImplementedError:
         return np.zeros((1, len(process.variables)))
-    places = np.concatenate([fixed.simple, fixed.singular])
+    singular, simple = fixed.singular, fixed.simple
+    if simple.any():  # rounding in the coefficients makes degenerate zeros far away, where terms cancel
+        singular = singular[np.abs(singular).max(axis=1, initial=0.0) < 1e6 * np.abs(simple).max()]
+    places = np.concatenate([simple, singular])
     if not len(places):
         raise ValueError("the drift vanishes nowhere: no stable point is known; give box=")
     growth = np.linalg.eigvals(_jacobians(process, places)).real.max(axis=1)
