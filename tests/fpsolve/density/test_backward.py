@@ -1,5 +1,7 @@
 """The backward equation: exact one-dimensional times, order, committors, rates, two dimensions, refusals."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -267,3 +269,27 @@ def test_the_chain_gives_times_for_full_noise_over_a_barrier():
     assert change < 1.5 * chain.attrs["half_grid_estimate"] < 0.2
     with pytest.raises(ValueError, match="method='magic'"):
         mean_first_passage_time(process, target=x > 0, method="magic", box=box, shape=20)
+
+
+@pytest.mark.parametrize("barrier", [10, 40, 100, 300])
+def test_turned_wells_in_two_dimensions_have_right_weights_and_times_within_their_estimate(barrier):
+    c, s = sp.sqrt(3) / 2, sp.Rational(1, 2)
+    u, v = c * x + s * y, -s * x + c * y
+    D = sp.Rational(1, 4 * barrier)
+    line = Langevin(Landscape(WELL + x / 20, (x,)), isotropic(D))
+    turned = Langevin(Landscape((WELL + x / 20).subs(x, u) + v**2, (x, y)), isotropic(D))
+    mesh = {"box": {"x": (-1.6, 1.6), "y": (-1.3, 1.3)}, "shape": (200, 164)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        P = stationary_density(turned, **mesh)
+        flat = stationary_density(line, box={"x": (-1.8, 1.8)}, shape=4000)
+        times = mean_first_passage_time(turned, target=u > 0, **mesh)
+    along = float(c) * P.x + 0.5 * P.y
+    ratios = [
+        float(np.log(p.where(w < 0, 0.0).sum() / p.where(w > 0, 0.0).sum()))
+        for p, w in ((P, along), (flat, flat.x))
+    ]
+    assert ratios[0] == pytest.approx(ratios[1], abs=1e-8 if barrier > 10 else 1e-5)
+    exact = escape.exact_log_mean_time(line, start=-1, target=0)
+    found = np.log(_at(times, x=-float(c), y=-0.5))
+    assert abs(found - exact) < 2 * times.attrs["half_grid_estimate"]
