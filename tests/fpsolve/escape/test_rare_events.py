@@ -190,7 +190,7 @@ def test_in_a_curved_valley_the_committor_and_the_plain_level_meet_the_backward_
     exact = math.log(float(times.interp(**low, method="cubic")))
     way = {"start": low, "target": x > 0.5, "time_step": 4e-3}
     for level, seed in ((None, 13), (q, 14)):
-        result = split_escape(curved, **way, level=level, rng=seed, walkers=8000)
+        result = split_escape(curved, **way, level=level, rng=seed, walkers=16_000)
         assert _deviation(result, exact) < 4
         assert float(result.log_mean_time_stderr) < 0.1
     if ratio == 3:
