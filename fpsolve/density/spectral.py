@@ -42,6 +42,8 @@ LEVELS = {
     2: [(7, 12, 12), (10, 18, 12), (14, 26, 12), (18, 36, 14), (18, 40, 30)],
     3: [(3, 6, 5), (4, 9, 5), (5, 12, 5), (6, 16, 5)],
 }
+#: The last two levels must lie this near each other in ∫|ΔP|; the later one is then far nearer to the truth.
+NEAR = 1e-5
 #: Hermite functions are used below this ratio Δλ'²/λ² of the fast variable's noise (heavier tails above).
 HERMITE_BELOW = 0.05
 #: Hermite solutions are reported to this many scales α from the floor, where they are below 1e-17.
@@ -197,9 +199,11 @@ def spectral_density(
         except MemoryError:
             break
         change = np.inf if solution is None else _change(finer, solution)
+        # Moments converge twice as fast as the density: the level before this one must be near it too.
+        near = solution is None or _distance(finer, solution) < NEAR
         solution = finer
         # Below its rounding error the change is noise: finer levels cost much and gain nothing.
-        if change < max(tolerance, solution.rounding):
+        if change < max(tolerance, solution.rounding) and near:
             break
         box = _trimmed(solution, box)
     if solution is None:
@@ -486,6 +490,30 @@ def _change(solution: _Solution, earlier: _Solution) -> float:
     (now, scales), (before, _) = _moments(solution), _moments(earlier)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.nanmax(np.abs(now - before) / scales))
+
+
+def _distance(solution: _Solution, earlier: _Solution) -> float:
+    """∫|P − P of the earlier level|, on the nodes of the later one; 0 where an axis has Hermite functions."""
+    if any(axis.hermite for axis in (*solution.axes, *earlier.axes)):
+        return 0.0
+    before = earlier.density
+    for k, (axis, old) in enumerate(zip(solution.axes, earlier.axes, strict=True)):
+        carried = np.tensordot(_interpolation(old, axis.line), before, (1, k))
+        before = np.moveaxis(carried, 0, k)
+    return float(np.sum(np.abs(solution.density - before) * solution.volume))
+
+
+def _interpolation(axis: Axis, points: np.ndarray) -> np.ndarray:
+    """The matrix that takes values on the nodes of an axis to points, interval by interval."""
+    from scipy.interpolate import BarycentricInterpolator
+
+    matrix = np.zeros((len(points), axis.nodes.size))
+    interval = np.clip(np.searchsorted(axis.edges, points, side="right") - 1, 0, len(axis.nodes) - 1)
+    for k in np.unique(interval):
+        nodes, inside = axis.nodes[k], np.flatnonzero(interval == k)
+        own = np.arange(k * len(nodes), (k + 1) * len(nodes))
+        matrix[np.ix_(inside, own)] = BarycentricInterpolator(nodes, np.eye(len(nodes)))(points[inside])
+    return matrix
 
 
 def _moments(solution: _Solution) -> tuple[np.ndarray, np.ndarray]:
