@@ -20,7 +20,7 @@ def test_notebook_runs_and_its_assertions_hold(path, tmp_path, monkeypatch):
     for name in ("FPSOLVE_NOTEBOOKS", "FPSOLVE_RESULTS"):  # the small setting, computed here
         monkeypatch.delenv(name, raising=False)
     resources = {"metadata": {"path": str(tmp_path)}}
-    client.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    client.NotebookClient(notebook, timeout=1500, kernel_name="python3", resources=resources).execute()
     assert _figures(notebook) == committed
 
 
