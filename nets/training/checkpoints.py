@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import nn
 
+from fpsolve.files import write_whole
 from fpsolve.sweeps.store import digest
 from nets.data.datasets import Data
 from nets.layers import architecture, description, with_parameters
@@ -59,14 +59,7 @@ def save(runs: Run | Sequence[Run], path: str | os.PathLike[str]) -> Path:
     tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
     said = json.dumps(texts)
     metadata = {"format": _FORMAT, "runs": said, "sha256": _sha256(tensors, said)}
-    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    os.close(handle)
-    try:
-        save_file(tensors, beside, metadata=metadata)
-        os.replace(beside, target)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    write_whole(target, serialized(tensors, metadata))
     return target
 
 
