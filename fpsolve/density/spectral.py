@@ -498,21 +498,20 @@ def _distance(solution: _Solution, earlier: _Solution) -> float:
         return 0.0
     before = earlier.density
     for k, (axis, old) in enumerate(zip(solution.axes, earlier.axes, strict=True)):
-        carried = np.tensordot(_interpolation(old, axis.line), before, (1, k))
+        carried = np.tensordot(_interpolation(old.nodes, old.edges, axis.line), before, (1, k))
         before = np.moveaxis(carried, 0, k)
     return float(np.sum(np.abs(solution.density - before) * solution.volume))
 
 
-def _interpolation(axis: Axis, points: np.ndarray) -> np.ndarray:
-    """The matrix that takes values on the nodes of an axis to points, interval by interval."""
+def _interpolation(nodes: np.ndarray, edges: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The matrix that takes values on nodes (K, r) of K intervals between ``edges`` to points."""
     from scipy.interpolate import BarycentricInterpolator
 
-    matrix = np.zeros((len(points), axis.nodes.size))
-    interval = np.clip(np.searchsorted(axis.edges, points, side="right") - 1, 0, len(axis.nodes) - 1)
+    matrix = np.zeros((len(points), nodes.size))
+    interval = np.clip(np.searchsorted(edges, points, side="right") - 1, 0, len(nodes) - 1)
     for k in np.unique(interval):
-        nodes, inside = axis.nodes[k], np.flatnonzero(interval == k)
-        own = np.arange(k * len(nodes), (k + 1) * len(nodes))
-        matrix[np.ix_(inside, own)] = BarycentricInterpolator(nodes, np.eye(len(nodes)))(points[inside])
+        inside, own = np.flatnonzero(interval == k), np.arange(nodes[k].size) + k * nodes[k].size
+        matrix[np.ix_(inside, own)] = BarycentricInterpolator(nodes[k], np.eye(len(own)))(points[inside])
     return matrix
 
 
@@ -610,18 +609,14 @@ def marginal(density: xr.DataArray, name: str, points: np.ndarray) -> np.ndarray
     ndarray
         p, in the shape of ``points``.
     """
-    from scipy.interpolate import BarycentricInterpolator
-
     others = [d for d in density.dims if d != name]
     values = ((density * density.cell_volume).sum(others) / density[f"{name}_weight"]).to_numpy()
     nodes = density[name].to_numpy().reshape(-1, int(density[name].attrs["points_per_element"]))
     u, _ = legendre.leggauss(nodes.shape[1])
     half = (nodes[:, 1] - nodes[:, 0]) / (u[1] - u[0])
     left = nodes[:, 0] - half * (1 + u[0])
-    points = np.asarray(points, float)
-    result = np.zeros_like(points)
-    for start, reach, row in zip(left, half, values.reshape(nodes.shape), strict=True):
-        inside = (points >= start - 1e-12) & (points <= start + 2 * reach + 1e-12)
-        if inside.any():
-            result[inside] = BarycentricInterpolator(u, row)((points[inside] - start) / reach - 1)
-    return result
+    edges, points = np.append(left, left[-1] + 2 * half[-1]), np.asarray(points, float)
+    flat = points.ravel()
+    inside = (flat >= edges[0] - 1e-12) & (flat <= edges[-1] + 1e-12)
+    found = np.where(inside, _interpolation(nodes, edges, flat) @ values, 0.0)
+    return found.reshape(points.shape)
