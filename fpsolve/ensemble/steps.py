@@ -20,6 +20,7 @@ from fpsolve.ensemble.domain import Domain, wall_lines
 from fpsolve.ensemble.lanes import euler_maruyama
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
+from theory.breakpoints import switches
 
 Scheme: TypeAlias = Literal["euler", "taylor", "baoab"]
 #: Weak order of each scheme, and its name in results.
@@ -78,8 +79,7 @@ def best_scheme(drift: sp.MatrixBase, root: sp.MatrixBase, variables: Sequence[s
     """BAOAB for an underdamped process, the Taylor step for constant noise and a smooth drift, else Euler."""
     if underdamped(drift, root, variables) is not None:
         return "baoab"
-    rough = sp.Matrix(drift).atoms(sp.Abs, sp.sign, sp.Heaviside, sp.Min, sp.Max, sp.Piecewise)
-    return "euler" if rough or root.free_symbols & set(variables) else "taylor"
+    return "euler" if any(switches(tuple(drift))) or root.free_symbols & set(variables) else "taylor"
 
 
 def step_text(

@@ -11,12 +11,12 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import sympy as sp
 from numpy.polynomial import legendre
 
+from theory.breakpoints import switches
 from theory.escape.vanishing_noise import Function, dimension_at, verdict, zeros_of_noise
 from theory.evaluate import lambdified
 from theory.intervals import enclosed
@@ -297,16 +297,9 @@ def _zeros_of(expression: sp.Expr, process: Process) -> np.ndarray:
 def _kinks(process: Process) -> list[float]:
     """Where drift or D has a kink or a jump: zeros of what stands in Abs, sign, Max, Piecewise and others."""
     (x,) = process.variables
-    inner: set[sp.Expr] = set()
-    for formula in (process.drift[0], process.diffusion[0, 0]):
-        for part in formula.atoms(sp.Abs, sp.sign, sp.Heaviside):
-            inner.add(part.args[0])
-        for part in formula.atoms(sp.Max, sp.Min):
-            inner.update(a - b for a, b in combinations(part.args, 2))
-        for part in formula.atoms(sp.core.relational.Relational):
-            inner.add(part.lhs - part.rhs)
+    found = switches((process.drift[0], process.diffusion[0, 0]))
     places: list[float] = []
-    for formula in inner:
+    for formula in (*found.jumps, *found.bends):
         if x in formula.free_symbols:
             with suppress(NotImplementedError):
                 places += _zeros_of(formula, process).tolist()
