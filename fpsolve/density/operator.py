@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import permutations
 
 import numpy as np
@@ -144,18 +144,13 @@ def check_periodic(process: Process, grid: Grid) -> None:
         low, high = np.array(grid.low), np.array(grid.high)
         points = low + (high - low) * np.random.default_rng(5).random((64, len(low)))
         ahead = points + length * (np.arange(len(low)) == axis)
-        for what, values in (("drift", drift_values), ("D", _plain_diffusion)):
-            here, there = (values(process, at) for at in (points, ahead))
+        for what, values in (("drift", partial(drift_values, process)), ("D", process.diffusion_values)):
+            here, there = values(points), values(ahead)
             if not np.allclose(here, there, rtol=1e-6, atol=1e-8 * max(1e-300, float(np.abs(here).max()))):
                 raise ValueError(
                     f"walls of {name} are periodic, but the {what} does not repeat after {length:g}: "
                     "give a box of whole periods"
                 )
-
-
-def _plain_diffusion(process: Process, points: np.ndarray) -> np.ndarray:
-    """D at points (k, N)."""
-    return process.diffusion_values(points)
 
 
 def face_rates(

@@ -38,7 +38,7 @@ from theory.langevin import Process
 
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
-#: The same for upwind differences, whose matrices are fuller.
+#: ``MAX_CELLS`` for upwind differences, whose matrices are fuller.
 MAX_CELLS_UPWIND = {2: 90_000, 3: 14_000}
 #: Outer share of the box whose mass is reported as ``boundary_mass``.
 RIM = 0.02
@@ -321,7 +321,7 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     rough = None if lacks_noise(process) else _coarse_density(process, grid)
     peclet = () if rough is None else _bulk_peclet(process, grid, rough)
     schemes = chosen_schemes(process, grid, scheme, peclet)
-    upwind = "upwind" in schemes
+    upwind, power = "upwind" in schemes, order(process, grid, schemes)
     half = grid.coarsened()
     matrix = fokker_planck_matrix(process, half, schemes)
     mode = mesh.lowest(process, half.points()) if rough is None else _nearest_cell(rough, half)
@@ -334,14 +334,12 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     numbers, scales = moments(state.density, grid)
     difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(
-            np.nanmax(np.abs(difference) / scales) / (2.0 ** order(process, grid, schemes) - 1.0)
-        )
+        estimate = float(np.nanmax(np.abs(difference) / scales) / (2.0**power - 1.0))
     if upwind:  # the walls cut off moments of this size
         estimate = max(estimate, SMALLEST_ESTIMATE)
     # Rates of upwind differences have no wells that could be read off.
     change = math.nan if upwind else _change_of_weights(state, grid, coarse, half)
-    of_wells = error_left(change, order(process, grid, schemes))
+    of_wells = error_left(change, power)
     return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet, of_wells)
 
 
