@@ -1,9 +1,10 @@
-"""The Fokker–Planck matrix outside an absorbing set, and its slowest decay."""
+"""The Fokker–Planck matrix outside absorbing sets, and its slowest decay."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
@@ -43,6 +44,50 @@ def exit_rates(
     return leaving / share * np.where((leaving > 0) & (back > 0) & np.isfinite(fitted), fitted, 1.0)
 
 
+class Outside(NamedTuple):
+    """A chain outside absorbing sets: which cells each set holds, and the chain among the other cells."""
+
+    members: list[np.ndarray]
+    keep: np.ndarray
+    rates: sparse.csr_matrix  # (n, n) of i → j; the diagonal has no meaning
+    exits: np.ndarray  # (n, sets)
+
+    @classmethod
+    def of(
+        cls,
+        process: Process,
+        matrix: sparse.spmatrix,
+        grid: Grid,
+        functions: Sequence[Callable[..., np.ndarray]],
+        schemes: Sequence[Scheme],
+    ) -> Outside:
+        """The chain of A on a grid outside the sets in which signed functions are positive.
+
+        Values of the backward equation, and P, vanish on the sets' boundaries to second order. A ValueError
+        if a set holds no cell, two of them meet, or they fill the box.
+        """
+        points = np.moveaxis(grid.points(), -1, 0)
+        signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
+        members = [g > 0 for g in signed]
+        if not all(member.any() for member in members):
+            raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
+        if np.sum(members, axis=0).max() > 1:
+            raise ValueError("source and target overlap")
+        if np.all(np.any(members, axis=0)):
+            raise ValueError("the target fills the whole box")
+        if "upwind" in schemes:
+            equation = backward(process, grid, [g.reshape(grid.shape) for g in signed])
+            return cls(members, equation.outside, equation.rates, equation.exits)
+        keep = np.flatnonzero(~np.any(members, axis=0))
+        rows, exits = sparse.csr_matrix(matrix.T)[keep], np.zeros((len(keep), len(signed)))
+        for k, g in enumerate(signed):
+            inside = np.flatnonzero(g > 0)
+            jumps = rows[:, inside].tocoo()
+            out = exit_rates(matrix, grid, g, inside[jumps.col], keep[jumps.row])
+            np.add.at(exits[:, k], jumps.row, out)
+        return cls(members, keep, rows[:, keep], exits)
+
+
 @dataclass(frozen=True)
 class Absorbed:
     """dP/dt = A P on the cells outside a set; ``exits`` are the rates into it."""
@@ -60,33 +105,11 @@ class Absorbed:
         function: Callable[..., np.ndarray],
         schemes: Sequence[Scheme],
     ) -> Absorbed:
-        """The matrix outside the set where a signed function is positive.
-
-        The rates into the set make P vanish on its boundary to second order. A ValueError if the set holds
-        no cell, or every cell.
-        """
-        points = np.moveaxis(grid.points(), -1, 0)
-        signed = np.broadcast_to(np.asarray(function(*points), float), grid.shape).ravel()
-        member = signed > 0
-        if not member.any():
-            raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
-        if member.all():
-            raise ValueError("the target fills the whole box")
-        if "upwind" in schemes:
-            generator = backward(process, grid, [signed.reshape(grid.shape)])
-            exits = generator.exits[:, 0]
-            leaving = np.asarray(generator.rates.sum(axis=1)).ravel() + exits
-            inner = (generator.rates - sparse.diags(leaving)).T
-            return cls(inner.tocsc(), generator.outside, exits)
-        keep = np.flatnonzero(~member)
-        entries = matrix.tocoo()
-        leaving = member[entries.row] & ~member[entries.col]
-        cells = entries.col[leaving]
-        rates = exit_rates(matrix, grid, signed, entries.row[leaving], cells)
-        exits = np.bincount(cells, rates, grid.cells)[keep]
-        inner = matrix[keep][:, keep]
+        """The matrix outside the set where a signed function is positive; fails as :meth:`Outside.of`."""
+        outside = Outside.of(process, matrix, grid, [function], schemes)
+        inner, exits = outside.rates.T, outside.exits[:, 0]
         inner = inner - sparse.diags(np.asarray(inner.sum(axis=0)).ravel() + exits)
-        return cls(inner.tocsc(), keep, exits)
+        return cls(inner.tocsc(), outside.keep, exits)
 
     def slowest_decay(self) -> tuple[float, np.ndarray]:
         """The smallest decay rate and its density on all kept cells, of sum 1: the quasi-stationary state.

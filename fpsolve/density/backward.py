@@ -21,7 +21,7 @@ import scipy.sparse as sparse
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.absorption import exit_rates
+from fpsolve.density.absorption import Outside
 from fpsolve.density.choices import BackwardMethod, Scheme, Walls
 from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
@@ -31,7 +31,6 @@ from fpsolve.density.operator import NullVector, fokker_planck_matrix, null_vect
 from fpsolve.density.richardson import at, error_left, extrapolated, resampled
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
-from fpsolve.density.upwind import backward
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import dataset, provenance, quantity
 from fpsolve.symbols.target import target_function
@@ -348,22 +347,9 @@ class _Absorbing:
         cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]], method: BackwardMethod
     ) -> _Absorbing:
         """The equation on a grid; each signed function is positive inside its set."""
-        points = np.moveaxis(grid.points(), -1, 0)
-        signed = [np.broadcast_to(np.asarray(f(*points), float), grid.shape).ravel() for f in functions]
-        members = [g > 0 for g in signed]
-        if not all(member.any() for member in members):
-            raise ValueError("the target holds no cell of the box: enlarge the box or use more cells")
-        if np.sum(members, axis=0).max() > 1:
-            raise ValueError("source and target overlap")
-        if np.all(np.any(members, axis=0)):
-            raise ValueError("the target fills the whole box")
         schemes = _schemes(process, grid, method)
-        rates = fokker_planck_matrix(process, grid, schemes).T.tocsr()
-        if "upwind" in schemes:
-            equation = backward(process, grid, [g.reshape(grid.shape) for g in signed])
-            keep, inner, exits = equation.outside, equation.rates, equation.exits
-        else:
-            keep, inner, exits = _outside(grid, rates, signed)
+        matrix = fokker_planck_matrix(process, grid, schemes)
+        members, keep, inner, exits = Outside.of(process, matrix, grid, functions, schemes)
         try:
             chain = eliminate(Dissection.of(inner, grid.indices()[keep]), inner, exits)
         except ShutIn as error:
@@ -372,7 +358,7 @@ class _Absorbing:
                 f"the target is never reached from {where}, or over a barrier above about 670 D, which no "
                 "float holds; use theory.escape or a box= without that well"
             ) from None
-        return cls(process, grid, schemes, members, keep, rates, chain)
+        return cls(process, grid, schemes, members, keep, matrix.T.tocsr(), chain)
 
     @property
     def upwind(self) -> bool:
@@ -402,20 +388,6 @@ class _Absorbing:
         result = xr.DataArray(variable, coords=self.grid.coordinates, name=re.sub(r"\W", "_", name))
         result.attrs |= provenance(f"{name}: {self.process.name}", cells=self.grid.cells, **attrs)
         return result
-
-
-def _outside(
-    grid: Grid, rates: sparse.csr_matrix, signed: Sequence[np.ndarray]
-) -> tuple[np.ndarray, sparse.csr_matrix, np.ndarray]:
-    """Cells outside all sets, the rates among them, and their exits into each set at its cut boundary."""
-    keep = np.flatnonzero(~np.any([g > 0 for g in signed], axis=0))
-    rows, exits = rates[keep], np.zeros((len(keep), len(signed)))
-    for k, g in enumerate(signed):
-        inside = np.flatnonzero(g > 0)
-        jumps = rows[:, inside].tocoo()
-        out = exit_rates(rates.T, grid, g, inside[jumps.col], keep[jumps.row])
-        np.add.at(exits[:, k], jumps.row, out)
-    return keep, rows[:, keep], exits
 
 
 def _extrapolated_times(
