@@ -27,8 +27,10 @@ class Process(ABC):
 
     Every process has ``variables``, ``drift`` b(X) of shape (N, 1), ``diffusion`` D(X) of shape
     (N, N), ``root`` G(X) of shape (N, m) with G Gᵀ = 2D, a ``name``, and ``landscape`` and
-    ``learning_rate``, which are None where there is none.
+    ``learning_rate``, None where there is none. ``remedy`` says what helps where D is no covariance.
     """
+
+    remedy = "there is no such process; correct D, or keep walkers away by box= and walls="
 
     if TYPE_CHECKING:
         # Fields in one subclass, properties in the other: read-only as far as solvers are concerned.
@@ -253,6 +255,7 @@ class FiniteStep(Process):
     step: sp.Expr
     form: Form = "small-noise"
     learning_rate = None
+    remedy = "use form='small-noise' or a smaller learning_rate"
 
     @property
     def variables(self) -> tuple[sp.Symbol, ...]:
@@ -322,8 +325,7 @@ class FiniteStep(Process):
             where = ", ".join(f"{n}={v:.4g}" for n, v in zip(self.names, worst, strict=True))
             raise ValueError(
                 f"D of the {self.form} form is not positive semidefinite: its lowest eigenvalue is "
-                f"{lowest.min():.3g} at {where}; "
-                "use form='small-noise' or a smaller learning_rate"
+                f"{lowest.min():.3g} at {where}; {self.remedy}"
             )
         return super().root_values(points)
 

@@ -260,10 +260,7 @@ def refuse_indefinite(process: Process, points: np.ndarray, when: str) -> None:
     reason = "is not finite"
     if np.isfinite(worst).all():
         reason = f"is no covariance (eigenvalue {np.linalg.eigvalsh(worst)[0]:.3g})"
-    raise ValueError(
-        f"D {reason} at {where}, {when}: there is no such process; correct D, or keep walkers away by box= "
-        "and walls="
-    )
+    raise ValueError(f"D {reason} at {where}, {when}: {process.remedy}")
 
 
 def wall_lines(domain: Domain, names: Sequence[str], root: Sequence[str], number) -> list[str]:
