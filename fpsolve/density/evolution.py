@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,10 +16,10 @@ import xarray as xr
 from fpsolve.density.absorption import Absorbed
 from fpsolve.density.choices import Scheme, Walls
 from fpsolve.density.fitted import natural_ends
-from fpsolve.density.grid import Grid, checked_walls, kept_axes, walls_in_words
+from fpsolve.density.grid import Grid, checked_walls, rim_masses, walls_in_words
 from fpsolve.density.operator import fokker_planck_matrix
 from fpsolve.density.start import Start, initial_state, on_coarser
-from fpsolve.density.stationary import RIM, chosen_schemes, moments, numeric_process, order, titled
+from fpsolve.density.stationary import chosen_schemes, moments, numeric_process, order, titled
 from fpsolve.density.stepping import Stepper
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
@@ -238,16 +239,15 @@ class _Run:
         """What the difference between two grids is divided by, for the error of the finer one."""
         return 2.0 ** order(self.process, self.grid, self.schemes) - 1.0
 
+    @cached_property
+    def natural(self) -> frozenset[tuple[str, str]]:
+        """Ends of the box where D vanishes."""
+        return natural_ends(self.process, self.grid)
+
     def rim(self, density: np.ndarray) -> float:
         """Mass in the outer share of the box, at walls that shall be far."""
-        natural, held = natural_ends(self.process, self.grid), 0.0
-        for axis, name in enumerate(self.grid.names):
-            marginal = kept_axes(np.abs(density), axis) * self.grid.cell_volume
-            cells = max(1, round(RIM * len(marginal)))
-            for end, part in (("low", marginal[:cells]), ("high", marginal[-cells:])):
-                if self.walls[name] == "far" and (name, end) not in natural:
-                    held += float(part.sum())
-        return held
+        masses = rim_masses(density, self.grid)
+        return sum(m for end, m in masses.items() if self.walls[end[0]] == "far" and end not in self.natural)
 
     def both(self, progress: bool) -> tuple[_Frames, _Frames]:
         """The frames on the grid and on half of it."""

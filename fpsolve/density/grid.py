@@ -15,6 +15,8 @@ from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Box = dict[str, tuple[float, float]]
+#: Outer share of the box whose mass tells whether the density fits into it.
+RIM = 0.02
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,23 @@ class Grid:
 def kept_axes(values: np.ndarray, *axes: int) -> np.ndarray:
     """An array summed over all axes but ``axes``."""
     return values.sum(axis=tuple(a for a in range(values.ndim) if a not in axes))
+
+
+def rim_masses(density: np.ndarray, grid: Grid) -> dict[tuple[str, str], float]:
+    """|Mass| in the outer ``RIM`` share of the box, by end, such as ("x", "low").
+
+    Left out are v = 0 of mirrored axes and the ends of periodic ones.
+    """
+    masses = {}
+    for axis, name in enumerate(grid.names):
+        marginal = kept_axes(np.abs(density), axis) * grid.cell_volume
+        cells = max(1, round(RIM * len(marginal)))
+        if name in grid.periodic:
+            continue
+        if name not in grid.mirrored:
+            masses[name, "low"] = float(marginal[:cells].sum())
+        masses[name, "high"] = float(marginal[-cells:].sum())
+    return masses
 
 
 def unfolded(values: np.ndarray, axis: int = 0, *, odd: bool = False) -> np.ndarray:

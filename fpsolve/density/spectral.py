@@ -27,7 +27,7 @@ from scipy.sparse.linalg import SuperLU
 
 from fpsolve.density.choices import Walls
 from fpsolve.density.fitted import natural_ends
-from fpsolve.density.grid import Box, Grid, kept_axes, lowest, unfolded
+from fpsolve.density.grid import RIM, Box, Grid, kept_axes, lowest, unfolded
 from fpsolve.density.operator import check_periodic, factorised, pinned_system
 from fpsolve.density.pieces import refuse_unfit, smooth_pieces
 from fpsolve.results import quantity
@@ -52,8 +52,6 @@ HERMITE_REACH = 9.0
 
 #: A box this many scales α wide on both sides cuts off less than 1e-8 of a Hermite axis.
 WIDE_ENOUGH = 6.0
-#: Outer share of the box whose mass counts as that at its walls.
-RIM = 0.02
 #: Memory in bytes that a level may need.
 MEMORY = 4 * 2**30
 #: Entries of the factors over those of the matrix, by dimension, as measured on these levels.

@@ -40,8 +40,6 @@ from theory.langevin import Process
 SMALLEST_WELL = 0.02
 #: ``MAX_CELLS`` for upwind differences, whose matrices are fuller.
 MAX_CELLS_UPWIND = {2: 90_000, 3: 14_000}
-#: Outer share of the box whose mass is reported as ``boundary_mass``.
-RIM = 0.02
 #: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
 SMALLEST_ESTIMATE = 1e-6
 
@@ -250,19 +248,8 @@ class _Solution:
 
     @cached_property
     def rim(self) -> dict[tuple[str, str], float]:
-        """Mass in the outer ``RIM`` share of the box, for every end that is a wall.
-
-        The ends of periodic axes and those where D vanishes are none.
-        """
-        masses = {}
-        for axis, name in enumerate(self.grid.names):
-            marginal = self.marginal(axis)
-            cells = max(1, round(RIM * len(marginal)))
-            if name in self.grid.periodic:
-                continue
-            if name not in self.grid.mirrored:
-                masses[name, "low"] = float(marginal[:cells].sum())
-            masses[name, "high"] = float(marginal[-cells:].sum())
+        """Mass in the rim of the box, for every end that is a wall: those where D vanishes are none."""
+        masses = mesh.rim_masses(self.state.density, self.grid)
         return {end: mass for end, mass in masses.items() if end not in self.natural}
 
 
