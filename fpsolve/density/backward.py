@@ -14,11 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, get_args
+from typing import get_args
 
 import numpy as np
 import scipy.sparse as sparse
-import sympy as sp
 import xarray as xr
 
 from fpsolve.density.absorption import Outside
@@ -33,10 +32,9 @@ from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import dataset, provenance, quantity
-from fpsolve.symbols.target import target_function
+from fpsolve.symbols.target import Target, target_function
 from theory.langevin import Process
 
-Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
 #: Negative times, as a share of the largest, that upwind differences may have next to the target.
 LARGEST_UNDERSHOOT = 1e-2
 #: Name and unit of the moments of the first-passage time.

@@ -174,20 +174,6 @@ def _turned(dissection: Dissection, turn: np.ndarray) -> Dissection:
     return replace(dissection, order=order, kept=kept)
 
 
-def with_absorbing(
-    rates: sparse.spmatrix, *sets: np.ndarray
-) -> tuple[np.ndarray, sparse.csr_matrix, np.ndarray]:
-    """A chain outside absorbing sets, for :func:`eliminate`.
-
-    ``sets`` are disjoint boolean masks of states, shape (n,). Returns the numbers of the states outside,
-    their rates, and their exits into each set, shape (states outside, sets).
-    """
-    outside = np.flatnonzero(~np.any(sets, axis=0))
-    rows = sparse.csr_matrix(rates)[outside]
-    exits = np.stack([rows @ np.asarray(member, float) for member in sets], axis=1)
-    return outside, rows[:, outside], exits
-
-
 #: What is wrong with a factorisation: nothing, or rates outside the dissection; else a state's rank.
 _FINE, _STRANGER = -1, -2
 

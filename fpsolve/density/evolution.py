@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sparse
-import sympy as sp
 import xarray as xr
 
 from fpsolve.density.absorption import Absorbed
@@ -23,10 +22,9 @@ from fpsolve.density.stationary import chosen_schemes, moments, numeric_process,
 from fpsolve.density.stepping import Stepper
 from fpsolve.progress import bar
 from fpsolve.results import dataset, quantity
-from fpsolve.symbols.target import target_function
+from fpsolve.symbols.target import Target, target_function
 from theory.langevin import Process
 
-Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
 #: The error allowed in one step, over the accuracy asked for, at the first attempt.
 FIRST_SHARE = 0.02
 ATTEMPTS = 4

@@ -40,10 +40,6 @@ class Domain:
 
     ends: tuple[tuple[End, End], ...]
 
-    @property
-    def is_free(self) -> bool:
-        return all(end is None for pair in self.ends for end in pair)
-
     def axes(self, kind: str) -> list[int]:
         """Axes with at least one end of a kind."""
         return [i for i, pair in enumerate(self.ends) if any(end and end[0] == kind for end in pair)]

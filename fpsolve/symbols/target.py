@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
 from fpsolve.symbols.functions import numpy_function
+
+#: A condition, or a signed function of one array per variable, positive inside.
+Target: TypeAlias = sp.Basic | Callable[..., np.ndarray]
 
 
 def signed_function(condition: sp.Basic, variables: Sequence[sp.Symbol]) -> sp.Expr:
@@ -68,9 +72,7 @@ def target_edges(condition: sp.Basic, variable: sp.Symbol) -> tuple[float, ...]:
     return tuple(sorted(roots))
 
 
-def target_function(
-    condition: sp.Basic | Callable[..., np.ndarray], variables: Sequence[sp.Symbol]
-) -> Callable[..., np.ndarray]:
+def target_function(condition: Target, variables: Sequence[sp.Symbol]) -> Callable[..., np.ndarray]:
     """The signed function of a target as a NumPy function of one array per variable.
 
     Parameters
