@@ -28,6 +28,8 @@ OVERFLOW = 1e25
 REACH = float(np.arcsinh(1e90 / SMALLEST)) * 1.0123
 #: A box this narrow in u is not cut any more: what is in it is one zero, of higher order or at a kink.
 NARROWEST = 1e-8
+#: u and back: x is off by this share at most.
+ROUNDING = 1e-12
 #: Undecided boxes this close to one another in u are one zero.
 TORN = 3e-5
 #: Boxes looked at before the search gives up, and boxes at one time that count as a line of zeros.
@@ -173,8 +175,10 @@ class _Search:
         rest = ~empty & ~proved
         shrink = (usable & rest)[:, None]
         a, b = np.where(shrink, new_a, a)[rest], np.where(shrink, new_b, b)[rest]
-        low = np.maximum(low[rest], np.where(shrink[rest], np.arcsinh(a / SMALLEST), low[rest]))
-        high = np.minimum(high[rest], np.where(shrink[rest], np.arcsinh(b / SMALLEST), high[rest]))
+        # A box that Newton's operator made a point must not lose its zero to the rounding of u.
+        inner_low, inner_high = np.arcsinh(a / SMALLEST) - ROUNDING, np.arcsinh(b / SMALLEST) + ROUNDING
+        low = np.maximum(low[rest], np.where(shrink[rest], inner_low, low[rest]))
+        high = np.minimum(high[rest], np.where(shrink[rest], inner_high, high[rest]))
         return middle[proved & ~empty], (low, np.maximum(low, high)), (a, b)
 
     def _krawczyk(self, centre: np.ndarray, a: np.ndarray, b: np.ndarray, J: list[np.ndarray]):

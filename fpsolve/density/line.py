@@ -25,6 +25,8 @@ DEPTH = 36.0
 ABOVE = 15.0
 #: Wells and barriers higher than this above the lowest well are left out of a window for times.
 HIGHEST = 300.0
+#: The same for a density, whose box holds a well without weight if it has at most so many sharpest widths.
+HIGHEST_WELL, WIDEST_WITH_IT = 500.0, 250.0
 #: A box wider than this in units of the narrowest well cannot be solved on uniform cells.
 WIDEST = 1e5
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -177,14 +179,41 @@ def _cut(reach: _Reach, x: sp.Symbol, with_barriers: bool) -> LineWindow:
                 f"nothing confines {x}: its density does not fall off towards {x}={places[end]:.1g}, no "
                 "stationary law exists; a box= with walls='reflecting' gives that of the box"
             )
+    width = _sharpest(reach, lowest + DEPTH) or float(places[last] - places[first]) / 20
+    if not with_barriers:
+        first, last = _with_high_wells(reach, first, last, width)
     low, high = places[max(first - 1, 0)], places[min(last + 1, len(phi) - 1)]
     # A natural end is an end of the box, where the density comes near it.
     near = 1e-3 * (high - low)
     low = reach.ends[0] if low - reach.ends[0] < near else low
     high = reach.ends[1] if reach.ends[1] - high < near else high
-    wells = [k for k in np.flatnonzero(reach.turns) if phi[k] < lowest + DEPTH and phi[k] <= phi[k - 1]]
-    widths = [_rise(places, phi, int(k)) for k in wells if k + 1 < len(phi) and phi[k] <= phi[k + 1]]
-    return LineWindow(float(low), float(high), min(widths, default=(high - low) / 20))
+    return LineWindow(float(low), float(high), width)
+
+
+def _with_high_wells(reach: _Reach, first: int, last: int, width: float) -> tuple[int, int]:
+    """The part widened to hold all of wells that hold next to no weight, as far as few cells resolve them."""
+    places, phi = reach.places, reach.phi
+    level = phi.min() + HIGHEST_WELL
+    for k in sorted(_wells(reach, level), key=lambda k: phi[k]):
+        shallow = np.flatnonzero(phi <= phi[k] + DEPTH)
+        a, b = min(first, int(shallow[0])), max(last, int(shallow[-1]))
+        sharpest = min(width, _sharpest(reach, level) or width)
+        if phi[a:b].max() < level and places[b] - places[a] < WIDEST_WITH_IT * sharpest:
+            first, last = a, b
+    return first, last
+
+
+def _wells(reach: _Reach, level: float) -> list[int]:
+    """Minima of Φ below a level, ends left out."""
+    phi, turns = reach.phi, np.flatnonzero(reach.turns)
+    inner = [int(k) for k in turns if 0 < k < len(phi) - 1 and phi[k] < level]
+    return [k for k in inner if phi[k] <= phi[k - 1] and phi[k] <= phi[k + 1]]
+
+
+def _sharpest(reach: _Reach, level: float) -> float | None:
+    """The width of the sharpest well below a level."""
+    widths = [_rise(reach.places, reach.phi, k) for k in _wells(reach, level)]
+    return min(widths, default=None)
 
 
 def _rise(places: np.ndarray, phi: np.ndarray, k: int) -> float:

@@ -140,14 +140,18 @@ def escape_by_simulation(rng):
 
     def ask():
         process = Langevin(Landscape(loss, (x,)), isotropic(D))
-        runs = simulate_escape(
-            process, start={"x": start}, target=x > target, walkers=2000, time_step=0.01, max_time=60 * truth,
-            rng=seed, threads=1,
+        coarse, fine = (
+            simulate_escape(
+                process, start={"x": start}, target=x > target, walkers=2000, time_step=step, max_time=60 * truth,
+                rng=draw, threads=1,
+            )
+            for step, draw in ((0.02, seed), (0.01, seed + 1))
         )  # fmt: skip
-        times = runs["escape_time"].values
-        mean, error = float(np.nanmean(times)), float(np.nanstd(times) / np.sqrt(np.isfinite(times).sum()))
-        escape_rate(runs)
-        return [Claim("mean time", mean, error, truth, statistical=True)]
+        rate = escape_rate(coarse, finer=fine)
+        error = float(np.log(rate.high / rate.low)) / 3.92
+        return [
+            Claim("ln rate", float(np.log(rate.rate)), error, -float(np.log(truth)), 1.0, statistical=True)
+        ]
 
     return Problem("simulated escape", f"L = {loss}, D = {D}, {start} to x > {target}, rng {seed}", ask)
 
