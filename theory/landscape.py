@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import sympy as sp
 
-from theory.critical import MOST_CUT, Box, CriticalPoint, Surface, critical_points
+from theory.critical import Box, CriticalPoint, Surface, critical_points
+from theory.starts import MOST_CUT
 
 #: Anything a formula accepts as a parameter: a number, or a symbol that stays symbolic.
 Parameter: TypeAlias = float | sp.Expr

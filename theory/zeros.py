@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
+from theory.evaluate import values_at
 from theory.intervals import enclosed
 
 #: The length δ below which boxes are cut evenly.
@@ -28,8 +29,8 @@ OVERFLOW = 1e25
 REACH = float(np.arcsinh(1e90 / SMALLEST)) * 1.0123
 #: A box this narrow in u is not cut any more: what is in it is one zero, of higher order or at a kink.
 NARROWEST = 1e-8
-#: u and back: x is off by this share at most.
-ROUNDING = 1e-12
+#: Relative rounding of u on the way to x and back.
+ROUNDING = 1e-14
 #: Undecided boxes this close to one another in u are one zero.
 TORN = 3e-5
 #: Boxes looked at before the search gives up, and boxes at one time that count as a line of zeros.
@@ -122,6 +123,20 @@ def away(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where((low < 0) & (high > 0), 0.0, np.minimum(np.abs(low), np.abs(high))).max(axis=1)
 
 
+def cancels(field: Sequence[sp.Expr], variables: Sequence[sp.Symbol], points: np.ndarray) -> np.ndarray:
+    """Whether the terms of every component cancel at points (k, N).
+
+    Where fast functions of place have no digits left, far out, Newton's steps are small and mean nothing.
+    """
+    settled = np.ones(len(points), bool)
+    for f in field:
+        terms = list(sp.Add.make_args(sp.expand_mul(f)))
+        if len(terms) > 1 and len(points):
+            values = values_at(terms, variables, points)
+            settled &= np.abs(values.sum(axis=1)) <= 1e-6 * np.abs(values).sum(axis=1)
+    return settled
+
+
 def place(u: np.ndarray) -> np.ndarray:
     """x = δ sinh u."""
     return SMALLEST * np.sinh(u)
@@ -176,7 +191,9 @@ class _Search:
         shrink = (usable & rest)[:, None]
         a, b = np.where(shrink, new_a, a)[rest], np.where(shrink, new_b, b)[rest]
         # A box that Newton's operator made a point must not lose its zero to the rounding of u.
-        inner_low, inner_high = np.arcsinh(a / SMALLEST) - ROUNDING, np.arcsinh(b / SMALLEST) + ROUNDING
+        inner_low, inner_high = np.arcsinh(a / SMALLEST), np.arcsinh(b / SMALLEST)
+        inner_low = inner_low - ROUNDING * np.abs(inner_low)
+        inner_high = inner_high + ROUNDING * np.abs(inner_high)
         low = np.maximum(low[rest], np.where(shrink[rest], inner_low, low[rest]))
         high = np.minimum(high[rest], np.where(shrink[rest], inner_high, high[rest]))
         return middle[proved & ~empty], (low, np.maximum(low, high)), (a, b)
@@ -234,7 +251,10 @@ class _Search:
                 points = points - step
         width = np.ptp(hull, axis=0)
         inside = ((points >= hull[0] - width) & (points <= hull[1] + width)).all(axis=1)
-        settled = inside & (np.abs(step) < 1e-6 * (np.abs(points) + width.max())).all(axis=1)
+        # A hull of a search without end is wide and says nothing about the digits of a zero.
+        lengths = np.abs(points) + np.minimum(width.max(), np.abs(points).max(axis=1, keepdims=True))
+        settled = inside & (np.abs(step) < 1e-6 * lengths + ZERO).all(axis=1)
+        settled &= cancels(self.field, self.variables, points)
         values = np.linalg.svd(slope, compute_uv=False)
         flat = values[:, -1] <= 1e-6 * values[:, 0]
         return points[settled & ~flat], points[settled & flat]

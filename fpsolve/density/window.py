@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
-import sympy as sp
 from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
@@ -23,9 +22,9 @@ from theory.evaluate import values_at
 from theory.landscape import exact
 from theory.langevin import FiniteStep, Langevin, Process
 from theory.levels import Unconfined, sublevel_box
+from theory.starts import known_zeros, without_kinks
 from theory.valley import elimination
 from theory.valley.reduced import Reduced
-from theory.zeros import all_zeros
 
 #: Cells per standard deviation along a slow variable, and cells across a fast one (half, if mirrored).
 SLOW_CELLS_PER_WIDTH = 16
@@ -288,10 +287,7 @@ def _stable_points(process: Process) -> np.ndarray:
         if not points:
             raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
         return np.array(points)
-    try:
-        fixed = all_zeros(tuple(process.drift), process.variables)
-    except NotImplementedError:
-        return np.zeros((1, len(process.variables)))
+    fixed = known_zeros(tuple(process.drift), process.variables)
     singular, simple = fixed.singular, fixed.simple
     if simple.any():  # rounding in the coefficients makes degenerate zeros far away, where terms cancel
         singular = singular[np.abs(singular).max(axis=1, initial=0.0) < 1e6 * np.abs(simple).max()]
@@ -305,7 +301,7 @@ def _stable_points(process: Process) -> np.ndarray:
 def _jacobians(process: Process, points: np.ndarray) -> np.ndarray:
     """∂b/∂X at points (k, N), shape (k, N, N); kinks left out."""
     slopes = process.drift.jacobian(list(process.variables))
-    return values_at(slopes.replace(sp.DiracDelta, lambda *_: sp.Integer(0)), process.variables, points)
+    return values_at(without_kinks(slopes), process.variables, points)
 
 
 def _is_linear(process: Process) -> bool:

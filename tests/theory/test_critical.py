@@ -166,3 +166,15 @@ def test_more_variables_are_searched_on_the_scale_on_which_the_loss_bends():
         found = [p for p in Landscape(loss, variables).critical_points() if p.kind == "minimum"]
         assert len(found) == 16
         assert np.abs([*found[0].point.values()]) / float(s) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_places_with_many_digits_are_not_lost_to_rounding(k):
+    t, c = sp.Rational(397 * k, 1000), sp.Rational(163, 500)
+    (point,) = Landscape(
+        y**2 * (c * x**2 + 1) / 2 + sp.Rational(123, 400) * (x - t) ** 2, (x, y)
+    ).critical_points()
+    assert point.point == pytest.approx({"x": float(t), "y": 0.0}, abs=1e-12)
+    steep = [sp.expand(sp.prod([100 * v - sp.Rational(r, 1000) for r in roots])) for v, roots in ((x, (-1550, -48 * k, 1930)), (y, (-1740, -557, 1550 + k, 2410, 2920)))]  # fmt: skip
+    loss = sum(sp.integrate(slope, v) for slope, v in zip(steep, (x, y), strict=True))
+    assert len(Landscape(sp.expand(loss), (x, y)).critical_points()) == 15
