@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,8 @@ def quantity(
 def dataset(
     variables: Mapping[str, Any], *, title: str, coords: Mapping[str, Any] | None = None, **attrs: object
 ) -> xr.Dataset:
-    """A Dataset of variables and coordinates, headed by :func:`provenance`."""
+    """A Dataset of variables and coordinates, headed by :func:`provenance`; no name may be both."""
+    check_names(coords or {}, set(variables))
     return xr.Dataset(variables, coords, provenance(title, **attrs))
 
 
@@ -51,6 +52,12 @@ def plain(attrs: Mapping[str, object]) -> dict[str, Attribute]:
             raise TypeError(f"{name}={value!r} must be text or a number to be stored beside a result")
         found[name] = int(value) if isinstance(value, bool) else value
     return found
+
+
+def check_names(names: Collection[str], reserved: Set[str]) -> None:
+    """ValueError if a variable's name is needed for a result."""
+    if clash := reserved & set(names):
+        raise ValueError(f"rename the variable {min(clash)}: results use that name")
 
 
 def shortened(text: str, most: int = 60) -> str:

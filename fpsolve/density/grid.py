@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import xarray as xr
 
 from fpsolve.density.choices import Walls
-from fpsolve.results import quantity
+from fpsolve.results import check_names, quantity
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Box = dict[str, tuple[float, float]]
 #: Outer share of the box whose mass tells whether the density fits into it.
 RIM = 0.02
+#: Names in results beside those of the variables.
+RESERVED = frozenset({"cell_volume", "time", "survival", "mode"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Grid:
     shape: tuple[int, ...]
     mirrored: tuple[str, ...] = ()
     periodic: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_names(self.names, RESERVED | {f"{name}_weight" for name in self.names})
 
     @classmethod
     def on(cls, box: Box, shape: tuple[int, ...], periodic: tuple[str, ...] = ()) -> Grid:
@@ -169,10 +174,12 @@ def checked_shape(shape: Sequence[int] | int | None, dimension: int) -> tuple[in
     """Cells per axis as a tuple, at least 8 each; None for None."""
     if shape is None:
         return None
-    cells = (int(shape),) * dimension if isinstance(shape, int | np.integer) else tuple(map(int, shape))
-    if len(cells) != dimension or min(cells) < 8:
-        raise ValueError(f"shape={shape} must give at least 8 cells for each of {dimension} variables")
-    return cells
+    given = tuple(cast(Sequence[int], shape)) if np.ndim(shape) else (shape,) * dimension
+    if len(given) != dimension or not all(isinstance(n, int | np.integer) and n >= 8 for n in given):
+        raise ValueError(
+            f"shape={shape} must give a whole number of at least 8 cells for each of {dimension} variables"
+        )
+    return tuple(int(cast(int, n)) for n in given)
 
 
 def loss_values(process: Process, points: np.ndarray) -> np.ndarray | None:

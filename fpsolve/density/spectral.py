@@ -203,7 +203,8 @@ def spectral_density(
         # Below its rounding error the change is noise: finer levels cost much and gain nothing.
         if change < max(tolerance, solution.rounding) and near:
             break
-        box = _trimmed(solution, box)
+        if solution.rounding < tolerance:  # else a well that rounding has emptied would be cut off unseen
+            box = _trimmed(solution, box)
     if solution is None:
         raise MemoryError(
             f"the coarsest level of the spectral method needs more than {MEMORY / 2**30:.0f} GiB; use "

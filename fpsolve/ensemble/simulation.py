@@ -26,7 +26,6 @@ from fpsolve.ensemble.state import (
     Start,
     State,
     available_threads,
-    check_names,
     fresh_state,
     restored_state,
     saving_steps,
@@ -36,6 +35,7 @@ from fpsolve.ensemble.state import (
 )
 from fpsolve.ensemble.summary import RESERVED, ensemble_dataset
 from fpsolve.ensemble.wells import exchange_remark
+from fpsolve.results import check_names
 from fpsolve.symbols.counter_rng import Seed
 from theory.langevin import Process
 
@@ -134,7 +134,7 @@ def simulate(
         start or a coefficient at the start makes no sense, and at the end if a walker came to a place where D
         is no covariance. A UserWarning if walkers diverged, or went from well to well too rarely.
     """
-    check_names(process, RESERVED)
+    check_names(process.names, RESERVED)
     given = {
         "walkers": walkers, "time_step": time_step, "burn_in": burn_in, "bins": bins, "rng": rng,
         "divergence": divergence, "first_walker": first_walker, "box": box, "walls": walls,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,12 +245,6 @@ def available_threads(threads: int | None) -> int:
 def variable_names(process: Process) -> tuple[str, ...]:
     """The variables' names, in order."""
     return tuple(str(variable) for variable in process.variables)
-
-
-def check_names(process: Process, reserved: Set[str]) -> None:
-    """ValueError if a variable's name is needed for a result."""
-    if clash := reserved & set(variable_names(process)):
-        raise ValueError(f"rename the variable {min(clash)}: results use that name")
 
 
 def process_hash(process: Process) -> str:

@@ -20,7 +20,6 @@ from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
     State,
     available_threads,
-    check_names,
     fresh_state,
     is_discrete,
     process_hash,
@@ -33,7 +32,7 @@ from fpsolve.ensemble.steps import ORDER, Scheme, best_scheme
 from fpsolve.escape.kernel import ABSORBED, CENSORED, DIVERGED, ESCAPED, Boundary, escape_kernel
 from fpsolve.escape.targets import gap_target, step_for, target_width
 from fpsolve.progress import bar
-from fpsolve.results import dataset, quantity
+from fpsolve.results import check_names, dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import inequalities, signed_function, target_edges
@@ -214,7 +213,7 @@ class Passages(NamedTuple):
 
 def start_state(process: Process, target: sp.Basic, max_time: float, **given: Any) -> State:
     """The checked state at time 0, outside the target; ``given`` is for ``fresh_state``."""
-    check_names(process, _RESERVED)
+    check_names(process.names, _RESERVED)
     if not (math.isfinite(max_time) and max_time > 0):
         raise ValueError(f"max_time={max_time:g} must be positive and finite")
     g = numpy_function(signed_function(target, process.variables), process.variables)

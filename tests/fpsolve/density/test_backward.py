@@ -190,6 +190,15 @@ def test_committor_over_deep_wells_is_the_splitting_probability(noise, right):
     assert q.attrs["half_grid_estimate"] < 1e-4
 
 
+def test_a_committor_inside_a_well_between_sets_beyond_it_is_a_half():
+    line = np.linspace(-1.5, 1.5, 300_001)
+    weight = np.exp(100 * (line**4 / 4 - line**2 / 2))
+    exact = weight[line < -1].sum() / weight.sum()
+    q = committor(_well(25), source=x < -1.5, target=x > 1.5)
+    assert exact == pytest.approx(0.49999, abs=1e-5)
+    assert abs(_at(q, x=-1.0) - exact) < q.attrs["half_grid_estimate"] + 1e-9 < 1e-4
+
+
 def test_committor_and_rates_on_cells_too_wide_say_so():
     narrow = Langevin(Landscape(WELL + 50 * (y - x**2) ** 2, (x, y)), isotropic(0.03))
     box = {"x": (-1.6, 1.6), "y": (-0.6, 2.4)}

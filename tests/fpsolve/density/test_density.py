@@ -288,7 +288,7 @@ def test_three_variables_with_full_diffusion_have_the_lyapunov_covariance():
         (lambda: stationary_density(Langevin(Landscape(sp.log(x) + y**2, (x, y)), isotropic(1)), box={"x": (-1, 1), "y": (-3, 3)}), "not finite and real"),
         (lambda: stationary_density(Diffusion(sp.Matrix([-x, -y]), sp.Matrix([[1, 2], [2, 1]]), (x, y)), box={"x": (-5, 5), "y": (-5, 5)}), "not positive semidefinite"),
         (lambda: stationary_density(OU, method="magic"), "method='magic'"),
-        (lambda: stationary_density(OU, shape=4), "at least 8 cells"),
+        *((lambda n=n: stationary_density(OU, shape=n), "at least 8 cells") for n in (4, 40.0, "40", True, (40, 40.5))),
         (lambda: stationary_density(OU, scheme="sideways"), "scheme='sideways'"),
     ],
 )  # fmt: skip

@@ -170,6 +170,21 @@ def test_weights_of_wells_that_are_lost_in_rounding_are_said_to_be(D):
     assert error < 10 * density.attrs["convergence"]
 
 
+@pytest.mark.parametrize(
+    ("process", "middle"),
+    [
+        *((Langevin(Landscape(x**4 / 4 - x**2 / 2 + x / 2000, (x,)), isotropic(sp.Rational(1, 4 * b))), 0) for b in (40, 75, 300)),
+        (Langevin(Landscape(x**2 * (x - 20) ** 2 / 1600 - x / 100, (x,)), isotropic(0.25)), 10),
+        (Diffusion([-2 * x * (x - 2) * (2 * x - 2) * 2 + sp.Rational(1, 2)], [[0.03]], (x,)), 1),
+    ],
+)  # fmt: skip
+def test_a_well_that_rounding_has_emptied_is_not_cut_off_unseen(process, middle):
+    with pytest.warns(UserWarning, match="rounding limits"):
+        density = stationary_density(process, method="spectral")
+    assert float(density.x.min()) < middle < float(density.x.max())
+    assert density.attrs["convergence"] > 1e-3
+
+
 def test_a_density_that_only_changes_sides_is_not_called_settled():
     process = Langevin(Landscape(x**4 / 4 - x**2 / 2 + x / 10, (x,)), isotropic(0.1))
     axes = spectral._axes(process, {"x": (-2.6, 2.6)}, (), {}, (10, 0, 12))

@@ -70,6 +70,14 @@ def test_kinks_need_no_box(loss, D, right):
     assert right is None or square / norm == pytest.approx(right, rel=1e-8)
 
 
+@BOTH
+@pytest.mark.parametrize("power", [6, 10, 16])
+def test_the_flatter_a_minimum_the_steeper_its_walls(method, power):
+    right = gamma(3 / power) / gamma(1 / power) / 2 ** (2 / power)
+    square = averaged(langevin(2 * (x - 3) ** power, 1), lambda d: (d.x - 3) ** 2, method=method)
+    assert square == pytest.approx(right, rel=1e-6)
+
+
 def test_flat_minima_and_rings_in_two_variables():
     assert averaged(langevin(x**4 + y**4, 1), lambda d: d.x**2) == pytest.approx(QUARTIC / 2, rel=1e-4)
     ring = langevin((x**2 + y**2 - 1) ** 2, 0.05)
