@@ -2,9 +2,10 @@
 
 Itô convention: ∂_t P = Σ_i ∂_i[−b_i P + Σ_j ∂_j(D_ij P)], written per axis as
 ∂_i[(−b_i + ∂_i D_ii) P + D_ii ∂_i P] plus the cross terms ∂_i ∂_j(D_ij P), i ≠ j. FiPy assembles the
-former. FiPy puts off-diagonal entries of a tensor coefficient on the lagged right-hand side, which a null
-vector does not contain. The cross terms are therefore added to FiPy's matrix as a conservative 9-point
-stencil. The stencil is not monotone, as one from Selling's decomposition of D would be.
+former, from rates that are right to rounding. FiPy puts off-diagonal entries of a tensor coefficient on the
+lagged right-hand side, which a null vector does not contain. The cross terms are therefore added to FiPy's
+matrix as a conservative 9-point stencil. The stencil is not monotone, as one from Selling's decomposition of
+D would be.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from itertools import permutations
+from types import ModuleType
 
 import numpy as np
 import scipy.sparse as sparse
@@ -121,19 +123,17 @@ def fokker_planck_matrix(process: Process, grid: Grid, schemes: Sequence[Scheme]
     check_periodic(process, grid)
     if (whole := next((s for s in schemes if s in WHOLE), None)) is not None:
         return WHOLE[whole](process, grid)
-    values, own = coefficients(process, grid), {}
+    values = coefficients(process, grid)
+    total, inner = cross_operator(values.diffusion, grid), {}
     for axis, scheme in enumerate(schemes):
-        if fitted := fitted_axis(process, grid, axis):
-            own[axis] = fitted.rates(scheme)
-        elif grid.names[axis] in grid.periodic:
-            own[axis] = face_rates(
-                values.velocity[axis], values.face_diffusion[axis], grid.widths[axis], scheme
-            )
-    total = cross_operator(values.diffusion, grid)
-    if len(own) < len(schemes):
-        fluxes = _fipy_operator(values, grid, schemes, left_out=tuple(own))
-        total = total + _exact_ratios(fluxes, values, grid, schemes)
-    return sum((exchange(grid, axis, *rates) for axis, rates in own.items()), total).tocsc()
+        fitted, h = fitted_axis(process, grid, axis), grid.widths[axis]
+        given = values.velocity[axis], values.face_diffusion[axis], h
+        rates = fitted.rates(scheme) if fitted else face_rates(*given, scheme)
+        if grid.names[axis] in grid.periodic:
+            total = total + exchange(grid, axis, *rates)
+        else:
+            inner[axis] = rates
+    return (total + _fipy_operator(grid, inner)).tocsc()
 
 
 def check_periodic(process: Process, grid: Grid) -> None:
@@ -200,78 +200,54 @@ def _fipy_environment() -> Iterator[None]:
                 os.environ["FIPY_SOLVERS"] = suite
 
 
-def _fipy_operator(
-    values: Coefficients, grid: Grid, schemes: Sequence[Scheme], left_out: tuple[int, ...] = ()
-) -> sparse.csr_matrix:
-    """Convection and diagonal diffusion of all axes but those left out, assembled by FiPy."""
+@cache
+def _fipy() -> tuple[ModuleType, type]:
+    """FiPy, and its face term with a given coefficient in every entry of the matrix.
+
+    FiPy's own convection terms lose digits where drift dominates: they subtract two nearly equal numbers for
+    the rate against it.
+    """
     with _fipy_environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # FiPy still imports numpy.core
         import fipy
-    dimension = len(grid.shape)
+
+    class Exchange(fipy.terms.faceTerm.FaceTerm):
+        """Flux through each face: rate up times the cell below it less rate down times the cell above."""
+
+        def __init__(self, up: np.ndarray, down: np.ndarray) -> None:
+            super().__init__(coeff=1.0)
+            self.entries = {
+                "cell 1 diag": -up,
+                "cell 1 offdiag": down,
+                "cell 2 diag": -down,
+                "cell 2 offdiag": up,
+            }
+
+        def _getGeomCoeff(self, var):
+            return 1.0  # rates are per time already
+
+        def _getWeight(self, var, transientGeomCoeff=None, diffusionGeomCoeff=None):
+            return {"implicit": self.entries}
+
+    return fipy, Exchange
+
+
+def _fipy_operator(grid: Grid, rates: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> sparse.csr_matrix:
+    """The exchange between neighbours along some axes at given rates up and down, assembled by FiPy."""
+    fipy, Exchange = _fipy()
     # FiPy numbers cells with its first axis fastest; reversed axes make that numpy's C order.
-    order = list(range(dimension))[::-1]
-    letters = "xyz"
-    sizes = {f"n{letters[k]}": grid.shape[a] for k, a in enumerate(order)}
-    widths = {f"d{letters[k]}": grid.widths[a] for k, a in enumerate(order)}
-    mesh = (fipy.Grid1D, fipy.Grid2D, fipy.Grid3D)[dimension - 1](**sizes, **widths)
-    normals = np.abs(np.asarray(mesh.faceNormals))
-    position = np.asarray(mesh.faceCenters)
-    diffusion = np.ones(mesh.numberOfFaces)  # outer faces carry no flux whatever stands there
-    velocity = np.zeros((dimension, mesh.numberOfFaces))
-    for k, axis in enumerate(order):
-        faces = np.flatnonzero(normals[k] > 0.5)
-        if axis in left_out:
-            diffusion[faces] = 0.0
-            continue
-        index = [np.rint(position[m, faces] / grid.widths[a] - 0.5).astype(int) for m, a in enumerate(order)]
-        index[k] = np.rint(position[k, faces] / grid.widths[axis]).astype(int) - 1
-        inner = (index[k] >= 0) & (index[k] < grid.shape[axis] - 1)
-        where = tuple(index[order.index(a)][inner] for a in range(dimension))
-        diffusion[faces[inner]] = values.face_diffusion[axis][where]
-        velocity[k, faces[inner]] = values.velocity[axis][where]
-    density = fipy.CellVariable(mesh=mesh, value=1.0)
-    # A scalar face coefficient is a diagonal tensor here: each face of a grid has one normal.
-    right = fipy.DiffusionTerm(coeff=fipy.FaceVariable(mesh=mesh, value=diffusion))
-    terms = {"central": fipy.CentralDifferenceConvectionTerm, "exponential": fipy.ExponentialConvectionTerm}
-    for scheme, term in terms.items():
-        chosen = [k for k, axis in enumerate(order) if schemes[axis] == scheme]
-        if chosen:
-            part = np.zeros_like(velocity)
-            part[chosen] = -velocity[chosen]
-            right = right - term(coeff=fipy.FaceVariable(mesh=mesh, rank=1, value=part))
-    equation = right == 0
-    equation.cacheMatrix()
-    with np.errstate(all="ignore"):  # FiPy divides by D, which may be 0 along an axis
-        equation.justResidualVector(var=density)
-    return sparse.csr_matrix(equation.matrix.matrix) / grid.cell_volume
-
-
-def _exact_ratios(
-    fluxes: sparse.csr_matrix, values: Coefficients, grid: Grid, schemes: Sequence[Scheme]
-) -> sparse.csr_matrix:
-    """FiPy's operator with exact ratios of the rates up and down exponentially fitted faces.
-
-    FiPy subtracts two nearly equal numbers for the rate against the drift. It is the rate with the drift
-    times exp(−|c| h/D).
-    """
-    diagonals, offsets = [], []
-    for axis, scheme in enumerate(schemes):
-        stride = int(np.prod(grid.shape[axis + 1 :], dtype=int))
-        # Rates k → k + stride and back; between the ends of neighbouring lines they are zero.
-        ahead, back = fluxes.diagonal(-stride), fluxes.diagonal(stride)
-        if scheme == "exponential":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                push = values.velocity[axis] * grid.widths[axis] / values.face_diffusion[axis]
-            space = [(0, int(a == axis)) for a in range(len(grid.shape))]
-            push = np.pad(np.nan_to_num(push), space).ravel()[: len(ahead)]
-            ahead, back = (
-                np.where(push > 0, back * np.exp(-np.abs(push)), ahead),
-                np.where(push < 0, ahead * np.exp(-np.abs(push)), back),
-            )
-        diagonals += [ahead, back]
-        offsets += [-stride, stride]
-    rates = sparse.diags(diagonals, offsets, format="csr")
-    return rates - sparse.diags(np.asarray(rates.sum(axis=0)).ravel())
+    sizes = {f"n{letter}": n for letter, n in zip("xyz", grid.shape[::-1], strict=False)}
+    mesh = (fipy.Grid1D, fipy.Grid2D, fipy.Grid3D)[len(sizes) - 1](**sizes)
+    cell, beyond = np.ma.filled(mesh.faceCellIDs, -1)
+    up, down = np.zeros(len(cell)), np.zeros(len(cell))  # outer faces carry no flux
+    for axis, both in rates.items():
+        faces = np.flatnonzero(beyond - cell == int(np.prod(grid.shape[axis + 1 :], dtype=int)))
+        space = [(0, int(a == axis)) for a in range(len(grid.shape))]
+        up[faces], down[faces] = (np.pad(rate, space).ravel()[cell[faces]] for rate in both)
+    term = Exchange(up, down)
+    term.cacheMatrix()
+    term.justResidualVector(var=fipy.CellVariable(mesh=mesh, value=1.0))
+    return sparse.csr_matrix(term.matrix.matrix)
 
 
 def cross_operator(D: np.ndarray, grid: Grid) -> sparse.csr_matrix:
