@@ -18,6 +18,8 @@ import scipy.sparse as sparse
 LEAF = 24
 #: At most this many wells are eliminated last.
 MOST_WELLS = 64
+#: Depth in units of D from which on a dip of the density between two wells is a barrier.
+BARRIER = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,31 @@ def basins(rates: sparse.spmatrix) -> np.ndarray:
         smallest = np.minimum(smallest, smallest[step])
         step = step[step]
     return smallest[step]
+
+
+def separate_wells(rates: sparse.spmatrix, density: np.ndarray) -> np.ndarray:
+    """:func:`basins` of a stationary chain, joined where the density shows no barrier between them, (n,).
+
+    A current or coarse cells end walks where no well is. Two basins are one if the highest pass between them
+    is less than ``BARRIER`` below the lower of their peaks, in units of D.
+    """
+    peaks, label = np.unique(basins(rates), return_inverse=True)
+    with np.errstate(divide="ignore"):
+        height = np.nan_to_num(np.log(np.abs(density)), neginf=-1e300)
+    top = np.full(len(peaks), -np.inf)
+    np.maximum.at(top, label, height)
+    entries = rates.tocoo()
+    across = label[entries.row] != label[entries.col]
+    row, column = entries.row[across], entries.col[across]
+    passes = np.minimum(height[row], height[column])
+    joined = np.arange(len(peaks))
+    # Tops only rise, so that a pass that is a barrier when its turn comes remains one.
+    for k in np.argsort(-passes, kind="stable"):
+        one, other = joined[label[row[k]]], joined[label[column[k]]]
+        if one != other and passes[k] > min(top[one], top[other]) - BARRIER:
+            keep, gone = (one, other) if top[one] >= top[other] else (other, one)
+            joined[joined == gone] = keep
+    return peaks[joined[label]]
 
 
 def _fronts(pointers, neighbours, places, order, inner):

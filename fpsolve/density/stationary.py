@@ -16,7 +16,7 @@ import xarray as xr
 from fpsolve.density import grid as mesh
 from fpsolve.density.chain import in_equilibrium, suits_chain
 from fpsolve.density.choices import Method, Scheme, Walls
-from fpsolve.density.dissection import basins, wells
+from fpsolve.density.dissection import separate_wells, wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
@@ -335,7 +335,7 @@ def _change_of_weights(fine: NullVector, grid: Grid, coarse: NullVector, half: G
 
     Moments do not feel the weight of a shallow well, nor an error in the exponent of one between them.
     """
-    label = basins(fine.rates).reshape(grid.shape)
+    label = separate_wells(fine.rates, fine.density.ravel()).reshape(grid.shape)
     found, sizes = np.unique(label, return_counts=True)
     found = found[sizes >= SMALLEST_WELL * grid.cells]
     if len(found) < 2:
