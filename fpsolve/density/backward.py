@@ -84,8 +84,8 @@ def mean_first_passage_time(
     -------
     DataArray
         Dims named by the variables, zero on the target, units time (time² for the second moment).
-        Extrapolated over three grids where that brings them together. ``attrs["half_grid_estimate"]``:
-        relative error in each well and at the largest value, from the changes between the grids.
+        Extrapolated over grids where that brings them together. ``attrs["half_grid_estimate"]``:
+        relative error in each well, from the changes between the grids.
     """
     if moment not in _MOMENTS:
         raise ValueError(f"moment={moment} must be 1 or 2")
@@ -94,14 +94,14 @@ def mean_first_passage_time(
         inside = change.function(target_function(target, process.variables))
         solve = partial(mean_first_passage_time, target=inside, moment=moment)
         return change.solved(solve, box, shape)[1].assign_attrs(target=str(target))
-    problems = _on_grids(process, [target], method, box, shape, walls, 3)
+    problems = _on_grids(process, [target], method, box, shape, walls, 4)
     values = []
     for problem in problems:
         times = problem.times(np.ones(problem.grid.cells))
         values.append(problem.times(2.0 * times) if moment == 2 else times)
     undershoot = max(float(-v.min() / v.max()) for v in values[: 1 if problems[0].upwind else 2])
     negative = not undershoot <= (LARGEST_UNDERSHOOT if problems[0].upwind else 1e-6)
-    if len(problems) == 3 and all(v.min() >= 0.0 for v in values):
+    if len(problems) > 2 and all(v.min() >= 0.0 for v in values[:3]):
         values[0], estimate = _extrapolated_times(problems, values)
     else:
         estimate = _error_of_times(problems[:2], values[:2])
@@ -318,13 +318,17 @@ def _grid(process: Process, box, shape, walls) -> Grid:
 def _on_grids(
     process: Process, sets: Sequence[Target], method: BackwardMethod, box, shape, walls, count: int
 ) -> list[_Absorbing]:
-    """The backward equation with absorbing sets on the grid, on half, and on a quarter that can hold them."""
+    """The backward equation with absorbing sets on ``count`` grids, each of cells twice as wide.
+
+    Fewer than ``count`` where the sets or wells fall between the cells of the third or a later one, or where
+    nothing is to be extrapolated.
+    """
     functions = [target_function(condition, process.variables) for condition in sets]
     grid = _grid(process, box, shape, walls)
     problems = [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
-    if count == 3 and problems[0].order == 2:
-        with suppress(ValueError, RuntimeError):  # sets or wells that fall between its cells
-            problems.append(_Absorbing.of(process, problems[1].grid.coarsened(), functions, method))
+    with suppress(ValueError, RuntimeError):
+        while len(problems) < count and problems[0].order == 2:
+            problems.append(_Absorbing.of(process, problems[-1].grid.coarsened(), functions, method))
     return problems
 
 
@@ -391,18 +395,23 @@ class _Absorbing:
 def _extrapolated_times(
     problems: Sequence[_Absorbing], values: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, float]:
-    """Times by Richardson extrapolation where they are in its range, and their error in wells and at most."""
+    """Times by Richardson extrapolation where they are in its range, and their largest error in a well.
+
+    Without a well outside the target that of the largest time. In the corners of the box, where it is else,
+    walls that cut the noise aslant leave errors of another order.
+    """
     grids, fine = [p.grid for p in problems], problems[0]
     with np.errstate(divide="ignore"):
         fields = [np.log(v).reshape(g.shape) for v, g in zip(values, grids, strict=True)]
     fields = [np.where(np.isfinite(field), field, np.nan) for field in fields]
     spots = fine.grid.points().reshape(fine.grid.cells, -1)[wells(fine.rates, SMALLEST_WELL)]
-    apart = np.all([np.isfinite(at(f, g, spots)) for f, g in zip(fields, grids, strict=True)], axis=0)
+    known = np.array([np.isfinite(at(f, g, spots)) for f, g in zip(fields, grids, strict=True)])
+    apart, used = known[:3].all(axis=0), 4 if known.all(axis=0).sum() == known[:3].all(axis=0).sum() else 3
 
     def numbers(field: np.ndarray, grid: Grid) -> np.ndarray:
-        return np.append(at(field, grid, spots[apart]), np.nanmax(field))
+        return at(field, grid, spots[apart]) if apart.any() else np.array([np.nanmax(field)])
 
-    better = extrapolated(fields, grids, numbers, steep=False)
+    better = extrapolated(fields[:used], grids[:used], numbers, steep=False)
     error = max(better.error, _unresolved(fine.grid, fine.rates))
     return np.nan_to_num(np.exp(better.field)).ravel(), error
 

@@ -21,13 +21,14 @@ from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
 from fpsolve.density.pieces import refuse_collapse
-from fpsolve.density.richardson import error_left, extrapolated
+from fpsolve.density.richardson import changes, error_left, extrapolated, remainder
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
 from fpsolve.density.upwind import check_reach, lacks_noise
 from fpsolve.density.window import (
     MAX_CELLS,
     default_shape,
+    is_linear,
     starting_window,
     wells_hull,
     why_unconfined,
@@ -38,6 +39,8 @@ from theory.langevin import Process
 
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
+#: Relative error of a moment above which an automatic mesh is refused.
+LARGEST_ESTIMATE = 0.5
 #: ``MAX_CELLS`` for upwind differences, whose matrices are fuller.
 MAX_CELLS_UPWIND = {2: 90_000, 3: 14_000}
 #: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
@@ -174,7 +177,7 @@ def _finite_volumes(
 ) -> xr.DataArray:
     """The density by finite volumes, after its self-checks."""
     solution = _solve_adaptively(process, box, shape, scheme, mirrored, accuracy, walls)
-    _judge(solution, walls, accuracy)
+    _judge(solution, walls, accuracy, LARGEST_ESTIMATE if shape is None else math.inf)
     return _labelled(solution)
 
 
@@ -264,9 +267,17 @@ def _solve_adaptively(
         counts = dict(zip(process.names, asked, strict=True))
         mirrored = () if any(counts[v] % 2 for v in mirrored) else mirrored
         cells = tuple(n // 2 if v in mirrored else n for v, n in counts.items())
+    before: _Solution | None = None
     for _ in range(8):
         solution = _solve(process, _grid(process, box, cells, mirrored, walls), scheme, mirrored)
-        if given is None and (fitted := _refitted(process, solution, box)) is not None:
+        if before and solution.half_grid_estimate > 1.2 * max(before.half_grid_estimate, 10 * accuracy):
+            return before  # the mass in the rim was that of cells too wide: wider ones spread it further
+        before = solution
+        if (
+            given is None
+            and not is_linear(process)
+            and (fitted := _refitted(process, solution, box)) is not None
+        ):
             box = within_range(process, fitted)
             continue
         excess = solution.half_grid_estimate / accuracy
@@ -325,30 +336,28 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     if upwind:  # the walls cut off moments of this size
         estimate = max(estimate, SMALLEST_ESTIMATE)
     # Rates of upwind differences have no wells that could be read off.
-    change = math.nan if upwind else _change_of_weights(state, grid, coarse, half)
+    masses = _masses_of_wells(state, grid)
+    change = math.nan if upwind else changes([masses(state.density, grid), masses(coarse.density, half)])[0]
     of_wells = error_left(change, power)
     return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet, of_wells)
 
 
-def _change_of_weights(fine: NullVector, grid: Grid, coarse: NullVector, half: Grid) -> float:
-    """Largest change of the logarithm of a well's weight between two grids; 0 with one well.
+def _masses_of_wells(state: NullVector, grid: Grid) -> Callable[[np.ndarray, Grid], np.ndarray]:
+    """Logarithms of the weights of the wells of a state: a function of a density on any mesh of its box.
 
     Moments do not feel the weight of a shallow well, nor an error in the exponent of one between them.
     """
-    label = separate_wells(fine.rates, fine.density.ravel()).reshape(grid.shape)
+    label = separate_wells(state.rates, state.density.ravel()).reshape(grid.shape)
     found, sizes = np.unique(label, return_counts=True)
     found = found[sizes >= SMALLEST_WELL * grid.cells]
-    if len(found) < 2:
-        return 0.0
-    nearest = np.ix_(
-        *((np.arange(m) * 2 + 1) * n // (2 * m) for m, n in zip(half.shape, grid.shape, strict=True))
-    )
-    masses = []
-    for density, labels in ((fine.density, label), (coarse.density, label[nearest])):
-        masses.append([density[labels == well].sum() / density.sum() for well in found])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        changes = np.abs(np.diff(np.log(masses), axis=0))
-    return float(np.nan_to_num(changes, nan=np.inf).max())
+
+    def masses(density: np.ndarray, other: Grid) -> np.ndarray:
+        lines = zip(other.shape, grid.shape, strict=True)
+        labels = label[np.ix_(*((np.arange(m) * 2 + 1) * n // (2 * m) for m, n in lines))]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log([density[labels == well].sum() / density.sum() for well in found])
+
+    return masses if len(found) > 1 else lambda density, other: np.zeros(1)
 
 
 def order(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> int:
@@ -365,23 +374,31 @@ def order(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> int:
 
 
 def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solution:
-    """Solve the chain on the grid and two coarser ones, and extrapolate the logarithm of the density."""
+    """Solve the chain on the grid and on coarser ones, and extrapolate the logarithm of the density."""
     grids = [grid, grid.coarsened(), grid.coarsened().coarsened()]
+    if min(grids[-1].shape) >= 16:  # the fourth serves the error alone
+        grids.append(grids[-1].coarsened())
     schemes = cast(tuple[Scheme, ...], ("chain",) * len(grid.shape))
     states = [null_vector(fokker_planck_matrix(process, g, schemes), g) for g in grids]
     scales = moments(states[0].density, grid)[1]
     logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
     state, used = states[0], not in_equilibrium(states[0].rates, states[0].density.ravel())
+    masses = _masses_of_wells(states[0], grid)
+    weights = changes([masses(s.density, g) for s, g in zip(states[:2], grids[:2], strict=True)])
+    of_wells = error_left(weights[0], 2)
     if used:
         better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
         used, error, density = better.used, better.error, np.exp(better.field)
-        state = replace(state, density=density / (density.sum() * grid.cell_volume)) if used else state
+        if used:
+            state = replace(state, density=density / (density.sum() * grid.cell_volume))
+            fields = zip(better.fields, grids[:-1], strict=True)
+            of_wells = remainder(changes([masses(np.exp(f - f.max()), g) for f, g in fields]))
     else:  # the density is exact at the cell centres: its moments have the error of the midpoint rule alone
-        fine, middle = (moments(s.density, g)[0] for s, g in zip(states[:2], grids[:2], strict=True))
-        error = float(np.max(np.abs(fine - middle) / scales))
+        numbers = [moments(s.density, g)[0] / scales for s, g in zip(states[:3], grids[:3], strict=True)]
+        last, before = changes(numbers)
+        error = max(last * min(1.0, max(last / max(before, 1e-300), 1 / 64)), 1e-12)
     peclet = _bulk_peclet(process, grid, np.abs(states[-1].density))
     natural = natural_ends(process, grid)
-    of_wells = error_left(_change_of_weights(states[0], grids[0], states[1], grids[1]), 2)
     return _Solution(grid, folded, natural, schemes, state, error, peclet, of_wells, used)
 
 
@@ -502,21 +519,23 @@ def _refitted(process: Process, solution: _Solution, box: Box) -> Box | None:
     return fitted if moved else None
 
 
-def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float) -> None:
-    """Refuse a density that does not fit its box; warn of every other self-check that fails."""
+def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float, largest: float) -> None:
+    """Refuse a density that does not fit its box or mesh; warn of every other self-check that fails."""
     state = solution.state
     rim = {end: mass for end, mass in solution.rim.items() if walls[end[0]] == "far"}
     outside = sum(rim.values())
-    if outside > 1e-2:
+    if solution.half_grid_estimate <= LARGEST_ESTIMATE and outside > 1e-2:
         (name, end), mass = max(rim.items(), key=lambda item: item[1])
         raise ValueError(
             f"the loss does not confine the density in the box: {mass:.1%} of the mass lies at the "
             f"{end} end of {name}; enlarge the box, or say walls='reflecting' if the wall is meant"
         )
-    if not np.isfinite(solution.half_grid_estimate) or state.negative_mass > 0.1:
+    unresolved = not solution.half_grid_estimate <= (LARGEST_ESTIMATE if outside > 1e-2 else largest)
+    if unresolved or math.isinf(solution.half_grid_estimate) or state.negative_mass > 0.1:
         raise ValueError(
-            f"the mesh does not resolve this density (negative cells hold {state.negative_mass:.1%} of the "
-            "mass): use more cells (shape=), a smaller box=, or a loss and noise that are smooth in it"
+            f"the mesh does not resolve this density (moments are good to {solution.half_grid_estimate:.0%}, "
+            f"negative cells hold {state.negative_mass:.1%} of the mass): use more cells (shape=), a smaller "
+            "box=, method='spectral' or simulate, or a loss and noise that are smooth in the box"
         )
     estimate = solution.half_grid_estimate
     weights = solution.weights_estimate

@@ -243,7 +243,7 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     """Start at the stable points with local covariances; let a coarse density widen and narrow the box."""
     stable = _stable_points(process)
     box = within_range(process, _covariance_box(process, stable))
-    if _is_linear(process):
+    if is_linear(process):
         return Window(_symmetric(box, mirrored), default_shape(process, mirrored))
     hull = within_range(process, wells_hull(process))
     widest = 1e3 * max(high - low for low, high in box.values())
@@ -304,8 +304,8 @@ def _jacobians(process: Process, points: np.ndarray) -> np.ndarray:
     return values_at(without_kinks(slopes), process.variables, points)
 
 
-def _is_linear(process: Process) -> bool:
-    """Whether the density is a Gaussian: linear drift, constant D."""
+def is_linear(process: Process) -> bool:
+    """Whether the density is a Gaussian, whose box is known: linear drift, constant D."""
     free = set(process.variables)
     slopes = process.drift.jacobian(list(process.variables))
     return not (slopes.free_symbols | process.diffusion.free_symbols) & free

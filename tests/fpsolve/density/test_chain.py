@@ -209,16 +209,42 @@ def _largest_error(density, covariance):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_extrapolated_moments_lie_within_twice_their_stated_error(seed):
+def test_stated_errors_of_extrapolated_moments_are_one_to_five_times_the_true_ones(seed):
     process, covariance = _linear(2, seed)
     reach = 6.5 * np.sqrt(np.diag(covariance))
     box = {"x": (-reach[0], reach[0]), "y": (-reach[1], reach[1])}
-    density = stationary_density(process, method="chain", box=box, shape=64)
-    plain = _stationary(process, Grid.on(box, (64, 64)))
+    density = stationary_density(process, method="chain", box=box, shape=96)
+    plain = _stationary(process, Grid.on(box, (96, 96)))
     error = _largest_error(density, covariance)
-    assert error < 2 * density.half_grid_estimate
+    assert error < density.half_grid_estimate < 5 * error
     assert error < 0.2 * _largest_error(density.copy(data=plain), covariance)
     assert float(density.min()) >= 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stated_errors_of_two_wells_with_a_swirl_that_keeps_gibbs_are_tight(seed):
+    # b = −D∇U + Q∇U with a constant antisymmetric Q: exp(−U) stays stationary, with a current.
+    rng = np.random.default_rng(seed)
+    U = 10 * (x**4 / 4 - x**2 / 2 + rng.uniform(-0.03, 0.03) * x) + rng.uniform(-0.5, 0.5) * x * y + y**2 / 2
+    D, turn = sp.Matrix(_matrices(2, 6.0, 1, seed)[0]), rng.uniform(0.3, 1.5)
+    drift = (sp.Matrix([[0, turn], [-turn, 0]]) - D) * sp.Matrix([U.diff(x), U.diff(y)])
+    box = {"x": (-2.3, 2.3), "y": (-7.0, 7.0)}
+    density = stationary_density(Diffusion(drift, D, (x, y)), method="chain", box=box, shape=128)
+    exact = density.copy(data=_exact(sp.exp(-U), Grid.on(box, (128, 128)), (x, y)))
+    found, wanted = averages(density), averages(exact)
+    error = max(abs(found[f"<{v}^2>"] / wanted[f"<{v}^2>"] - 1) for v in "xy")
+    assert error < density.half_grid_estimate < 10 * error
+    left, right = (float(np.log((p * (p.x < 0)).sum() / (p * (p.x > 0)).sum())) for p in (density, exact))
+    assert abs(left - right) < 2 * (density.weights_estimate or density.half_grid_estimate)
+
+
+@pytest.mark.parametrize("cells", [12, 16, 24])
+def test_the_error_of_an_exact_chain_is_that_of_sums_over_its_cells(cells):
+    U = x**2 / 2 + y**2 + x * y / 2
+    process = _gibbs(U, _matrices(2, 4.0, 1, 3)[0], (x, y))
+    density = stationary_density(process, method="chain", box={"x": (-7, 7), "y": (-6, 6)}, shape=cells)
+    error = _largest_error(density, np.linalg.inv([[1, 0.5], [0.5, 2]]))
+    assert error < density.half_grid_estimate
 
 
 def test_the_chain_is_the_default_for_full_constant_noise_and_three_dimensions_are_exact():

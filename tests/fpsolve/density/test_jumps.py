@@ -62,7 +62,7 @@ def test_mean_times_and_committor_across_a_jump_of_the_noise():
     inner = lambda v: quad(lambda u: np.exp(phi(u)) * (2 if u < 0 else 4), -6, v, points=[0.0])[0]  # noqa: E731
     exact = quad(lambda v: outer(v) * inner(v), 0, 1, epsrel=1e-9)[0]
     assert exact == pytest.approx(8.69249, rel=1e-5)
-    for n in (401, 2000):
+    for n in (401, 2001):
         times = mean_first_passage_time(process, target=x > 1, box={"x": (-5, 5)}, shape=n)
         assert float(times.interp(x=0.0)) == pytest.approx(
             exact, rel=1.5 * times.attrs["half_grid_estimate"] + 1e-6
