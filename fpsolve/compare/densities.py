@@ -87,7 +87,10 @@ def _lost(ensemble: xr.Dataset) -> float:
 
 def _wall_remarks(results: Sequence[object]) -> list[str]:
     """Walls of one result that another does not have."""
-    meant = any(isinstance(r, xr.DataArray) and r.attrs.get("walls") not in (None, "far") for r in results)
+    densities = [r for r in results if isinstance(r, xr.DataArray)]
+    meant = any(
+        not kind.endswith("far") for r in densities for kind in r.attrs.get("walls", "far").split(", ")
+    )
     walkers = [r.attrs.get("walls", "none") for r in results if isinstance(r, xr.Dataset)]
     remarks = [f"walls of the ensemble: {walls}" for walls in walkers if walls != "none"]
     if meant and "none" in walkers:
@@ -186,9 +189,10 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
         minima = [c for c in process.landscape.critical_points() if c.kind == "minimum"]
         if minima:
             stiffness = max(max(c.eigenvalues) for c in minima)
+            size = f" by dt*lambda/2 = {step * stiffness / 2:.2%}" if stiffness > 0 else ""
             remarks.append(
-                f"dt = {step:g} widens the sharpest direction of the ensemble by dt*lambda/2 = "
-                f"{step * stiffness / 2:.2%} against continuous time; two ensembles extrapolate"
+                f"dt = {step:g} widens the sharpest direction of the ensemble{size} against continuous time; "
+                "two ensembles extrapolate"
             )
     if float(ensemble.attrs.get("burn_in", 0.0)) == 0.0:
         remarks.append("the ensemble has no burn-in, so its final positions are used, not its time averages")

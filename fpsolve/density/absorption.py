@@ -30,6 +30,8 @@ def exit_rates(
     Where both rates k between the cells are positive, their ratio e^z tells drift over diffusion, and the
     rate over the share is k B(−z s)/(s B(−z)) with B(z) = z/(e^z − 1); else it is k/s.
     """
+    if not len(inside):  # no float is as small as the rates into the set
+        return np.zeros(0)
     share = np.clip(signed[outside] / (signed[outside] - signed[inside]), SMALLEST_CUT, 1.0)
     here, there = (np.array(np.unravel_index(cells, grid.shape)) for cells in (inside, outside))
     distance = np.abs(here - there)
@@ -114,9 +116,13 @@ class Absorbed:
     def slowest_decay(self) -> tuple[float, np.ndarray]:
         """The smallest decay rate and its density on all kept cells, of sum 1: the quasi-stationary state.
 
-        Inverse iteration. NaN where it does not settle, or where the rate is lost in the rounding of A.
+        Inverse iteration. NaN where it does not settle, or where the rate is lost in the rounding of A; so is
+        the density if no float leaves some cell.
         """
-        lu = factorised(self.matrix)
+        try:
+            lu = factorised(self.matrix)
+        except RuntimeError:
+            return np.nan, np.full(len(self.keep), np.nan)
         density, rate = np.full(len(self.keep), 1.0 / len(self.keep)), np.nan
         for _ in range(500):
             ahead = -lu.solve(density)

@@ -342,7 +342,7 @@ def null_vector(matrix: sparse.csc_matrix, grid: Grid, *, mode: int | None = Non
     scale = float(abs(matrix).dot(np.abs(density)).max())
     return NullVector(
         density=density.reshape(grid.shape),
-        residual=float(np.abs(matrix @ density).max()) / scale,
+        residual=float(np.abs(matrix @ density).max()) / (scale or 1.0),  # 0: no float leaves the last cell
         column_sum=float(np.abs(np.asarray(matrix.sum(axis=0))).max() / abs(matrix).max()),
         negative_mass=float(abs(density[density < 0].sum()) * grid.cell_volume),
         rates=rates,
@@ -360,7 +360,8 @@ def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
     """Sparse LU for the symmetric pattern and near-dominant diagonal of these operators.
 
     An M-matrix (exponential faces, no cross terms) is factorised without pivoting, which keeps
-    every intermediate number of one sign, and with that the density positive.
+    every intermediate number of one sign, and with that the density positive. A RuntimeError if the matrix
+    is singular to rounding.
     """
     off_diagonal = matrix - sparse.diags(matrix.diagonal())
     signs = off_diagonal.data[off_diagonal.data != 0]
@@ -369,9 +370,15 @@ def factorised(matrix: sparse.csc_matrix) -> sparse_linalg.SuperLU:
         options = {"SymmetricMode": True}
         return sparse_linalg.splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=pivot, options=options)
     except RuntimeError:
-        return sparse_linalg.splu(matrix)
+        pass
     except MemoryError:
         raise MemoryError(
             f"the memory does not hold the factors of a matrix with {matrix.shape[0]} unknowns and "
             f"{matrix.nnz} entries; use fewer cells (shape=)"
+        ) from None
+    try:
+        return sparse_linalg.splu(matrix)
+    except RuntimeError:
+        raise RuntimeError(
+            "parts of the box exchange no mass that a float holds; give a smaller box=, or raise the noise"
         ) from None

@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from fpsolve import compare, plot, simulate, stationary_density
-from theory import Langevin, adiabatic, degenerate_valley, double_well, isotropic, random_shift
+from theory import Landscape, Langevin, adiabatic, degenerate_valley, double_well, isotropic, random_shift
 
 SGD = Langevin(degenerate_valley(), random_shift(delta_s=1e-3))
 
@@ -68,6 +68,26 @@ def test_without_burn_in_the_final_positions_are_used_and_that_is_said():
     assert table.value("<x^2>", "ensemble, dt = 0.005").sigmas < 4
 
 
+def test_remarks_of_walls_and_steps_are_made_where_they_are_true():
+    x = sp.Symbol("x", real=True)
+    flat, well = Langevin(Landscape(x**4 / 4, (x,)), isotropic(0.2)), Langevin(double_well(), isotropic(0.2))
+    paths = simulate(well, walkers=50, time=5, time_step=0.02, start={"x": 0}, rng=0)
+    walled = paths.assign_attrs(walls="x = -1: reflecting")
+    meant = stationary_density(flat, box={"x": (-1, 1)}, walls="reflecting", shape=100)
+    far = [stationary_density(flat), stationary_density(flat, box={"x": (-4, 4)})]
+    for density, run, missing in (
+        (far[0], paths, False),
+        (far[1], paths, False),
+        (meant, paths, True),
+        (meant, walled, False),
+    ):
+        remarks = compare.stationary(flat, density, run).remarks
+        assert any("the ensemble has none" in remark for remark in remarks) == missing
+        assert ("walls of the ensemble: x = -1: reflecting" in remarks) == (run is walled)
+    # No curvature, no figure in per cent
+    assert any("dt = 0.02 widens the sharpest direction of the ensemble against" in r for r in remarks)
+
+
 def test_results_of_another_problem_are_refused(results):
     well = Langevin(double_well(), isotropic(0.2))
     with pytest.raises(ValueError, match="dims"):
@@ -92,8 +112,6 @@ def test_figures_draw_what_they_are_given_and_leave_settings_alone(results, tabl
 
 def test_a_marginal_of_a_product_density_is_its_factor():
     x, y = sp.symbols("x y", real=True)
-    from theory import Landscape
-
     product = stationary_density(Langevin(Landscape(x**2 + 3 * y**2, (x, y)), isotropic(0.5)))
     line, values = plot.marginal_values(product, "x")
     assert np.trapezoid(values, line) == pytest.approx(1.0, abs=1e-6)

@@ -140,6 +140,13 @@ def test_wells_that_exchange_nothing_are_refused_and_symmetry_saves_equal_ones()
     assert _l1(stationary_density(well), sp.exp(-800 * 4 * well.landscape.loss)) < 1e-9
 
 
+@pytest.mark.parametrize("noise", [1e-5, 1e-7, 1e-9])
+def test_equal_wells_keep_their_width_however_small_the_noise(noise):
+    # Laplace's method around ±1: ⟨x²⟩ = 1 − D + O(D²)
+    density = stationary_density(Langevin(double_well(), isotropic(noise)))
+    assert compare.averages(density)["<x^2>"] - 1 == pytest.approx(-noise, rel=1e-2)
+
+
 def test_multiplicative_noise_in_one_dimension_has_the_ito_prefactor():
     D = sp.Rational(1, 10) * (1 + x**2 / 2)
     process = Diffusion(sp.Matrix([-x]), sp.Matrix([[D]]), (x,))

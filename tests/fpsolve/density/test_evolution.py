@@ -135,6 +135,17 @@ def test_passage_law_of_brownian_motion_in_an_interval(shape):
     assert np.abs(law.survival - passage(2 * times)[0]).max() > 0.1
 
 
+@pytest.mark.parametrize("loss", [x**2 / 2, x**4 / 4 - x**2 / 2, x**6 / 6 - x**4 / 2 + x**2 / 10])
+@pytest.mark.parametrize("noise", [1e-3, 1e-7])
+def test_no_rate_is_made_up_where_nothing_arrives(loss, noise):
+    law = passage_time_law(
+        Langevin(Landscape(loss, (x,)), isotropic(noise)), {"x": 0.9}, target=x < -0.5, times=[1.0, 100.0],
+        box={"x": (-2.2, 2.2)}, shape=400,
+    )  # fmt: skip
+    assert law.survival.to_numpy() == pytest.approx([1.0, 1.0], abs=1e-9)
+    assert np.isnan(law.attrs["quasi_stationary_rate"])
+
+
 def test_the_area_under_the_survival_is_the_mean_passage_time():
     times = np.linspace(0.0, 60.0, 601)
     box = {"x": (-6, 3)}
