@@ -11,6 +11,7 @@ import scipy.sparse as sparse
 
 from fpsolve.density.chain import bernoulli
 from fpsolve.density.choices import Scheme
+from fpsolve.density.fitted import FittedAxis, fitted_axis
 from fpsolve.density.grid import Grid
 from fpsolve.density.operator import factorised
 from fpsolve.density.upwind import backward
@@ -62,8 +63,12 @@ class Outside(NamedTuple):
         grid: Grid,
         functions: Sequence[Callable[..., np.ndarray]],
         schemes: Sequence[Scheme],
+        parts: int = 16,
     ) -> Outside:
         """The chain of A on a grid outside the sets in which signed functions are positive.
+
+        On a line with jumps, where the chain does not depend on A, integrals between centres are cut into
+        ``parts``.
 
         Values of the backward equation, and P, vanish on the sets' boundaries to second order. A ValueError
         if a set holds no cell, two of them meet, or they fill the box.
@@ -87,7 +92,47 @@ class Outside(NamedTuple):
             jumps = rows[:, inside].tocoo()
             out = exit_rates(matrix, grid, g, inside[jumps.col], keep[jumps.row])
             np.add.at(exits[:, k], jumps.row, out)
+        if (line := line_with_jumps(process, grid)) is not None:
+            moves, into = _exact_chain(line, signed, parts)
+            return cls(members, keep, moves[keep][:, keep], into[keep])
         return cls(members, keep, rows[:, keep], exits)
+
+
+def line_with_jumps(process: Process, grid: Grid) -> FittedAxis | None:
+    """The integrals along the axis of a process in one variable whose coefficients jump; None for others."""
+    if len(grid.shape) > 1 or grid.periodic or (line := fitted_axis(process, grid, 0)) is None:
+        return None
+    return None if any(line.ends) or line.steps_of_loss else line
+
+
+def _exact_chain(
+    line: FittedAxis, signed: Sequence[np.ndarray], parts: int
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Rates among all cells and into each set, from integrals that part the way at the jumps.
+
+    Times and committors are exact at the centres, wherever jumps and the sets' boundaries cut the cells.
+    """
+    n = line.grid.cells
+    cells = np.arange(n)
+    resistance, mass = np.full((2, n), np.inf), line.mass_of_halves()
+    exits, into = np.zeros((n, len(signed))), np.full((2, n), -1)
+    for row, side in enumerate((-1, 1)):
+        inner = (cells + side >= 0) & (cells + side < n)
+        start, end = cells[inner], cells[inner] + side
+        share = np.ones(len(start))
+        for k, g in enumerate(signed):
+            crossed = (g[start] <= 0) & (g[end] > 0)
+            into[row, start[crossed]] = k
+            g_start, g_end = g[start[crossed]], g[end[crossed]]
+            share[crossed] = np.clip(g_start / (g_start - g_end), 1e-12, 1.0)
+        resistance[row, inner], mass[row, inner] = line.towards(start, side, share, parts)
+    rates = 1.0 / (resistance * mass.sum(axis=0))
+    for row in (0, 1):
+        there = into[row] >= 0
+        exits[cells[there], into[row, there]] += rates[row, there]
+        rates[row, there] = 0.0
+    moves = sparse.diags([rates[0, 1:], rates[1, :-1]], [-1, 1], format="csr")
+    return moves, exits
 
 
 @dataclass(frozen=True)

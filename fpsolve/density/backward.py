@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sparse
 import xarray as xr
 
-from fpsolve.density.absorption import Outside
+from fpsolve.density.absorption import Outside, line_with_jumps
 from fpsolve.density.choices import BackwardMethod, Scheme, Walls
 from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
@@ -94,7 +94,7 @@ def mean_first_passage_time(
         inside = change.function(target_function(target, process.variables))
         solve = partial(mean_first_passage_time, target=inside, moment=moment)
         return change.solved(solve, box, shape)[1].assign_attrs(target=str(target))
-    problems = _on_grids(process, [target], method, box, shape, walls, 4)
+    problems = _on_grids(process, [target], method, box, shape, walls, 4, moment == 1)
     values = []
     for problem in problems:
         times = problem.times(np.ones(problem.grid.cells))
@@ -316,15 +316,25 @@ def _grid(process: Process, box, shape, walls) -> Grid:
 
 
 def _on_grids(
-    process: Process, sets: Sequence[Target], method: BackwardMethod, box, shape, walls, count: int
+    process: Process,
+    sets: Sequence[Target],
+    method: BackwardMethod,
+    box,
+    shape,
+    walls,
+    count: int,
+    exact: bool = True,
 ) -> list[_Absorbing]:
     """The backward equation with absorbing sets on ``count`` grids, each of cells twice as wide.
 
     Fewer than ``count`` where the sets or wells fall between the cells of the third or a later one, or where
-    nothing is to be extrapolated.
+    nothing is to be extrapolated. What is ``exact`` on a line with jumps is solved on one grid with two
+    quadratures.
     """
     functions = [target_function(condition, process.variables) for condition in sets]
     grid = _grid(process, box, shape, walls)
+    if exact and line_with_jumps(process, grid):  # exact at the centres but for the integrals between them
+        return [_Absorbing.of(process, grid, functions, method, parts) for parts in (16, 8)]
     problems = [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
     with suppress(ValueError, RuntimeError):
         while len(problems) < count and problems[0].order == 2:
@@ -346,12 +356,17 @@ class _Absorbing:
 
     @classmethod
     def of(
-        cls, process: Process, grid: Grid, functions: list[Callable[..., np.ndarray]], method: BackwardMethod
+        cls,
+        process: Process,
+        grid: Grid,
+        functions: list[Callable[..., np.ndarray]],
+        method: BackwardMethod,
+        parts: int = 16,
     ) -> _Absorbing:
         """The equation on a grid; each signed function is positive inside its set."""
         schemes = _schemes(process, grid, method)
         matrix = fokker_planck_matrix(process, grid, schemes)
-        members, keep, inner, exits = Outside.of(process, matrix, grid, functions, schemes)
+        members, keep, inner, exits = Outside.of(process, matrix, grid, functions, schemes, parts)
         try:
             chain = eliminate(Dissection.of(inner, grid.indices()[keep]), inner, exits)
         except ShutIn as error:

@@ -125,7 +125,7 @@ class FittedAxis:
 
     def rates(self, scheme: Scheme) -> tuple[np.ndarray, np.ndarray]:
         """Rates upwards and downwards through the inner faces (and a periodic end), in the grid's shape."""
-        potential, mass, resistance = self._integrals()
+        potential, mass, resistance, _ = self._integrals()
         periodic = self.grid.names[self.axis] in self.grid.periodic
         step, below, above = (
             potential["steps"], resistance["right"], np.roll(resistance["left"], -1, axis=-1)
@@ -156,6 +156,44 @@ class FittedAxis:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.nan_to_num(np.abs(b) * self.grid.widths[self.axis] / D, nan=0.0, posinf=np.inf)
 
+    @property
+    def steps_of_loss(self) -> bool:
+        """Whether the loss jumps, so that the drift is infinite there."""
+        landscape = self.process.landscape
+        return landscape is not None and bool(switches((landscape.loss,)).jumps)
+
+    def towards(
+        self, cells: np.ndarray, side: int, share: np.ndarray, parts: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """∫ e^{−φ} and ∫ w e^φ/D from centres to places at ``share`` of the way to the next ones, shape (k,).
+
+        In one variable. φ is 0 at the centre, ``side`` is 1 upwards and −1 downwards. w falls from 1 to 0: the
+        probability to come back to the centre before the place. With this mass times are exact at centres, but
+        for the integrals, which are cut at jumps and into ``parts``.
+        """
+        here, far = self.grid.centres(0)[cells], share[:, None] * self.grid.widths[0]
+        parts *= int(np.clip(self.peclet().max() / 48.0, 1.0, 16.0))
+        jumps = np.clip(side * (np.asarray(self.points) - here[:, None]), 0.0, far)
+        edges = np.sort(np.concatenate([far * np.linspace(0.0, 1.0, parts + 1), jumps], axis=1), axis=1)
+        width = np.diff(edges, axis=1)[..., None]
+        nodes = edges[:, :-1, None] + width * _NODES
+        b, D, _ = _along(self.process, (here[:, None, None] + side * nodes)[..., None], 0)
+        slope = side * b / D
+        rise = np.cumsum((slope * width) @ _WEIGHTS, axis=1)
+        start = np.concatenate([np.zeros((len(here), 1)), rise[:, :-1]], axis=1)[..., None]
+        phi = np.clip(start + (slope @ _INTEGRALS.T) * width, -700.0, 700.0)
+        each = (np.exp(-phi) * width) @ _WEIGHTS
+        # What is left of the way, from its end: where φ rises steeply, 1 less what has been passed is rounding.
+        later = np.cumsum(each[:, ::-1], axis=1)[:, ::-1] - each
+        left = later[..., None] + (np.exp(-phi) @ (_WEIGHTS - _INTEGRALS).T) * width
+        whole = each.sum(axis=1)
+        back = left / whole[:, None, None]
+        return whole, ((back * np.exp(phi) / D * width) @ _WEIGHTS).sum(axis=1)
+
+    def mass_of_halves(self) -> np.ndarray:
+        """∫ e^φ/D of each cell's half below and above its centre, shape (2, …), the axis last."""
+        return np.array(self._integrals()[3])
+
     def _central(self, masses: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Rates of J = mean of b P − ΔDP/h, with D P of a cell from its mass."""
         h, count = self.grid.widths[self.axis], masses[0].shape[-1]
@@ -183,8 +221,8 @@ class FittedAxis:
         middle = (edges[1:] + edges[:-1]) / 2
         return edges, np.clip(np.searchsorted(halves, middle) - 1, 0, 2 * n - 1)
 
-    def _integrals(self) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
-        """Steps of φ between centres; ∫ e^φ/D of cells; ∫ e^{−φ} of the halves; φ relative to the centre."""
+    def _integrals(self):
+        """Steps of φ between centres; ∫ e^φ/D of cells; ∫ e^{−φ} and ∫ e^φ/D of halves; φ is 0 at centres."""
         edges, half = self._parts()
         width = np.diff(edges)
         nodes = edges[:-1, None] + width[:, None] * _NODES
@@ -218,7 +256,8 @@ class FittedAxis:
         around = start[..., -1:] - centre[..., -1:] + centre[..., :1] - start[..., :1]
         steps = np.concatenate([np.diff(centre, axis=-1), around + jump[..., :1]], axis=-1)
         halves = {"left": resistance[..., ::2], "right": resistance[..., 1::2]}
-        return {"steps": steps}, whole[..., ::2] + whole[..., 1::2], halves
+        masses = whole[..., ::2], whole[..., 1::2]
+        return {"steps": steps}, masses[0] + masses[1], halves, masses
 
     def _moderate(self, phi: np.ndarray, rise: np.ndarray, half: np.ndarray) -> np.ndarray:
         """φ for the mass of cells, flattened in half cells where it rises by more than ``FILLED``.
@@ -262,7 +301,7 @@ class FittedAxis:
     def _loss_jumps(self, edges: np.ndarray, D: np.ndarray) -> np.ndarray:
         """−ΔL/D where the loss jumps on an edge, (..., edges); zero elsewhere."""
         jump = np.zeros((*D.shape[:-2], len(edges)))
-        if self.process.landscape is None or not switches((self.process.landscape.loss,)).jumps:
+        if not self.steps_of_loss:
             return jump
         near = 1e-9 * self.grid.widths[self.axis] * np.array([-1.0, 1.0])
         smallest = 1e-7 * float(np.ptp(_along(self.process, self.grid.points(), self.axis)[2]))

@@ -122,7 +122,9 @@ def error_left(change: float, order: int) -> float:
 
 
 def resampled(values: np.ndarray, fine: Grid, coarse: Grid) -> np.ndarray:
-    """Values on the cells of a fine mesh at the centres of a coarse one of the same box."""
+    """Values on the cells of a fine mesh at the centres of a coarse one, or of the same, of the same box."""
+    if fine == coarse:
+        return values
     for axis in range(values.ndim):
         values = _interpolated(values, axis, fine, coarse.centres(axis))
     return values

@@ -181,3 +181,38 @@ def test_a_drift_that_crosses_whole_cells_carries_mass_through_them():
     for coarse in times[:2]:
         assert coarse.to_numpy() == pytest.approx(times[2].to_numpy(), rel=3e-2)
     assert 0 < float(times[2][0] - times[2][1]) < 5.0
+
+
+@pytest.mark.parametrize("end", [0.3, 0.301, 0.32, 0.345, 0.37, 0.7])
+@pytest.mark.parametrize(("below", "above", "cells"), [(0.25, 0.025, 101), (0.025, 0.25, 200)])
+def test_times_to_a_target_in_the_cell_of_a_jump_are_exact(end, below, above, cells):
+    noise = sp.Piecewise((sp.Float(below), x < sp.Float(0.3)), (sp.Float(above), True))
+    times = mean_first_passage_time(
+        Diffusion([-x], [[noise]], (x,)), target=x > sp.Float(end), box={"x": (-4, 4)}, shape=cells
+    )
+    k = int(np.abs(times.x.to_numpy() + 0.5).argmin())
+    start = float(times.x[k])
+
+    def D(v):
+        return below if v < 0.3 else above
+
+    def phi(v):
+        inner, outer = min(v, 0.3), max(v, 0.3)
+        return -(inner**2) / (2 * below) - (outer**2 - 0.3**2) / (2 * above)
+
+    def occupied(v):
+        breaks = [0.0, 0.3] if v > 0.3 else [0.0]
+        return quad(lambda u: np.exp(phi(u) - phi(v)) / D(u), -4, v, points=breaks, epsabs=1e-12, limit=200)[0]
+
+    exact = quad(occupied, start, end, points=[0.0, 0.3], epsabs=1e-12, limit=200)[0]
+    error = abs(float(times[k]) / exact - 1)
+    assert error < times.attrs["half_grid_estimate"] + 1e-8
+    assert times.attrs["half_grid_estimate"] < 1e-6
+    q = committor(
+        Diffusion([-x], [[noise]], (x,)),
+        source=x < -1, target=x > sp.Float(end), box={"x": (-4, 4)}, shape=cells,
+    )  # fmt: skip
+    whole, part = (
+        quad(lambda v: np.exp(-phi(v)), -1, to, points=[0.0, 0.3], epsabs=1e-12)[0] for to in (end, start)
+    )
+    assert float(q[k]) == pytest.approx(part / whole, abs=1e-8)
