@@ -63,7 +63,7 @@ class Outside(NamedTuple):
         grid: Grid,
         functions: Sequence[Callable[..., np.ndarray]],
         schemes: Sequence[Scheme],
-        parts: int = 16,
+        parts: int = 4,
     ) -> Outside:
         """The chain of A on a grid outside the sets in which signed functions are positive.
 
@@ -86,53 +86,77 @@ class Outside(NamedTuple):
             equation = backward(process, grid, [g.reshape(grid.shape) for g in signed])
             return cls(members, equation.outside, equation.rates, equation.exits)
         keep = np.flatnonzero(~np.any(members, axis=0))
+        lines = lines_with_jumps(process, grid, schemes)
+        matrix = _without_axes(matrix, grid, [line.axis for line in lines])
         rows, exits = sparse.csr_matrix(matrix.T)[keep], np.zeros((len(keep), len(signed)))
         for k, g in enumerate(signed):
             inside = np.flatnonzero(g > 0)
             jumps = rows[:, inside].tocoo()
+            if not jumps.nnz:
+                continue
             out = exit_rates(matrix, grid, g, inside[jumps.col], keep[jumps.row])
             np.add.at(exits[:, k], jumps.row, out)
-        if (line := line_with_jumps(process, grid)) is not None:
+        for line in lines:
             moves, into = _exact_chain(line, signed, parts)
-            return cls(members, keep, moves[keep][:, keep], into[keep])
+            rows, exits = rows + moves[keep], exits + into[keep]
         return cls(members, keep, rows[:, keep], exits)
 
 
-def line_with_jumps(process: Process, grid: Grid) -> FittedAxis | None:
-    """The integrals along the axis of a process in one variable whose coefficients jump; None for others."""
-    if len(grid.shape) > 1 or grid.periodic or (line := fitted_axis(process, grid, 0)) is None:
-        return None
-    return None if any(line.ends) or line.steps_of_loss else line
+def lines_with_jumps(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> list[FittedAxis]:
+    """The fitted axes along which coefficients jump, but not the loss, and noise is independent."""
+    lines = [
+        fitted_axis(process, grid, axis)
+        for axis, (name, scheme) in enumerate(zip(grid.names, schemes, strict=True))
+        if scheme == "exponential" and name not in grid.periodic and name not in grid.mirrored
+    ]
+    found = [line for line in lines if line is not None and not any(line.ends) and not line.steps_of_loss]
+    D = process.diffusion_values(grid.points().reshape(grid.cells, -1)[:: max(1, grid.cells // 500)])
+    return found if not (D * (1 - np.eye(D.shape[1]))).any() else []
+
+
+def _without_axes(matrix: sparse.spmatrix, grid: Grid, axes: Sequence[int]) -> sparse.spmatrix:
+    """A matrix without its rates between neighbours along some axes; the diagonal has no meaning."""
+    if not axes:
+        return matrix
+    entries = sparse.coo_matrix(matrix)
+    here, there = (np.array(np.unravel_index(k, grid.shape)) for k in (entries.row, entries.col))
+    left = ~(here != there)[list(axes)].any(axis=0)
+    return sparse.csr_matrix((entries.data[left], (entries.row[left], entries.col[left])), matrix.shape)
 
 
 def _exact_chain(
     line: FittedAxis, signed: Sequence[np.ndarray], parts: int
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """Rates among all cells and into each set, from integrals that part the way at the jumps.
+    """Rates along an axis among all cells and into each set, from integrals that part the way at the jumps.
 
-    Times and committors are exact at the centres, wherever jumps and the sets' boundaries cut the cells.
+    In one variable times and committors are exact at the centres, wherever jumps and the sets' boundaries cut
+    the cells.
     """
-    n = line.grid.cells
-    cells = np.arange(n)
-    resistance, mass = np.full((2, n), np.inf), line.mass_of_halves()
-    exits, into = np.zeros((n, len(signed))), np.full((2, n), -1)
+    grid, n = line.grid, line.grid.cells
+    number = np.arange(n).reshape(grid.shape)
+    resistance, exits, into = np.full((2, n), np.inf), np.zeros((n, len(signed))), np.full((2, n), -1)
+    mass = np.moveaxis(line.mass_of_halves(), -1, line.axis + 1).reshape(2, n)
+    next_to = np.zeros((2, n), int)
     for row, side in enumerate((-1, 1)):
-        inner = (cells + side >= 0) & (cells + side < n)
-        start, end = cells[inner], cells[inner] + side
+        ahead = np.roll(number, -side, axis=line.axis)
+        inner = np.abs(np.indices(grid.shape)[line.axis] + side * 0.5 - (grid.shape[line.axis] - 1) / 2)
+        open_ahead = (inner < (grid.shape[line.axis] - 1) / 2).ravel()
+        start, end = number.ravel()[open_ahead], ahead.ravel()[open_ahead]
         share = np.ones(len(start))
         for k, g in enumerate(signed):
             crossed = (g[start] <= 0) & (g[end] > 0)
             into[row, start[crossed]] = k
-            g_start, g_end = g[start[crossed]], g[end[crossed]]
-            share[crossed] = np.clip(g_start / (g_start - g_end), 1e-12, 1.0)
-        resistance[row, inner], mass[row, inner] = line.towards(start, side, share, parts)
+            here, there = g[start[crossed]], g[end[crossed]]
+            share[crossed] = np.clip(here / (here - there), 1e-12, 1.0)
+        resistance[row, start], mass[row, start] = line.towards(start, side, share, parts)
+        next_to[row, start] = end
     rates = 1.0 / (resistance * mass.sum(axis=0))
     for row in (0, 1):
-        there = into[row] >= 0
-        exits[cells[there], into[row, there]] += rates[row, there]
+        there = np.flatnonzero(into[row] >= 0)
+        exits[there, into[row, there]] += rates[row, there]
         rates[row, there] = 0.0
-    moves = sparse.diags([rates[0, 1:], rates[1, :-1]], [-1, 1], format="csr")
-    return moves, exits
+    origin = np.tile(np.arange(n), 2)
+    return sparse.csr_matrix((rates.ravel(), (origin, next_to.ravel())), (n, n)), exits
 
 
 @dataclass(frozen=True)

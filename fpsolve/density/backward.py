@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sparse
 import xarray as xr
 
-from fpsolve.density.absorption import Outside, line_with_jumps
+from fpsolve.density.absorption import Outside, lines_with_jumps
 from fpsolve.density.choices import BackwardMethod, Scheme, Walls
 from fpsolve.density.dissection import Dissection, wells, width_in_wells
 from fpsolve.density.elimination import Elimination, ShutIn, eliminate
@@ -301,7 +301,13 @@ def _schemes(process: Process, grid: Grid, method: BackwardMethod) -> tuple[Sche
     if method not in get_args(BackwardMethod):
         names = " or ".join(map(repr, get_args(BackwardMethod)))
         raise ValueError(f"method={method!r} must be {names}")
-    return chosen_schemes(process, grid, "chain" if method == "chain" else "auto")
+    schemes = chosen_schemes(process, grid, "chain" if method == "chain" else "auto")
+    if "central" not in schemes:
+        return schemes
+    # Where coefficients jump along an axis only fitted rates know how.
+    fitted: tuple[Scheme, ...] = ("exponential",) * len(schemes)
+    jumps = {line.axis for line in lines_with_jumps(process, grid, fitted)}
+    return tuple("exponential" if s == "central" and axis in jumps else s for axis, s in enumerate(schemes))
 
 
 def _grid(process: Process, box, shape, walls) -> Grid:
@@ -333,7 +339,8 @@ def _on_grids(
     """
     functions = [target_function(condition, process.variables) for condition in sets]
     grid = _grid(process, box, shape, walls)
-    if exact and line_with_jumps(process, grid):  # exact at the centres but for the integrals between them
+    if exact and len(grid.shape) == 1 and lines_with_jumps(process, grid, _schemes(process, grid, method)):
+        # Exact at the centres but for the integrals between them.
         return [_Absorbing.of(process, grid, functions, method, parts) for parts in (16, 8)]
     problems = [_Absorbing.of(process, g, functions, method) for g in (grid, grid.coarsened())]
     with suppress(ValueError, RuntimeError):
@@ -361,7 +368,7 @@ class _Absorbing:
         grid: Grid,
         functions: list[Callable[..., np.ndarray]],
         method: BackwardMethod,
-        parts: int = 16,
+        parts: int = 4,
     ) -> _Absorbing:
         """The equation on a grid; each signed function is positive inside its set."""
         schemes = _schemes(process, grid, method)

@@ -167,23 +167,26 @@ class FittedAxis:
     ) -> tuple[np.ndarray, np.ndarray]:
         """∫ e^{−φ} and ∫ w e^φ/D from centres to places at ``share`` of the way to the next ones, shape (k,).
 
-        In one variable. φ is 0 at the centre, ``side`` is 1 upwards and −1 downwards. w falls from 1 to 0: the
-        probability to come back to the centre before the place. With this mass times are exact at centres, but
-        for the integrals, which are cut at jumps and into ``parts``.
+        φ is 0 at the centre, ``side`` is 1 upwards and −1 downwards. w falls from 1 to 0: the probability to
+        come back to the centre before the place. With this mass times are exact at centres, but for the
+        integrals, which are cut at jumps and into ``parts``.
         """
-        here, far = self.grid.centres(0)[cells], share[:, None] * self.grid.widths[0]
+        centres = self.grid.points().reshape(self.grid.cells, -1)[cells]
+        here, far = centres[:, self.axis], share[:, None] * self.grid.widths[self.axis]
         parts *= int(np.clip(self.peclet().max() / 48.0, 1.0, 16.0))
         jumps = np.clip(side * (np.asarray(self.points) - here[:, None]), 0.0, far)
         edges = np.sort(np.concatenate([far * np.linspace(0.0, 1.0, parts + 1), jumps], axis=1), axis=1)
         width = np.diff(edges, axis=1)[..., None]
         nodes = edges[:, :-1, None] + width * _NODES
-        b, D, _ = _along(self.process, (here[:, None, None] + side * nodes)[..., None], 0)
+        places = np.broadcast_to(centres[:, None, None], (*nodes.shape, centres.shape[1])).copy()
+        places[..., self.axis] += side * nodes
+        b, D, _ = _along(self.process, places, self.axis)
         slope = side * b / D
         rise = np.cumsum((slope * width) @ _WEIGHTS, axis=1)
         start = np.concatenate([np.zeros((len(here), 1)), rise[:, :-1]], axis=1)[..., None]
         phi = np.clip(start + (slope @ _INTEGRALS.T) * width, -700.0, 700.0)
         each = (np.exp(-phi) * width) @ _WEIGHTS
-        # What is left of the way, from its end: where φ rises steeply, 1 less what has been passed is rounding.
+        # What is left of the way, summed from its end: where φ is steep, a difference would be rounding.
         later = np.cumsum(each[:, ::-1], axis=1)[:, ::-1] - each
         left = later[..., None] + (np.exp(-phi) @ (_WEIGHTS - _INTEGRALS).T) * width
         whole = each.sum(axis=1)

@@ -202,7 +202,9 @@ def test_times_to_a_target_in_the_cell_of_a_jump_are_exact(end, below, above, ce
 
     def occupied(v):
         breaks = [0.0, 0.3] if v > 0.3 else [0.0]
-        return quad(lambda u: np.exp(phi(u) - phi(v)) / D(u), -4, v, points=breaks, epsabs=1e-12, limit=200)[0]
+        return quad(lambda u: np.exp(phi(u) - phi(v)) / D(u), -4, v, points=breaks, epsabs=1e-12, limit=200)[
+            0
+        ]
 
     exact = quad(occupied, start, end, points=[0.0, 0.3], epsabs=1e-12, limit=200)[0]
     error = abs(float(times[k]) / exact - 1)
@@ -216,3 +218,20 @@ def test_times_to_a_target_in_the_cell_of_a_jump_are_exact(end, below, above, ce
         quad(lambda v: np.exp(-phi(v)), -1, to, points=[0.0, 0.3], epsabs=1e-12)[0] for to in (end, start)
     )
     assert float(q[k]) == pytest.approx(part / whole, abs=1e-8)
+
+
+@pytest.mark.parametrize(("below", "above"), [(0.25, 0.025), (0.025, 0.25)])
+@pytest.mark.parametrize("end", [0.3, 0.33])
+def test_times_in_two_variables_to_a_target_in_the_cells_of_a_jump_are_those_of_one(end, below, above):
+    noise = sp.Piecewise((sp.Float(below), x < sp.Float(0.3)), (sp.Float(above), True))
+    target, box = x > sp.Float(end), {"x": (-4, 4), "y": (-3, 3)}
+    line = mean_first_passage_time(
+        Diffusion([-x], [[noise]], (x,)), target=target, box={"x": (-4, 4)}, shape=81 * 5
+    )
+    plane = mean_first_passage_time(
+        Diffusion([-x, -y], sp.diag(noise, R(1, 5)), (x, y)), target=target, box=box, shape=(81, 24)
+    )
+    # Every fifth centre of the line is one of the plane.
+    exact = line.to_numpy()[2::5][20:40]
+    assert plane.to_numpy()[20:40, 12] == pytest.approx(exact, rel=1e-6)
+    assert plane.attrs["half_grid_estimate"] < 0.05
