@@ -59,7 +59,9 @@ class Dissection:
         both = np.concatenate([row, column]), np.concatenate([column, row])
         pattern = sparse.csr_matrix((ones, both), shape=rates.shape)
         n = rates.shape[0]
-        order = np.concatenate([np.setdiff1d(np.arange(n), last), last]).astype(np.int64)
+        inner = np.ones(n, bool)
+        inner[last] = False
+        order = np.concatenate([np.flatnonzero(inner), last]).astype(np.int64)
         pointers, neighbours = pattern.indptr.astype(np.int64), pattern.indices.astype(np.int64)
         places = np.ascontiguousarray(coordinates, np.int64)
         start, stop, children = _fronts(pointers, neighbours, places, order, n - len(last))
@@ -151,7 +153,16 @@ def _fronts(pointers, neighbours, places, order, inner):
     children = _dissect(pointers, neighbours, places, order, 0, inner, side, found) if inner else 0
     if inner < len(order):
         found.append((inner, len(order), children))
-    return np.array(found[1:], np.int64).T.copy()
+    return _columns(found)
+
+
+@numba.njit(cache=True)
+def _columns(found):
+    """The entries of a list of triples beyond its first, as three arrays."""
+    columns = np.empty((3, len(found) - 1), np.int64)
+    for k in range(1, len(found)):
+        columns[0, k - 1], columns[1, k - 1], columns[2, k - 1] = found[k]
+    return columns
 
 
 #: A state below or above the cut, in the separator, or already placed.

@@ -182,6 +182,7 @@ _FINE, _STRANGER = -1, -2
 def _pivots(F, own, smallest, closed):
     """Eliminate the leading ``own`` states of a front in place: S on the diagonal, U right of it, L below.
 
+    The block of the states beyond is left as it is: it gets the product of L and U there, as a whole.
     Returns the smallest |S_k| / Σ_j |q_kj| and the first state that is shut in. The last state of a closed
     chain has nothing left to go to: its pivot is 0.
     """
@@ -202,8 +203,12 @@ def _pivots(F, own, smallest, closed):
                 f = F[i, k]
                 for j in range(k + 1, width if i < b else b):
                     F[i, j] += f * F[k, j]
-        if b < rows:
-            F[b:, b:] += np.dot(np.ascontiguousarray(F[b:, a:b]), np.ascontiguousarray(F[a:b, b:]))
+        if b < own:
+            right = np.ascontiguousarray(F[a:b, b:])
+            F[b:own, b:] += np.dot(np.ascontiguousarray(F[b:own, a:b]), right)
+            if own < rows:
+                right = np.ascontiguousarray(right[:, : own - b])
+                F[own:, b:own] += np.dot(np.ascontiguousarray(F[own:, a:b]), right)
     return worst, _FINE
 
 
@@ -217,13 +222,16 @@ def _fronts(
     rank, local, owner = np.empty(n, np.int64), np.empty(n, np.int64), np.full(n, -1, np.int64)
     rank[order] = np.arange(n)
     stack, blocks = np.empty(len(start), np.int64), np.empty(room)
+    largest = (stop - start + np.diff(first)).max()
+    front = np.empty(largest * (largest + m))
     top = used = at_upper = at_lower = 0
     for t in range(len(start)):
         s, p, beyond = start[t], stop[t] - start[t], kept[first[t] : first[t + 1]]
         r = p + len(beyond)
         local[s : s + p], local[beyond] = np.arange(p), np.arange(p, r)
         owner[s : s + p], owner[beyond] = t, t
-        F = np.zeros((r, r + m))
+        F = front[: r * (r + m)].reshape(r, r + m)
+        F[:] = 0.0
         for k in range(p):
             i = order[s + k]
             for e in range(row_pointers[i], row_pointers[i + 1]):
@@ -256,9 +264,12 @@ def _fronts(
             return F, worst, s + fault
         worst = min(worst, ratio)
         q = r - p
-        upper[at_upper : at_upper + p * (r + m)] = F[:p].copy().reshape(-1)
-        lower[at_lower : at_lower + q * p] = F[p:, :p].copy().reshape(-1)
-        blocks[used : used + q * (q + m)] = F[p:, p:].copy().reshape(-1)
+        upper[at_upper : at_upper + p * (r + m)].reshape(p, r + m)[:] = F[:p]
+        left = lower[at_lower : at_lower + q * p].reshape(q, p)
+        left[:] = F[p:, :p]
+        block = blocks[used : used + q * (q + m)].reshape(q, q + m)
+        np.dot(left, np.ascontiguousarray(F[:p, p:]), block)
+        block += F[p:, p:]
         at_upper, at_lower, used = at_upper + p * (r + m), at_lower + q * p, used + q * (q + m)
         stack[top], top = t, top + 1
     return F, worst, _FINE
