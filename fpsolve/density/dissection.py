@@ -148,21 +148,15 @@ def separate_wells(rates: sparse.spmatrix, density: np.ndarray) -> np.ndarray:
 
 def _fronts(pointers, neighbours, places, order, inner):
     """Sort ``order`` in place; start, stop and number of children of each front, children first."""
-    found = numba.typed.List([(0, 0, 0)])
+    # No numba list: its compiled code is not kept, and costs seconds in each process.
+    found, count = np.empty((len(order), 3), np.int64), np.zeros(1, np.int64)
     side = np.full(len(order), _DONE, np.int8)
-    children = _dissect(pointers, neighbours, places, order, 0, inner, side, found) if inner else 0
+    children = _dissect(pointers, neighbours, places, order, 0, inner, side, found, count) if inner else 0
+    number = count[0]
     if inner < len(order):
-        found.append((inner, len(order), children))
-    return _columns(found)
-
-
-@numba.njit(cache=True)
-def _columns(found):
-    """The entries of a list of triples beyond its first, as three arrays."""
-    columns = np.empty((3, len(found) - 1), np.int64)
-    for k in range(1, len(found)):
-        columns[0, k - 1], columns[1, k - 1], columns[2, k - 1] = found[k]
-    return columns
+        found[number] = inner, len(order), children
+        number += 1
+    return found[:number].T.copy()
 
 
 #: A state below or above the cut, in the separator, or already placed.
@@ -192,7 +186,7 @@ def _cut(pointers, neighbours, places, states, side):
 
 
 @numba.njit(cache=True)
-def _dissect(pointers, neighbours, places, order, low, high, side, fronts):
+def _dissect(pointers, neighbours, places, order, low, high, side, fronts, count):
     """Sort order[low:high] into one half, the other half and the separator, and each half in turn.
 
     Returns how many fronts are left without a parent: the separator's own, or those of the halves.
@@ -203,7 +197,8 @@ def _dissect(pointers, neighbours, places, order, low, high, side, fronts):
         axis, cut, from_below = _cut(pointers, neighbours, places, order[low:high], side)
         side[order[low:high]] = _ABOVE if axis >= 0 else _DONE
     if axis < 0:
-        fronts.append((low, high, 0))
+        fronts[count[0]] = low, high, 0
+        count[0] += 1
         return 1
     states, kind, sizes = order[low:high].copy(), np.empty(high - low, np.int8), np.zeros(3, np.int64)
     for k, i in enumerate(states):
@@ -223,10 +218,11 @@ def _dissect(pointers, neighbours, places, order, low, high, side, fronts):
     children = 0
     for a, b in ((low, low + sizes[0]), (low + sizes[0], high - sizes[2])):
         if b > a:
-            children += _dissect(pointers, neighbours, places, order, a, b, side, fronts)
+            children += _dissect(pointers, neighbours, places, order, a, b, side, fronts, count)
     if sizes[2] == 0:
         return children
-    fronts.append((high - sizes[2], high, children))
+    fronts[count[0]] = high - sizes[2], high, children
+    count[0] += 1
     return 1
 
 
