@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import scipy.sparse as sparse
@@ -305,9 +305,9 @@ def _schemes(process: Process, grid: Grid, method: BackwardMethod) -> tuple[Sche
     if "central" not in schemes:
         return schemes
     # Where coefficients jump along an axis only fitted rates know how.
-    fitted: tuple[Scheme, ...] = ("exponential",) * len(schemes)
+    fitted = cast(tuple[Scheme, ...], ("exponential",) * len(schemes))
     jumps = {line.axis for line in lines_with_jumps(process, grid, fitted)}
-    return tuple("exponential" if s == "central" and axis in jumps else s for axis, s in enumerate(schemes))
+    return tuple(f if axis in jumps else s for axis, (s, f) in enumerate(zip(schemes, fitted, strict=True)))
 
 
 def _grid(process: Process, box, shape, walls) -> Grid:
