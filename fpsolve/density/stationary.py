@@ -333,8 +333,8 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
     difference = numbers - moments(coarse.density, half)[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = float(np.nanmax(np.abs(difference) / scales) / (2.0**power - 1.0))
-    if upwind:  # the walls cut off moments of this size
-        estimate = max(estimate, SMALLEST_ESTIMATE)
+    if upwind:  # the walls cut off moments of this size, and ripples add such
+        estimate = max(estimate, SMALLEST_ESTIMATE, 2.0 * state.negative_mass)
     # Rates of upwind differences have no wells that could be read off.
     masses = _masses_of_wells(state, grid)
     change = math.nan if upwind else changes([masses(state.density, grid), masses(coarse.density, half)])[0]
@@ -494,9 +494,9 @@ def moments(density: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 def _refitted(process: Process, solution: _Solution, box: Box) -> Box | None:
     """An automatic box fitted to its density; None if it fits already.
 
-    Walls that hold more than 1e-8 of the mass move out by 0.3 of the width. A wall moves in to where the tail
-    holds 1e-10 if that takes off more than a quarter (the reduced theory overestimates heavy tails), but not
-    into any well: one may hold less.
+    Walls that hold more than 1e-8 of the mass, and more than ripples do, move out by 0.3 of the width. A wall
+    moves in to where the tail holds 1e-10 if that takes off more than a quarter (the reduced theory
+    overestimates heavy tails), but not into any well: one may hold less.
     """
     grid = solution.grid
     fitted, moved = {}, False
@@ -509,7 +509,7 @@ def _refitted(process: Process, solution: _Solution, box: Box) -> Box | None:
             marginal = solution.marginal(axis)[::-out]
             # Leading cells that hold less than 1e-10 of the mass together, less one for safety.
             empty = max(0, int(np.searchsorted(np.cumsum(marginal), 1e-10)) - 1)
-            if solution.rim[name, end] > 1e-8:
+            if solution.rim[name, end] > max(1e-8, solution.state.negative_mass):
                 ends[end] = wall + out * 0.3 * span
             elif h * empty > 0.25 * span:
                 outermost = wells_hull(process)[name][out > 0]

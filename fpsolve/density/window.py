@@ -258,9 +258,12 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
         matrix = fokker_planck_matrix(process, grid, [chain or cast(Scheme, scheme)] * dimension)
         try:
             mode = lowest(process, grid.points()) if scheme == "upwind" else None
-            density = np.abs(null_vector(matrix, grid, mode=mode).density)
+            state = null_vector(matrix, grid, mode=mode)
         except RuntimeError:
             break  # wells that exchange nothing on cells this wide: keep them all
+        density = np.abs(state.density)
+        if scheme == "upwind":  # no tail can be told from ripples
+            empty = max(EMPTY_TAIL_UPWIND, state.negative_mass)
         fitted = {
             v: _around(hull[v], _fitted(density, grid, axis, empty)) for axis, v in enumerate(grid.names)
         }

@@ -65,6 +65,39 @@ def test_density_of_an_underdamped_well_is_found_in_a_box_of_its_own(friction, t
     assert float(abs(W - exact / exact.sum()).sum()) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "noise", [(0, 0, 1), pytest.param((0, sp.Rational(1, 2), sp.Rational(1, 3)), marks=pytest.mark.slow)]
+)
+def test_three_variables_driven_through_the_drift_have_the_covariance_of_lyapunov(noise):
+    # x' = v, v' = −x − v + z, and z' = −z with noise in z alone, or in v and z.
+    process = _linear([[0, 1, 0], [-1, -1, 1], [0, 0, -1]], sp.diag(*noise), (x, v, z))
+    A, D = (np.array(m, float) for m in (process.drift.jacobian((x, v, z)), process.diffusion))
+    S = solve_continuous_lyapunov(A, -2 * D)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        P = stationary_density(process, shape=16)
+    W = P * P.cell_volume
+    errors = [abs(float((W * u * u).sum()) / S[k, k] - 1) for k, u in enumerate((P.x, P.v, P.z))]
+    assert max(errors) < min(1e-3, P.attrs["half_grid_estimate"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1, 2])
+def test_an_underdamped_double_well_under_coloured_noise_is_right_within_its_stated_error(rate):
+    # Exact for every U: <v²> = <v z> at friction 1, <z²> = D/rate, and <v²> + <x z> = <x U'>.
+    process = Diffusion([v, x - x**3 - v + z, -rate * z], sp.diag(0, 0, sp.Rational(rate, 2)), (x, v, z))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        P = stationary_density(process)
+    W, stated = P * P.cell_volume, P.attrs["half_grid_estimate"]
+    assert stated < 0.1
+    mean = {name: float((W * value).sum()) for name, value in
+            {"vv": P.v**2, "vz": P.v * P.z, "zz": P.z**2, "xz": P.x * P.z, "xU": P.x**4 - P.x**2}.items()}  # fmt: skip
+    assert mean["vv"] == pytest.approx(mean["vz"], rel=2 * stated)
+    assert mean["zz"] == pytest.approx(0.5, rel=2 * stated)
+    assert mean["vv"] + mean["xz"] == pytest.approx(mean["xU"], abs=2 * stated)
+
+
 @pytest.mark.parametrize("time", [0.05, 0.5, 2])
 def test_coloured_noise_has_the_covariance_of_lyapunov_within_its_stated_error(time):
     tau = sp.Rational(str(time))
