@@ -21,7 +21,7 @@ from fpsolve.escape.passages import chosen_scheme, simulate_escape, start_state
 from fpsolve.escape.rare_events import split_escape
 from fpsolve.escape.rates import escape_rate, extrapolation_weight
 from fpsolve.escape.saddles import Exit, largest_rate_on_the_way, ways_out
-from fpsolve.escape.targets import gap_target, step_for, target_width
+from fpsolve.escape.targets import FINEST, gap_target, step_for, step_on_target, target_width
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.table import Row, Table
 from theory import escape as formulas
@@ -32,8 +32,6 @@ Method: TypeAlias = Literal["exact", "backward", "theory", "splitting", "simulat
 METHODS: tuple[Method, ...] = get_args(Method)
 #: Walker-steps that the simulation may take unless a time is given: a few seconds on one core.
 BUDGET = 1e9
-#: Most times that a time step may be shorter than the one that resolves the curvature.
-FINEST = 1e4
 QUANTITY = "mean time"
 
 
@@ -108,12 +106,8 @@ def escape(
     remarks: list[str] = []
     exits = _exits(process, start, target, remarks)
     problem = _Problem(process, start, target, walkers, time_step, max_time, box, walls, rng, progress, exits)
-    if time_step is not None and time_step < problem.own_step() / FINEST:
-        raise ValueError(
-            f"time_step={time_step:g} is {problem.own_step() / time_step:.0e} times shorter than "
-            f"{problem.own_step():.2g}, which resolves the curvature: the walkers would take as much longer; "
-            f"use at least {problem.own_step() / FINEST:.2g}"
-        )
+    if time_step is not None:
+        problem.check_step()
     found = _estimates(problem, [m for m in METHODS if m in methods], remarks)
     if not found:
         raise ValueError(f"no method can be used here: {'; '.join(remarks)}")
@@ -200,19 +194,38 @@ class _Problem:
 
     def own_step(self) -> float:
         """The longer of two time steps that resolve the sharpest curvature on the way, and the target."""
+        # A step near the learning rate would be taken for the map; continuous time needs one well below
+        rate = self.process.learning_rate
+        step = step_on_target(self.process, *self._way(), self._curvature_step())
+        return step if rate is None else min(step, rate / 10)
+
+    def check_step(self) -> None:
+        """A ValueError if the given time step is far shorter than curvature and target need."""
+        needed = min(
+            self._curvature_step(), step_for(self.process, *target_width(self.process, *self._way()))
+        )
+        if self.time_step is not None and self.time_step < needed / FINEST:
+            raise ValueError(
+                f"time_step={self.time_step:g} is {needed / self.time_step:.0e} times shorter than "
+                f"{needed:.2g}, which resolves the curvature: the walkers would take as much longer; use at "
+                f"least {needed / FINEST:.2g}"
+            )
+
+    def _way(self) -> tuple[sp.Basic, np.ndarray]:
+        """The target as walkers from the start meet it, and the start (1, n)."""
+        place = np.array([[self.start[n] for n in self.process.names]])
+        return gap_target(self.target, tuple(self.process.variables), place), place
+
+    def _curvature_step(self) -> float:
+        """The longer of two time steps that resolve the sharpest curvature on the way."""
+        met, place = self._way()
         curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
-            variables, point = self.process.variables, [[self.start[n] for n in self.process.names]]
-            slopes = values_at(sp.Matrix(self.process.drift).jacobian(list(variables)), variables, point)
+            variables = self.process.variables
+            slopes = values_at(sp.Matrix(self.process.drift).jacobian(list(variables)), variables, place)
             curvature = float(np.abs(np.linalg.eigvals(slopes)).max())
-        place = np.array([[self.start[n] for n in self.process.names]])
-        met = gap_target(self.target, tuple(self.process.variables), place)
         curvature = max(curvature, largest_rate_on_the_way(self.process, place[0], met))
-        thin = step_for(self.process, *target_width(self.process, met, place))
-        step = min(0.04 / curvature if curvature > 0 else 0.02, thin)
-        rate = self.process.learning_rate
-        # A step near the learning rate would be taken for the map; continuous time needs one well below
-        return step if rate is None else min(step, rate / 10)
+        return 0.04 / curvature if curvature > 0 else 0.02
 
 
 def _exits(process: Process, start: dict[str, float], target: sp.Basic, remarks: list[str]) -> list[Exit]:

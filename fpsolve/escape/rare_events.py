@@ -30,7 +30,7 @@ from fpsolve.escape.passages import (
 )
 from fpsolve.escape.saddles import largest_rate_on_the_way, relaxation_rates_below
 from fpsolve.escape.splitting import GROUPS, Counts, Plan, Walk, counted, log_mean, pilot
-from fpsolve.escape.targets import gap_target, step_for, target_width
+from fpsolve.escape.targets import gap_target, step_on_target
 from fpsolve.results import dataset, quantity
 from fpsolve.symbols.counter_rng import Seed, key_text, random_key
 from fpsolve.symbols.functions import check_expressions, numpy_function
@@ -260,7 +260,7 @@ def _started(
         if time_step is None:
             met = gap_target(target, tuple(process.variables), point)
             fast = max(fast, largest_rate_on_the_way(process, point[0], met))
-            time_step = min(0.04 / fast, step_for(process, *target_width(process, met, point)))
+            time_step = step_on_target(process, met, point, 0.04 / fast)
         relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
     return state, time_step, relaxation_time
 

@@ -17,6 +17,8 @@ from theory.langevin import Process
 #: Distances and directions in which the width of a target is looked for, in units of 1 + |place|.
 _DISTANCES = np.geomspace(1e-6, 1e3, 181)
 _DIRECTIONS = 24
+#: Most times that a time step may be shorter than the one that resolves the curvature.
+FINEST = 1e4
 
 
 def gap_target(target: sp.Basic, variables: tuple[sp.Symbol, ...], starts: np.ndarray) -> sp.Basic:
@@ -99,6 +101,19 @@ def step_for(process: Process, width: float, place: np.ndarray) -> float:
     """The longest step, four of whose lengths √(2D dt) are as long as a target is wide."""
     noise = float((root_at(process, place) ** 2).sum(axis=1).max())
     return math.inf if not (math.isfinite(width) and noise > 0) else (width / 4) ** 2 / noise
+
+
+def step_on_target(process: Process, target: sp.Basic, starts: np.ndarray, step: float) -> float:
+    """The step, or a shorter one that sees a thin target; a ValueError if it is ``FINEST`` times shorter."""
+    width, place = target_width(process, target, starts)
+    longest = step_for(process, width, place)
+    if longest < step / FINEST:
+        raise ValueError(
+            f"the target {target} is {width:.2g} wide: steps that see it, {longest:.1e}, are "
+            f"{step / longest:.0e} times shorter than the drift needs, and walkers take as much longer; "
+            "give a larger target, or time_step="
+        )
+    return min(step, longest)
 
 
 def root_at(process: Process, place: np.ndarray) -> np.ndarray:

@@ -1,13 +1,14 @@
 """Multilevel splitting: exact times at low and high barriers, honest intervals, two dimensions, refusals."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import sympy as sp
 from scipy import stats
 
-from fpsolve import committor, mean_first_passage_time, simulate_escape, split_escape
+from fpsolve import committor, compare, mean_first_passage_time, simulate_escape, split_escape
 from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
@@ -92,6 +93,27 @@ def test_a_target_that_is_no_saddle_is_met_by_extrapolation(process, far):
     assert abs(float(result.log_mean_time) - exact) < 4 * error
     assert abs(float(result.log_mean_time) - nearer) > 4 * error
     assert result.step.values == pytest.approx([0.05, 0.1])
+
+
+@pytest.mark.parametrize("barrier", [10, 20, 40])
+def test_an_exit_at_the_wall_of_a_bowl_needs_no_step_of_ones_own(barrier):
+    far = math.sqrt(barrier)
+    result = split_escape(OU, start={"x": 0}, target=x > far, rng=1, walkers=20_000)
+    exact = escape.exact_log_mean_time(OU, 0, target=far)
+    error = float(result.log_mean_time_stderr)
+    assert abs(float(result.log_mean_time) - exact) < 4 * error < 1
+
+
+def test_a_target_too_thin_for_any_walk_is_refused_before_it():
+    bowl = Diffusion([-x, -y], sp.eye(2), (x, y))
+    way = {"start": {"x": 0, "y": 0}, "target": (x - 1) ** 2 + y**2 < 1e-6}
+    for walk in (split_escape, partial(compare.escape, methods=("splitting", "simulation"))):
+        with pytest.raises(
+            ValueError, match=r"0.002 wide: steps that see it.*give a larger target, or time_step="
+        ):
+            walk(bowl, **way)
+    with pytest.warns(UserWarning, match="jump over it unseen: times are too long"):
+        split_escape(bowl, time_step=0.01, walkers=100, rng=0, extrapolate=False, **way)
 
 
 @pytest.mark.slow
