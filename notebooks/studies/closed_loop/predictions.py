@@ -157,7 +157,7 @@ def conditional_variances(lam: ArrayLike, D: ArrayLike, *, learning_rate: float 
 
 
 def evolved_density(
-    valley: MeasuredValley, mode: int, *, steps: int, times: int = 6, noise: Reading = "local", fine: int = 2
+    valley: MeasuredValley, mode: int, *, steps: int, times: int = 6, noise: Reading = "local"
 ) -> xr.DataArray:
     """Density of (x, y_i) along the walk, the other sharp variables averaged out at each x; dims time, x, y.
 
@@ -166,7 +166,7 @@ def evolved_density(
     density in x, see :func:`stationary_place`; that of y given x follows x, quasi-stationary.
 
     ``mode`` is i, from 0; ``steps`` are the iterations of the walk, ``times`` the densities in its second
-    half. Cells along y are 32 times ``fine`` (for half-grid estimates), along x as many as the start needs.
+    half. There are 64 cells along y, along x as many as the start needs.
     Noise "random_shift" gives x next to no noise and is a ValueError, as is a mode that does not exist.
     """
     if noise not in ("measured", "local"):
@@ -185,14 +185,14 @@ def evolved_density(
     spread = np.sqrt(2 * rate * np.cumsum(Dx))
     widths = np.sqrt(valley.diffusion(path, noise=noise)[:, mode] / valley.curvatures(path)[:, mode])
     low, high = path[start:].min() - 6 * spread[-1], path[start:].max() + 6 * spread[-1]
-    nx = int(np.clip(np.ceil(1.5 * fine * (high - low) / spread[start]), 40 * fine, 350 * fine))
+    nx = int(np.clip(np.ceil(3 * (high - low) / spread[start]), 80, 700))
     s0 = max(spread[start], 1.5 * (high - low) / nx)
     first = sp.exp(-((x - path[start]) ** 2) / (2 * s0**2) - y**2 / (2 * widths[start] ** 2))
     reach = 7 * float(widths[start:].max())
     begin, last = rate * (steps // 2 - start), rate * (steps - start)
     return fpsolve.evolve(
-        process, first, times=list(np.linspace(max(begin, 0.0), last, times)), time_step=last / (75 * fine),
-        box={str(x): (low, high), str(y): (-reach, reach)}, shape=(nx, 32 * fine),
+        process, first, times=list(np.linspace(max(begin, 0.0), last, times)), time_step=last / 150,
+        box={str(x): (low, high), str(y): (-reach, reach)}, shape=(nx, 64),
     )  # fmt: skip
 
 
@@ -273,10 +273,14 @@ def _of_theory(valley: MeasuredValley, steps: int, noise: Reading) -> dict[str, 
 
 
 def _of_density(valley: MeasuredValley, mode: int, steps: int, noise: Reading) -> Numbers:
-    """Var y, ⟨x⟩, Var x, Δ ln F̂ of the evolving density, and a third of their change from half the grid."""
-    evolved = (evolved_density(valley, mode, steps=steps, noise=noise, fine=k) for k in (2, 1))
-    fine, coarse = (_moments(valley, density) for density in evolved)
-    return fine, np.abs(fine - coarse) / 3
+    """Var y, ⟨x⟩, Var x, Δ ln F̂ of the evolving density, and their errors by its own estimates."""
+    density = evolved_density(valley, mode, steps=steps, noise=noise)
+    relative = density.attrs["half_grid_estimate"] + density.attrs["time_error"]
+    numbers, climb = _moments(valley, density), valley.log_weighted_flatness
+    of_y, x, of_x, _ = numbers
+    of_mean = relative * np.sqrt(x**2 + of_x)
+    of_climb = climb(x + of_mean) - climb(x)
+    return numbers, np.array([2 * relative * of_y, of_mean, 2 * relative * of_x, abs(float(of_climb))])
 
 
 def _moments(valley: MeasuredValley, density: xr.DataArray) -> np.ndarray:
