@@ -251,25 +251,31 @@ class _Run:
         """The frames on the grid and on half of it."""
         half = self.grid.coarsened()
         matrix = fokker_planck_matrix(self.process, half, self.schemes)
-        coarse = self._accurate(matrix, half, on_coarser(self.start, self.grid, half), False)
+        start = on_coarser(self.start, self.grid, half)
+        coarse, allowed = self._accurate(matrix, half, start, FIRST_SHARE * self.accuracy, False)
         matrix = fokker_planck_matrix(self.process, self.grid, self.schemes)
-        return self._accurate(matrix, self.grid, self.start, progress), coarse
+        # The error of a step is nearly that on half the grid.
+        return self._accurate(matrix, self.grid, self.start, allowed, progress)[0], coarse
 
-    def _accurate(self, matrix: sparse.csc_matrix, grid: Grid, start: np.ndarray, progress: bool) -> _Frames:
-        """The frames with an error in time below the accuracy, if that is reached in few attempts."""
+    def _accurate(
+        self, matrix: sparse.csc_matrix, grid: Grid, start: np.ndarray, allowed: float, progress: bool
+    ) -> tuple[_Frames, float]:
+        """The frames with an error in time below the accuracy, if that is reached in few attempts.
+
+        The first attempt allows an error of ``allowed`` in each step; what the last one allows comes second.
+        """
         absorbed = (
             None
             if self.absorbing is None
             else Absorbed.of(self.process, matrix, grid, self.absorbing, self.schemes)
         )
-        allowed = FIRST_SHARE * self.accuracy
         for _ in range(ATTEMPTS):
-            found = self._frames(matrix, absorbed, grid, start, allowed, progress)
+            found, used = self._frames(matrix, absorbed, grid, start, allowed, progress), allowed
             if found.error <= self.accuracy:
                 break
             # The sum of n errors of third order falls like their 2/3rd power.
             allowed *= 0.7 * (self.accuracy / found.error) ** 1.5
-        return found
+        return found, used
 
     def _frames(self, matrix, absorbed, grid, start, allowed: float, progress: bool) -> _Frames:
         """One attempt with a given error allowed in each step."""
