@@ -130,7 +130,7 @@ def stationary_density(
         mirrored = tuple(v for v in mirrored if given[v][0] == -given[v][1])
     mirrored = tuple(v for v in mirrored if ends[v] != "periodic")
     if given is not None and "far" in ends.values():
-        _warn_if_metastable(process)
+        _warn_if_metastable(process, given, ends)
     density = _METHODS[method](
         process, given, mirrored, shape=shape, scheme=scheme, walls=ends, accuracy=accuracy
     )
@@ -167,8 +167,9 @@ def _second_moments(density: xr.DataArray) -> np.ndarray:
     return np.array(points) @ (weights * np.array(points)).T
 
 
-def _warn_if_metastable(process: Process) -> None:
-    if reason := why_unconfined(process):
+def _warn_if_metastable(process: Process, box: Box, walls: Mapping[str, Walls]) -> None:
+    held = set(walls.values()) != {"far"}  # by a wall that is meant, or a period
+    if reason := why_unconfined(process, None if held else box):
         warnings.warn(f"the density is metastable, of walkers still in the box: {reason}", stacklevel=3)
 
 

@@ -13,6 +13,7 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
+from fpsolve.density.flight import why_it_flies
 from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
 from fpsolve.density.line import ABOVE, HIGHEST, line_window
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
@@ -141,13 +142,18 @@ def _level_window(process: Process, mirrored: tuple[str, ...], with_barriers: bo
     return Window(box, _cells(process, box, widths.tolist(), mirrored))
 
 
-def why_unconfined(process: Process) -> str:
-    """Why the process has no stationary law; empty if it has one, or that is not known."""
+def why_unconfined(process: Process, box: Box | None) -> str:
+    """Why the process has no stationary law; empty if it has one, or that is not known.
+
+    Seen from a box with far walls, where the paths of the drift are to tell it.
+    """
     try:
         if len(process.variables) == 1:
             line_window(process, with_barriers=False)
         elif process.landscape is not None and process.temperature is not None:
             _level_window(process, (), False)
+        elif box is not None:
+            return why_it_flies(process, box, natural_range(process))
     except Unconfined as error:
         return str(error)
     except ValueError:
@@ -245,6 +251,8 @@ def _search_window(process: Process, mirrored: tuple[str, ...]) -> Window:
     box = within_range(process, _covariance_box(process, stable))
     if is_linear(process):
         return Window(_symmetric(box, mirrored), default_shape(process, mirrored))
+    if reason := why_it_flies(process, box, natural_range(process)):
+        raise ValueError(f"no stationary law: {reason}; give box= for a metastable density")
     hull = within_range(process, wells_hull(process))
     widest = 1e3 * max(high - low for low, high in box.values())
     dimension = len(process.variables)
