@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.integrate import quad
+from scipy.integrate import cumulative_simpson, quad
 
 from fpsolve import compare, simulate
+from fpsolve.ensemble.wells import _wells
 from theory import Diffusion, Landscape, Langevin, isotropic
 
 x, y = sp.symbols("x y", real=True)
@@ -177,6 +178,57 @@ def test_wells_that_no_walker_leaves_are_said_and_those_in_balance_are_not():
         warnings.simplefilter("error")
         simulate(shallow, **options)
         simulate(deep, box={"x": (0.3, 3)}, **options)  # the other well lies beyond the wall
+
+
+@pytest.mark.parametrize(
+    ("drift", "noise", "known"),
+    [
+        ([x - x**3], [[R(1, 50)]], "in balance"),
+        (
+            [x - x**3 - y / 2, -y + x / 4 - x**3 / 4],
+            sp.eye(2) / 50,
+            "if the 2 wells of the drift weighed alike",
+        ),
+        ([y, x - x**3 - y], sp.diag(0, R(1, 50)), "if the 2 wells of the drift weighed alike"),
+    ],
+)
+def test_wells_of_a_drift_that_no_walker_leaves_are_said(drift, noise, known):
+    variables = (x, y)[: len(drift)]
+    process = Diffusion(drift, noise, variables)
+    start = {str(v): float(v == x) for v in variables}
+    with pytest.warns(UserWarning, match=f"0 of 200 walkers ended in another well.*about 100 would {known}"):
+        simulate(process, walkers=200, time=60, time_step=0.05, start=start, rng=0)
+
+
+@pytest.mark.parametrize(
+    ("drift", "noise"),
+    [
+        ([x - x**3], [[R(1, 4)]]),
+        ([x - x**3 + R(3, 10)], [[R(1, 50)]]),  # the other well weighs exp(-29)
+        ([-x - y, x - y], sp.eye(2)),
+        ([y, x - x**3 - y], sp.diag(0, R(1, 4))),
+    ],
+)
+def test_walkers_that_know_all_wells_of_a_drift_are_not_warned_of(drift, noise):
+    variables = (x, y)[: len(drift)]
+    start = {str(v): float(v == x) for v in variables}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simulate(Diffusion(drift, noise, variables), walkers=200, time=60, time_step=0.05, start=start, rng=0)
+
+
+def test_weights_of_the_wells_of_a_drift_are_those_of_the_density():
+    # A potential hidden in a drift, and noise that depends on the place: P ∝ exp(φ) by scipy.
+    D = (1 + x**2 / 2) / 10
+    process = Diffusion([x - x**3 + R(1, 10)], [[D]], (x,))
+    places, exponents = _wells(process)
+    b, d = (sp.lambdify(x, f) for f in (x - x**3 + R(1, 10), D))
+    line = np.linspace(-3, 3, 20001)
+    phi = cumulative_simpson(b(line) / d(line), x=line, initial=0) - np.log(d(line))
+    P = np.exp(phi - phi.max())
+    left, right = P[line < 0.1].sum(), P[line > 0.1].sum()
+    low, high = np.argsort(places[:, 0])
+    assert exponents[low] - exponents[high] == pytest.approx(np.log(right / left), abs=0.3)
 
 
 @pytest.mark.parametrize(
