@@ -30,6 +30,7 @@ from fpsolve.density.operator import NullVector, fokker_planck_matrix, null_vect
 from fpsolve.density.richardson import at, error_left, extrapolated, resampled
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
+from fpsolve.density.upwind import noiseless_directions
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import dataset, provenance, quantity
 from fpsolve.symbols.target import Target, target_function
@@ -37,6 +38,8 @@ from theory.langevin import Process
 
 #: Negative times, as a share of the largest, that upwind differences may have next to the target.
 LARGEST_UNDERSHOOT = 1e-2
+#: Second differences from cell to cell, in units of the mode, of modes of the mesh (4 at most).
+JAGGED = 1.0
 #: Name and unit of the moments of the first-passage time.
 _MOMENTS = {1: ("mean first-passage time", "time"), 2: ("second moment of the first-passage time", "time^2")}
 
@@ -239,7 +242,7 @@ def relaxation_modes(
         ``left`` ψ, ∫|ψ| = 1; complex where modes rotate. The stationary mode is left out.
     """
     process = numeric_process(process, cross_diffusion)
-    if change := _shear(process, method, walls):
+    if len(noiseless_directions(process)) and (change := _shear(process, method, walls)):
         turned = ", ".join(shear.words(process.names) for shear in change.shears)
         raise ValueError(
             f"noise is missing in a direction that is no axis: use relaxation_rates, or {turned} as variables"
@@ -275,10 +278,20 @@ def _slow_modes(
     power, sizes = order(process, grid, schemes), np.abs(fine.rates)
     changes = [error_left(c, power) for c in np.abs(fine.rates - coarse.rates) / sizes]
     errors = np.maximum(changes, _unresolved(grid, state.rates)) * sizes
+    errors = np.where(_jagged(fine.right, grid), sizes, errors)
     worst = float((errors / sizes).max())
     if not worst <= 1e-2:
         _warn(f"the relaxation rates are good to about {worst:.1e} only: use more cells (shape=)")
     return grid, fine, errors
+
+
+def _jagged(modes: np.ndarray, grid: Grid) -> np.ndarray:
+    """Which modes (cells, count) change sign from cell to cell: modes of the mesh, not of the process."""
+    fields = modes.reshape(*grid.shape, -1)
+    jumps = [np.diff(fields, 2, axis=k).reshape(-1, modes.shape[1]) for k in range(len(grid.shape))]
+    typical = np.linalg.norm(modes, axis=0) / np.sqrt(len(modes))
+    rough = np.array([np.sqrt((np.abs(jump) ** 2).mean(axis=0)) for jump in jumps])
+    return np.asarray(rough.max(axis=0) > JAGGED * typical)
 
 
 def _stationary(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> NullVector:

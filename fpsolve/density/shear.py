@@ -19,6 +19,9 @@ from fpsolve.density.grid import Box, Grid, checked_box, checked_shape
 from fpsolve.density.upwind import NO_NOISE, noiseless_directions
 from theory.langevin import Diffusion, Langevin, Process
 
+#: Ratio of the noise along two directions, beyond which jumps along them are longer than a shear is bad.
+MOST_SPREAD = 50.0
+
 
 @dataclass(frozen=True)
 class Shear:
@@ -145,16 +148,19 @@ class Sheared:
 
 
 def sheared(process: Process) -> Sheared | None:
-    """The process in variables whose noise is diagonal; None if there is noise in all directions, or no need.
+    """The process in variables whose noise is diagonal; None where the process's own are as good.
 
-    Only for constant D. The values of other processes, as far as they have directions without noise that are
-    no axes, are left to the finite volumes.
+    Where noise is missing in a direction, or much weaker than along another and neither is an axis: jumps
+    along both would reach over many cells. Only for constant D. The values of other processes, as far as they
+    have directions without noise that are no axes, are left to the finite volumes.
     """
     if isinstance(process, Langevin) and process.noise.hessian_factor is not None:
         return None
-    if process.diffusion.free_symbols or not len(null := noiseless_directions(process)):
+    if process.diffusion.free_symbols:
         return None
-    D = np.array(process.diffusion, float)
+    D, null = np.array(process.diffusion, float), noiseless_directions(process)
+    if not len(null) and _spread(D) <= MOST_SPREAD:
+        return None
     shears = _shears(D, null)
     if not shears:
         return None
@@ -169,6 +175,13 @@ def sheared(process: Process) -> Sheared | None:
     old = process.drift.subs(dict(zip(process.variables, back, strict=True)), simultaneous=True)
     drift = sp.Matrix(matrix) * old
     return Sheared(Diffusion(drift, sp.diag(*noise.tolist()), process.variables, process.name), tuple(shears))
+
+
+def _spread(D: np.ndarray) -> float:
+    """Largest over smallest eigenvalue of D in units that make its diagonal 1; 1 if D is indefinite."""
+    scale = np.sqrt(np.abs(D.diagonal()))
+    values = np.linalg.eigvalsh(D / np.outer(scale, scale)) if scale.all() else np.ones(1)
+    return float(values[-1] / values[0]) if values[0] > 0 else 1.0
 
 
 def _shears(D: np.ndarray, null: np.ndarray) -> list[Shear]:

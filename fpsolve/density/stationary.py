@@ -24,7 +24,7 @@ from fpsolve.density.pieces import refuse_collapse
 from fpsolve.density.richardson import changes, error_left, extrapolated, remainder
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
-from fpsolve.density.upwind import check_reach, lacks_noise
+from fpsolve.density.upwind import PECLET, check_reach, lacks_noise
 from fpsolve.density.window import (
     MAX_CELLS,
     default_shape,
@@ -464,6 +464,8 @@ def chosen_schemes(
     elif scheme == "auto":
         peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
         chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
+        if max(peclet) > PECLET and process.diffusion.is_diagonal() and not process.diffusion.free_symbols:
+            chosen = ("upwind",) * size  # central differences have slow modes of their own there
     mixed = "chain" in chosen and set(chosen) != {"chain"}
     if len(chosen) != size or mixed or not set(chosen) <= set(get_args(Scheme)):
         names = ", ".join(map(repr, get_args(Scheme)))

@@ -29,6 +29,8 @@ Nodes: TypeAlias = tuple[int | str, ...]
 SMALLEST_CUT = 1e-3
 #: An axis or a direction is without noise if D along it is below this share of the largest entry of D.
 NO_NOISE = 1e-13
+#: Cell Péclet number |b|h/D beyond which the drift of a cell is upwind.
+PECLET = 20.0
 #: What a path meets beyond the last free cell of a line, where it is no set.
 _WALL = -1
 #: Nodes of a stencil that are no cells: where the line ends, ahead or behind.
@@ -60,11 +62,11 @@ def backward(process: Process, grid: Grid, signed: Sequence[np.ndarray] = ()) ->
     rows = _Rows(grid, signed)
     for axis, h in enumerate(grid.widths):
         drift, noise = b[..., axis] / h, D[..., axis, axis] / h**2
+        moved = np.where(np.abs(drift) > PECLET * noise, drift, 0.0)
         if noise.any():
-            rows.add_central(axis, drift, noise)
-        else:
-            for step in (1, -1):
-                rows.add_upwind(axis, step, np.maximum(step * drift, 0.0))
+            rows.add_central(axis, drift - moved, noise)
+        for step in (1, -1) if moved.any() else ():
+            rows.add_upwind(axis, step, np.maximum(step * moved, 0.0))
     return rows.collected()
 
 
