@@ -134,7 +134,7 @@ def simulate(
         start or a coefficient at the start makes no sense, and at the end if a walker came to a place where D
         is no covariance. A UserWarning if walkers diverged, or went from well to well too rarely.
     """
-    check_names(process.names, RESERVED)
+    check_names(variable_names(process), RESERVED)
     given = {
         "walkers": walkers, "time_step": time_step, "burn_in": burn_in, "bins": bins, "rng": rng,
         "divergence": divergence, "first_walker": first_walker, "box": box, "walls": walls,

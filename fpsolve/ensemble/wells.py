@@ -56,7 +56,8 @@ def _wells(process: Process) -> tuple[np.ndarray, np.ndarray]:
     try:
         landscape = process.landscape
         places, exponents = _stable_zeros(process) if landscape is None else _minima(process, landscape)
-    except (ValueError, NotImplementedError, ArithmeticError, TypeError):
+    except (ValueError, NotImplementedError, ArithmeticError, TypeError, AttributeError):
+        # Not found, or a process of nothing but drift and root.
         return np.empty((0, len(process.variables))), np.empty(0)
     return places, exponents
 
