@@ -20,7 +20,7 @@ from fpsolve.ensemble.steps import ORDER
 from fpsolve.escape.passages import chosen_scheme, simulate_escape, start_state
 from fpsolve.escape.rare_events import split_escape
 from fpsolve.escape.rates import escape_rate, extrapolation_weight
-from fpsolve.escape.saddles import Exit, largest_rate_on_the_way, ways_out
+from fpsolve.escape.saddles import Exit, largest_rate_on_the_way, relaxation_rates_below, ways_out
 from fpsolve.escape.targets import FINEST, gap_target, step_for, step_on_target, target_width
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.table import Row, Table
@@ -32,6 +32,8 @@ Method: TypeAlias = Literal["exact", "backward", "theory", "splitting", "simulat
 METHODS: tuple[Method, ...] = get_args(Method)
 #: Walker-steps that the simulation may take unless a time is given: a few seconds on one core.
 BUDGET = 1e9
+#: Trials a level of splitting, and walker-steps in which all of them forget their start once.
+TRIALS, RELAXATIONS = (2000, 40_000), 5e7
 QUANTITY = "mean time"
 
 
@@ -335,8 +337,12 @@ def _path_dependent(problem: _Problem, process: Langevin) -> _Estimate:
 
 
 def _splitting(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Estimate]:
-    """Adaptive multilevel splitting."""
-    runs = split_escape(problem.process, time_step=problem.step(), rng=problem.rng, **problem.walked())
+    """Adaptive multilevel splitting, with fewer trials where walkers take long to forget their start."""
+    process, step = problem.process, problem.step()
+    place = np.array([problem.start[n] for n in process.names])
+    slow, _ = relaxation_rates_below(process, place, target=problem.target)
+    trials = int(np.clip(RELAXATIONS * slow * step, *TRIALS))
+    runs = split_escape(process, time_step=step, rng=problem.rng, walkers=trials, **problem.walked())
     value, low, high = (float(1 / runs[name]) for name in ("rate", "high", "low"))
     name = "splitting, dt -> 0" if runs.attrs["extrapolated"] else "splitting"
     yield _Estimate(name, value, low, high, "95 % interval", wide=True)

@@ -124,6 +124,15 @@ def test_unreadable_files_get_one_clear_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_of_other_editors_are_read(start, end, tmp_path, capsys):
+    (tmp_path / "a.toml").write_bytes((start + GOOD.replace("\n", end)).encode())
+    options = ["--json", "--method", "spectral", "--no-simulation"]
+    assert line.main(["stationary", str(tmp_path / "a.toml"), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]
+
+
 def test_the_program_starts_and_fails_cleanly_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(
         [*PROGRAM, str(tmp_path / "none.toml")], capture_output=True, text=True, check=False

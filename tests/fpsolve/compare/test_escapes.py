@@ -7,6 +7,7 @@ import pytest
 import sympy as sp
 
 from fpsolve import compare, plot
+from fpsolve.compare import escapes
 from fpsolve.escape.saddles import ways_out
 from theory import Diffusion, Landscape, Langevin, escape, hessian_proportional, isotropic, random_shift
 
@@ -85,6 +86,19 @@ def test_no_escape_in_the_time_given_is_a_bound_and_no_row():
 def test_a_simulation_that_would_take_hours_is_left_out():
     table = compare.escape(_well(30), start={"x": -1}, target=x > 0, methods=("exact", "simulation"))
     assert any("not run; 100 walkers would take" in remark for remark in table.remarks)
+
+
+@pytest.mark.parametrize(("stretch", "stiffness", "trials"), [(1, 1, 40_000), (6, 5, 11_111), (30, 50, 2000)])
+def test_splitting_takes_fewer_trials_where_walkers_forget_their_start_slowly(
+    monkeypatch, stretch, stiffness, trials
+):
+    asked = []
+    monkeypatch.setattr(escapes, "split_escape", lambda *_, walkers, **options: asked.append(walkers))
+    loss = WELL.loss.subs(x, x / stretch) + stiffness * y**2
+    process = Langevin(Landscape(loss, (x, y)), isotropic(sp.Rational(1, 12)))
+    with pytest.raises(TypeError):  # no result
+        compare.escape(process, start={"x": -stretch, "y": 0}, target=x > 0, methods=("splitting",))
+    assert asked == [trials]
 
 
 def test_the_saddles_that_lead_into_the_target_are_found():

@@ -40,6 +40,27 @@ def test_itos_law_at_a_jump_of_the_noise_keeps_the_mean_at_zero():
     assert found["<x^2>"] == pytest.approx(1 / np.sqrt(8), rel=1e-5)  # 0.353553
 
 
+@pytest.mark.parametrize("method", ["finite-volume", "spectral"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        sp.Piecewise((R(1, 2), x < 0), (R(1, 4), True)),
+        sp.Piecewise((2, sp.Abs(x) < 1), (R(1, 2), True)),
+        sp.Piecewise((1, x < -2), (3, x < 1), (R(1, 3), True)),
+        1 + sp.Heaviside(x - R(1, 3)),
+    ],
+)
+def test_an_automatic_box_serves_any_jumps_of_the_noise(noise, method):
+    line = np.linspace(-14, 14, 2_800_001)
+    D = np.broadcast_to(sp.lambdify(x, noise, "numpy")(line), line.shape)
+    slope = -line / D
+    weight = np.exp(np.concatenate([[0], np.cumsum(slope[1:] + slope[:-1]) * 5e-6]) - 49 / D[0]) / D
+    square = (weight * line**2).sum() / weight.sum()
+    found = averages(stationary_density(Diffusion([-x], [[noise]], (x,)), method=method))
+    assert found["<x>"] == pytest.approx(0.0, abs=1e-5)  # from ∫x p' for a linear drift
+    assert found["<x^2>"] == pytest.approx(square, rel=1e-4)
+
+
 @pytest.mark.parametrize("place", [0.0, 1 / 3, np.sqrt(0.1)])
 def test_density_with_a_jump_on_a_face_or_in_a_cell_is_second_order_and_states_its_error(place):
     mean, square = moments_by_quadrature(place)

@@ -112,6 +112,17 @@ def test_natural_ends_in_two_variables():
 def test_the_wells_of_a_drift_without_landscape_are_found():
     drift = -sp.diff(2 * x**2 * (x - 2) ** 2 - x / 2, x)
     assert averaged(Diffusion([drift], [[0.03]], (x,)), lambda d: d.x > 1) == pytest.approx(1, abs=1e-9)
+    for loss, D in (
+        ((x - 50) ** 2 * (x + 30) ** 2 / 40000 - x / 50, 0.5),
+        (x**2 * (x - 7) ** 2 / 50 + x / 200, 0.05),
+    ):
+        weight = sp.lambdify(x, sp.exp(-(loss - loss.subs(x, 0)) / D), "numpy")
+        norm, mean = (
+            quad(f, -60, 80, points=[-30, 0, 7, 50], limit=800)[0]
+            for f in (weight, lambda u, w=weight: u * w(u))
+        )
+        process = Diffusion([-sp.diff(loss, x)], [[D]], (x,))
+        assert averaged(process, lambda d: d.x) == pytest.approx(mean / norm, rel=1e-5)
     ring = Diffusion(
         [x - y - x * (x**2 + y**2), x + y - y * (x**2 + y**2)], [[R(1, 20), 0], [0, R(1, 20)]], (x, y)
     )

@@ -591,7 +591,16 @@ def test_tied_and_frozen_weights_are_chosen_by_any_of_their_names():
     assert Subject(_frozen().requires_grad_(False), x, LABELS[:5]).size == 43
 
 
+def _saturated():
+    net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2)).double()
+    with torch.no_grad():
+        net[2].weight.zero_()
+        net[2].bias.copy_(torch.tensor([1e4, 0.0]))
+    return Subject(net, torch.randn(12, 4).double(), torch.zeros(12, dtype=torch.int64))
+
+
 def test_a_hessian_of_zero_has_eigenvalues_zero():
+    assert not top_eigenpairs(_saturated(), count=2).eigenvalue.any()
     net = nn.Sequential(nn.Linear(4, 30, bias=False), nn.ReLU(), nn.Linear(30, 2, bias=False)).double()
     subject = Subject(net, torch.zeros(12, 4).double(), LABELS)
     top = top_eigenpairs(subject, count=3)
