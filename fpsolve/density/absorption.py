@@ -11,9 +11,10 @@ import scipy.sparse as sparse
 
 from fpsolve.density.chain import bernoulli
 from fpsolve.density.choices import Scheme
+from fpsolve.density.dissection import Dissection
+from fpsolve.density.elimination import ShutIn, eliminate
 from fpsolve.density.fitted import FittedAxis, fitted_axis
 from fpsolve.density.grid import Grid
-from fpsolve.density.operator import factorised
 from fpsolve.density.upwind import backward
 from theory.langevin import Process
 
@@ -166,6 +167,8 @@ class Absorbed:
     matrix: sparse.csc_matrix
     keep: np.ndarray
     exits: np.ndarray
+    rates: sparse.csr_matrix  # among the kept cells, without diagonal
+    places: np.ndarray  # of the kept cells on the grid
 
     @classmethod
     def of(
@@ -180,21 +183,23 @@ class Absorbed:
         outside = Outside.of(process, matrix, grid, [function], schemes)
         inner, exits = outside.rates.T, outside.exits[:, 0]
         inner = inner - sparse.diags(np.asarray(inner.sum(axis=0)).ravel() + exits)
-        return cls(inner.tocsc(), outside.keep, exits)
+        rates = outside.rates - sparse.diags(outside.rates.diagonal())
+        return cls(inner.tocsc(), outside.keep, exits, rates.tocsr(), grid.indices()[outside.keep])
 
     def slowest_decay(self) -> tuple[float, np.ndarray]:
         """The smallest decay rate and its density on all kept cells, of sum 1: the quasi-stationary state.
 
-        Inverse iteration. NaN where it does not settle, or where the rate is lost in the rounding of A; so is
-        the density if no float leaves some cell.
+        Inverse iteration with the elimination, right to rounding at any barrier. NaN where it does not
+        settle, where negative rates lose it in rounding, and, with the density, where no float leaves some
+        cell.
         """
         try:
-            lu = factorised(self.matrix)
-        except RuntimeError:
+            chain = eliminate(Dissection.of(self.rates, self.places), self.rates, self.exits)
+        except ShutIn:
             return np.nan, np.full(len(self.keep), np.nan)
         density, rate = np.full(len(self.keep), 1.0 / len(self.keep)), np.nan
         for _ in range(500):
-            ahead = -lu.solve(density)
+            ahead = chain.occupation(density)
             before, rate = rate, 1.0 / float(ahead.sum())
             ahead = ahead * rate
             settled = np.abs(ahead - density).sum() < 1e-10
@@ -203,5 +208,7 @@ class Absorbed:
                 break
         else:
             rate = np.nan
+        # Rates of one sign are summed without loss; else what is smaller than rounding is lost.
         rounding = np.finfo(float).eps * float(np.abs(self.matrix.diagonal()).max())
-        return (rate if rate > 1e3 * rounding else np.nan), density
+        lost = self.rates.data.min(initial=0.0) < 0.0 and not rate > 1e3 * rounding
+        return (np.nan if lost else rate), density

@@ -13,7 +13,7 @@ from fpsolve.density import averages
 from fpsolve.density.grid import Grid
 from fpsolve.density.operator import fokker_planck_matrix
 from fpsolve.density.stepping import Stepper
-from theory import Diffusion, Landscape, Langevin, isotropic
+from theory import Diffusion, Landscape, Langevin, escape, isotropic
 
 R = sp.Rational
 x, y = sp.symbols("x y", real=True)
@@ -136,14 +136,20 @@ def test_passage_law_of_brownian_motion_in_an_interval(shape):
 
 
 @pytest.mark.parametrize("loss", [x**2 / 2, x**4 / 4 - x**2 / 2, x**6 / 6 - x**4 / 2 + x**2 / 10])
-@pytest.mark.parametrize("noise", [1e-3, 1e-7])
-def test_no_rate_is_made_up_where_nothing_arrives(loss, noise):
+@pytest.mark.parametrize("noise", [1e-2, 1e-3, 1e-7])
+def test_rates_of_rare_passages_are_right_at_any_barrier_and_none_is_made_up_beyond_floats(loss, noise):
+    process = Langevin(Landscape(loss, (x,)), isotropic(noise))
     law = passage_time_law(
-        Langevin(Landscape(loss, (x,)), isotropic(noise)), {"x": 0.9}, target=x < -0.5, times=[1.0, 100.0],
-        box={"x": (-2.2, 2.2)}, shape=400,
-    )  # fmt: skip
-    assert law.survival.to_numpy() == pytest.approx([1.0, 1.0], abs=1e-9)
-    assert np.isnan(law.attrs["quasi_stationary_rate"])
+        process, {"x": 0.9}, target=x < -0.5, times=[1.0, 100.0], box={"x": (-2.2, 2.2)}, shape=400
+    )
+    assert law.survival.to_numpy() == pytest.approx([1.0, 1.0], abs=1e-3)
+    rate, error = (law.attrs[f"quasi_stationary_rate{end}"] for end in ("", "_error"))
+    if noise < 1e-6:
+        assert np.isnan(rate)
+    else:  # down to 1e-208: the mean time is one over the rate but for the time within the well
+        exact = escape.exact_log_mean_time(process, start=0.9, target=-0.5)
+        assert np.log(rate) == pytest.approx(-exact, abs=2 * error / rate)
+        assert error < 0.03 * rate
 
 
 def test_the_area_under_the_survival_is_the_mean_passage_time():
