@@ -9,7 +9,7 @@ from fpsolve import mean_first_passage_time, relaxation_modes, relaxation_rates,
 from tests.campaign.lines import numeric, rounded
 from tests.campaign.referees import brinkman_rates, gibbs_box, linear_rates, lyapunov, passage_line
 from tests.campaign.trial import Claim, Problem
-from theory import Diffusion, Landscape, Langevin, isotropic, measured
+from theory import Diffusion, Landscape, Langevin, isotropic
 
 VARIABLES = sp.symbols("x y z", real=True)
 x, y, z = VARIABLES
@@ -164,6 +164,36 @@ def full_noise(rng):
     return Problem(f"full noise, {method}", text, ask)
 
 
+def full_noise_between_walls(rng):
+    """p = e^{−U} on [−1, 1]² with reflecting walls, full D(x, y) and a current along the walls."""
+    a, c, s = rounded(rng.uniform(0.5, 3)), rounded(rng.uniform(-1, 1)), rounded(rng.uniform(-0.3, 0.3))
+    U = [
+        a * x**2 + y**2 + c * x * y,
+        a * (x**2 - sp.Rational(1, 4)) ** 2 * 4 + c * y,
+        a * sp.cos(2 * x + c * y),
+    ][rng.integers(3)]
+    r = rounded(rng.uniform(-0.8, 0.8))
+    D = sp.Matrix([[1 + x**2 / 2, r * sp.cos(x)], [r * sp.cos(x), 1 + y**2 / 4]]) * rounded(
+        10 ** rng.uniform(-1, 0.5)
+    )
+    stream = s * (1 - x**2) * (1 - y**2)
+    slope = sp.Matrix([sp.diff(U, v) for v in (x, y)])
+    spread = sp.Matrix([sum(sp.diff(D[i, j], (x, y)[j]) for j in range(2)) for i in range(2)])
+    drift = spread - D * slope + sp.exp(U) * sp.Matrix([sp.diff(stream, y), -sp.diff(stream, x)])
+    f = sp.lambdify((x, y), U, "numpy")
+    mean = gibbs_box(lambda p, q: -f(p, q), [(-1, 1), (-1, 1)], count=1500)
+    expected = {
+        (0, 0): mean(lambda p, q: p * p), (0, 1): mean(lambda p, q: p * q), (1, 1): mean(lambda p, q: q * q)
+    }  # fmt: skip
+
+    def ask():
+        process, box = Diffusion(drift, D, (x, y)), {"x": (-1, 1), "y": (-1, 1)}
+        density = stationary_density(process, box=box, walls="reflecting")
+        return second_moments(density, lambda i, j: expected[i, j])
+
+    return Problem("full noise between walls", f"U = {U}, D = {D.tolist()}, stream function {stream}", ask)
+
+
 def rotated_wells(rng):
     """A double well along a turned axis: time over a barrier of 3 to 200 D, exact in one dimension."""
     turn, t = rng.uniform(0, np.pi / 2), rounded(rng.uniform(-0.15, 0.15))
@@ -176,18 +206,23 @@ def rotated_wells(rng):
     U = numeric(one(line), line)
     start, goal = -1.0, 0.9
     truth = passage_line(lambda q: U(q) / float(D), lambda q: np.full_like(q, float(D)), start, goal, -4.0)
-    full = rng.random() < 0.4
+    mixed = _matrix(np.eye(2) + rng.uniform(-0.6, 0.6, (2, 2))) if rng.random() < 0.4 else sp.eye(2)
 
     def ask():
-        noise = measured([[D, 0], [0, D]], learning_rate=2) if full else isotropic(D)
-        process = Langevin(Landscape(loss, (x, y)), noise)
-        T = mean_first_passage_time(process, target=u > goal)
-        value = float(T.interp(x=start * float(cosine), y=start * float(sine)))
+        process = Langevin(Landscape(loss, (x, y)), isotropic(D))
+        place, condition = sp.Matrix([start * cosine, start * sine]), u > goal
+        if mixed != sp.eye(2):  # X → M X: the same times with full noise and a drift that is no gradient
+            back = dict(zip((x, y), mixed.inv() * sp.Matrix([x, y]), strict=True))
+            drift = mixed * process.drift.subs(back, simultaneous=True)
+            process = Diffusion(drift, D * mixed * mixed.T, (x, y))
+            place, condition = mixed * place, sp.expand(u.subs(back, simultaneous=True)) > goal
+        T = mean_first_passage_time(process, target=condition)
+        value = float(T.interp(x=float(place[0]), y=float(place[1])))
         return [Claim("mean time", value, T.attrs["half_grid_estimate"] * value, truth)]
 
-    return Problem(
-        "passage time in 2D", f"L = {loss}, D = {D} ({0.25 / float(D):.3g} D), target {u} > {goal}", ask
-    )
+    kind = "passage time in 2D" + ("" if mixed == sp.eye(2) else ", full noise")
+    text = f"L = {loss}, D = {D} ({0.25 / float(D):.3g} D), target {u} > {goal}, X -> {mixed.tolist()} X"
+    return Problem(kind, text, ask)
 
 
 def momentum(rng):
@@ -238,6 +273,7 @@ def coloured_noise(rng):
 
 
 KINDS = [
-    linear_density, linear_missing_noise, linear_rates_of, gibbs_plane, full_noise, rotated_wells, momentum,
+    linear_density, linear_missing_noise, linear_rates_of, gibbs_plane, full_noise, full_noise_between_walls,
+    rotated_wells, momentum,
     coloured_noise,
 ]  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 from scipy.linalg import eigvals, solve_continuous_lyapunov
 
-from fpsolve import mean_first_passage_time, relaxation_rates, stationary_density
+from fpsolve import mean_first_passage_time, relaxation_modes, relaxation_rates, stationary_density
 from theory import Diffusion, Landscape, Langevin, isotropic, measured
 
 x, y = sp.symbols("x y", real=True)
@@ -44,3 +44,11 @@ def test_the_time_along_nearly_dependent_noise_is_that_of_one_variable():
     right = float(alone.interp(x=0))
     assert float(T.interp(x=0, y=0)) == pytest.approx(right, rel=3 * T.attrs["half_grid_estimate"])
     assert T.attrs["half_grid_estimate"] < 0.02
+
+
+def test_modes_of_the_mesh_are_said():
+    weak = sp.Rational(1, 10**5)
+    process = Diffusion(-A * sp.Matrix([x, y]), sp.diag(1, weak * (1 + x**2 / 10)), (x, y))
+    with pytest.warns(UserWarning, match=r"the relaxation rates are good to about 1.0e\+00 only"):
+        modes = relaxation_modes(process, shape=100)
+    assert (modes.rate_error >= 0.99 * modes.rate).all()
