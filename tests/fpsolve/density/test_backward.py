@@ -127,6 +127,21 @@ def test_relaxation_rates_of_a_parabola_are_its_multiples_and_of_two_wells_the_s
     assert relaxation_rates(_well(8))[0] == pytest.approx(2 / EXACT[8][1], rel=2e-3)
 
 
+@pytest.mark.parametrize("power", [4, 6])
+@pytest.mark.parametrize("noise", [0.01, 1, 100])
+def test_rates_of_flat_minima_are_those_of_the_schroedinger_operator(power, noise):
+    # exp(L/2D) 𝓛 exp(−L/2D) = D ∂² − L'²/4D + L''/2, on sinc functions; lengths scale as D^(1/power)
+    n = np.arange(300)
+    h = 10 / len(n)
+    u = h * (n - 149.5)
+    k = np.subtract.outer(n, n)
+    kinetic = np.where(k == 0, np.pi**2 / 3, 2.0 * (-1.0) ** k / np.where(k == 0, 1, k) ** 2) / h**2
+    potential = u ** (2 * power - 2) / 4 - (power - 1) * u ** (power - 2) / 2
+    exact = np.linalg.eigvalsh(kinetic + np.diag(potential))[1:4] * noise ** (1 - 2 / power)
+    rates = relaxation_rates(Langevin(Landscape(x**power / power, (x,)), isotropic(noise)), count=3)
+    assert rates == pytest.approx(exact, rel=1e-4)
+
+
 def test_random_shift_noise_in_a_bowl_leaves_a_ball_as_in_its_linear_law():
     # L = λx²/2 in one dimension: D = Δ_S λ² is constant, and T follows by quadrature.
     bowl = Langevin(Landscape(2 * x**2, (x,)), random_shift(delta_s=0.01))

@@ -1,6 +1,7 @@
 """Automatic boxes hold what has weight, whatever the scale: against quadrature, or no box where there is no law."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy.integrate import quad
 from scipy.linalg import solve_continuous_lyapunov
 from scipy.special import gamma
 
-from fpsolve import mean_first_passage_time, stationary_density
+from fpsolve import mean_first_passage_time, simulate, stationary_density
 from fpsolve.density.line import line_window
 from fpsolve.density.window import natural_range, starting_window
 from theory import Diffusion, Landscape, Langevin, double_well, isotropic
@@ -101,6 +102,31 @@ def test_positive_variables_end_at_zero(method, drift, noise, variable, mean):
     line = density[str(variable)]
     assert float(line.min()) > 0
     assert float((density * density.cell_volume * line).sum()) == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"), [("finite-volume", R(1, 5)), ("finite-volume", R(1, 2)), ("spectral", R(1, 2))]
+)
+def test_the_law_of_a_walker_that_reaches_zero_has_its_stated_error(method, shape):
+    density = stationary_density(Diffusion([2 * (shape - x)], [[2 * x]], (x,)), method=method)
+    mean, square = (float((density * density.cell_volume * density.x**k).sum()) for k in (1, 2))
+    stated = density.attrs["half_grid_estimate" if method == "finite-volume" else "convergence"]
+    root = float(sp.sqrt(shape * (shape + 1)))
+    assert abs(mean - float(shape)) < 1.5 * max(stated, 1e-8) * root
+    assert abs(square / root**2 - 1) < 1.5 * max(stated, 1e-7)
+    assert stated < 2e-3
+
+
+@pytest.mark.parametrize("loss", [x**2 / 2 + sp.Heaviside(x), sp.sign(x - 1) + x**4])
+def test_a_step_of_the_loss_is_refused_with_the_way_to_write_it(loss):
+    process = langevin(loss, 0.5)
+    for function in (
+        stationary_density,
+        partial(stationary_density, method="spectral"),
+        partial(simulate, walkers=2, time=1, time_step=0.1, start={"x": 0}),
+    ):
+        with pytest.raises(ValueError, match=r"holds DiracDelta.*Piecewise"):
+            function(process)
 
 
 def test_natural_ends_in_two_variables():

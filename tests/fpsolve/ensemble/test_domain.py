@@ -78,6 +78,17 @@ def test_an_oscillator_has_its_temperature_at_long_steps_and_weak_friction(gamma
     assert abs(1 / (1 - 0.2 / (2 * float(gamma))) - value) > 4 * error  # heated by Euler's growth ω²dt
 
 
+def test_a_drift_that_jumps_is_simulated_as_it_is_written():
+    drift = -sp.sign(x) + sp.Heaviside(x - 1) / 2  # p ∝ exp(−|x|/D) up to 1, then half as steep
+    weight = lambda u: np.exp(-2 * (abs(u) - max(u - 1, 0) / 2))  # noqa: E731
+    norm, first, square = (
+        quad(lambda u, k=k: u**k * weight(u), -20, 60, points=[0, 1])[0] for k in (0, 1, 2)
+    )
+    options = {"walkers": 2000, "time": 60, "burn_in": 20, "start": {"x": 0}}
+    found = extrapolated(Diffusion([drift], [[R(1, 2)]], (x,)), **options)
+    assert_moments(found, (first / norm, square / norm), (0.0, 0.5))  # without the step at 1
+
+
 def test_a_circle_carries_a_current():
     drift, width = lambda u: 1 + np.sin(u), 2 * np.pi
     potential = lambda u: -u + np.cos(u)  # noqa: E731

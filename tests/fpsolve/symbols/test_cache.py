@@ -111,16 +111,21 @@ def test_threads_of_a_fresh_process_share_a_kernel(tmp_path):
     program = """
 from concurrent.futures import ThreadPoolExecutor
 import sympy as sp
-from fpsolve import simulate
+import sys
+sys.argv = ['program', '--option']
+import fpsolve
+from fpsolve.density.operator import _fipy
 from theory import Diffusion
 x = sp.Symbol('x', real=True)
 process = Diffusion([-x**3], [[1]], (x,))
-def one(_):
-    return float(simulate(process, walkers=3, time=1, time_step=0.1, start={'x': 0}, rng=0).x.sum())
-with ThreadPoolExecutor(4) as pool:
-    print(*set(pool.map(one, range(4))))
+def one(k):
+    if k % 2:
+        return float(fpsolve.simulate(process, walkers=3, time=1, time_step=0.1, start={'x': 0}, rng=0).x.sum())
+    return _fipy()[0].__name__
+with ThreadPoolExecutor(6) as pool:
+    print(*set(pool.map(one, range(9))), *sys.argv)
 """
-    assert len(run(tmp_path / "cache", program)) == 1
+    assert run(tmp_path / "cache", program)[2:] == ["program", "--option"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such permissions")
