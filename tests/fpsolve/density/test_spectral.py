@@ -185,6 +185,23 @@ def test_a_well_that_rounding_has_emptied_is_not_cut_off_unseen(process, middle)
     assert density.attrs["convergence"] > 1e-3
 
 
+def test_of_a_turned_valley_the_density_settles_and_not_its_moments_alone():
+    c, s = sp.sqrt(3) / 2, sp.Rational(1, 2)
+    loss = sp.expand((c * x + s * y) ** 2 / 2 + 5 * (c * y - s * x) ** 2)
+    density = stationary_density(Langevin(Landscape(loss, (x, y)), random_shift(0.01)), method="spectral")
+    # D = Δ_S H² on a quadratic loss: HΣ + ΣH = 2D gives Σ = Δ_S H.
+    inverse = np.linalg.inv(0.01 * np.array(sp.hessian(loss, (x, y)), float))
+    form = (
+        inverse[0, 0] * density.x**2
+        + 2 * inverse[0, 1] * density.x * density.y
+        + inverse[1, 1] * density.y**2
+    )
+    exact = np.exp(-form / 2)
+    exact = exact / float((exact * density.cell_volume).sum())
+    assert float((abs(density - exact) * density.cell_volume).sum()) < 1e-8
+    assert density.attrs["negative_mass"] < 1e-12
+
+
 def test_a_density_that_only_changes_sides_is_not_called_settled():
     process = Langevin(Landscape(x**4 / 4 - x**2 / 2 + x / 10, (x,)), isotropic(0.1))
     axes = spectral._axes(process, {"x": (-2.6, 2.6)}, (), {}, (10, 0, 12))
