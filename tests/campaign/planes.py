@@ -7,7 +7,7 @@ import sympy as sp
 
 from fpsolve import mean_first_passage_time, relaxation_modes, relaxation_rates, stationary_density
 from tests.campaign.lines import numeric, rounded
-from tests.campaign.referees import brinkman_rates, gibbs_box, linear_rates, lyapunov, passage_line
+from tests.campaign.referees import brinkman_rates, gibbs_box, linear_rates, lyapunov, passage_line, reach_of
 from tests.campaign.trial import Claim, Problem
 from theory import Diffusion, Landscape, Langevin, isotropic
 
@@ -120,7 +120,8 @@ def gibbs_plane(rng):
     ][rng.integers(7)]
     D = rounded(10 ** rng.uniform(-1.2, 0.2))
     f = sp.lambdify((x, y), loss, "numpy")
-    mean = gibbs_box(lambda p, q: -f(p, q) / float(D), [(-9, 9), (-9, 9)], count=1400)
+    weight = lambda p, q: -f(p, q) / float(D)  # noqa: E731
+    mean = gibbs_box(weight, reach_of(weight), count=2400)
 
     def ask():
         density = stationary_density(Langevin(Landscape(loss, (x, y)), isotropic(D)))
@@ -149,7 +150,7 @@ def full_noise(rng):
     current = s * sp.Matrix([slope[1], -slope[0]])  # p·current is divergence-free
     drift = -D * slope + divergence + current
     f = sp.lambdify((x, y), U, "numpy")
-    mean = gibbs_box(lambda p, q: -f(p, q), [(-9, 9), (-9, 9)], count=900)
+    mean = gibbs_box(lambda p, q: -f(p, q), reach_of(lambda p, q: -f(p, q)), count=1400)
     method = str(rng.choice(["finite-volume", "chain"]))
 
     def ask():

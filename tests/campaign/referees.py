@@ -76,6 +76,17 @@ def gibbs_box(log_weight: Callable[..., np.ndarray], box, count: int = 700):
     return lambda f: float(np.sum(p * f(*grid)))
 
 
+def reach_of(log_weight: Callable[..., np.ndarray], least: float = 9.0) -> list[tuple[float, float]]:
+    """A square in two variables at whose rim exp(log_weight) is below e^−40 of its peak."""
+    while True:
+        line = np.linspace(-least, least, 401)
+        exponent = log_weight(*np.meshgrid(line, line, indexing="ij"))
+        rim = max(exponent[[0, -1]].max(), exponent[:, [0, -1]].max())
+        if rim < exponent.max() - 40:
+            return [(-least, least)] * 2
+        least *= 1.5
+
+
 def lyapunov(A: np.ndarray, D: np.ndarray) -> np.ndarray:
     """Covariance of dX = −A X dt + √(2D) dW."""
     return linalg.solve_continuous_lyapunov(A, 2 * D)
