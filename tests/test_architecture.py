@@ -163,9 +163,10 @@ def test_no_function_is_too_long_to_read():
 #: What users import from each face. A name is published here on purpose, and withdrawn never without a word.
 PUBLIC = {
     "theory": """
-        CriticalPoint Diffusion Landscape Langevin adiabatic anisotropic at_finite_step data_shift
+        CriticalPoint Diffusion Landscape Langevin adiabatic anisotropic at_finite_step coloured data_shift
         degenerate_valley double_well escape flatness hessian_proportional isotropic measured
-        parse_condition parse_expression phase_boundaries random_shift slow_passage styblinski_tang""",
+        parse_condition parse_expression phase_boundaries random_shift slow_passage styblinski_tang
+        underdamped""",
     "theory.escape": """
         barrier_height effective_barrier exact_exit_time exact_log_mean_time exact_mean_time
         exact_second_moment exact_splitting_probability inflection_dimension kramers_time occupation

@@ -13,6 +13,8 @@ data_shift: D of shifted samples to all orders, for polynomial losses.
 measured: D = ηC/2 of a measured gradient covariance C.
 Langevin: dθ = −∇L dt + √(2D) dW of a landscape under a noise.
 Diffusion: an Itô process with any drift and diffusion.
+underdamped: a particle with friction, in places and velocities.
+coloured: a process driven by noise of a correlation time.
 at_finite_step: the process corrected for steps of length η.
 parse_expression: a formula from text, by a whitelist.
 parse_condition: a condition from text, by a whitelist.

@@ -1,5 +1,7 @@
 from theory import escape as escape
 from theory import valley as _valley
+from theory.augmented import coloured as coloured
+from theory.augmented import underdamped as underdamped
 from theory.catalogue import degenerate_valley as degenerate_valley
 from theory.catalogue import double_well as double_well
 from theory.catalogue import styblinski_tang as styblinski_tang

@@ -68,6 +68,17 @@ def checked_symbols(variables: Iterable[sp.Symbol], used: Iterable[sp.Symbol]) -
     return found
 
 
+def substitution(
+    parameters: Iterable[sp.Symbol], values: Mapping[str, Parameter] | None, named: Mapping[str, Parameter]
+) -> dict[sp.Symbol, sp.Expr]:
+    """Symbols and their values, from names; an unknown name is a ValueError."""
+    known = {str(symbol): symbol for symbol in parameters}
+    given = dict(values or {}) | dict(named)
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"unknown parameters {unknown}; there are {sorted(known)}")
+    return {known[key]: exact(value, key) for key, value in given.items()}
+
+
 @dataclass(frozen=True)
 class Landscape:
     """A loss L(θ) written once in sympy.
@@ -136,14 +147,11 @@ class Landscape:
         """H = ∇∇L, shape (N, N)."""
         return sp.hessian(self.loss, self.variables)
 
-    def with_parameters(self, values: Mapping[str, Parameter]) -> Landscape:
-        """Return the landscape with parameters replaced; an unknown name is an error."""
-        known = {str(symbol): symbol for symbol in self.parameters}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"unknown parameters {unknown}; this landscape has {sorted(known)}")
-        substitution = {known[key]: exact(value, key) for key, value in values.items()}
-        return replace(self, loss=self.loss.subs(substitution))
+    def with_parameters(
+        self, values: Mapping[str, Parameter] | None = None, /, **named: Parameter
+    ) -> Landscape:
+        """The landscape with parameters replaced, by mapping or keyword; an unknown name is a ValueError."""
+        return replace(self, loss=self.loss.subs(substitution(self.parameters, values, named)))
 
     def scaled(self, k: Parameter) -> Landscape:
         """L_k(θ) = L(√k θ), k > 0: the same landscape k times as sharp, H → kH, every place divided by √k.

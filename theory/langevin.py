@@ -7,17 +7,19 @@ for a landscape b = −∇L. Time is learning rate × iterations (Yang, Tang, Tu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import sympy as sp
 
 from theory.evaluate import values_at
-from theory.landscape import Landscape, Parameter, checked_symbols, positive
+from theory.landscape import Landscape, Parameter, checked_symbols, positive, substitution
 from theory.noise import Noise, square_root_or_factor
+from theory.reading import Reading, ito_drift
 
 Form: TypeAlias = Literal["small-noise", "expanded", "stationary", "drift-only"]
 
@@ -57,16 +59,29 @@ class Process(ABC):
         """This process corrected for a finite learning rate: :func:`at_finite_step`."""
         return at_finite_step(self, learning_rate=learning_rate, form=form)
 
+    def with_parameters(self, values: Mapping[str, Parameter] | None = None, /, **named: Parameter) -> Self:
+        """The process with parameters replaced, by mapping or keyword; an unknown name is a ValueError."""
+        return self._substituted(substitution(self._parameters, values, named))
+
+    @abstractmethod
+    def _substituted(self, values: Mapping[sp.Symbol, sp.Expr]) -> Self:
+        """The process with symbols replaced."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """The variables' names, in order."""
         return tuple(str(variable) for variable in self.variables)
 
     @property
+    def _parameters(self) -> set[sp.Symbol]:
+        return {
+            s for s in self.drift.free_symbols | self._diffusion_symbols() if isinstance(s, sp.Symbol)
+        } - set(self.variables)
+
+    @property
     def free_parameters(self) -> tuple[str, ...]:
         """Names of symbols without a value; numerical solvers need this to be empty."""
-        used = self.drift.free_symbols | self._diffusion_symbols()
-        return tuple(sorted(str(s) for s in used - set(self.variables)))
+        return tuple(sorted(map(str, self._parameters)))
 
     def _diffusion_symbols(self) -> set[sp.Basic]:
         return self.diffusion.free_symbols
@@ -156,6 +171,12 @@ class Langevin(Process):
             return self.noise.root(self.landscape)
         return sp.diag(*(sp.sqrt(2 * entry) for entry in self.diffusion.diagonal()))
 
+    def _substituted(self, values: Mapping[sp.Symbol, sp.Expr]) -> Self:
+        loss = self.landscape.loss.subs(values)
+        return replace(
+            self, landscape=replace(self.landscape, loss=loss), noise=self.noise.substituted(values)
+        )
+
     def without_cross_diffusion(self) -> Langevin:
         """The same landscape with D_ij = 0 for i ≠ j."""
         return replace(self, cross_diffusion=False)
@@ -189,9 +210,11 @@ class Diffusion(Process):
     Parameters
     ----------
     drift : sympy.Matrix, shape (N, 1) or (N,)
-        b(X).
+        b(X), in the reading given. ``process.drift`` is the drift of the Itô reading.
     diffusion : sympy.Matrix, shape (N, N)
         D(X), symmetric, with dX = b dt + √(2D) dW. Another D, or shapes that do not fit, are a ValueError.
+    reading : {"ito", "stratonovich", "isothermal"}
+        How the noise is read where D depends on X: :func:`theory.reading.ito_drift`.
     """
 
     drift: sp.Matrix
@@ -200,8 +223,9 @@ class Diffusion(Process):
     name: str = "diffusion process"
     landscape: Landscape | None = field(default=None, init=False)
     learning_rate: float | None = field(default=None, init=False)
+    reading: InitVar[Reading] = field(default="ito", kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, reading: Reading) -> None:
         size = len(self.variables)
         drift, D = sp.ImmutableMatrix(self.drift), sp.ImmutableMatrix(self.diffusion)
         if drift.shape not in {(size, 1), (1, size)} or D.shape != (size, size):
@@ -213,11 +237,18 @@ class Diffusion(Process):
         object.__setattr__(self, "diffusion", D)
         used = drift.free_symbols | D.free_symbols
         object.__setattr__(self, "variables", checked_symbols(self.variables, used))
+        if reading != "ito":
+            object.__setattr__(self, "drift", ito_drift(self.drift, D, self.variables, reading))
+            object.__setattr__(self, "name", f"{self.name}, {reading}")
 
     @cached_property
     def root(self) -> sp.Matrix:
         """G with G Gᵀ = 2D (diagonal, constant or 2×2 D)."""
         return square_root_or_factor(2 * sp.Matrix(self.diffusion))
+
+    def _substituted(self, values: Mapping[sp.Symbol, sp.Expr]) -> Self:
+        drift, D = sp.Matrix(self.drift).subs(values), sp.Matrix(self.diffusion).subs(values)
+        return replace(self, drift=drift, diffusion=D)
 
     def without_cross_diffusion(self) -> Diffusion:
         """The same drift with D_ij = 0 for i ≠ j."""
@@ -328,6 +359,9 @@ class FiniteStep(Process):
                 f"{lowest.min():.3g} at {where}; {self.remedy}"
             )
         return super().root_values(points)
+
+    def _substituted(self, values: Mapping[sp.Symbol, sp.Expr]) -> Self:
+        return replace(self, process=self.process._substituted(values), step=self.step.subs(values))
 
     def without_cross_diffusion(self) -> Diffusion:
         """The same drift with D̃_ij = 0 for i ≠ j."""

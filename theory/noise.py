@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, TypeAlias
 
@@ -53,6 +53,11 @@ class Noise(ABC):
         """The same noise with D multiplied by ``factor`` (power counting in expansions)."""
         strength = fields(self)[0].name  # type: ignore[arg-type]
         return replace(self, **{strength: getattr(self, strength) * factor})  # type: ignore[type-var]
+
+    def substituted(self, values: Mapping[sp.Symbol, sp.Expr]) -> Noise:
+        """The same noise with symbols replaced."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **{k: v if v is None else v.subs(values) for k, v in own.items()})  # type: ignore[type-var]
 
     def __str__(self) -> str:
         kind = "-".join(re.findall("[A-Z][a-z]*", type(self).__name__)).lower()
