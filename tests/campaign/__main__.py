@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def described(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Run, print, and return 1 if any answer is silent or raw."""
+    """Run, print what is there when all is done or stopped, and return 1 if any answer is silent or raw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("problems", type=int, nargs="?", default=200, help="how many, over all kinds")
     parser.add_argument("--seed", type=int, default=0)
@@ -51,13 +51,19 @@ def main() -> int:
     given = parser.parse_args()
     names = given.kind or list(KINDS)
     jobs = [(names[i % len(names)], given.seed, i // len(names)) for i in range(given.problems)]
-    with ProcessPoolExecutor(given.workers) as pool:
+    outcomes = []
+    with (
+        ProcessPoolExecutor(given.workers) as pool,
+        bar(len(jobs), unit="problem", progress=True) as progress,
+    ):
         futures = [pool.submit(numbered, *job) for job in jobs]
-        with bar(len(jobs), unit="problem", progress=True) as progress:
-            outcomes = []
-            for future in futures:
+        try:
+            for future in as_completed(futures):
                 outcomes.append(future.result())
                 progress.update(1)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            print(f"stopped after {len(outcomes)} of {len(jobs)}")
     for outcome in sorted(outcomes, key=lambda o: (o.kind, -o.worst)):
         if outcome.outcome in given.show:
             print(described(outcome))
