@@ -37,6 +37,8 @@ from fpsolve.density.window import (
 from fpsolve.results import provenance, quantity
 from theory.langevin import Process
 
+#: Ratio of cell Péclet numbers of two axes from which one of them counts as one with hardly any noise.
+UNLIKE = 50.0
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
 #: Relative error of a moment above which an automatic mesh is refused.
@@ -464,8 +466,9 @@ def chosen_schemes(
     elif scheme == "auto":
         peclet = peclet or _bulk_peclet(process, grid, _coarse_density(process, grid))
         chosen = tuple("exponential" if number <= 1.0 else "central" for number in peclet)
-        if max(peclet) > PECLET and process.diffusion.is_diagonal() and not process.diffusion.free_symbols:
-            chosen = ("upwind",) * size  # central differences have slow modes of their own there
+        D = process.diffusion
+        if max(peclet) > max(PECLET, UNLIKE * min(peclet)) and D.is_diagonal() and not D.free_symbols:
+            chosen = ("upwind",) * size  # central differences have slow modes of their own along such an axis
     mixed = "chain" in chosen and set(chosen) != {"chain"}
     if len(chosen) != size or mixed or not set(chosen) <= set(get_args(Scheme)):
         names = ", ".join(map(repr, get_args(Scheme)))
