@@ -21,10 +21,15 @@ HALVINGS = 50
 Solve: TypeAlias = Callable[[np.ndarray], np.ndarray]
 #: Factorised steps that are kept.
 KEPT = 3
+#: Steps that follow the mass that is left do so down to this share of it.
+SMALLEST_LEFT = 1e-8
 
 
 class Step(NamedTuple):
-    """The density after a step, and the sum over cells of the absolute estimate of its error."""
+    """The density after a step, and the sum over cells of the absolute estimate of its error.
+
+    Of a density with two columns the second is corrected by the estimate: it is of third order.
+    """
 
     density: np.ndarray
     error: float
@@ -80,15 +85,25 @@ class Stepper:
         slopes = before / g - step * (self.matrix @ middle) / (g * (1.0 - g))
         slopes += step * (self.matrix @ after) / (1.0 - g)
         estimate = filtered(filtered(2.0 * ERROR * slopes))
-        return Step(after, SAFETY * float(np.abs(estimate).sum()))
+        if density.ndim == 1:
+            return Step(after, SAFETY * float(np.abs(estimate).sum()))
+        after[:, 1] += estimate[:, 1]
+        return Step(after, SAFETY * float(np.abs(estimate[:, 0]).sum()))
 
     def interval(
-        self, density: np.ndarray, span: float, longest: float, allowed: float, guess: float
+        self,
+        density: np.ndarray,
+        span: float,
+        longest: float,
+        allowed: float,
+        guess: float,
+        whole_mass: float | None = None,
     ) -> Interval:
         """The density after a span of time.
 
         Steps are the span over powers of two, at most ``longest``, and aligned. A step whose error is above
-        ``allowed`` is halved; the next one is twice as long if its error is expected below.
+        ``allowed`` is halved; the next one is twice as long if its error is expected below. With
+        ``whole_mass``, the sum of the density at time 0, ``allowed`` follows the share of it that is left.
         """
         whole = 2**HALVINGS
         unit = span / whole
@@ -98,12 +113,13 @@ class Stepper:
         while position < whole:
             length = min(wanted, position & -position or whole)
             step = self.advance(density, length * unit)
-            if step.error > allowed and length > 1:
+            left = 1.0 if whole_mass is None else max(float(density.T[0].sum()) / whole_mass, SMALLEST_LEFT)
+            if step.error > left * allowed and length > 1:
                 wanted = length // 2
                 continue
             position, total, density = position + length, total + step.error, step.density
             negative, shortest = max(negative, float(-density[density < 0].sum())), min(shortest, length)
-            wanted = min(limit, 2 * length if 8.0 * step.error < 0.8 * allowed else length)
+            wanted = min(limit, 2 * length if 8.0 * step.error < 0.8 * left * allowed else length)
         return Interval(density, total, negative, shortest * unit, wanted * unit)
 
 

@@ -135,6 +135,23 @@ def test_passage_law_of_brownian_motion_in_an_interval(shape):
     assert np.abs(law.survival - passage(2 * times)[0]).max() > 0.1
 
 
+@pytest.mark.parametrize("accuracy", [1e-2, 1e-3, 1e-5])
+def test_the_law_of_a_passage_lies_within_its_errors_early_and_late(accuracy):
+    times = np.array([0.02, 0.1, 0.4, 1.0, 2.0, 3.0])
+    law = passage_time_law(
+        BROWNIAN, {"x": 0.3}, target=(x > 1) | (x < 0), times=times, box={"x": (-0.2, 1.2)}, shape=700,
+        accuracy=accuracy,
+    )  # fmt: skip
+    for name, exact in zip(("survival", "passage_density"), passage(times), strict=True):
+        error = np.abs(law[name] - exact)
+        assert (error <= 1.5 * law[f"{name}_error"]).all()
+        assert (law[f"{name}_error"] < 30 * accuracy * exact + 2e-3 * exact).all()
+    # A wrong law: a thousandth more diffusion, late enough.
+    wrong = passage(1.001 * times)[1]
+    if accuracy == 1e-5:
+        assert np.abs(law.passage_density - wrong)[-1] > 5 * law.passage_density_error[-1]
+
+
 @pytest.mark.parametrize("loss", [x**2 / 2, x**4 / 4 - x**2 / 2, x**6 / 6 - x**4 / 2 + x**2 / 10])
 @pytest.mark.parametrize("noise", [1e-2, 1e-3, 1e-7])
 def test_rates_of_rare_passages_are_right_at_any_barrier_and_none_is_made_up_beyond_floats(loss, noise):
