@@ -118,8 +118,8 @@ class Surface:
 @lru_cache(maxsize=64)
 def critical_points(
     surface: Surface, ends: tuple[tuple[float, float], ...] | None, starts: int
-) -> tuple[tuple[CriticalPoint, ...], bool]:
-    """Critical points, lowest loss first, and whether they are proved to be all."""
+) -> tuple[tuple[CriticalPoint, ...], bool, bool]:
+    """Critical points, lowest loss first; whether they are proved to be all, and a search found no more."""
     box = None if ends is None else dict(zip(map(str, surface.variables), ends, strict=True))
     found = known_zeros(surface.gradient, surface.variables, box, starts)
     others = np.concatenate([found.simple, found.singular])
@@ -134,7 +134,7 @@ def critical_points(
         size = 0.0 if is_point(hull) else float(np.ptp(hull, axis=0).max())
         points.append(surface.described(place, surface.seen_kind(place, _radius(place, others, size))))
     # A pole is no critical point.
-    return _ordered([p for p in points if np.isfinite(p.loss)]), found.complete
+    return _ordered([p for p in points if np.isfinite(p.loss)]), found.complete, found.settled
 
 
 def _radius(place: np.ndarray, others: np.ndarray, size: float) -> float:

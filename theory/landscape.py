@@ -188,7 +188,7 @@ class Landscape:
         quasi-random points on the scales on which the loss bends; this proves nothing about points it did
         not find. ``box`` maps each variable's name to (low, high), where to look. Free parameters and a box
         with the wrong variables are ValueErrors. A UserWarning says when there are too many critical points
-        for the search to come to its end.
+        for the search to come to its end, or the later half of the starts still came to new ones.
         """
         if self.parameters:
             raise ValueError(f"give values to the parameters {self.parameters} first (with_parameters)")
@@ -200,11 +200,17 @@ class Landscape:
                 )
             ends = tuple((float(box[name][0]), float(box[name][1])) for name in self.names)
         surface = Surface(self.loss, self.variables, tuple(self.gradient), sp.ImmutableMatrix(self.hessian))
-        points, complete = critical_points(surface, ends, starts)
+        points, complete, settled = critical_points(surface, ends, starts)
         if not complete and len(self.variables) <= MOST_CUT:
             warnings.warn(
                 f"the search for critical points of {self.name} did not come to its end: some may be "
                 "missing; give a box=",
+                stacklevel=2,
+            )
+        elif not settled:
+            warnings.warn(
+                f"{len(points)} critical points of {self.name} were found, and the later half of {starts} "
+                "starts still came to new ones: more are missing; give more starts=, or a box=",
                 stacklevel=2,
             )
         return list(points)

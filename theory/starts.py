@@ -42,14 +42,14 @@ def known_zeros(field: Field, variables: Variables, box=None, starts: int = STAR
             found = None
     if found is None or not found.complete:
         ends = None if box is None else tuple(box[str(v)] for v in variables)
-        found = _joined(found, from_many_starts(field, variables, ends, starts))
+        found = _joined(found, *from_many_starts(field, variables, ends, starts))
     return found
 
 
-def _joined(found: Zeros | None, more: np.ndarray) -> Zeros:
+def _joined(found: Zeros | None, more: np.ndarray, settled: bool) -> Zeros:
     """The zeros found by cutting, and those from many starts that are not among them."""
     if found is None:
-        return Zeros(more, np.empty((0, more.shape[1])), np.empty((0, 2, more.shape[1])), False)
+        return Zeros(more, np.empty((0, more.shape[1])), np.empty((0, 2, more.shape[1])), False, settled)
     known = np.concatenate([found.simple, found.singular])
     new = [p for p in more if all(np.abs(p - q).max() > 1e-6 * np.abs(q).max() for q in known)]
     inside = [any(((p >= h[0]) & (p <= h[1])).all() for h in found.hulls) for p in new]
@@ -57,18 +57,26 @@ def _joined(found: Zeros | None, more: np.ndarray) -> Zeros:
     return replace(found, simple=np.concatenate([found.simple, *(p[None] for p in extra)]))
 
 
-def from_many_starts(field: Field, variables: Variables, ends, starts: int) -> np.ndarray:
-    """Zeros of a field by Newton's method from random starts on every scale, shape (k, N)."""
-    points = _converged(field, variables, *_start_points(field, variables, ends, starts))
+def from_many_starts(field: Field, variables: Variables, ends, starts: int) -> tuple[np.ndarray, bool]:
+    """Zeros of a field by Newton's method from random starts on every scale, shape (k, N).
+
+    And whether the later half of the starts came to none that the earlier half had not found.
+    """
+    begun, sizes = _start_points(field, variables, ends, starts)
+    halves = [_converged(field, variables, begun[h], sizes[h]) for h in np.array_split(np.arange(starts), 2)]
+    points, late = np.concatenate(halves), np.repeat([False, True], [len(half) for half in halves])
     if ends is not None:
         low, high = np.array(ends).T
-        points = points[((points >= low) & (points <= high)).all(axis=1)]
+        inside = ((points >= low) & (points <= high)).all(axis=1)
+        points, late = points[inside], late[inside]
     kept: list[np.ndarray] = []
-    scale = np.abs(points).max(initial=0.0)
-    for point in points:
+    scale = max(np.abs(points).max(initial=0.0), sizes.min(initial=np.inf))
+    settled = True
+    for point, is_late in zip(points, late, strict=True):
         if all(np.linalg.norm(point - q) > 1e-5 * (np.linalg.norm(q) + 1e-4 * scale) for q in kept):
             kept.append(np.where(np.abs(point) < 1e-12 * scale, 0.0, point))
-    return np.reshape(kept, (len(kept), points.shape[1]))
+            settled &= not is_late
+    return np.reshape(kept, (len(kept), points.shape[1])), settled
 
 
 def _start_points(field: Field, variables: Variables, ends, starts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,4 +137,7 @@ def _converged(
     # A start far out says nothing about the digits of the zero that it came to.
     lengths = np.abs(points).max(axis=1) + smallest
     near = np.abs(g).max(axis=1) < 1e-9 * np.abs(h).max(axis=(1, 2)) * lengths
-    return points[near & cancels(field, variables, points)]
+    # A coordinate that has shrunk to rounding is zero, where its terms need not cancel.
+    rounded = np.where(np.abs(points) < 1e-12 * lengths[:, None], 0.0, points)
+    settled = cancels(field, variables, points) | cancels(field, variables, rounded)
+    return points[near & settled]

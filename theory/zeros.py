@@ -44,13 +44,15 @@ class Zeros:
 
     ``simple`` (k, N) are proved to be the only ones in their boxes. ``singular`` (m, N) are the others, of a
     line one point; ``hulls`` (m, 2, N) are the ends of boxes around them, wide for lines. ``complete`` says
-    that there is no other zero.
+    that there is no other zero. ``settled`` is False where the later half of a search from many starts still
+    came to new ones.
     """
 
     simple: np.ndarray
     singular: np.ndarray
     hulls: np.ndarray
     complete: bool
+    settled: bool = True
 
 
 def all_zeros(

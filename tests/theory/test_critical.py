@@ -1,5 +1,8 @@
 """Every critical point, whatever the units: against numpy roots, fine scans and known minima of every form."""
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -178,3 +181,21 @@ def test_places_with_many_digits_are_not_lost_to_rounding(k):
     steep = [sp.expand(sp.prod([100 * v - sp.Rational(r, 1000) for r in roots])) for v, roots in ((x, (-1550, -48 * k, 1930)), (y, (-1740, -557, 1550 + k, 2410, 2920)))]  # fmt: skip
     loss = sum(sp.integrate(slope, v) for slope, v in zip(steep, (x, y), strict=True))
     assert len(Landscape(sp.expand(loss), (x, y)).critical_points()) == 15
+
+
+def test_a_search_whose_later_starts_still_find_points_says_so():
+    variables = sp.symbols("a b c d e", real=True)
+    landscape = Landscape(sum((v**2 - 1) ** 2 for v in variables), variables)
+    with pytest.warns(UserWarning, match="later half of 100 starts still came to new ones"):
+        assert len(landscape.critical_points(starts=100)) < 243
+    valley = Landscape(sum(v**2 for v in variables), variables)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(valley.critical_points()) == 1
+
+
+def test_a_coordinate_that_shrinks_to_zero_does_not_lose_a_saddle():
+    variables = sp.symbols("a b c d", real=True)
+    landscape = Landscape(sum((v**2 - 1) ** 2 for v in variables), variables)
+    found = {tuple(round(v) for v in p.point.values()) for p in landscape.critical_points(starts=4000)}
+    assert found == set(itertools.product((-1, 0, 1), repeat=4))

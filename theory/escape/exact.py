@@ -174,7 +174,8 @@ def _settled(
         # ln T is a difference of Ψ: its own rounding cannot be beaten.
         if change <= max(TOLERANCE, 1e-15 * float(np.ptp(line.psi))):
             return result
-        previous, edges = result, np.sort(np.append(edges, (edges[1:] + edges[:-1]) / 2))
+        # Between two kinks one rounding apart the middle is one of them
+        previous, edges = result, np.unique(np.append(edges, (edges[1:] + edges[:-1]) / 2))
     warnings.warn(f"the quadrature is right to {change:.1e} only: the path is too rough", stacklevel=3)
     return previous
 

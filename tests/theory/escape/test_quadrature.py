@@ -136,3 +136,13 @@ def test_random_narrow_features_against_a_graded_grid(features):
     loss = x**2 / 2 + sum(R(a) * sp.exp(-((x - R(c, 10)) ** 2) * 4**w) for c, a, w in features)
     expected = referee(loss, 1, 0.0, 2.0, -9.0, [c / 10 for c, _, _ in features])
     assert exact_mean_time(langevin(loss, 1), 0, 2) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("D", "time"), [(0.25, 433.0336), (0.5, 27.52885), (1.0, 6.98407)])
+def test_a_maximum_with_a_kink_has_its_time_by_adaptive_quadrature(D, time):
+    loss = sp.Min((x + 1) ** 2, 2 * (x - 1) ** 2 + 0.5)
+    written = sp.Piecewise((loss.args[0], loss.args[0] < loss.args[1]), (loss.args[1], True))
+    for form in (loss, -sp.Max(*(-part for part in loss.args)), written):
+        process = Langevin(Landscape(form, (x,)), isotropic(D))
+        with np.errstate(all="raise"):
+            assert exact_mean_time(process, -1, 1) == pytest.approx(time, rel=1e-6)
