@@ -267,8 +267,8 @@ def _slow_modes(
     process: Process, count: int, method: BackwardMethod, box, shape, walls, *, with_left: bool
 ) -> tuple[Grid, SlowModes, np.ndarray]:
     """The grid, its slowest modes, and the errors of their rates from half the grid."""
-    if count < 1:
-        raise ValueError(f"count={count} must be at least 1")
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise ValueError(f"count={count!r} must be a whole number, at least 1")
     grid = _grid(process, box, shape, walls)
     half, schemes = grid.coarsened(), _schemes(process, grid, method)
     state = _stationary(process, half, schemes)

@@ -15,7 +15,7 @@ import xarray as xr
 from fpsolve.density.absorption import Absorbed
 from fpsolve.density.choices import Scheme, Walls
 from fpsolve.density.fitted import natural_ends
-from fpsolve.density.grid import Grid, checked_walls, rim_masses, walls_in_words
+from fpsolve.density.grid import Grid, checked_walls, is_number, rim_masses, walls_in_words
 from fpsolve.density.operator import fokker_planck_matrix
 from fpsolve.density.start import Start, initial_state, on_coarser
 from fpsolve.density.stationary import chosen_schemes, moments, numeric_process, order, titled
@@ -154,6 +154,8 @@ def passage_time_law(
     """
     run = _Run.of(process, initial, times, None, box, shape, walls, target, accuracy, "auto",
                   cross_diffusion)  # fmt: skip
+    if not run.starts_outside():
+        raise ValueError("the start lies in the target, which is reached at once")
     fine, coarse = replace(run, law=True).both(False)
     cells = np.abs(fine.mass - coarse.mass) / run.power, np.abs(fine.outflow - coarse.outflow) / run.power
     survival = float(cells[0].max())
@@ -224,9 +226,14 @@ class _Run:
         instants = np.asarray(times, float)
         if instants.ndim != 1 or len(instants) == 0 or not (np.diff(instants, prepend=0.0) >= 0).all():
             raise ValueError("times must be an increasing sequence of times >= 0")
+        if not np.isfinite(instants).all():
+            raise ValueError(
+                "times must be finite; for what is left in the end see stationary_density, or "
+                "quasi_stationary of passage_time_law"
+            )
         for name, value in (("time_step", time_step), ("accuracy", accuracy)):
-            if value is not None and not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be positive and finite")
+            if value is not None and not (is_number(value) and 0 < value < np.inf):
+                raise ValueError(f"{name}={value!r} must be positive and finite")
         grid, start = initial_state(process, initial, box, shape)
         ends = checked_walls(process, walls, {})
         grid = replace(grid, periodic=tuple(v for v in grid.names if ends[v] == "periodic"))
@@ -256,6 +263,11 @@ class _Run:
         """Mass in the outer share of the box, at walls that shall be far."""
         masses = rim_masses(density, self.grid)
         return sum(m for end, m in masses.items() if self.walls[end[0]] == "far" and end not in self.natural)
+
+    def starts_outside(self) -> bool:
+        """Whether the set leaves mass at the start."""
+        signed = self.absorbing(*np.moveaxis(self.grid.points(), -1, 0))  # type: ignore[misc]
+        return bool((self.start * (np.asarray(signed) <= 0)).any())
 
     def both(self, progress: bool) -> tuple[_Frames, _Frames]:
         """The frames on the grid and on half of it."""

@@ -165,6 +165,11 @@ def checked_walls(
     return {name: given.get(name, "far") for name in process.names}
 
 
+def is_number(value: object) -> bool:
+    """Whether an argument is a real number, and no word or truth value."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def walls_in_words(walls: Mapping[str, Walls]) -> str:
     """The walls of every variable in one attribute, "x: periodic, y: far"."""
     return ", ".join(f"{name}: {kind}" for name, kind in walls.items())

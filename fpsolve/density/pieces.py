@@ -11,6 +11,7 @@ from fpsolve.density.grid import Box, place
 from fpsolve.symbols.functions import numpy_function
 from theory.breakpoints import borders, denominators, switches
 from theory.langevin import Process
+from theory.zeros import all_zeros
 
 #: Points at which slanted borders, and values beside aligned ones, are looked at.
 SAMPLES = 400
@@ -119,6 +120,21 @@ def refuse_collapse(process: Process, box: Box) -> None:
                         f"no density: the loss falls to -infinity at {name} = {v:.4g}, where exp(-L/D) has "
                         "no integral; choose a box that avoids it"
                     )
+
+
+def uncrossed(process: Process, low: float, high: float) -> list[float]:
+    """Places between two in one variable where D and the drift vanish together: no path crosses them."""
+    if len(process.variables) > 1 or not (D := process.diffusion[0, 0]).free_symbols:
+        return []
+    try:
+        found = all_zeros((D,), process.variables)
+    except NotImplementedError:
+        return []
+    places = np.concatenate([found.simple.ravel(), found.singular.ravel()])
+    drift = numpy_function(list(process.drift), process.variables)
+    inside = sorted(float(v) for v in places if low < v < high)
+    scale = np.abs(drift(np.linspace(low, high, SAMPLES))).max()
+    return [v for v in inside if np.abs(drift(np.array([v]))).max() <= 1e-9 * scale]
 
 
 def _sample(process: Process, box: Box) -> np.ndarray:

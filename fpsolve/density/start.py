@@ -9,13 +9,16 @@ import numpy as np
 import sympy as sp
 import xarray as xr
 
-from fpsolve.density.grid import Grid, checked_box, checked_shape
+from fpsolve.density.grid import Grid, checked_box, checked_shape, is_number
 from fpsolve.symbols.functions import numpy_function
 from theory.langevin import Process
 
 Start: TypeAlias = xr.DataArray | sp.Expr | Callable[..., np.ndarray] | Mapping[str, float]
 #: Gauss points per cell and axis at which a formula is averaged, by dimension.
 NODES = {1: 6, 2: 4, 3: 2}
+#: Averages on parts of cells and on parts twice as many shall differ by less than this share of the mass.
+AGREE = 1e-3
+MOST_POINTS = 8e6
 
 
 def initial_state(
@@ -45,7 +48,10 @@ def initial_state(
     if not np.isfinite(density).all() or density.min() < -1e-9 * density.max():
         raise ValueError("the initial density must be finite and not negative in the box")
     if not total > 0:
-        raise ValueError("the initial density holds no mass in the box: give a box that contains the start")
+        raise ValueError(
+            "the initial density holds no mass in the box, or is too narrow for its cells: give a box that "
+            'contains the start, more cells (shape=), or a narrow start as a point such as {"x": 0.5}'
+        )
     return grid, density / total
 
 
@@ -73,16 +79,41 @@ def on_coarser(density: np.ndarray, grid: Grid, coarse: Grid) -> np.ndarray:
 
 
 def _averaged(process: Process, grid: Grid, initial: sp.Expr | Callable[..., np.ndarray]) -> np.ndarray:
-    """Cell averages of a function by Gauss's rule."""
+    """Cell averages of a function, on parts of the cells that are refined until they agree."""
     function = numpy_function(initial, process.variables) if isinstance(initial, sp.Expr) else initial
-    count = NODES[len(grid.shape)]
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    lines = [(grid.centres(axis)[:, None] + 0.5 * h * nodes).ravel() for axis, h in enumerate(grid.widths)]
+    if not callable(function):
+        raise ValueError(
+            f"the start must be a density, a formula, a function or a point by names, got {initial!r}"
+        )
+    before, parts = np.zeros(grid.shape), 1
+    while True:
+        values = _averaged_on_parts(function, grid, parts)
+        change, whole = np.abs(values - before).sum(), np.abs(values).sum()
+        if parts > 1 and (change < AGREE * whole or not np.isfinite(whole)):
+            return values
+        before, parts = values, 2 * parts
+        if grid.cells * (parts * NODES[len(grid.shape)]) ** len(grid.shape) > MOST_POINTS:
+            break
+    if whole > 0 and change > 0.1 * whole:
+        raise ValueError(
+            "the initial density is too narrow for the cells to be averaged: use more cells (shape=), a "
+            'smaller box=, or a narrow start as a point such as {"x": 0.5}'
+        )
+    return values
+
+
+def _averaged_on_parts(function: Callable[..., np.ndarray], grid: Grid, parts: int) -> np.ndarray:
+    """Cell averages by Gauss's rule on so many parts of each cell along each axis."""
+    gauss, shares = np.polynomial.legendre.leggauss(NODES[len(grid.shape)])
+    nodes = ((np.arange(parts)[:, None] + 0.5 * (gauss + 1)) / parts - 0.5).ravel()
+    weights = np.tile(shares, parts) / (2.0 * parts)
+    count = len(nodes)
+    lines = [(grid.centres(axis)[:, None] + h * nodes).ravel() for axis, h in enumerate(grid.widths)]
     points = np.meshgrid(*lines, indexing="ij")
     values = np.broadcast_to(np.asarray(function(*points), float), points[0].shape)
     for axis, n in enumerate(grid.shape):
         split = values.reshape(*values.shape[:axis], n, count, *values.shape[axis + 1 :])
-        values = np.moveaxis(np.tensordot(split, weights / 2.0, (axis + 1, 0)), -1, -1)
+        values = np.moveaxis(np.tensordot(split, weights, (axis + 1, 0)), -1, -1)
     return values
 
 
@@ -93,7 +124,8 @@ def _at_point(grid: Grid, point: Mapping[str, float]) -> np.ndarray:
     density = np.ones(())
     for axis, name in enumerate(grid.names):
         low, high, h, n = grid.low[axis], grid.high[axis], grid.widths[axis], grid.shape[axis]
-        value = float(point[name])
+        if not is_number(value := point[name]):
+            raise ValueError(f"the start {name}={value!r} must be a number")
         if not low <= value <= high:
             raise ValueError(f"the start {name}={value:g} lies outside the box ({low:g}, {high:g})")
         place = np.clip((value - low) / h - 0.5, 0.0, n - 1.0)

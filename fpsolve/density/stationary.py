@@ -20,7 +20,7 @@ from fpsolve.density.dissection import separate_wells, wells
 from fpsolve.density.fitted import fitted_axis, natural_ends
 from fpsolve.density.grid import Box, Grid, kept_axes, unfolded
 from fpsolve.density.operator import NullVector, coefficients, fokker_planck_matrix, null_vector
-from fpsolve.density.pieces import refuse_collapse
+from fpsolve.density.pieces import refuse_collapse, uncrossed
 from fpsolve.density.richardson import changes, error_left, extrapolated, remainder
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.symmetry import mirror_symmetries
@@ -43,6 +43,8 @@ UNLIKE = 50.0
 SMALLEST_WELL = 0.02
 #: Relative error of a moment above which an automatic mesh is refused.
 LARGEST_ESTIMATE = 0.5
+#: Share of the mass on either side of a place that no path crosses, from which on it is told.
+SMALLEST_SIDE = 1e-6
 #: ``MAX_CELLS`` for upwind differences, whose matrices are fuller.
 MAX_CELLS_UPWIND = {2: 90_000, 3: 14_000}
 #: Share of a moment that the walls of an automatic box may cut off: 1e-8 of the mass at six deviations.
@@ -120,6 +122,8 @@ def stationary_density(
     process = numeric_process(process, cross_diffusion)
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} must be {' or '.join(map(repr, get_args(Method)))}")
+    if not (mesh.is_number(accuracy) and 0 < accuracy < 1):
+        raise ValueError(f"accuracy={accuracy!r} must be a number between 0 and 1, such as 1e-3")
     ends = mesh.checked_walls(process, walls, box)
     check_reach(process)
     plain = method == "finite-volume" and scheme == "auto" and "periodic" not in ends.values()
@@ -137,6 +141,7 @@ def stationary_density(
         process, given, mirrored, shape=shape, scheme=scheme, walls=ends, accuracy=accuracy
     )
     density.attrs["walls"] = mesh.walls_in_words(ends)
+    _warn_of_several_laws(process, density)
     return titled(density, process)
 
 
@@ -167,6 +172,22 @@ def _second_moments(density: xr.DataArray) -> np.ndarray:
     weights = density.to_numpy().ravel() / float(density.sum())
     points = [np.ravel(line) for line in np.meshgrid(*(density[v] for v in density.dims), indexing="ij")]
     return np.array(points) @ (weights * np.array(points)).T
+
+
+def _warn_of_several_laws(process: Process, density: xr.DataArray) -> None:
+    """Warn of weights on both sides of a place that no path crosses."""
+    line = density[density.dims[0]].to_numpy()
+    weights = (density * density.cell_volume).to_numpy()
+    for place in uncrossed(process, float(line[0]), float(line[-1])):
+        below = float(weights[line < place].sum() / weights.sum())
+        if SMALLEST_SIDE < below < 1 - SMALLEST_SIDE:
+            name = process.names[0]
+            warnings.warn(
+                f"noise and drift vanish at {name}={place:.4g}, which no path crosses: each side has a law "
+                f"of its own, and their weights, here {below:.3g} and {1 - below:.3g}, are the start's; give "
+                "a box= that ends there",
+                stacklevel=3,
+            )
 
 
 def _warn_if_metastable(process: Process, box: Box, walls: Mapping[str, Walls]) -> None:
@@ -454,7 +475,9 @@ def chosen_schemes(
     slow axis whose drift fluctuates with a fast variable, where Pe ≫ 1 and the mean drift is small.
     """
     size = len(grid.shape)
-    chosen: tuple[str, ...] = (scheme,) * size if isinstance(scheme, str) else tuple(scheme)
+    chosen: tuple[str, ...] = (
+        (scheme,) * size if isinstance(scheme, str) else tuple(np.atleast_1d(np.asarray(scheme, object)))
+    )
     if scheme == "auto" and lacks_noise(process):
         chosen = ("upwind",) * size
     elif scheme == "auto" and suits_chain(process, grid):

@@ -27,7 +27,7 @@ from theory.langevin import Process
 Nodes: TypeAlias = tuple[int | str, ...]
 #: A boundary is kept at least this share of a cell away from a cell's centre.
 SMALLEST_CUT = 1e-3
-#: An axis or a direction is without noise if D along it is below this share of the largest entry of D.
+#: A direction is without noise if D along it, in units in which its diagonal is one, is below this.
 NO_NOISE = 1e-13
 #: Cell Péclet number |b|h/D beyond which the drift of a cell is upwind.
 PECLET = 20.0
@@ -91,8 +91,16 @@ def noiseless_directions(process: Process) -> np.ndarray:
     largest = np.abs(D).max(axis=(1, 2), initial=0.0)
     if not (largest > 0).any():
         return np.empty((0, dimension))
-    values, vectors = np.linalg.eigh(np.mean(D[largest > 0] / largest[largest > 0, None, None], axis=0))
-    return vectors.T[values < NO_NOISE]
+    mean = np.mean(D[largest > 0] / largest[largest > 0, None, None], axis=0)
+    units = _sizes(mean.diagonal())
+    values, vectors = np.linalg.eigh(mean / np.outer(units, units))
+    silent = vectors[:, values < NO_NOISE] / units[:, None]
+    return np.linalg.qr(silent / np.abs(silent).max(axis=0, initial=0.0))[0].T
+
+
+def _sizes(variances: np.ndarray) -> np.ndarray:
+    """Units in which variances are one, or zero."""
+    return np.sqrt(np.where(variances > 0, variances, 1.0))
 
 
 def check_reach(process: Process) -> None:
@@ -110,23 +118,44 @@ def check_reach(process: Process) -> None:
         sides = [drift_values(process, points[:, None] + sign * step * np.eye(dimension)) for sign in (1, -1)]
         J = np.swapaxes((sides[0] - sides[1]) / (2 * step), 1, 2)
         D = process.diffusion_values(points)
-        reach = D.copy()
-        for _ in range(dimension - 1):
-            D = J @ D @ np.swapaxes(J, 1, 2)
-            D = D / np.maximum(np.abs(D).max(axis=(1, 2), keepdims=True), 1e-300)
-            reach = reach + D
-    reach = reach[np.isfinite(reach).all(axis=(1, 2))]
-    if not len(reach) or not reach.any():
+        units = _sizes(np.nanmean(np.diagonal(D, axis1=1, axis2=2), axis=0))
+        fine = np.isfinite(J).all(axis=(1, 2)) & np.isfinite(D).all(axis=(1, 2))
+    J, D = J[fine], D[fine]
+    values, vectors = np.linalg.eigh(D / np.outer(units, units))
+    noisy = np.where(values > NO_NOISE * values.max(initial=0.0), np.sqrt(np.maximum(values, 0.0)), 0.0)
+    columns = units[:, None] * vectors * noisy[:, None, :]
+    reach = [columns]
+    for _ in range(dimension - 1):
+        sizes, columns = np.abs(J) @ np.abs(columns), J @ columns
+        columns = np.where(np.abs(columns) > 1e-8 * sizes, columns, 0.0)  # not what differences leave
+        columns = columns / np.maximum(np.abs(columns).max(axis=(1, 2), keepdims=True), 1e-300)
+        reach.append(columns)
+    spanned = np.concatenate(reach, axis=-1).transpose(1, 0, 2).reshape(dimension, -1)
+    if not spanned.any():
         return
-    values, vectors = np.linalg.eigh(reach.mean(axis=0))
-    if values[0] < 1e-9 * values[-1]:
-        n = vectors[:, 0] / np.abs(vectors[:, 0]).max()
-        terms = [f"{c:.3g} {v}" for c, v in zip(n, process.names, strict=True) if abs(c) > 1e-6]
+    scales = np.ones(dimension)
+    for _ in range(5):  # the span in no unit
+        rows, spanned = _balanced(spanned)
+        scales *= rows
+    vectors, values = np.linalg.svd(spanned, full_matrices=False)[:2]
+    if values[-1] < 3e-5 * values[0]:
+        own = vectors[:, -1]
+        n = scales * own / np.abs(scales * own).max()
+        terms = [f"{c:.3g} {v}" for c, v, part in zip(n, process.names, own, strict=True) if abs(part) > 1e-6]
         what = terms[0].split()[1] if len(terms) == 1 else " + ".join(terms)
         raise ValueError(
             f"no noise reaches {what}, neither itself nor through the drift: its law is no density; "
             "leave it out, or give it noise"
         )
+
+
+def _balanced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the rows are divided by, inverted, and the matrix with rows and then columns of unit length."""
+    lengths = np.linalg.norm(matrix, axis=1)
+    rows = 1.0 / np.where(lengths > 0, lengths, 1.0)
+    matrix = rows[:, None] * matrix
+    lengths = np.linalg.norm(matrix, axis=0)
+    return rows, matrix / np.where(lengths > 0, lengths, 1.0)
 
 
 def lacks_noise(process: Process) -> bool:

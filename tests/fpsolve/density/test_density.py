@@ -374,3 +374,24 @@ def test_noise_along_one_axis_only_gives_no_warnings_from_inside():
         mesh = {"box": {"x": (-7, 7), "y": (-7, 7)}, "shape": (60, 60)}
         density = stationary_density(process, scheme="exponential", **mesh)
     assert float(density.min()) >= 0.0
+
+
+@pytest.mark.parametrize("accuracy", [0, -1e-3, 1.0, float("nan"), "high", None])
+def test_an_accuracy_that_is_none_is_refused(accuracy):
+    with pytest.raises(ValueError, match="accuracy="):
+        stationary_density(Langevin(double_well(), isotropic(0.1)), accuracy=accuracy)
+
+
+@pytest.mark.parametrize("box", [None, {"x": (-3, 3)}])
+def test_weights_on_two_sides_of_a_place_that_no_path_crosses_are_told(box):
+    process = Diffusion([x - x**3], [[x**2 / 4]], (x,))
+    with pytest.warns(UserWarning, match="vanish at x=0, which no path crosses"):
+        stationary_density(process, box=box)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one_side = stationary_density(process, box={"x": (0, 3)})
+    # P ~ x^2 exp(-2 x^2) on either side.
+    weight = lambda v: v**2 * np.exp(-2 * v**2)  # noqa: E731
+    exact = quad(lambda v: v * weight(v), 0, 5)[0] / quad(weight, 0, 5)[0]
+    mean = float((one_side * one_side.x * one_side.cell_volume).sum())
+    assert mean == pytest.approx(exact, rel=2e-3)

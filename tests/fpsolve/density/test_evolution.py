@@ -202,6 +202,38 @@ def test_starts_outside_the_box_or_without_mass_are_refused():
         evolve(OU, {"x": 0.0}, absorbing=x < 100, **options)
 
 
+def test_narrow_starts_keep_their_weights_and_what_no_cell_sees_is_refused():
+    box = {"x": (-6, 6)}
+    narrow = 3 * sp.exp(-5e6 * (x - 1) ** 2) + sp.exp(-5e6 * (x + 1.013) ** 2)
+    density = evolve(OU, narrow, times=[0.1], box=box, shape=300)
+    mean = float((density * density.x * density.cell_volume).sum())
+    assert mean == pytest.approx((3 - 1.013) / 4 * np.exp(-0.1), abs=0.01)
+    with pytest.raises(ValueError, match="too narrow for its cells"):
+        evolve(OU, sp.exp(-5e19 * (x - 1) ** 2), times=[0.1], box=box, shape=300)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"times": [float("inf")]}, "times must be finite"),
+        ({"accuracy": 0}, "accuracy=0"),
+        ({"accuracy": "a"}, "accuracy='a'"),
+        ({"time_step": "a"}, "time_step='a'"),
+        ({"initial": {"x": "a"}}, "x='a' must be a number"),
+        ({"initial": 3}, "got 3"),
+    ],
+)
+def test_arguments_that_are_none_are_named(given, words):
+    settings = {"initial": {"x": 0.2}, "times": [1.0], "box": {"x": (-6, 6)}, "shape": 200} | given
+    with pytest.raises(ValueError, match=words):
+        evolve(OU, settings.pop("initial"), **settings)
+
+
+def test_a_start_in_the_target_has_no_law():
+    with pytest.raises(ValueError, match="lies in the target"):
+        passage_time_law(OU, {"x": 2.0}, target=x > 1, times=[1.0], box={"x": (-6, 6)}, shape=200)
+
+
 def test_mass_that_reaches_the_rim_is_warned_of():
     with pytest.warns(UserWarning, match="rim of the box"):
         evolve(BROWNIAN, {"x": 0.0}, times=[4.0], box={"x": (-5, 5)}, shape=200)

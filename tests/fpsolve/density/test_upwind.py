@@ -12,6 +12,7 @@ from scipy.sparse.linalg import eigs
 
 from fpsolve import committor, mean_first_passage_time, relaxation_rates, stationary_density
 from fpsolve.density.shear import sheared
+from fpsolve.density.upwind import check_reach, noiseless_directions
 from theory import Diffusion
 
 x, v, z = sp.symbols("x v z", real=True)
@@ -163,6 +164,37 @@ def test_noise_along_any_line_gives_the_covariance_of_lyapunov_within_its_stated
 def test_a_law_that_noise_never_reaches_is_refused(noise, words):
     with pytest.raises(ValueError, match=words):
         stationary_density(_linear([[-1, 0], [0, -1]], noise, (x, z)))
+
+
+@pytest.mark.parametrize("exponent", [-20, -8, 8, 20])
+@pytest.mark.parametrize(
+    ("drift", "noise", "reached"),
+    [
+        ([[-1, 0], [0, -2]], [[1, 0], [0, 1]], True),
+        ([[-1, 0], [0, -2]], [[1, sp.Rational(1, 2)], [sp.Rational(1, 2), 1]], True),
+        ([[-1, 0], [0, -2]], [[1, 1], [1, 1]], True),
+        ([[0, 1], [-1, -3]], [[0, 0], [0, 1]], True),
+        ([[-1, 0], [0, -2]], [[1, 0], [0, 0]], False),
+        ([[-2, 0], [0, -2]], [[1, 1], [1, 1]], False),
+    ],
+)
+def test_what_noise_reaches_does_not_depend_on_the_units(drift, noise, reached, exponent):
+    units = sp.diag(1, sp.Integer(10) ** exponent)
+    process = _linear(units * sp.Matrix(drift) * units.inv(), units * sp.Matrix(noise) * units, (x, z))
+    assert len(noiseless_directions(process)) == 2 - sp.Matrix(noise).rank()
+    if reached:
+        check_reach(process)
+    else:
+        with pytest.raises(ValueError, match="no noise reaches"):
+            check_reach(process)
+
+
+def test_a_density_of_two_variables_in_very_unlike_units_is_that_of_ornstein_and_uhlenbeck():
+    noise = [[sp.Rational(1, 10**8), 0], [0, 10**8]]
+    P = stationary_density(_linear([[-1, 0], [0, -2]], noise, (x, z)))
+    W = P * P.cell_volume
+    assert float((W * P.x**2).sum()) == pytest.approx(1e-8, rel=1e-3)
+    assert float((W * P.z**2).sum()) == pytest.approx(5e7, rel=1e-3)
 
 
 #: Committor at (−0.3, 0.5) between |x| > 1 and mean time from (−1, 0) to x > 0 at T = 0.1, with standard errors:
