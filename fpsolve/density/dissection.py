@@ -122,28 +122,50 @@ def basins(rates: sparse.spmatrix) -> np.ndarray:
 
 
 def separate_wells(rates: sparse.spmatrix, density: np.ndarray) -> np.ndarray:
-    """:func:`basins` of a stationary chain, joined where the density shows no barrier between them, (n,).
+    """For each state of a chain the peak of the stationary density whose well it belongs to, shape (n,).
 
-    A current or coarse cells end walks where no well is. Two basins are one if the highest pass between them
-    is less than ``BARRIER`` below the lower of their peaks, in units of D.
+    The density alone tells wells from one another, as a current carries walks along ``rates`` past them. Two
+    wells are one if the highest pass between them is less than ``BARRIER`` below the lower of their peaks, in
+    units of D. Ripples no higher than ten times the most negative value are level ground.
     """
-    peaks, label = np.unique(basins(rates), return_inverse=True)
-    with np.errstate(divide="ignore"):
-        height = np.nan_to_num(np.log(np.abs(density)), neginf=-1e300)
-    top = np.full(len(peaks), -np.inf)
-    np.maximum.at(top, label, height)
-    entries = rates.tocoo()
-    across = label[entries.row] != label[entries.col]
-    row, column = entries.row[across], entries.col[across]
-    passes = np.minimum(height[row], height[column])
-    joined = np.arange(len(peaks))
-    # Tops only rise, so that a pass that is a barrier when its turn comes remains one.
-    for k in np.argsort(-passes, kind="stable"):
-        one, other = joined[label[row[k]]], joined[label[column[k]]]
-        if one != other and passes[k] > min(top[one], top[other]) - BARRIER:
-            keep, gone = (one, other) if top[one] >= top[other] else (other, one)
-            joined[joined == gone] = keep
-    return peaks[joined[label]]
+    level = max(1e-300, -10.0 * float(density.min()))
+    height = np.log(np.maximum(density, level))
+    pattern = (abs(rates) + abs(rates.T)).tocsr()
+    order = np.argsort(-height, kind="stable").astype(np.int64)
+    return _watershed(
+        pattern.indptr.astype(np.int64), pattern.indices.astype(np.int64), order, height, BARRIER
+    )
+
+
+@numba.njit(cache=True)
+def _watershed(pointers, neighbours, order, height, barrier):
+    """The peak of each state's basin: states join from the highest down, and basins where no barrier is."""
+    above = np.full(len(order), -1)
+    for i in order:
+        highest = -1
+        for j in neighbours[pointers[i] : pointers[i + 1]]:
+            if j != i and above[j] >= 0 and (highest < 0 or height[j] > height[highest]):
+                highest = j
+        above[i] = i if highest < 0 else highest
+        for j in neighbours[pointers[i] : pointers[i + 1]]:
+            if above[j] < 0:
+                continue
+            one, other = _peak(above, i), _peak(above, j)
+            if height[one] < height[other]:
+                one, other = other, one
+            if one != other and height[i] > height[other] - barrier:
+                above[other] = one
+    for i in order:
+        above[i] = _peak(above, i)
+    return above
+
+
+@numba.njit(cache=True)
+def _peak(above, i):
+    """The end of the way up from a state, which is shortened."""
+    while above[i] != above[above[i]]:
+        above[i] = above[above[i]]
+    return above[i]
 
 
 def _fronts(pointers, neighbours, places, order, inner):

@@ -41,6 +41,8 @@ from theory.langevin import Process
 UNLIKE = 50.0
 #: Share of the cells from which on a well is one.
 SMALLEST_WELL = 0.02
+#: Difference in ln weight from which on one well is heavier than another.
+LEVEL = 0.02
 #: Relative error of a moment above which an automatic mesh is refused.
 LARGEST_ESTIMATE = 0.5
 #: Share of the mass on either side of a place that no path crosses, from which on it is told.
@@ -115,9 +117,10 @@ def stationary_density(
         Dims named by the variables, coordinate ``cell_volume`` with
         ``(P * cell_volume).sum() == 1``. ``attrs`` tell the scheme, the symmetry used and every
         self-check: ``mass``, ``residual``, ``column_sum``, ``negative_mass``, ``boundary_mass``,
-        ``second_eigenvalue`` (slowest relaxation rate, within the symmetric sector), and
-        ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson; of the chain after
-        extrapolation).
+        ``second_eigenvalue`` (slowest relaxation rate, within the symmetric sector),
+        ``weights_estimate`` (error of the logarithm of the weight of any well, 0 if there is one well; from
+        half the grid) and ``half_grid_estimate`` (largest relative error of ⟨v²⟩ and std|v| by Richardson;
+        of the chain after extrapolation).
     """
     process = numeric_process(process, cross_diffusion)
     if method not in get_args(Method):
@@ -359,10 +362,8 @@ def _solve(process: Process, grid: Grid, scheme, folded: tuple[str, ...]) -> _So
         estimate = float(np.nanmax(np.abs(difference) / scales) / (2.0**power - 1.0))
     if upwind:  # the walls cut off moments of this size, and ripples add such
         estimate = max(estimate, SMALLEST_ESTIMATE, 2.0 * state.negative_mass)
-    # Rates of upwind differences have no wells that could be read off.
     masses = _masses_of_wells(state, grid)
-    change = math.nan if upwind else changes([masses(state.density, grid), masses(coarse.density, half)])[0]
-    of_wells = error_left(change, power)
+    of_wells = _error_of_weights(masses, [state, coarse], [grid, half], power)
     return _Solution(grid, folded, natural_ends(process, grid), schemes, state, estimate, peclet, of_wells)
 
 
@@ -382,6 +383,33 @@ def _masses_of_wells(state: NullVector, grid: Grid) -> Callable[[np.ndarray, Gri
             return np.log([density[labels == well].sum() / density.sum() for well in found])
 
     return masses if len(found) > 1 else lambda density, other: np.zeros(1)
+
+
+def _error_of_weights(
+    masses: Callable[[np.ndarray, Grid], np.ndarray],
+    states: Sequence[NullVector],
+    grids: Sequence[Grid],
+    power: int,
+) -> float:
+    """Error of the logarithm of the weight of any well, from its change on half the grid.
+
+    Under a current cells too wide act as more noise, r = ln(w/w₀) ∝ 1/(D + c hᵖ): 1/r is what converges. If
+    it changes by more than a third its order is not reached, and is taken to be one; infinite where no finite
+    r is left.
+    """
+    fine, coarse = (masses(state.density, grid) for state, grid in zip(states, grids, strict=True))
+    left = error_left(changes([fine, coarse])[0], power)
+    if not math.isfinite(left) or in_equilibrium(states[0].rates, states[0].density.ravel()):
+        return left
+    first = int(np.argmax(fine))
+    here, there = fine - fine[first], coarse - coarse[first]
+    told = (np.abs(here) > LEVEL) & (np.abs(here - there) > LEVEL)
+    here, there = here[told], there[told]
+    with np.errstate(divide="ignore"):
+        share = here / there - 1.0  # the change of 1/r in units of it
+    rest = 1.0 - share / np.where(np.abs(share) > 1 / 3, 1.0, 2.0**power - 1.0)
+    errors = np.where(rest > 0.0, np.abs(here * (1.0 / np.where(rest > 0.0, rest, 1.0) - 1.0)), np.inf)
+    return float(max(left, *errors)) if len(errors) else left
 
 
 def order(process: Process, grid: Grid, schemes: Sequence[Scheme]) -> int:
@@ -408,15 +436,15 @@ def _solve_chain(process: Process, grid: Grid, folded: tuple[str, ...]) -> _Solu
     logarithms = [np.log(np.maximum(state.density, 1e-300)) for state in states]
     state, used = states[0], not in_equilibrium(states[0].rates, states[0].density.ravel())
     masses = _masses_of_wells(states[0], grid)
-    weights = changes([masses(s.density, g) for s, g in zip(states[:2], grids[:2], strict=True)])
-    of_wells = error_left(weights[0], 2)
+    of_wells = _error_of_weights(masses, states[:2], grids[:2], 2)
     if used:
         better = extrapolated(logarithms, grids, lambda field, g: moments(np.exp(field), g)[0] / scales)
         used, error, density = better.used, better.error, np.exp(better.field)
         if used:
             state = replace(state, density=density / (density.sum() * grid.cell_volume))
             fields = zip(better.fields, grids[:-1], strict=True)
-            of_wells = remainder(changes([masses(np.exp(f - f.max()), g) for f, g in fields]))
+            left = remainder(changes([masses(np.exp(f - f.max()), g) for f, g in fields]))
+            of_wells = left if of_wells < LARGEST_ESTIMATE else max(left, of_wells)
     else:  # the density is exact at the cell centres: its moments have the error of the midpoint rule alone
         numbers = [moments(s.density, g)[0] / scales for s, g in zip(states[:3], grids[:3], strict=True)]
         last, before = changes(numbers)
@@ -569,8 +597,9 @@ def _judge(solution: _Solution, walls: Mapping[str, Walls], accuracy: float, lar
     estimate = solution.half_grid_estimate
     weights = solution.weights_estimate
     complaints = {
+        "the weights of wells are not resolved: use more cells (shape=)": weights > 5.0,
         f"the weights of wells are good to a factor of {math.exp(min(weights, 700)):.2g} only: "
-        "use more cells (shape=)": weights > 0.1,
+        "use more cells (shape=)": 0.1 < weights <= 5.0,
         f"the rim of the box holds {outside:.1e} of the mass: enlarge the box": outside > 1e-6,
         f"the relative residual is {state.residual:.1e}: the matrix is nearly singular": state.residual
         > 1e-9,

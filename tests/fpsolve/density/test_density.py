@@ -366,6 +366,26 @@ def test_weights_of_wells_with_a_current_are_right_within_their_stated_error(cel
     assert 0.02 < abs(left - right) < 2 * density.attrs["weights_estimate"]
 
 
+@pytest.mark.parametrize("scheme", ["exponential", "central", "upwind", "chain"])
+@pytest.mark.parametrize(("turn", "cells"), [(1, 80), (2, 80), (4, 96)])
+def test_no_scheme_loses_the_error_of_weights_under_a_fast_swirl(scheme, turn, cells):
+    # The swirl carries walks along the rates from one well into the other; the density tells them apart.
+    loss = x**4 / 4 - x**2 / 2 + x / 30 + y**2
+    drift = [-loss.diff(x) - turn * loss.diff(y), -loss.diff(y) + turn * loss.diff(x)]
+    process = Diffusion(drift, sp.eye(2) / 30, (x, y))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        box = {"x": (-1.9, 1.9), "y": (-1.1, 1.1)}
+        density = stationary_density(process, box=box, shape=cells, scheme=scheme)
+    stated = density.attrs["weights_estimate"]
+    exact = _exact_on(density, sp.exp(-30 * loss))
+    left, right = (
+        float(np.log(p.where(p.x < 0, 0.0).sum() / p.where(p.x > 0, 0.0).sum())) for p in (density, exact)
+    )
+    assert 0.0 < abs(left - right) < 3 * stated
+    assert any("weights of wells" in str(w.message) for w in caught) == (stated > 0.1)
+
+
 def test_noise_along_one_axis_only_gives_no_warnings_from_inside():
     process = Diffusion([y, -x - y], [[0, 0], [0, 1]], (x, y))
     with warnings.catch_warnings():
