@@ -198,7 +198,8 @@ def _ensemble_remarks(process: Process, ensemble: xr.Dataset) -> list[str]:
         remarks.append("the ensemble has no burn-in, so its final positions are used, not its time averages")
     diverged = int(ensemble["diverged"].sum())
     if diverged:
-        text = f"ensemble, dt = {step:g}: {lost_words(diverged, ensemble.sizes['walker'])}"
+        words = lost_words(diverged, ensemble.sizes["walker"], ensemble.attrs["divergence"])
+        text = f"ensemble, dt = {step:g}: {words}"
         too_many = f"; above {MOST_LOST:.0%} its averages are not shown"
         remarks.append(text + (too_many if _lost(ensemble) > MOST_LOST else ""))
     return remarks

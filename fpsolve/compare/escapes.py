@@ -49,6 +49,7 @@ def escape(
     box: Mapping[str, tuple[float, float]] | None = None,
     walls: Mapping[str, Wall] | Wall | None = None,
     rng: Seed = 0,
+    divergence: float | None = None,
     progress: bool = False,
 ) -> Table:
     """Table of the mean time from ``start`` to ``target`` by every method, with intervals and ΔL/D.
@@ -84,7 +85,7 @@ def escape(
     walls : mapping or str, optional
         Walls of the walkers at the ends of ``box``, as in :func:`fpsolve.simulate`; default none: the box is
         then taken as far away. Only "reflecting" ones are those of the backward equation.
-    rng, progress
+    rng, divergence, progress
         As in :func:`fpsolve.simulate_escape`.
 
     Returns
@@ -107,7 +108,9 @@ def escape(
     start_state(process, target, 1e300, start=start, walkers=1, time_step=time_step or 1.0, rng=0)
     remarks: list[str] = []
     exits = _exits(process, start, target, remarks)
-    problem = _Problem(process, start, target, walkers, time_step, max_time, box, walls, rng, progress, exits)
+    problem = _Problem(
+        process, start, target, walkers, time_step, max_time, box, walls, rng, divergence, progress, exits
+    )
     if time_step is not None:
         problem.check_step()
     found = _estimates(problem, [m for m in METHODS if m in methods], remarks)
@@ -169,6 +172,7 @@ class _Problem:
     box: Mapping[str, tuple[float, float]] | None
     walls: Mapping[str, Wall] | Wall | None
     rng: Seed
+    divergence: float | None
     progress: bool
     exits: list[Exit]
 
@@ -178,7 +182,8 @@ class _Problem:
         if isinstance(walls, Mapping) and box is not None:
             box = {name: ends for name, ends in box.items() if name in walls}
         walled = {} if walls is None else {"box": box, "walls": walls}
-        return {"start": self.start, "target": self.target, "progress": self.progress, **walled}
+        given = {"start": self.start, "target": self.target, "progress": self.progress}
+        return given | {"divergence": self.divergence} | walled
 
     def barrier(self) -> tuple[float, str]:
         """ΔL/D over the lowest saddle, NaN without one; D along the escape direction at the minimum."""

@@ -104,9 +104,10 @@ def simulate(
     threads : int, optional
         Default the number of processors this process may use, or one in each part on an executor.
     divergence : float, optional
-        Default 10⁶. A walker with a coordinate not below this in size has diverged: it stays where it was
+        A walker with a coordinate not below this in size has diverged: it stays where it was
         before, is counted in ``diverged``, and its whole path is left out of the moments. The
-        histogram keeps its visits from before.
+        histogram keeps its visits from before. Default a power of ten of at least 10⁶ sizes of a walk, from
+        the starts, the box, the noise and the drift: :mod:`fpsolve.ensemble.divergence`.
     first_walker : int, optional
         Number of the first walker: parts of an ensemble can run apart, or one walker alone.
     box, walls : mapping, optional

@@ -14,6 +14,7 @@ import sympy as sp
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from fpsolve.ensemble.divergence import divergence_limit
 from fpsolve.ensemble.domain import Domain, Wall, chosen_domain, free_domain, refuse_indefinite
 from fpsolve.ensemble.lanes import to_lanes
 from fpsolve.ensemble.steps import Scheme, underdamped
@@ -25,6 +26,8 @@ Start = Mapping[str, ArrayLike] | np.ndarray | xr.Dataset | None
 
 #: Arrays of a state whose axis 0 is the group of walkers.
 PER_WALKER = ("positions", "excess", "bounds", "exit_step", "sums")
+#: Steps are counted in 64 bits.
+_MOST_STEPS = 1e18
 
 
 @dataclass
@@ -67,12 +70,16 @@ def fresh_state(
     walls: Mapping[str, Wall] | Wall | None = None,
 ) -> State:
     """The checked state at time 0, for arguments of :func:`fpsolve.simulate`."""
-    divergence = 1e6 if divergence is None else divergence
     names, time_step = variable_names(process), checked_step(process, time_step, divergence, first_walker)
+    walkers = None if walkers is None else checked_count(walkers, "walkers")
+    time, burn_in = checked_number(time, "time"), checked_number(burn_in, "burn_in")
     if not 0 <= burn_in < time:
         raise ValueError(f"burn_in={burn_in:g} must be at least 0 and below time={time:g}")
     points = _first_points(process, names, start, walkers)
     _check_start(process, names, points, divergence)
+    if divergence is None:
+        distinct = np.unique(points, axis=0)
+        divergence = divergence_limit(process, distinct, root_values(process, distinct), time_step, box)
     root = symbolic_root(process)
     domain = _checked_domain(process, points, time_step, root, box, walls)
     count, n = points.shape
@@ -212,8 +219,11 @@ def _restored_histogram(
 
 def whole_steps(time: float, time_step: float, name: str) -> int:
     """Number of steps that reach ``time``."""
+    time = checked_number(time, name)
     if not math.isfinite(time) or time < 0:
         raise ValueError(f"{name}={time:g} must be finite and at least 0")
+    if not time / time_step < _MOST_STEPS:
+        raise ValueError(f"{name}={time:g} is more than {_MOST_STEPS:g} steps of {time_step:g}")
     return math.ceil(time / time_step * (1 - 1e-12))
 
 
@@ -221,6 +231,7 @@ def saving_steps(save_every: float | None, time_step: float) -> int:
     """Steps between saved states, 0 for none; fails if ``save_every`` is not a multiple of the step."""
     if save_every is None:
         return 0
+    save_every = checked_number(save_every, "save_every")
     if not math.isfinite(save_every) or save_every <= 0:
         raise ValueError(f"save_every={save_every:g} must be positive and finite")
     steps = round(save_every / time_step)
@@ -237,9 +248,7 @@ def available_threads(threads: int | None) -> int:
     if threads is None:
         available = getattr(os, "sched_getaffinity", None)
         return len(available(0)) if available else os.cpu_count() or 1
-    if threads < 1:
-        raise ValueError(f"threads={threads} must be at least 1")
-    return threads
+    return checked_count(threads, "threads")
 
 
 def variable_names(process: Process) -> tuple[str, ...]:
@@ -266,7 +275,30 @@ def root_values(process: Process, points: np.ndarray) -> np.ndarray:
     return np.moveaxis(numpy_function(root, process.variables)(*points.T), -1, 0)
 
 
-def checked_step(process: object, time_step: float | None, divergence: float, first_walker: int) -> float:
+def checked_count(value: object, name: str, least: int = 1) -> int:
+    """A whole number that is not too small, as an int; else a ValueError."""
+    try:
+        count = checked_number(value, name)
+    except ValueError:
+        count = math.nan
+    if not (math.isfinite(count) and count == int(count) and count >= least):
+        raise ValueError(f"{name}={value!r} must be a whole number, at least {least}")
+    return int(count)
+
+
+def checked_number(value: object, name: str) -> float:
+    """A number as a float; text, truth values and whatever has no float are a ValueError."""
+    try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}={value!r} must be a number") from None
+
+
+def checked_step(
+    process: object, time_step: float | None, divergence: float | None, first_walker: int
+) -> float:
     """The given time step, or the learning rate of the process.
 
     A ValueError without either, and if one of the three numbers makes no sense.
@@ -274,13 +306,14 @@ def checked_step(process: object, time_step: float | None, divergence: float, fi
     time_step = getattr(process, "learning_rate", None) if time_step is None else time_step
     if time_step is None:
         raise ValueError("time_step is needed: this process has no learning rate to take it from")
+    time_step = checked_number(time_step, "time_step")
     if not (math.isfinite(time_step) and time_step > 0):
         raise ValueError(f"time_step={time_step:g} must be positive and finite")
-    if not (math.isfinite(divergence) and divergence > 0):
-        raise ValueError(f"divergence={divergence:g} must be a positive, finite size")
-    if first_walker < 0:
-        raise ValueError(f"first_walker={first_walker} must be at least 0")
-    return float(time_step)
+    size = 1.0 if divergence is None else checked_number(divergence, "divergence")
+    if not (math.isfinite(size) and size > 0):
+        raise ValueError(f"divergence={size:g} must be a positive, finite size")
+    checked_count(first_walker, "first_walker", 0)
+    return time_step
 
 
 def _first_points(process: Process, names: tuple[str, ...], start: Start, walkers: int | None) -> np.ndarray:
@@ -309,19 +342,21 @@ def _first_points(process: Process, names: tuple[str, ...], start: Start, walker
                 f"columns {', '.join(names)}"
             )
         count = len(points)
-    if count is None or count < 1 or (walkers is not None and walkers < 1):
-        raise ValueError(f"walkers={walkers} must be at least 1")
+    if count is None or count < 1:
+        raise ValueError(f"walkers={count} must be a whole number, at least 1")
     if walkers is not None and walkers != count:
         raise ValueError(f"walkers={walkers}, but start holds {count} walkers; leave one out")
     return points
 
 
-def _check_start(process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float) -> None:
+def _check_start(
+    process: Process, names: tuple[str, ...], points: np.ndarray, divergence: float | None
+) -> None:
     """ValueError unless the start lies below ``divergence`` and the coefficients are finite there."""
     if not np.isfinite(points).all():
         bad = [names[i] for i in np.flatnonzero(~np.isfinite(points).all(axis=0))]
         raise ValueError(f"start is not finite for {', '.join(bad)}")
-    if (np.abs(points) >= divergence).any():
+    if divergence is not None and (np.abs(points) >= divergence).any():
         raise ValueError(
             f"start has |{names[0]}| or another coordinate of {np.abs(points).max():g}, not below "
             f"divergence={divergence:g}; give a larger divergence"

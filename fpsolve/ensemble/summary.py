@@ -49,7 +49,7 @@ def ensemble_dataset(
     labels = [*names, *(f"|{n}|" for n in names), *(f"{names[i]} {names[j]}" for i, j in pairs)]
     dataset = xr.Dataset(
         {name: quantity(points[:, i], "walker", f"final {name}") for i, name in enumerate(names)}
-        | divergences(exit_step, state.time_step, absorbed)
+        | divergences(exit_step, state.time_step, state.divergence, absorbed)
         | _beyond_edges(state)
         | {"moment_sum": quantity(sums, ("walker", "moment"), "sum over steps after burn-in")},
         coords={
@@ -137,7 +137,7 @@ def with_stderr(
 
 
 def divergences(
-    exit_step: np.ndarray, time_step: float, absorbed: np.ndarray | None = None
+    exit_step: np.ndarray, time_step: float, limit: float, absorbed: np.ndarray | None = None
 ) -> dict[str, xr.Variable]:
     """Which walkers diverged and when, from steps (walkers,), -1 if never; warns if any did.
 
@@ -146,7 +146,7 @@ def divergences(
     absorbed = np.zeros(len(exit_step), bool) if absorbed is None else absorbed
     diverged = (exit_step >= 0) & ~absorbed
     if diverged.any():
-        warnings.warn(lost_words(int(diverged.sum()), len(diverged)), stacklevel=4)
+        warnings.warn(lost_words(int(diverged.sum()), len(diverged), limit), stacklevel=4)
     times = np.where(exit_step < 0, np.nan, exit_step * time_step)
     divergence = np.where(diverged, times, np.nan)
     found = {
@@ -161,14 +161,15 @@ def divergences(
     return found
 
 
-def lost_words(lost: int, walkers: int) -> str:
+def lost_words(lost: int, walkers: int, limit: float) -> str:
     """How many walkers diverged, what that does to averages, and what to do."""
     remedy = "use a smaller time_step, or check that the drift leads back from everywhere"
+    diverged = f"diverged (a coordinate came to divergence={limit:g} or was no number)"
     if lost == walkers:
-        return f"all {walkers} walkers diverged, so there are no averages: {remedy}"
+        return f"all {walkers} walkers {diverged}, so there are no averages: {remedy}"
     return (
-        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) diverged; averages are over the rest and "
-        f"leave out the places from which walkers diverge: {remedy}"
+        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) {diverged}; averages are over the rest "
+        f"and leave out the places from which walkers diverge: {remedy}"
     )
 
 

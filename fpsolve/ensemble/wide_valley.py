@@ -302,7 +302,11 @@ def _run_apart(
 def _summarised(run: xr.Dataset) -> xr.Dataset:
     """The per-walker results with averages over the walkers that did not diverge."""
     alive = run.divergence_step.to_numpy() < 0
-    run.update(divergences(run.divergence_step.to_numpy(), float(run.attrs["time_step"])))
+    run.update(
+        divergences(
+            run.divergence_step.to_numpy(), float(run.attrs["time_step"]), float(run.attrs["divergence"])
+        )
+    )
     curvatures = run.walker_curvature.to_numpy()[alive]
     weighted = flatness_from(curvatures, run.weight.to_numpy())
     for name, values, words in (

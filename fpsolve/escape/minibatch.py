@@ -101,4 +101,5 @@ def simulate_minibatch_escape(
         title=f"escape of minibatch SGD on {landscape.name}, B = {int(batch_size)}",
         landscape=landscape.name, target=str(target), boundary="none", time_step=float(learning_rate),
         key=key, batch_size=int(batch_size), samples=len(samples),
+        divergence=float(divergence),
     )  # fmt: skip

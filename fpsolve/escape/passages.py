@@ -20,6 +20,7 @@ from fpsolve.ensemble.parts import cuts
 from fpsolve.ensemble.state import (
     State,
     available_threads,
+    checked_number,
     fresh_state,
     is_discrete,
     process_hash,
@@ -60,7 +61,7 @@ def simulate_escape(
     rng: Seed = None,
     threads: int | None = None,
     boundary: Boundary | None = None,
-    divergence: float = 1e6,
+    divergence: float | None = None,
     box: Mapping[str, tuple[float, float]] | None = None,
     walls: Mapping[str, Wall] | Wall | None = None,
     progress: bool = False,
@@ -110,7 +111,8 @@ def simulate_escape(
     boundary : {"bridge", "shift", "none"}, optional
         Default ``"none"`` if ``time_step`` is the process's learning rate, else ``"bridge"``.
     divergence : float, optional
-        A walker with a coordinate not below this in size has diverged, even inside the target.
+        A walker with a coordinate not below this in size has diverged, even inside the target. Default as in
+        :func:`fpsolve.simulate`.
     box, walls : mapping, optional
         As in :func:`fpsolve.simulate`; a walker at an absorbing wall ends there, outcome 5, and has not
         escaped.
@@ -162,7 +164,7 @@ def simulate_escape(
     if lost.any():
         if process.landscape is None:
             refuse_indefinite(process, end.points[lost], "where a walker came")
-        warnings.warn(lost_passages(int(lost.sum()), len(lost)), stacklevel=2)
+        warnings.warn(lost_passages(int(lost.sum()), len(lost), state.divergence), stacklevel=2)
     return passage_dataset(
         variable_names(process), end, passage_times(end, state.time_step, boundary),
         title=f"escape from {process.name} to {target}", landscape=str(process.name), target=str(target),
@@ -172,11 +174,12 @@ def simulate_escape(
     )  # fmt: skip
 
 
-def lost_passages(lost: int, walkers: int) -> str:
+def lost_passages(lost: int, walkers: int, limit: float) -> str:
     """How many walkers diverged before they escaped, and what to do."""
     return (
-        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) diverged before they escaped: use a "
-        "smaller time_step, or check that the drift leads back from everywhere"
+        f"{lost} of {walkers} walkers ({lost / walkers:.2g} of all) diverged before they escaped (a "
+        f"coordinate came to divergence={limit:g} or was no number): use a smaller time_step, or check that "
+        "the drift leads back from everywhere"
     )
 
 
@@ -214,6 +217,7 @@ class Passages(NamedTuple):
 def start_state(process: Process, target: sp.Basic, max_time: float, **given: Any) -> State:
     """The checked state at time 0, outside the target; ``given`` is for ``fresh_state``."""
     check_names(process.names, _RESERVED)
+    max_time = checked_number(max_time, "max_time")
     if not (math.isfinite(max_time) and max_time > 0):
         raise ValueError(f"max_time={max_time:g} must be positive and finite")
     g = numpy_function(signed_function(target, process.variables), process.variables)

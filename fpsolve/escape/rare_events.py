@@ -14,9 +14,19 @@ import xarray as xr
 from scipy import stats
 from scipy.interpolate import RegularGridInterpolator
 
+from fpsolve.ensemble.divergence import divergence_limit
 from fpsolve.ensemble.domain import Wall
 from fpsolve.ensemble.lanes import from_lanes
-from fpsolve.ensemble.state import State, available_threads, process_hash, variable_names, whole_steps
+from fpsolve.ensemble.state import (
+    State,
+    available_threads,
+    checked_count,
+    checked_number,
+    process_hash,
+    root_values,
+    variable_names,
+    whole_steps,
+)
 from fpsolve.ensemble.steps import ORDER
 from fpsolve.escape.kernel import Boundary, escape_kernel
 from fpsolve.escape.passages import (
@@ -54,7 +64,7 @@ def split_escape(
     confidence: float = 0.95,
     rng: Seed = None,
     threads: int | None = None,
-    divergence: float = 1e6,
+    divergence: float | None = None,
     extrapolate: bool = True,
     box: Mapping[str, tuple[float, float]] | None = None,
     walls: Mapping[str, Wall] | Wall | None = None,
@@ -140,7 +150,7 @@ def split_escape(
     Biology* (1977): the rate of a process put back at its source.
     Error, coverage and gain as measured: tests/fpsolve/escape/test_rare_events.py.
     """
-    _check_numbers(walkers, confidence, max_levels, relaxation_time)
+    _check_numbers(walkers, confidence, max_levels, relaxation_time, source)
     coordinate, level_at = _coordinate(process, target, level)
     state, time_step, relaxation_time = _started(
         process, start, target, time_step, relaxation_time, rng, divergence, box, walls
@@ -243,7 +253,7 @@ class _Walks:
 
 def _started(
     process: Process, start: Mapping[str, float], target: sp.Basic, time_step: float | None,
-    relaxation_time: float | None, rng: Seed, divergence: float,
+    relaxation_time: float | None, rng: Seed, divergence: float | None,
     box: Mapping[str, tuple[float, float]] | None, walls: Mapping[str, Wall] | Wall | None,
 ) -> tuple[State, float, float]:  # fmt: skip
     """The checked state of one walker at the start; the time step and relaxation time, or their defaults."""
@@ -262,6 +272,9 @@ def _started(
             fast = max(fast, largest_rate_on_the_way(process, point[0], met))
             time_step = step_on_target(process, met, point, 0.04 / fast)
         relaxation_time = 1.0 / slow if relaxation_time is None else relaxation_time
+    if divergence is None:
+        point = from_lanes(state.positions, 1)
+        state.divergence = divergence_limit(process, point, root_values(process, point), time_step, box)
     return state, time_step, relaxation_time
 
 
@@ -336,22 +349,26 @@ def _warn(runs: list[_Run], walkers: int, error: float) -> None:
             stacklevel=3,
         )
     if lost := sum(run.walk.diverged for run in runs):
-        share = lost / sum(run.walk.used for run in runs)
+        share, limit = lost / sum(run.walk.used for run in runs), runs[0].walk.divergence
         warnings.warn(
-            f"{lost} walkers ({share:.2g} of all) diverged and were put back at the source: use a smaller "
-            "time_step, or check that the drift leads back from everywhere",
+            f"{lost} walkers ({share:.2g} of all) diverged (came to divergence={limit:g}) and "
+            "were put back at the source: use a smaller time_step, or check that the drift leads back from "
+            "everywhere",
             stacklevel=3,
         )
 
 
-def _check_numbers(walkers: int, confidence: float, max_levels: int, relaxation_time: float | None) -> None:
-    if walkers < 100:
+def _check_numbers(
+    walkers: int, confidence: float, max_levels: int, relaxation_time: float | None, source: float | None
+) -> None:
+    if checked_count(walkers, "walkers") < 100:
         raise ValueError(f"walkers={walkers} must be at least 100: {GROUPS} groups share them")
-    if not 0 < confidence < 1:
+    if not 0 < checked_number(confidence, "confidence") < 1:
         raise ValueError(f"confidence={confidence:g} must be between 0 and 1")
-    if max_levels < 1:
-        raise ValueError(f"max_levels={max_levels} must be at least 1")
-    if relaxation_time is not None and not (math.isfinite(relaxation_time) and relaxation_time > 0):
+    checked_count(max_levels, "max_levels")
+    if source is not None:
+        checked_number(source, "source")
+    if relaxation_time is not None and not 0 < checked_number(relaxation_time, "relaxation_time") < math.inf:
         raise ValueError(f"relaxation_time={relaxation_time:g} must be positive and finite")
 
 

@@ -73,14 +73,14 @@ def escape_rate(
         raise ValueError(f"method={method!r} must be 'exact' or 'asymptotic'")
     if (runs is None) == (times is None):
         raise ValueError("give either runs (from simulate_escape) or times")
-    source, diverged = "", 0
+    source, diverged, limit = "", 0, math.nan
     if runs is not None:
         if not {"outcome", "observed_time"} <= set(runs.variables):
             raise ValueError("runs must be a result of simulate_escape, with outcome and observed_time")
         n = int((runs["outcome"] == ESCAPED).sum())
         diverged = int((runs["outcome"] == DIVERGED).sum())
         observed = np.asarray(runs["observed_time"].values, dtype=float)
-        source = str(runs.attrs.get("title", ""))
+        source, limit = str(runs.attrs.get("title", "")), float(runs.attrs.get("divergence", math.nan))
     else:
         escaped = np.atleast_1d(np.asarray(times, dtype=float))
         n = escaped.size
@@ -91,10 +91,11 @@ def escape_rate(
     if S <= 0:
         raise ValueError("the total observed time is 0, so there is no rate; give times above 0")
     if diverged > MOST_LOST * len(observed):
-        raise ValueError(f"no rate: {lost_passages(diverged, len(observed))}")
+        raise ValueError(f"no rate: {lost_passages(diverged, len(observed), limit)}")
     if diverged:
         warnings.warn(
-            f"{lost_passages(diverged, len(observed))}; the rate is that of escape before it", stacklevel=2
+            f"{lost_passages(diverged, len(observed), limit)}; the rate is that of escape before it",
+            stacklevel=2,
         )
     tail = (1 - confidence) / 2
     if method == "exact":

@@ -80,8 +80,9 @@ class Walk:
         self.diverged += lost
         if 2 * lost > len(points) >= 100:
             raise ValueError(
-                f"{lost} of {len(points)} walkers diverged, or met a D that is not positive: use a time_step "
-                f"below {self.time_step:g}, or a larger divergence"
+                f"{lost} of {len(points)} walkers diverged (a coordinate came to divergence="
+                f"{self.divergence:g}), or met a D that is not positive: use a time_step below "
+                f"{self.time_step:g}, or a larger divergence"
             )
         stuck = end.outcome == CENSORED
         if steps is None and stuck.any():

@@ -262,3 +262,21 @@ def test_a_mirror_without_noise_across_it_is_refused():
     process = Diffusion([-x, x - y], [[1, 0], [0, 0]], (x, y))
     with pytest.raises(ValueError, match="a mirror needs noise across it, and y has none"):
         simulate(process, walkers=2, time=1, time_step=0.1, start={"x": 0, "y": 0}, box={"y": (-1, 1)})
+
+
+@pytest.mark.parametrize("power", [-16, 0, 16, 32])
+def test_the_limit_of_divergence_follows_the_unit(power):
+    result = simulate(
+        Langevin(Landscape(x**2 / 2, (x,)), isotropic(sp.Integer(10) ** power)),
+        walkers=320, time=6, time_step=0.02, rng=1, burn_in=3,
+    )  # fmt: skip
+    assert not result["diverged"].any()
+    size = 10.0 ** (power / 2)
+    assert float(result["std"][0]) == pytest.approx(size, rel=0.1)
+    assert 1e6 * size <= result.attrs["divergence"] <= 1e12 * size
+
+
+def test_walkers_that_diverge_name_the_limit():
+    steep = Langevin(Landscape(x**4 / 4, (x,)), isotropic(1))
+    with pytest.warns(UserWarning, match=r"all 32 walkers diverged \(a coordinate came to divergence=1e\+"):
+        simulate(steep, walkers=32, time=50, time_step=1.5, rng=1)

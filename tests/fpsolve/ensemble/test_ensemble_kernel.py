@@ -187,7 +187,7 @@ def test_attributes_are_plain_and_every_variable_has_units():
 def test_diverged_walker_stays_at_its_last_place_inside_also_when_continued():
     process = Coefficients([x**3, -y], [[1, 0], [0, 1]])
     far = np.where(np.arange(60) % 2, 100.0, 0.0)
-    paths = simulate(process, time=0.05, time_step=0.01, start={"x": far, "y": 0}, rng=0)
+    paths = simulate(process, time=0.05, time_step=0.01, start={"x": far, "y": 0}, rng=0, divergence=1e6)
     np.testing.assert_array_equal(paths.diverged, far > 0)
     assert paths.attrs["diverged_walkers"] == 30
     np.testing.assert_allclose(paths.divergence_time[1::2], 0.02)
@@ -219,12 +219,12 @@ def test_other_numbers_in_a_landscape_do_not_compile_again():
     ("change", "message"),
     [
         ({"time_step": float("nan")}, "time_step=nan must be"),
-        ({"walkers": None}, "walkers=None must be at least 1"),
+        ({"walkers": None}, "walkers=None must be a whole number, at least 1"),
         ({"time": float("inf")}, "time=inf must be finite"),
         ({"burn_in": -1.0}, "burn_in=-1"),
         ({"start": {"x": np.zeros(3), "y": 0}}, "start holds 3 walkers"),
         ({"start": np.zeros((10, 3))}, r"start of shape \(10, 3\)"),
-        ({"start": {"x": 2e6, "y": 0}}, "not below divergence"),
+        ({"start": {"x": 2e6, "y": 0}, "divergence": 1e6}, "not below divergence"),
         ({"bins": {"x": [0, 0]}}, "ascending"),
         ({"save_every": 0.015}, "not a multiple"),
         ({"save_every": 0.0}, "save_every=0 must be positive"),

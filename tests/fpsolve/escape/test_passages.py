@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.linalg import expm
 from scipy.special import erfcx
 
-from fpsolve import escape_rate, mean_first_passage_time, simulate_escape
+from fpsolve import escape_rate, mean_first_passage_time, simulate, simulate_escape, split_escape
 from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
@@ -297,3 +297,30 @@ def test_bad_input_is_refused_before_any_step(change, message):
 def test_bad_observations_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         escape_rate(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"walkers": 2.5}, "walkers=2.5 must be a whole number, at least 1"),
+        ({"walkers": "many"}, "walkers='many' must be a whole number, at least 1"),
+        ({"walkers": True}, "walkers=True must be a whole number"),
+        ({"time_step": "short"}, "time_step='short' must be a number"),
+        ({"time_step": [0.1]}, "time_step=.* must be a number"),
+        ({"max_time": "long"}, "max_time='long' must be a number"),
+        ({"threads": 1.5}, "threads=1.5 must be a whole number, at least 1"),
+        ({"divergence": "far"}, "divergence='far' must be a number"),
+        ({"max_time": 1e300}, "max_time=1e.300 is more than 1e.18 steps"),
+    ],
+)
+def test_arguments_that_are_no_numbers_are_refused_in_one_line(wrong, words):
+    process = Langevin(Landscape(x**2 / 2, (x,)), isotropic(1))
+    common = {"start": {"x": 0.0}, "walkers": 100, "time_step": 0.1}
+    calls = [lambda: simulate_escape(process, **(common | {"max_time": 1.0, "target": x > 1} | wrong))]
+    calls += [lambda: split_escape(process, **(common | {"target": x > 1} | wrong))]
+    if "max_time" not in wrong:
+        calls += [lambda: simulate(process, **(common | {"time": 1.0} | wrong))]
+    for call in calls:
+        with pytest.raises(ValueError, match=words) as caught:
+            call()
+        assert "\n" not in str(caught.value)
