@@ -8,31 +8,79 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import TypeAlias
 
 import numpy as np
 import sympy as sp
 from sympy.core.relational import GreaterThan, LessThan, Relational, StrictGreaterThan, StrictLessThan
 
 from theory.evaluate import lambdified
+from theory.magnitudes import Interval, balanced, enclosed_by_size, has_exponentials
 
-#: Lower and upper ends, arrays of one shape.
-Interval: TypeAlias = tuple[np.ndarray, np.ndarray]
+#: Bounds of exponentials below this are lost to underflow.
+SMALL = 1e-280
 
 
 def enclosed(
-    expressions: Sequence[sp.Expr], variables: Sequence[sp.Symbol], low: np.ndarray, high: np.ndarray
+    expressions: Sequence[sp.Expr],
+    variables: Sequence[sp.Symbol],
+    low: np.ndarray,
+    high: np.ndarray,
+    *,
+    signs: bool = False,
 ) -> Interval:
     """Bounds of n expressions over k boxes: ``low``, ``high`` of shape (k, N) give two arrays (k, n).
 
+    With ``signs`` a bound that underflows is the smallest float of its sign, not zero. Both then say of a
+    quotient such as e^(−x²)/(1 + e^(−x²)) that it does not vanish far out.
     A function that has no rule here is a NotImplementedError.
     """
     known: dict[sp.Basic, Interval] = {v: (low[:, i], high[:, i]) for i, v in enumerate(variables)}
     shape = low.shape[0]
+    expressions = [balanced(sp.sympify(e, strict=True)) for e in expressions]
     with np.errstate(all="ignore"):
-        pairs = [_enclosed(sp.sympify(e, strict=True), known) for e in expressions]
+        pairs = [_enclosed(e, known) for e in expressions]
     bounds = [np.stack([np.broadcast_to(p[end], shape) for p in pairs], axis=1) for end in (0, 1)]
+    for k, expression in enumerate(expressions):
+        _sharpen(expression, variables, (low, high), (bounds[0][:, k], bounds[1][:, k]), signs)
     return bounds[0], bounds[1]
+
+
+def _sharpen(
+    expression: sp.Basic, variables: Sequence[sp.Symbol], box: Interval, bounds: Interval, signs: bool
+) -> None:
+    """Narrows, in place, bounds of a formula with exponentials that overflowed or underflowed."""
+    low, high = bounds
+    lost = ~(np.isfinite(low) & np.isfinite(high)) | (np.maximum(np.abs(low), np.abs(high)) < SMALL)
+    if not lost.any() or not has_exponentials(expression):
+        return
+    known = {v: (box[0][lost, i], box[1][lost, i]) for i, v in enumerate(variables)}
+    shape = (int(lost.sum()),)
+
+    def plain(node: sp.Basic) -> Interval:
+        a, b = _enclosed(node, known)
+        return np.broadcast_to(a, shape), np.broadcast_to(b, shape)
+
+    with np.errstate(all="ignore"):
+        a, b = enclosed_by_size(expression, plain, signs)
+        low[lost], high[lost] = np.fmax(low[lost], a), np.fmin(high[lost], b)
+
+
+def far_out(expression: sp.Expr, x: sp.Symbol) -> Callable[[np.ndarray], np.ndarray]:
+    """A formula of one variable, also where its exponentials overflow; values beyond floats are ±1e300."""
+    plain = lambdified(expression, (x,))
+
+    def function(points: np.ndarray) -> np.ndarray:
+        values = plain(points)
+        lost = ~np.isfinite(values)
+        if lost.any():
+            places = points[lost][:, None]
+            low, high = (
+                np.clip(end[:, 0], -1e300, 1e300) for end in enclosed([expression], (x,), places, places)
+            )
+            values[lost] = np.where(low * high >= 0, low / 2 + high / 2, values[lost])
+        return values
+
+    return function
 
 
 def _enclosed(node: sp.Basic, known: dict[sp.Basic, Interval]) -> Interval:

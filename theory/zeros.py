@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import lru_cache
 
 import numpy as np
@@ -73,7 +74,7 @@ def _zeros(field: tuple[sp.Expr, ...], variables: tuple[sp.Symbol, ...], ends) -
     search = _Search(field, variables, sp.Matrix(field).jacobian(list(variables)))
     low, high = search_region(variables, ends)
     simple, undecided, complete = search.run(low[None], high[None])
-    simple = _distinct(search.polished(simple))
+    simple = _distinct(search.told_apart(search.polished(simple)))
     singular, hulls = [], []
     for places in _clusters(*undecided):
         hull = np.array([places.min(axis=(0, 1)), places.max(axis=(0, 1))])
@@ -151,6 +152,8 @@ class _Search:
     field: tuple[sp.Expr, ...]
     variables: tuple[sp.Symbol, ...]
     jacobian: sp.Matrix
+    #: Boxes around coordinates 0 proved to hold one zero each: what lies in one is not cut any more.
+    proved: list[np.ndarray] = dataclass_field(default_factory=list)
 
     def run(
         self, low: np.ndarray, high: np.ndarray
@@ -175,7 +178,7 @@ class _Search:
         """Zeros proved in the boxes, and the boxes left over, in u and in x."""
         a, b = place(low), place(high)
         far = away(a, b)
-        keep = _holds_zero(*enclosed(self.field, self.variables, a, b), far)
+        keep = _holds_zero(*enclosed(self.field, self.variables, a, b, signs=True), far)
         low, high, a, b = low[keep], high[keep], a[keep], b[keep]
         n, size = len(low), len(self.variables)
         if not n:
@@ -189,7 +192,9 @@ class _Search:
         empty = usable & (new_a > new_b).any(axis=1)
         slack = 0.1 * (b - a)
         proved = usable & ((contracted[0] > a - slack) & (contracted[1] < b + slack)).all(axis=1)
-        rest = ~empty & ~proved
+        if (alone := proved & ~empty).any():
+            self._remember((a - slack)[alone], (b + slack)[alone])
+        rest = ~empty & ~proved & ~self._known(a, b)
         shrink = (usable & rest)[:, None]
         a, b = np.where(shrink, new_a, a)[rest], np.where(shrink, new_b, b)[rest]
         # A box that Newton's operator made a point must not lose its zero to the rounding of u.
@@ -199,6 +204,22 @@ class _Search:
         low = np.maximum(low[rest], np.where(shrink[rest], inner_low, low[rest]))
         high = np.minimum(high[rest], np.where(shrink[rest], inner_high, high[rest]))
         return middle[proved & ~empty], (low, np.maximum(low, high)), (a, b)
+
+    def _remember(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Keeps boxes with one zero each where coordinates vanish: the cuts there are finer than rounding."""
+        n, size = len(a), len(self.variables)
+        J = [m.reshape(n, size, size) for m in enclosed(list(self.jacobian), self.variables, a, b)]
+        with np.errstate(all="ignore"):
+            (low, high), usable = self._krawczyk((a + b) / 2, a, b, J)
+        inside = usable & ((low > a) & (high < b)).all(axis=1) & ((a <= 0) & (b >= 0)).any(axis=1)
+        self.proved.extend(np.stack([a, b], axis=1)[inside])
+
+    def _known(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Which boxes lie in one that is proved: rounding leaves them undecided beside its zero."""
+        inside = np.zeros(len(a), bool)
+        for low, high in self.proved:
+            inside |= ((a >= low) & (b <= high)).all(axis=1)
+        return inside
 
     def _krawczyk(self, centre: np.ndarray, a: np.ndarray, b: np.ndarray, J: list[np.ndarray]):
         """c − Y f(c) + (1 − Y J)(X − c) on boxes a tenth wider than given, and where it is finite."""
@@ -237,6 +258,14 @@ class _Search:
             slope = slope.reshape(*points.shape, -1)
             rows = np.abs(slope).max(axis=2)
             points = points - np.linalg.solve(slope / rows[..., None], (f / rows)[..., None])[..., 0]
+        return points
+
+    def told_apart(self, points: np.ndarray) -> np.ndarray:
+        """One point for each zero: points in one proved box are the same zero."""
+        for low, high in self.proved:
+            inside = ((points >= low) & (points <= high)).all(axis=1)
+            inside[np.argmax(inside)] = False
+            points = points[~inside]
         return points
 
     def descended(self, points: np.ndarray, hull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -247,6 +247,9 @@ class FittedAxis:
         phi = np.clip(start[..., :-1, None] + inner - centre[..., cells, None], -700.0, 700.0)
         with np.errstate(all="ignore"):
             mass = ((np.exp(self._moderate(phi, rise, half)) / D) @ _WEIGHTS) * width
+            # What is lost to the limit of −700 beside an end is nothing, and no power law.
+            beside = ((half == 0) & self.ends[0]) | ((half == half[-1]) & self.ends[1])
+            mass = np.where(beside & (phi <= -700.0).all(axis=-1), 0.0, mass)
             # Where φ rises steeply the integral of a straight line is better than four points.
             line = np.exp(-np.clip(start[..., :-1] - centre[..., cells], -700.0, 700.0))
             line = line * (-np.expm1(-np.clip(rise, -700.0, 700.0)) / rise)

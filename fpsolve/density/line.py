@@ -15,6 +15,7 @@ import numpy as np
 import sympy as sp
 
 from theory.evaluate import lambdified
+from theory.intervals import far_out
 from theory.langevin import Process
 from theory.levels import FAR, Unconfined
 from theory.zeros import all_zeros
@@ -80,7 +81,7 @@ def line_window(process: Process, *, with_barriers: bool) -> LineWindow | None:
     (x,) = process.variables
     b, D = process.drift[0], process.diffusion[0, 0]
     field = b - sp.diff(D, x).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
-    slope, noise = lambdified(-field / D, (x,)), lambdified(D, (x,))
+    slope, noise = far_out(-field / D, x), lambdified(D, (x,))
     try:
         turning = _places(field, x)
         edges = _places(D * sp.denom(sp.together(field)), x)

@@ -171,7 +171,10 @@ def natural_range(process: Process) -> dict[str, tuple[float, float]]:
         if low < 0 and v in noise.free_symbols and noise.subs(v, 0) == 0:
             stable = _stable_points(process)
             edge = np.where(np.arange(stable.shape[1]) == k, 0.0, stable)
-            if (stable[:, k] > 0).all() and (drift_values(process, edge)[:, k] >= 0).all():
+            inwards = drift_values(process, edge)[:, k]
+            edge[:, k] = 1e-12 * stable[:, k]  # x ln x has a limit at 0, but no value
+            inwards = np.where(np.isfinite(inwards), inwards, drift_values(process, edge)[:, k])
+            if (stable[:, k] > 0).all() and (inwards >= 0).all():
                 low = 0.0
         ends[str(v)] = low, 0.0 if v.is_nonpositive else np.inf
     return ends
@@ -305,7 +308,12 @@ def _stable_points(process: Process) -> np.ndarray:
     places = np.concatenate([simple, singular])
     if not len(places):
         raise ValueError("the drift vanishes nowhere: no stable point is known; give box=")
-    growth = np.linalg.eigvals(_jacobians(process, places)).real.max(axis=1)
+    slopes = _jacobians(process, places)
+    usable = np.isfinite(slopes).all(axis=(1, 2))  # not at an end where the drift is steep, as x ln x at 0
+    if not usable.any():
+        return places
+    places, slopes = places[usable], slopes[usable]
+    growth = np.linalg.eigvals(slopes).real.max(axis=1)
     return places[growth < 0] if (growth < 0).any() else places
 
 

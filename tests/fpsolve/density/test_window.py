@@ -249,3 +249,42 @@ def test_level_sets_are_held_and_hardly_wider():
     assert high[0] >= 1
     with pytest.raises(Unconfined, match=r"x -> |y -> "):
         sublevel_box((x * y) ** 2, (x, y), 1.0, np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "D", "ends"),
+    [
+        (-sp.log(sp.exp(-((x - 2) ** 2) / 2) + sp.exp(-((x + 2) ** 2) / 2)), 1.0, (-12, 12)),
+        (-sp.log(sp.exp(-((x - 3) ** 2) / 2) / 3 + sp.exp(-((x + 3) ** 2) / 8)), 0.3, (-20, 15)),
+        (sp.exp(-x) + x, 1.0, (-6, 45)),
+        (sp.log(1 + sp.exp(x)) - x / 2, 0.5, (-45, 45)),
+        (2 * sp.log(1 + sp.exp(-3 * x)) + x, 0.5, (-10, 25)),
+        (sp.log(sp.cosh(x)), 0.5, (-25, 25)),
+    ],
+)
+def test_losses_whose_exponentials_overflow_far_out_against_quadrature(loss, D, ends):
+    line = np.linspace(*ends, 400_001)
+    weight = np.exp(-sp.lambdify(x, loss)(line) / D)
+    process = langevin(loss, D)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        density = stationary_density(process)
+        reach = stationary_density(process, box={"x": ends})
+        times = mean_first_passage_time(process, target=x > 2)
+    for law, error in ((density, 1e-4), (reach, 1e-3)):
+        mean, square = (float((law * law.cell_volume * law.x**k).sum()) for k in (1, 2))
+        assert mean == pytest.approx((weight * line).sum() / weight.sum(), abs=error)
+        assert square == pytest.approx((weight * line**2).sum() / weight.sum(), rel=error)
+    inner = line <= 2
+    below = np.cumsum(weight[inner]) / weight[inner]
+    exact = np.cumsum(below[::-1])[::-1] * (line[1] - line[0]) ** 2 / D
+    assert float(times.interp(x=-0.5)) == pytest.approx(np.interp(-0.5, line[inner], exact), rel=2e-3)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.7, 0.3), (-1.0, 0.1), (0.0, 0.5)])
+def test_a_lognormal_law_needs_no_box(mean, spread):
+    b = x * (spread + mean - sp.log(x))
+    law = stationary_density(Diffusion(sp.Matrix([b]), sp.Matrix([[spread * x**2]]), (x,)))
+    for power in (1, 2):
+        moment = float((law * law.cell_volume * law.x**power).sum())
+        assert moment == pytest.approx(np.exp(power * mean + power**2 * spread / 2), rel=2e-3)
