@@ -157,7 +157,9 @@ def _tree(text: str, kind: str) -> ast.Expression:
         reserved = [word for word in findall(r"[^\W\d]\w*", text) if iskeyword(word) and word not in _JOINING]
         if reserved:
             said = f"{reserved[0]!r} is a word of Python; rename the symbol, such as {reserved[0]}_"
-        elif search(r"\d\s*[^\W\d]|\)\s*[\w(]", text):
+        elif search(r"\b(and|or|not)\s*$|^\s*(and|or)\b|[&|~<>=]\s*$|^\s*[&|<>=]", text):
+            said = "a part is missing beside its last or first word or sign"
+        elif search(r"\d\s*(?!(and|or|not)\b)[^\W\d]|\)\s*(?!(and|or|not)\b)[\w(]", text):
             said += "; write * between factors"
     raise ValueError(f"cannot read the {kind} {_short(text)!r}: {said}")
 
@@ -173,6 +175,11 @@ def _condition(node: ast.expr, names: Names) -> sp.Basic:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert)):
         return sp.Not(_condition(node.operand, names))
     if isinstance(node, ast.Compare):
+        if _joined_within(node):
+            raise ValueError(
+                "& and | bind closer than < and >: write (x > 1) & (x < 2), or x > 1 and x < 2, in "
+                f"{_short(ast.unparse(node))!r}"
+            )
         sides = [_convert(side, names) for side in (node.left, *node.comparators)]
         relations, simple = [], _nested(node) < MAX_SIMPLIFIED
         for left, sign, right in zip(sides[:-1], node.ops, sides[1:], strict=True):
@@ -181,6 +188,12 @@ def _condition(node: ast.expr, names: Names) -> sp.Basic:
             relations.append(_relation(RELATIONS[type(sign)], left, right, simple=simple))
         return sp.And(*relations)
     raise ValueError(f"{_short(ast.unparse(node))!r} is no condition; write one such as x > 0")
+
+
+def _joined_within(node: ast.Compare) -> bool:
+    """Whether & or | took the sides of comparisons, as they do before < and >."""
+    sides = (node.left, *node.comparators)
+    return any(isinstance(s, ast.BinOp) and isinstance(s.op, (ast.BitAnd, ast.BitOr)) for s in sides)
 
 
 def _relation(sign: type, left: Part, right: Part, *, simple: bool) -> sp.Basic:

@@ -204,13 +204,14 @@ class Landscape:
         if not complete and len(self.variables) <= MOST_CUT:
             warnings.warn(
                 f"the search for critical points of {self.name} did not come to its end: some may be "
-                "missing; give a box=",
+                f"missing; give a {'smaller ' if box else ''}box=",
                 stacklevel=2,
             )
         elif not settled:
             warnings.warn(
                 f"{len(points)} critical points of {self.name} were found, and the later half of {starts} "
-                "starts still came to new ones: more are missing; give more starts=, or a box=",
+                "starts still came to new ones: more are missing; give more starts=, or a "
+                f"{'smaller ' if box else ''}box=",
                 stacklevel=2,
             )
         return list(points)

@@ -15,10 +15,12 @@ def exit_code(
     name: str,
     interrupted: str = "interrupted",
     no_memory: str = "not enough memory",
+    words: Callable[[str], str] = str,
 ) -> int:
     """What ``run`` returns; 2 for input that cannot be used, with one line on stderr; 130 after Ctrl-C.
 
     ``name`` begins the line; ``interrupted`` and ``no_memory`` are its words after Ctrl-C and a MemoryError.
+    ``words`` puts every other message into those of the command.
     """
     try:
         return run()
@@ -34,5 +36,5 @@ def exit_code(
         message = str(error)
     except ArithmeticError as error:
         message = f"numbers of this problem are too large or too small ({error}); change its units"
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{name}: error: {words(' '.join(message.split()))}", file=sys.stderr)
     return 2

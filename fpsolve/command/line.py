@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fpsolve.command.choices import EXAMPLE_NAMES, METHODS
 from fpsolve.command.exits import exit_code
-from fpsolve.command.output import pyplot, report, writable
+from fpsolve.command.output import in_file_words, pyplot, report, writable
 from fpsolve.files import write_whole
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: options.run(options),
         name="fpsolve",
         no_memory="not enough memory: use fewer cells (solver.shape) or walkers",
+        words=in_file_words,
     )
 
 
@@ -103,7 +104,7 @@ def _stationary(options: argparse.Namespace) -> int:
         )  # fmt: skip
         figure = None if out is None else _figure(problem, solution)
     for message in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)):
-        print(f"fpsolve: warning: {' '.join(message.split())}", file=sys.stderr)
+        print(f"fpsolve: warning: {in_file_words(' '.join(message.split()))}", file=sys.stderr)
     if "ensemble" not in solution.results and not options.no_simulation:
         print("fpsolve: note: no ensemble, since the file has no [simulate] table", file=sys.stderr)
     if out is not None and figure is None:

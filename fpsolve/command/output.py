@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,17 @@ def pyplot():
     import matplotlib.pyplot as plt
 
     return plt
+
+
+def in_file_words(message: str) -> str:
+    """A message that names arguments of Python with the keys of a file instead.
+
+    >>> in_file_words("enlarge the box=, or say walls='reflecting', or use more cells (shape=)")
+    'enlarge the [box], or say solver.walls = "reflecting", or use more cells (solver.shape)'
+    """
+    message = re.sub(r"\b(walls|method|scheme)='(\w+)'", r'solver.\1 = "\2"', message)
+    message = re.sub(r"\b(shape|accuracy|walls|scheme|method)=(?=[\s,;:.)]|$)", r"solver.\1", message)
+    return re.sub(r"\bbox=(?=[\s,;:.)]|$)", "[box]", message)
 
 
 def report(

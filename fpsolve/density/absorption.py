@@ -82,7 +82,8 @@ class Outside(NamedTuple):
         if np.sum(members, axis=0).max() > 1:
             raise ValueError("source and target overlap")
         if np.all(np.any(members, axis=0)):
-            raise ValueError("the target fills the whole box")
+            who = "the target fills" if len(members) == 1 else "source and target together fill"
+            raise ValueError(f"{who} the whole box: leave cells outside, or enlarge the box")
         if "upwind" in schemes:
             equation = backward(process, grid, [g.reshape(grid.shape) for g in signed])
             return cls(members, equation.outside, equation.rates, equation.exits)

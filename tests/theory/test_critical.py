@@ -199,3 +199,10 @@ def test_a_coordinate_that_shrinks_to_zero_does_not_lose_a_saddle():
     landscape = Landscape(sum((v**2 - 1) ** 2 for v in variables), variables)
     found = {tuple(round(v) for v in p.point.values()) for p in landscape.critical_points(starts=4000)}
     assert found == set(itertools.product((-1, 0, 1), repeat=4))
+
+
+@pytest.mark.parametrize(("box", "words"), [(None, "give a box="), ({"x": (-1, 1)}, "give a smaller box=")])
+def test_a_search_in_a_box_that_does_not_end_asks_for_a_smaller_one(box, words, monkeypatch):
+    monkeypatch.setattr("theory.landscape.critical_points", lambda *_: ([], False, True))
+    with pytest.warns(UserWarning, match=words):
+        Landscape(x**2, (x,)).critical_points(box)

@@ -94,7 +94,12 @@ def test_conditions_are_inequalities_and_their_combinations():
         ("1 > 0", "always True"),
         ("x > q", "unknown symbol 'q'"),
         ("(lambda: x)() > 1", "not a known function"),
-        ("x > ", "cannot read the condition"),
+        ("x > ", "a part is missing"),
+        ("x > 1 and", "a part is missing"),
+        ("or x > 1", "a part is missing"),
+        ("2x > 1 and x < 3", r"write \* between factors"),
+        ("x > 1 & x < 2", r"write \(x > 1\) & \(x < 2\)"),
+        ("x > 1 | y < 2", "bind closer"),
         ("x > 1 and " * 700 + "x > 1", "at most 4000"),
     ],
 )

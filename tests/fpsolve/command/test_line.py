@@ -55,6 +55,30 @@ def test_a_file_gives_table_figure_and_data(tmp_path, capsys):
         assert "exponential" in density.attrs["scheme"]
 
 
+def test_python_m_fpsolve_is_the_command():
+    shown = subprocess.run(
+        [sys.executable, "-m", "fpsolve", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "usage: fpsolve" in shown.stdout and "stationary" in shown.stdout
+
+
+def test_messages_name_the_keys_of_the_file(tmp_path, capsys):
+    ring = """
+variables = ["x"]
+loss = "cos(x) - x/2"
+[noise]
+kind = "isotropic"
+D = 0.5
+[box]
+x = [0.0, 6.283185307179586]
+"""
+    assert _run(tmp_path, ring, "--method", "finite-volume") == 2
+    said = capsys.readouterr().err
+    assert 'solver.walls = "reflecting"' in said and "walls='" not in said
+    walls = '[solver]\nwalls = { x = "periodic" }\n'
+    assert _run(tmp_path, ring + walls, "--method", "finite-volume") == 0
+
+
 def test_json_is_all_that_is_printed(tmp_path, capsys):
     assert _run(tmp_path, GOOD, "--json", "--method", "finite-volume", "--no-simulation") == 0
     table = json.loads(capsys.readouterr().out)

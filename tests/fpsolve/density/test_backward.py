@@ -176,7 +176,7 @@ def test_times_over_a_barrier_beyond_floats_are_refused():
     ("target", "message"),
     [
         (x > 50, "holds no cell"),
-        (x > -50, "fills the whole box"),
+        (x > -50, "the target fills the whole box"),
         (y > 0, "the target uses y"),
         (sp.Eq(x, 0), "inequality"),
         (sp.true, "always"),
@@ -190,6 +190,8 @@ def test_targets_that_make_no_sense_are_refused(target, message):
 def test_a_source_that_overlaps_the_target_is_refused():
     with pytest.raises(ValueError, match="overlap"):
         committor(_well(3), source=x < 1, target=x > 0)
+    with pytest.raises(ValueError, match="source and target together fill"):
+        committor(_well(3), source=x < 0, target=x >= 0)
 
 
 @pytest.mark.parametrize(("noise", "right"), [(25, 0.0532361), (28, 0.0382448), (34, 0.0195)])
