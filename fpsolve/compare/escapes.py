@@ -20,12 +20,17 @@ from fpsolve.ensemble.steps import ORDER
 from fpsolve.escape.passages import chosen_scheme, simulate_escape, start_state
 from fpsolve.escape.rare_events import split_escape
 from fpsolve.escape.rates import escape_rate, extrapolation_weight
-from fpsolve.escape.saddles import Exit, largest_rate_on_the_way, relaxation_rates_below, ways_out
+from fpsolve.escape.saddles import (
+    Exit,
+    largest_rate_on_the_way,
+    local_jacobian,
+    relaxation_rates_below,
+    ways_out,
+)
 from fpsolve.escape.targets import FINEST, gap_target, step_for, step_on_target, target_width
 from fpsolve.symbols.counter_rng import Seed, random_key
 from fpsolve.table import Row, Table
 from theory import escape as formulas
-from theory.evaluate import values_at
 from theory.langevin import Langevin, Process
 
 Method: TypeAlias = Literal["exact", "backward", "theory", "splitting", "simulation"]
@@ -228,8 +233,7 @@ class _Problem:
         met, place = self._way()
         curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
-            variables = self.process.variables
-            slopes = values_at(sp.Matrix(self.process.drift).jacobian(list(variables)), variables, place)
+            slopes = local_jacobian(self.process, place[0])
             curvature = float(np.abs(np.linalg.eigvals(slopes)).max())
         curvature = max(curvature, largest_rate_on_the_way(self.process, place[0], met))
         return 0.04 / curvature if curvature > 0 else 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import sympy as sp
@@ -13,12 +13,15 @@ from scipy.integrate import solve_ivp
 
 from fpsolve.symbols.functions import numpy_function
 from fpsolve.symbols.target import signed_function, target_edges, target_function
+from theory.breakpoints import borders, switches
 from theory.critical import CriticalPoint
 from theory.evaluate import lambdified
 from theory.landscape import Landscape
 from theory.langevin import Process
 
 _REMEDY = "; give time_step and relaxation_time"
+#: Steps along a drift with kinks.
+_MOST_STEPS = 20_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,10 @@ class _Flow:
     ) -> Exit | str | None:
         """The way out over a saddle; a text says why a way into the target is none."""
         a, b = _array(self.landscape, home), _array(self.landscape, saddle)
-        values, vectors = np.linalg.eigh(self.hessian(*b))
+        curvatures = [self.hessian(*place) for place in (a, b)]
+        if not np.isfinite(curvatures).all():
+            return "the loss has a kink at the minimum or the saddle, where no formula applies"
+        values, vectors = np.linalg.eigh(curvatures[1])
         direction = vectors[:, 0]
         reach = 1e-3 * max(1.0, float(np.linalg.norm(b - a)))
         sides = [self.down(b + sign * reach * direction, minima) for sign in (1.0, -1.0)]
@@ -129,9 +135,96 @@ class _Flow:
             return "the target begins before the saddle, where no formula applies"
         if not (at_saddle or inside) or not barrier > 0:
             return None
-        curvature = max(float(np.linalg.eigvalsh(self.hessian(*a)).max()), float(np.abs(values).max()))
+        curvature = max(float(np.linalg.eigvalsh(curvatures[0]).max()), float(np.abs(values).max()))
         low, top = (dict(zip(self.landscape.names, point.tolist(), strict=True)) for point in (a, b))
         return Exit(low, top, "saddle" if at_saddle else "well", barrier, direction, curvature)
+
+
+def has_kinks(process: Process) -> bool:
+    """Whether the drift may jump, so that its derivatives do not say how it leads back."""
+    return bool(switches(tuple(process.drift)).jumps)
+
+
+def local_jacobian(process: Process, place: np.ndarray) -> np.ndarray:
+    """∂b/∂x at a place (n,); for a drift with kinks its mean slope over the noise's own length there.
+
+    That length ℓ_i solves ℓ_i² = D_ii/κ_i with κ_i the largest mean slope along axis i,
+    |b(x + ℓ_i e_i) − b(x − ℓ_i e_i)|/2ℓ_i: √(D/κ) of a parabola, D/|b| at a jump from |b| to −|b|.
+    An axis without noise takes the largest D_jj.
+    """
+    variables = process.variables
+    if not has_kinks(process):
+        return np.asarray(numpy_function(sp.Matrix(process.drift).jacobian(variables), variables)(*place))
+    return _smoothed(process, place).slopes
+
+
+class _Smoothed(NamedTuple):
+    """A drift over the lengths of the noise: mean slopes (n, n), mean drift and lengths (n,)."""
+
+    slopes: np.ndarray
+    drift: np.ndarray
+    lengths: np.ndarray
+    #: The largest D_ii.
+    noise: float
+
+    def rests(self) -> bool:
+        """Whether a zero of the mean drift lies within the lengths."""
+        if np.linalg.matrix_rank(self.slopes) < len(self.drift):
+            return False
+        return bool((np.abs(np.linalg.solve(self.slopes, self.drift)) <= self.lengths).all())
+
+
+def _smoothed(process: Process, place: np.ndarray) -> _Smoothed:
+    """The drift around a place (n,) over lengths that noise and slope decide together."""
+    b = numpy_function(list(process.drift), process.variables)
+    D = np.diag(process.diffusion_values(place[None])[0])
+    D = np.where(D > 0, D, D.max())
+    lengths = np.where(place != 0, np.abs(place), 1.0)
+    for _ in range(
+        80
+    ):  # a fixed point: each step brings ln ℓ nearer by a quarter at a jump, at once elsewhere
+        ends = place + np.concatenate([np.diag(lengths), -np.diag(lengths)])
+        values = np.reshape(b(*ends.T), (len(place), -1))
+        above, below = np.split(values, 2, axis=1)
+        slopes = (above - below) / (2 * lengths)
+        largest = np.abs(slopes).max(axis=0)
+        moves = (largest > 0) & np.isfinite(largest) & (D > 0)
+        lengths = np.where(moves, np.sqrt(lengths * np.sqrt(D / np.where(moves, largest, 1.0))), lengths)
+    return _Smoothed(slopes, values.mean(axis=1), lengths, float(D.max()) or 1e-300)
+
+
+def _rates_below_kinks(process: Process, start: np.ndarray, target: sp.Basic) -> tuple[float, float]:
+    """As :func:`relaxation_rates_below`, for a drift that jumps: rates from mean slopes.
+
+    Steps follow the drift, no longer than a tenth of the noise's lengths, to where the mean drift is zero.
+    The slowest rate of a valley b|x| is b²/4D, a quarter of its mean slope; so are others taken.
+    """
+    b = numpy_function(list(process.drift), process.variables)
+    g = numpy_function(signed_function(target, process.variables), process.variables)
+    near, point = _smoothed(process, start), start
+    fast = float(np.abs(np.linalg.eigvals(near.slopes)).max())
+    for step in range(1, _MOST_STEPS):
+        drift = np.ravel(b(*point))
+        steep = max(float(drift @ drift) / near.noise, float(np.abs(near.slopes).max()))
+        rate = max(float((np.abs(drift) / near.lengths).max()), steep)
+        point = point + 0.1 * drift / max(rate, 1e-300)
+        if not np.isfinite(point).all():
+            raise ValueError(f"the drift cannot be followed from the start{_REMEDY}")
+        if float(g(*point)) > 0:
+            raise ValueError(_leads_into(target))
+        if step % 20 == 0 and (near := _smoothed(process, point)).rests():
+            break
+    else:
+        raise ValueError(f"the drift from the start comes to no rest{_REMEDY}")
+    found = -np.linalg.eigvals(near.slopes)
+    return _checked_rates(process, point, found / 4, max(fast, float(np.abs(found).max())))
+
+
+def _leads_into(target: sp.Basic) -> str:
+    return (
+        f"the drift alone leads from the start into the target {target}: there is no barrier; use "
+        "simulate_escape"
+    )
 
 
 def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Basic) -> tuple[float, float]:
@@ -141,6 +234,8 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
     (the curvatures, for a landscape): the smallest real part, and the largest size at the start and at the
     end, in 1/time. Fails if the path enters the target, or its end is no quadratic minimum.
     """
+    if has_kinks(process):
+        return _rates_below_kinks(process, start, target)
     variables = process.variables
     b = numpy_function(list(process.drift), variables)
     jacobian = numpy_function(sp.Matrix(process.drift).jacobian(variables), variables)
@@ -152,16 +247,20 @@ def relaxation_rates_below(process: Process, start: np.ndarray, *, target: sp.Ba
         if not path.success:
             raise ValueError(f"the drift cannot be followed from the start{_REMEDY}")
         if (np.broadcast_to(g(*path.y), len(path.t)) > 0).any():
-            raise ValueError(
-                f"the drift alone leads from the start into the target {target}: there is no barrier; use "
-                "simulate_escape"
-            )
+            raise ValueError(_leads_into(target))
         moved = float(np.abs(path.y[:, -1] - point).max())
         point, span = path.y[:, -1], 2.0 * span
         if moved < 1e-6 * (1.0 + float(np.abs(point).max())):
             break
     found = -np.linalg.eigvals(jacobian(*point))
-    slow, fast = float(found.real.min()), float(max(np.abs(found).max(), np.abs(at_start).max()))
+    return _checked_rates(process, point, found, float(max(np.abs(found).max(), np.abs(at_start).max())))
+
+
+def _checked_rates(
+    process: Process, point: np.ndarray, found: np.ndarray, fast: float
+) -> tuple[float, float]:
+    """The slowest of the rates ``found`` at a place, and the fastest; a ValueError if it is no minimum."""
+    slow = float(found.real.min())
     if not slow > 1e-6 * fast:
         shown = ", ".join(f"{name}={value:.4g}" for name, value in zip(process.names, point, strict=True))
         raise ValueError(
@@ -175,9 +274,13 @@ def largest_rate_on_the_way(process: Process, start: np.ndarray, target: sp.Basi
     """Largest size of ∂b/∂x between a start (1,) and the ends of a target in one variable; 0 in several."""
     if len(process.variables) > 1 or not (edges := target_edges(target, process.variables[0])):
         return 0.0
-    slope = numpy_function(sp.diff(process.drift[0], process.variables[0]), process.variables)
+    slope = lambdified(sp.diff(process.drift[0], process.variables[0]), process.variables)
     sizes = np.abs([slope(np.linspace(start[0], edge, 201)) for edge in edges])
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    found = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    kinks = switches(tuple(process.drift))
+    name, ends = str(process.variables[0]), (float(min(start[0], *edges)), float(max(start[0], *edges)))
+    places = borders(kinks.jumps, {name: ends}).points[name]
+    return max([found, *(abs(float(local_jacobian(process, np.array([p]))[0, 0])) for p in places)])
 
 
 def _array(landscape: Landscape, point: CriticalPoint) -> np.ndarray:

@@ -161,3 +161,11 @@ def test_bad_input_is_refused(change, message):
     arguments = {"start": {"x": -1}, "target": x > 0} | change
     with pytest.raises(ValueError, match=message):
         compare.escape(_well(4), **arguments)
+
+
+@pytest.mark.parametrize("target", [x > 1, sp.Or(x > 1, x < -1)])
+def test_every_method_finds_the_time_out_of_a_valley_with_a_kink(target):
+    process = Langevin(Landscape(3 * sp.Abs(x), (x,)), isotropic(sp.Rational(1, 2)))
+    table = compare.escape(process, start={"x": 0.0}, target=target, walkers=400)
+    assert len(table.rows) == 4 and all(row.sigmas < 4 or row.method == "exact" for row in table.rows)
+    assert not any("infs or NaNs" in remark for remark in table.remarks)

@@ -1,6 +1,7 @@
 """Multilevel splitting: exact times at low and high barriers, honest intervals, two dimensions, refusals."""
 
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import sympy as sp
 from scipy import stats
 
 from fpsolve import committor, compare, mean_first_passage_time, simulate_escape, split_escape
+from fpsolve.escape.saddles import local_jacobian, relaxation_rates_below
 from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
@@ -274,3 +276,32 @@ def test_groups_that_die_out_are_said_and_trials_that_start_beyond_the_next_leve
 def test_walkers_that_diverge_are_reported():
     with pytest.warns(UserWarning, match=r"walkers \(.* of all\) diverged"):
         split_escape(_well(3), start={"x": -1}, target=x > 0, walkers=1000, divergence=1.6, rng=0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        3 * sp.Abs(x),
+        sp.Max(3 * x, -2 * x),
+        sp.Piecewise((-3 * x, x < 0), (2 * x**2 + x, True)),
+        3 * sp.Abs(x) ** sp.Rational(3, 2),
+    ],
+)
+def test_a_valley_with_a_kink_has_its_exact_time_and_no_other_message(loss):
+    process = Langevin(Landscape(loss, (x,)), isotropic(sp.Rational(1, 2)))
+    exact = escape.exact_mean_time(process, 0.05, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs = split_escape(process, start={"x": 0.05}, target=x > 1, walkers=2000, rng=1)
+    assert abs(float(runs.log_mean_time) - math.log(exact)) < 4 * float(runs.log_mean_time_stderr)
+    assert float(runs.log_mean_time_stderr) < 0.2
+
+
+def test_rates_at_a_kink_are_those_of_the_noise():
+    b, D = 3, sp.Rational(1, 2)
+    process = Langevin(Landscape(b * sp.Abs(x) + y**2, (x, y)), isotropic(D))
+    jacobian = local_jacobian(process, np.zeros(2))
+    # l = D/b, and the mean slope over it is b/l
+    assert -jacobian == pytest.approx(np.diag([b**2 / float(D), 2.0]), rel=1e-6)
+    slow, fast = relaxation_rates_below(process, np.array([0.4, 3.0]), target=x > 1)
+    assert slow == pytest.approx(2 / 4, rel=1e-6) and fast == pytest.approx(18, rel=0.2)
