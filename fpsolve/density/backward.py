@@ -30,6 +30,7 @@ from fpsolve.density.operator import NullVector, fokker_planck_matrix, null_vect
 from fpsolve.density.richardson import at, error_left, extrapolated, resampled
 from fpsolve.density.shear import Sheared, sheared
 from fpsolve.density.stationary import SMALLEST_WELL, chosen_schemes, numeric_process, order
+from fpsolve.density.truncation import cut_off
 from fpsolve.density.upwind import noiseless_directions
 from fpsolve.density.window import default_shape, starting_window
 from fpsolve.results import dataset, provenance, quantity
@@ -189,7 +190,7 @@ def relaxation_rates(
     """The slowest relaxation rates: eigenvalues of −𝓛, the zero one left out.
 
     A ValueError if ``count`` is not positive. A RuntimeError if the rates do not converge. A UserWarning if
-    one of them changes by more than 3 % from half the grid to the grid.
+    one of them is not good to 1 %, by half the grid and by how much of its mode the ends of the box cut off.
 
     Parameters
     ----------
@@ -238,8 +239,9 @@ def relaxation_modes(
     -------
     Dataset
         Over ``mode``: ``rate`` and ``frequency``, real and imaginary part of λ, by ascending rate, and
-        ``rate_error``, from half the grid. Over ``mode`` and the variables: ``right`` φ, largest value 1, and
-        ``left`` ψ, ∫|ψ| = 1; complex where modes rotate. The stationary mode is left out.
+        ``rate_error``, from half the grid and the ends of the box: the rate itself where it is one of the
+        mesh alone. Over ``mode`` and the variables: ``right`` φ, largest value 1, and ``left`` ψ, ∫|ψ| = 1;
+        complex where modes rotate. The stationary mode is left out.
     """
     process = numeric_process(process, cross_diffusion)
     if len(noiseless_directions(process)) and (change := _shear(process, method, walls)):
@@ -266,7 +268,7 @@ def relaxation_modes(
 def _slow_modes(
     process: Process, count: int, method: BackwardMethod, box, shape, walls, *, with_left: bool
 ) -> tuple[Grid, SlowModes, np.ndarray]:
-    """The grid, its slowest modes, and the errors of their rates from half the grid."""
+    """The grid, its slowest modes, and the errors of their rates from half the grid and ends of the box."""
     if not isinstance(count, int | np.integer) or count < 1:
         raise ValueError(f"count={count!r} must be a whole number, at least 1")
     grid = _grid(process, box, shape, walls)
@@ -279,8 +281,17 @@ def _slow_modes(
     changes = [error_left(c, power) for c in np.abs(fine.rates - coarse.rates) / sizes]
     errors = np.maximum(changes, _unresolved(grid, state.rates)) * sizes
     errors = np.where(_jagged(fine.right, grid), sizes, errors)
+    cut = cut_off(process, grid, state, fine.right, checked_walls(process, walls, box))
+    errors = np.minimum(errors + cut * sizes, np.maximum(errors, sizes))
     worst = float((errors / sizes).max())
-    if not worst <= 1e-2:
+    if (those := np.flatnonzero((errors > 1e-2 * sizes) & (2 * cut * sizes > errors))).size:
+        numbers = ", ".join(str(k + 1) for k in those)
+        _warn(
+            f"the relaxation rates are good to about {worst:.1e} only: the ends of the box cut modes "
+            f"{numbers}, or they belong to a continuum of rates; enlarge the box, or say walls='reflecting' "
+            "if walls are meant"
+        )
+    elif not worst <= 1e-2:
         _warn(f"the relaxation rates are good to about {worst:.1e} only: use more cells (shape=)")
     return grid, fine, errors
 
