@@ -157,7 +157,12 @@ def passage_time_law(
     if not run.starts_outside():
         raise ValueError("the start lies in the target, which is reached at once")
     fine, coarse = replace(run, law=True).both(False)
-    cells = np.abs(fine.mass - coarse.mass) / run.power, np.abs(fine.outflow - coarse.outflow) / run.power
+    # As in time, a share of the change of the whole density stands for a change that changes sign.
+    share = LEAST_SHARE * run.distances(fine, coarse)
+    cells = [
+        np.maximum(np.abs(a - b), share * np.abs(a)) / run.power
+        for a, b in ((fine.mass, coarse.mass), (fine.outflow, coarse.outflow))
+    ]
     survival = float(cells[0].max())
     for complaint in run.complaints(fine, survival):
         warnings.warn(complaint, stacklevel=2)
@@ -343,6 +348,14 @@ class _Run:
             frames.reshape(-1, *grid.shape), mass, outflow, mass_steps, outflow_steps,
             error * volume, drift, negative * volume, shortest, absorbed,
         )  # fmt: skip
+
+    def distances(self, fine: _Frames, coarse: _Frames) -> np.ndarray:
+        """∫|change| of the density by half the cells over its mass, at every time."""
+        half = self.grid.coarsened()
+        pairs = zip(fine.frames, coarse.frames, strict=True)
+        changes = np.array([np.abs(on_coarser(a, self.grid, half) - b).sum() for a, b in pairs])
+        masses = np.array([np.abs(frame).sum() for frame in coarse.frames])
+        return changes / np.maximum(masses, 1e-300)
 
     def half_grid_estimate(self, fine: _Frames, coarse: _Frames) -> float:
         """Largest error of the moments and the survival at any time, relative to their scales."""
