@@ -17,7 +17,7 @@ from fpsolve.density.choices import Scheme, Walls
 from fpsolve.density.fitted import natural_ends
 from fpsolve.density.grid import Grid, checked_walls, is_number, rim_masses, walls_in_words
 from fpsolve.density.operator import fokker_planck_matrix
-from fpsolve.density.start import Start, initial_state, on_coarser
+from fpsolve.density.start import Start, at_point, initial_state, on_coarser
 from fpsolve.density.stationary import chosen_schemes, moments, numeric_process, order, titled
 from fpsolve.density.stepping import Stepper
 from fpsolve.progress import bar
@@ -30,6 +30,8 @@ FIRST_SHARE = 0.02
 ATTEMPTS = 4
 #: Of the relative correction of a density, the least that is stated for what leaves it and what is left.
 LEAST_SHARE = 0.2
+#: Errors of a law from cells are this much more than the order leaves, and no order holds for large changes.
+CELLS_SAFETY, LARGE_CHANGE = 1.5, 0.2
 #: Share of the mass left that may be missed in a time as long as that since the start.
 EARLIEST = 1e-10
 
@@ -133,8 +135,9 @@ def passage_time_law(
     The survival S(t) is the mass of :func:`evolve` with the target absorbing; the law has the density −S'(t),
     the flux into the target. Both are those of steps corrected by the estimate of their error (third order),
     whose lengths follow the mass that is left down to 1e-8 of it; the error of the steps is what the
-    correction changes. Sources: Gardiner, *Stochastic Methods* (2009), sec. 5.5; Collet, Martínez, San
-    Martín, *Quasi-Stationary Distributions* (2013), ch. 2.
+    correction changes, that of the cells what half of them change.
+    Sources: Gardiner, *Stochastic Methods* (2009), sec. 5.5; Collet, Martínez, San Martín, *Quasi-Stationary
+    Distributions* (2013), ch. 2.
 
     Parameters
     ----------
@@ -157,12 +160,9 @@ def passage_time_law(
     if not run.starts_outside():
         raise ValueError("the start lies in the target, which is reached at once")
     fine, coarse = replace(run, law=True).both(False)
-    # As in time, a share of the change of the whole density stands for a change that changes sign.
-    share = LEAST_SHARE * run.distances(fine, coarse)
-    cells = [
-        np.maximum(np.abs(a - b), share * np.abs(a)) / run.power
-        for a, b in ((fine.mass, coarse.mass), (fine.outflow, coarse.outflow))
-    ]
+    distances = run.distances(fine, coarse)
+    pairs = (fine.mass, coarse.mass), (fine.outflow, coarse.outflow)
+    cells = [_from_cells(a, b, distances, run.power) for a, b in pairs]
     survival = float(cells[0].max())
     for complaint in run.complaints(fine, survival):
         warnings.warn(complaint, stacklevel=2)
@@ -189,6 +189,15 @@ def passage_time_law(
         time_error=fine.error,
         half_grid_estimate=survival, walls=walls_in_words(run.walls), negative_mass=fine.negative,
     )  # fmt: skip
+
+
+def _from_cells(fine: np.ndarray, coarse: np.ndarray, distances: np.ndarray, power: float) -> np.ndarray:
+    """Errors of numbers over time by half the cells; distances are those of the whole densities."""
+    change = np.abs(fine - coarse)
+    # No order is counted on where the change is large.
+    plain = change * np.where(change > LARGE_CHANGE * np.abs(fine), 1.0, CELLS_SAFETY / power)
+    # A change may be changing sign: that of the whole density stands for it.
+    return np.maximum(plain, distances * np.abs(fine) * CELLS_SAFETY / power)
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,7 @@ class _Run:
     absorbing: Callable[..., np.ndarray] | None
     accuracy: float
     schemes: tuple[Scheme, ...]
+    point: Mapping[str, float] | None = None  # the start, if it is one
     law: bool = False  # the law of a passage time is asked for
 
     @classmethod
@@ -245,7 +255,7 @@ class _Run:
         run = cls(
             process, grid, start, instants, np.inf if time_step is None else float(time_step), ends,
             None if absorbing is None else target_function(absorbing, process.variables), float(accuracy),
-            chosen_schemes(process, grid, scheme),
+            chosen_schemes(process, grid, scheme), initial if isinstance(initial, Mapping) else None,
         )  # fmt: skip
         if (held := run.rim(start)) > 1e-2:
             raise ValueError(
@@ -278,7 +288,7 @@ class _Run:
         """The frames on the grid and on half of it."""
         half = self.grid.coarsened()
         matrix = fokker_planck_matrix(self.process, half, self.schemes)
-        start = on_coarser(self.start, self.grid, half)
+        start = on_coarser(self.start, self.grid, half) if self.point is None else at_point(half, self.point)
         coarse, allowed = self._accurate(matrix, half, start, FIRST_SHARE * self.accuracy, False)
         matrix = fokker_planck_matrix(self.process, self.grid, self.schemes)
         # The error of a step is nearly that on half the grid.

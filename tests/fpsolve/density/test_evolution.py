@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import sympy as sp
 import xarray as xr
+from scipy.special import erf
 
 from fpsolve import evolve, mean_first_passage_time, passage_time_law, stationary_density
 from fpsolve.density import averages
@@ -167,6 +168,28 @@ def test_rates_of_rare_passages_are_right_at_any_barrier_and_none_is_made_up_bey
         exact = escape.exact_log_mean_time(process, start=0.9, target=-0.5)
         assert np.log(rate) == pytest.approx(-exact, abs=2 * error / rate)
         assert error < 0.03 * rate
+
+
+def _first_passage_to_zero(times):
+    """Survival and density for dx = −x dt + √2 dW from 1 to 0: images."""
+    decay = np.exp(-times)
+    far = decay / np.sqrt(2 * (1 - decay**2))
+    slope = far * (1 + decay**2 / (1 - decay**2))
+    return erf(far), 2 / np.sqrt(np.pi) * np.exp(-(far**2)) * slope
+
+
+@pytest.mark.parametrize(("dimension", "shape"), [(1, 100), (1, 150), (1, 333), (2, (60, 40))])
+def test_laws_of_ornstein_and_uhlenbeck_lie_within_their_errors_on_any_grid(dimension, shape):
+    times = np.array([0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0])
+    process, start, box = Diffusion([-x], [[1]], (x,)), {"x": 1.0}, {"x": (-1, 7)}
+    if dimension == 2:
+        process = Diffusion([-x, -2 * y], [[1, 0], [0, sp.Rational(1, 2)]], (x, y))
+        start, box = {"x": 1.0, "y": 0.0}, {"x": (-1, 7), "y": (-3, 3)}
+    law = passage_time_law(process, start, target=x < 0, times=times, box=box, shape=shape)
+    for name, exact in zip(("survival", "passage_density"), _first_passage_to_zero(times), strict=True):
+        error = np.abs(law[name] - exact) / law[f"{name}_error"]
+        assert float(error.max()) < 1.5 and float((error < 1.0).mean()) >= 0.75
+        assert float((law[f"{name}_error"] / exact)[2:5].max()) < 0.03
 
 
 def test_the_area_under_the_survival_is_the_mean_passage_time():
