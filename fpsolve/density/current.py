@@ -59,16 +59,16 @@ def probability_current(
     P = density.transpose(*grid.names).to_numpy()
     near, other = _current(process, grid, P, periodic, 1), _on_half_the_grid(process, density, grid, ends)
     if other is None:
-        far = _current(process, grid, P, periodic, 2)
+        far, left = _current(process, grid, P, periodic, 2), 1.0  # the density's own error is not in it
     else:
         half = grid_of(process, other)
         values = _current(process, half, other.transpose(*grid.names).to_numpy(), periodic, 1)
-        far = [resampled(J, half, grid) for J in values]
+        far, left = [resampled(J, half, grid) for J in values], LEFT
     components, attrs = {}, {}
     for name, J, rough in zip(grid.names, near, far, strict=True):
         words = f"probability current along {name}"
         components[f"J_{name}"] = quantity(J, grid.names, words, "1 / time")
-        error = np.abs(J - rough) / LEFT
+        error = np.abs(J - rough) / left
         modes = ["wrap" if v in periodic else "nearest" for v in grid.names]
         nearby = maximum_filter(error, [1 + 2 * math.ceil(NEARBY * n) for n in grid.shape], mode=modes)
         components[f"J_{name}_error"] = quantity(nearby, grid.names, f"error of the {words}", "1 / time")
