@@ -136,7 +136,7 @@ def cancels(field: Sequence[sp.Expr], variables: Sequence[sp.Symbol], points: np
         terms = list(sp.Add.make_args(sp.expand_mul(f)))
         if len(terms) > 1 and len(points):
             values = values_at(terms, variables, points)
-            settled &= np.abs(values.sum(axis=1)) <= 1e-6 * np.abs(values).sum(axis=1)
+            settled &= np.abs(values.sum(axis=1)) <= 1e-13 * np.abs(values).sum(axis=1)
     return settled
 
 

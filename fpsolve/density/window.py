@@ -15,7 +15,7 @@ from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
 from fpsolve.density.flight import why_it_flies
 from fpsolve.density.grid import Box, Grid, drift_values, kept_axes, lowest
-from fpsolve.density.line import ABOVE, HIGHEST, line_window
+from fpsolve.density.line import ABOVE, HIGHEST, HIGHEST_WELL, line_window
 from fpsolve.density.operator import fokker_planck_matrix, null_vector
 from fpsolve.density.upwind import lacks_noise
 from fpsolve.symbols.functions import numpy_function
@@ -114,7 +114,9 @@ def _level_window(process: Process, mirrored: tuple[str, ...], with_barriers: bo
     landscape, D = process.landscape, process.temperature
     if landscape is None or D is None:
         return None
-    points = landscape.critical_points()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        points = landscape.critical_points()
     minima = [p for p in points if p.kind == "minimum"]
     if not minima:
         raise ValueError(f"no minimum found for the loss {landscape.loss}; give box=")
@@ -132,6 +134,9 @@ def _level_window(process: Process, mirrored: tuple[str, ...], with_barriers: bo
     box = _symmetric(
         dict(zip(process.names, zip(low.tolist(), high.tolist(), strict=True), strict=True)), mirrored
     )
+    if said:  # a search that does not end in all space may end in the box, which holds all that is low
+        found = [list(p.point.values()) for p in landscape.critical_points(box) if p.loss <= level]
+        inside = np.array(found) if found else inside
     curvatures = np.array(
         [np.diag(values_at(landscape.hessian, process.variables, p[None])[0]) for p in inside]
     )
@@ -297,10 +302,15 @@ def _stable_points(process: Process) -> np.ndarray:
     if isinstance(process, FiniteStep):
         process = process.process
     if process.landscape is not None:
-        points = [list(c.point.values()) for c in process.landscape.critical_points() if c.kind == "minimum"]
-        if not points:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever makes the window says what is not known
+            found = process.landscape.critical_points()
+        minima = [c for c in found if c.kind == "minimum"]
+        if not minima:
             raise ValueError(f"no minimum found for the loss {process.landscape.loss}; give box=")
-        return np.array(points)
+        # Far along a curved valley rounding makes minima, higher than any law reaches.
+        top = minima[0].loss + HIGHEST_WELL * process.temperature if process.temperature else np.inf
+        return np.array([list(c.point.values()) for c in minima if c.loss <= top])
     fixed = known_zeros(tuple(process.drift), process.variables)
     singular, simple = fixed.singular, fixed.simple
     if simple.any():  # rounding in the coefficients makes degenerate zeros far away, where terms cancel

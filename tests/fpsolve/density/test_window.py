@@ -288,3 +288,22 @@ def test_a_lognormal_law_needs_no_box(mean, spread):
     for power in (1, 2):
         moment = float((law * law.cell_volume * law.x**power).sum())
         assert moment == pytest.approx(np.exp(power * mean + power**2 * spread / 2), rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "D", "moments"),
+    [
+        ((1 - x) ** 2 + 20 * (y - x**2) ** 2, 1.0, (1, 1.5, 1.5, 4.775)),
+        ((1 - x) ** 2 / 2 + 5 * (y - x**2 / 2) ** 2, 0.5, (1, 1.5, 0.75, 1.2375)),
+    ],
+)
+def test_the_box_of_a_curved_valley_is_that_of_its_level_set(loss, D, moments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        window = starting_window(langevin(loss, D, (x, y)), ())
+    assert np.abs(list(window.box.values())).max() < 60
+    law = stationary_density(langevin(loss, D, (x, y)), shape=(240, 300))
+    weight = law * law.cell_volume
+    found = [float((weight * law[v] ** k).sum()) for v in "xy" for k in (1, 2)]
+    assert found == pytest.approx(moments, rel=5e-3)
