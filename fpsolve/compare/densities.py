@@ -12,6 +12,7 @@ import xarray as xr
 
 from fpsolve.density.moments import averages, statistics_of
 from fpsolve.density.symmetry import mirror_symmetries
+from fpsolve.ensemble.steps import extrapolation
 from fpsolve.ensemble.summary import MOST_LOST, lost_words
 from fpsolve.statistics import mean_and_error
 from fpsolve.table import Row, Table
@@ -174,10 +175,12 @@ def _extrapolated(process: Process, ensembles: list[xr.Dataset], symmetric: Sequ
     fine, coarse = ordered[0], ordered[-1]
     small, large = (float(ensemble.attrs["time_step"]) for ensemble in (fine, coarse))
     a, b = _from_ensemble(process, fine, symmetric), _from_ensemble(process, coarse, symmetric)
-    order = int(fine.attrs.get("weak_order", 1))
-    w = large**order / (large**order - small**order)
+    w, doubt = extrapolation(large / small, float(fine.attrs.get("weak_order", 1)))
     values = {q: w * a.values[q] - (w - 1) * b.values[q] for q in a.values}
-    errors = {q: math.hypot(w * a.errors[q], (w - 1) * b.errors[q]) for q in a.values}
+    errors = {
+        q: math.hypot(w * a.errors[q], (w - 1) * b.errors[q], doubt * (a.values[q] - b.values[q]))
+        for q in a.values
+    }
     return _Estimate("ensemble, dt -> 0", values, errors, "standard error, extrapolated")
 
 

@@ -374,9 +374,10 @@ def _simulation(problem: _Problem, found: Sequence[_Estimate]) -> Iterator[_Esti
         pair += [(e, runs) for e in estimates if isinstance(e, _Estimate) and runs is not None]
     if len(pair) == 2:
         (fine, fine_runs), (coarse, coarse_runs) = pair
-        w = extrapolation_weight(coarse_runs, fine_runs)
-        log_time = w * math.log(fine.value) - (w - 1) * math.log(coarse.value)
-        half = 1.96 * math.hypot(w * fine.log_error, (w - 1) * coarse.log_error)
+        w, doubt = extrapolation_weight(coarse_runs, fine_runs)
+        change = math.log(fine.value / coarse.value)
+        log_time = math.log(fine.value) + (w - 1) * change
+        half = 1.96 * math.hypot(w * fine.log_error, (w - 1) * coarse.log_error) + doubt * abs(change)
         value, low, high = (math.exp(log_time + part) for part in (0.0, -half, half))
         yield _Estimate("simulation, dt -> 0", value, low, high, fine.kind, wide=True)
     if rate is not None:

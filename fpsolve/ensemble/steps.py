@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import sympy as sp
 
 from fpsolve.ensemble.domain import Domain, wall_lines
@@ -21,6 +23,8 @@ from fpsolve.ensemble.lanes import euler_maruyama
 from fpsolve.symbols.functions import check_expressions
 from fpsolve.symbols.source import Emitter
 from theory.breakpoints import switches
+from theory.evaluate import lambdified
+from theory.langevin import Process
 
 Scheme: TypeAlias = Literal["euler", "taylor", "baoab"]
 #: Weak order of each scheme, and its name in results.
@@ -38,6 +42,50 @@ class Underdamped:
     velocities: tuple[int, ...]
     forces: tuple[sp.Expr, ...]
     frictions: tuple[sp.Expr, ...]
+
+
+def weak_order(process: Process, scheme: Scheme) -> float:
+    """The weak order of a scheme: one half at least where the drift jumps, whatever the scheme.
+
+    Between one half and one for a drift of bounded variation (Kohatsu-Higa, Lejay, Yasuda, J. Comput. Appl.
+    Math. 326, 138 (2017)); which of them depends on how often walkers come to the jump, and on the steps.
+    """
+    jumps = drift_jumps(tuple(process.drift), tuple(process.variables))
+    return 0.5 if jumps else float(ORDER[scheme])
+
+
+def extrapolation(ratio: float, order: float) -> tuple[float, float]:
+    """w in fine + (w − 1)(fine − coarse) for dt → 0 from steps of a ratio, and how uncertain w is.
+
+    An order below one stands for any between it and one: w is then the middle of theirs.
+    """
+    ends = [ratio**p / (ratio**p - 1) for p in {order, max(order, 1.0)}]
+    return (max(ends) + min(ends)) / 2, (max(ends) - min(ends)) / 2
+
+
+@lru_cache(maxsize=64)
+def drift_jumps(drift: tuple[sp.Expr, ...], variables: tuple[sp.Symbol, ...]) -> bool:
+    """Whether the drift has two values at a border of its formulas, as Newton's method finds it anywhere."""
+    radius = np.geomspace(1e-12, 1e20, 65).repeat(4)
+    start = radius[:, None] * np.random.default_rng(7).normal(size=(len(radius), len(variables)))
+    b = lambdified(drift, variables)
+    for switch in switches(drift).jumps:
+        if not switch.free_symbols & set(variables):
+            continue
+        value, slope = (lambdified(f, variables) for f in (switch, [sp.diff(switch, v) for v in variables]))
+        with np.errstate(all="ignore"):
+            points = start
+            for _ in range(60):
+                normal = slope(*points.T)
+                points = points - (value(*points.T) / (normal**2).sum(axis=0) * normal).T
+            reach = 1e-7 * (np.abs(points).max(axis=1) + radius) / np.sqrt((normal**2).sum(axis=0))
+            sides = [b(*(points.T + part * reach * normal)) for part in (1.0, -1.0, 0.01, -0.01)]
+            wide, narrow = (np.abs(sides[k] - sides[k + 1]).max(axis=0) for k in (0, 2))
+            # A jump stays as it is where a steep place shrinks with the distance
+            found = (narrow > 0.5 * wide) & (wide > 1e-6 * np.abs(sides[0]).max(axis=0))
+        if found.any():
+            return True
+    return False
 
 
 class StepText(NamedTuple):

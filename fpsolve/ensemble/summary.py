@@ -11,7 +11,7 @@ from scipy import stats
 from fpsolve.ensemble.domain import refuse_indefinite
 from fpsolve.ensemble.lanes import from_lanes
 from fpsolve.ensemble.state import State, process_hash, variable_names
-from fpsolve.ensemble.steps import ORDER, TITLE
+from fpsolve.ensemble.steps import TITLE, weak_order
 from fpsolve.results import provenance, quantity
 from fpsolve.statistics import student_factor
 from fpsolve.symbols.counter_rng import GENERATOR, key_text
@@ -61,7 +61,7 @@ def ensemble_dataset(
         attrs=provenance(
             f"ensemble of walkers, {TITLE[state.scheme]}",
             scheme=state.scheme,
-            weak_order=ORDER[state.scheme],
+            weak_order=weak_order(process, state.scheme),
             walls=state.domain.words(names) or "none",
             domain=state.domain.to_text(),
             landscape=str(getattr(process, "name", "")),

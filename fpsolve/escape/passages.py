@@ -29,7 +29,7 @@ from fpsolve.ensemble.state import (
     variable_names,
     whole_steps,
 )
-from fpsolve.ensemble.steps import ORDER, Scheme, best_scheme
+from fpsolve.ensemble.steps import Scheme, best_scheme, weak_order
 from fpsolve.escape.kernel import ABSORBED, CENSORED, DIVERGED, ESCAPED, Boundary, escape_kernel
 from fpsolve.escape.targets import gap_target, step_for, target_width
 from fpsolve.progress import bar
@@ -170,7 +170,8 @@ def simulate_escape(
         title=f"escape from {process.name} to {target}", landscape=str(process.name), target=str(target),
         boundary=boundary, time_step=state.time_step, key=state.key, max_time=float(max_time),
         divergence=state.divergence, process_hash=process_hash(process), scheme=state.scheme,
-        weak_order=ORDER[state.scheme], walls=state.domain.words(variable_names(process)) or "none",
+        weak_order=weak_order(process, state.scheme),
+        walls=state.domain.words(variable_names(process)) or "none",
     )  # fmt: skip
 
 

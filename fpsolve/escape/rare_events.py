@@ -27,7 +27,7 @@ from fpsolve.ensemble.state import (
     variable_names,
     whole_steps,
 )
-from fpsolve.ensemble.steps import ORDER
+from fpsolve.ensemble.steps import ORDER, extrapolation, weak_order
 from fpsolve.escape.kernel import Boundary, escape_kernel
 from fpsolve.escape.passages import (
     PointFunction,
@@ -172,7 +172,7 @@ def split_escape(
         for k in ((2, 1) if extrapolate else (1,))
     ]
     runs = _finished(walks, point, level_at, source, walkers, max_levels, progress)
-    order = ORDER[state.scheme]
+    order = weak_order(process, state.scheme)
     result = dataset(
         _variables(runs, order, confidence),
         coords={"level": np.arange(1, len(runs[0].plan.levels) + 1), "group": np.arange(GROUPS)}
@@ -296,15 +296,16 @@ def _estimate(counts: Counts) -> tuple[float, float]:
     return log_time, max(float(parts.std(ddof=1)) / math.sqrt(GROUPS), skewed)
 
 
-def _variables(runs: list[_Run], order: int, confidence: float) -> dict[str, xr.Variable]:
+def _variables(runs: list[_Run], order: float, confidence: float) -> dict[str, xr.Variable]:
     """Rate, mean time and their intervals for dt → 0; shares of each level and the rate of each group."""
     walk, plan, counts, log_time, error = runs[0]
     freedom = float(GROUPS - 1)
     if len(runs) > 1:
-        w = 2.0**order / (2.0**order - 1)
+        w, doubt = extrapolation(2.0, order)
         parts = np.array([w * error, (w - 1) * runs[1].error]) ** 2
-        log_time, error = w * log_time - (w - 1) * runs[1].log_time, math.sqrt(parts.sum())
         freedom *= float(parts.sum() ** 2 / (parts**2).sum())  # Welch, Satterthwaite
+        change = log_time - runs[1].log_time
+        log_time, error = log_time + (w - 1) * change, math.hypot(math.sqrt(parts.sum()), doubt * change)
     half = error * float(stats.t.isf((1 - confidence) / 2, freedom))
     log_rates = np.cumsum(counts.log_factors, axis=1)
     reached = [log_mean(column) for column in log_rates.T]

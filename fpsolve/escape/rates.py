@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from fpsolve.ensemble.steps import extrapolation
 from fpsolve.ensemble.summary import MOST_LOST
 from fpsolve.escape.kernel import DIVERGED, ESCAPED
 from fpsolve.escape.passages import lost_passages
@@ -42,7 +43,8 @@ def escape_rate(
     finer : Dataset, optional
         The same with a smaller time step and another seed: the rate is then extrapolated to dt → 0 with the
         weak order of the steps, ln k = w ln k_finer − (w − 1) ln k. Its interval is that of the normal law
-        for ln k, with variance 1/n from n escapes in each.
+        for ln k, with variance 1/n from n escapes in each. Where the drift jumps, at a kink of the loss, the
+        order lies between 1/2 and 1: w is the middle of theirs, and the interval holds both.
     times : array, optional
         Escape times, instead of ``runs``.
     censored_time : number or array, optional
@@ -109,16 +111,15 @@ def escape_rate(
     return _labelled(rate, low, high, n, diverged, S, source, method, confidence)
 
 
-def extrapolation_weight(coarse: xr.Dataset, fine: xr.Dataset) -> float:
-    """w in w fine + (1 − w) coarse, for dt → 0, from the steps and the weak order of two results."""
+def extrapolation_weight(coarse: xr.Dataset, fine: xr.Dataset) -> tuple[float, float]:
+    """w in w fine + (1 − w) coarse, for dt → 0, from steps and weak order of two results; its error."""
     steps = [float(run.attrs["time_step"]) for run in (coarse, fine)]
-    orders = {int(run.attrs["weak_order"]) for run in (coarse, fine)}
+    orders = {float(run.attrs["weak_order"]) for run in (coarse, fine)}
     if len(orders) > 1 or not steps[1] < steps[0]:
         raise ValueError(
             f"time steps {steps[0]:g} and {steps[1]:g}: finer must be the same process with a smaller step"
         )
-    ratio = (steps[0] / steps[1]) ** orders.pop()
-    return ratio / (ratio - 1)
+    return extrapolation(steps[0] / steps[1], orders.pop())
 
 
 def _extrapolated(
@@ -134,10 +135,11 @@ def _extrapolated(
     coarse, fine = (escape_rate(r, confidence=confidence, method=method) for r in (runs, finer))
     if not (int(coarse.n_escaped) and int(fine.n_escaped)):
         raise ValueError("no escape in one of the two: there is nothing to extrapolate")
-    w = extrapolation_weight(runs, finer)
-    log_rate = w * math.log(float(fine.rate)) - (w - 1) * math.log(float(coarse.rate))
+    w, doubt = extrapolation_weight(runs, finer)
+    change = math.log(float(fine.rate) / float(coarse.rate))
+    log_rate = math.log(float(fine.rate)) + (w - 1) * change
     error = math.hypot(w / math.sqrt(int(fine.n_escaped)), (w - 1) / math.sqrt(int(coarse.n_escaped)))
-    half = error * float(stats.norm.isf((1 - confidence) / 2))
+    half = error * float(stats.norm.isf((1 - confidence) / 2)) + doubt * abs(change)
     rate, low, high = (math.exp(log_rate + part) for part in (0, -half, half))
     n, lost, total = (
         coarse[name].item() + fine[name].item() for name in ("n_escaped", "n_diverged", "total_time")

@@ -10,6 +10,7 @@ from scipy.linalg import expm
 from scipy.special import erfcx
 
 from fpsolve import escape_rate, mean_first_passage_time, simulate, simulate_escape, split_escape
+from fpsolve.ensemble.steps import weak_order
 from theory import Diffusion, Landscape, Langevin, escape, isotropic, random_shift
 
 x, y = sp.symbols("x y", real=True)
@@ -324,3 +325,32 @@ def test_arguments_that_are_no_numbers_are_refused_in_one_line(wrong, words):
         with pytest.raises(ValueError, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_kink_on_the_way_is_extrapolated_within_an_interval_of_both_orders():
+    loss = sp.Min((x + 1) ** 2, 2 * (x - 1) ** 2 + sp.Rational(1, 2))
+    process = Langevin(Landscape(loss, (x,)), isotropic(sp.Rational(1, 2)))
+    way = {"start": {"x": -1.0}, "target": x > 1, "walkers": 20_000, "max_time": 400}
+    runs = [simulate_escape(process, time_step=dt, rng=k, **way) for k, dt in enumerate((0.04, 0.02))]
+    assert runs[0].attrs["weak_order"] == 0.5
+    exact = 1 / escape.exact_mean_time(process, -1, 1)
+    found = escape_rate(runs[0], finer=runs[1])
+    assert float(found.low) < exact < float(found.high) < 1.2 * exact
+    assert float(escape_rate(runs[1]).high) < exact  # one run alone is too slow
+
+
+@pytest.mark.parametrize(
+    ("drift", "jumps"),
+    [
+        ([-sp.sign(x - 10**8), -y], True),
+        ([-sp.Heaviside(x + 2 * y - sp.Rational(1, 10**6)), -y], True),
+        ([sp.Piecewise((-x, x < 1), (-2 * x, True)), -y], True),
+        ([sp.Piecewise((-x, x < 1), (1 - 2 * x, True)), -y], False),
+        ([-x * sp.sign(x) * 10**6, -y], False),
+        ([-sp.sqrt(sp.Abs(x)) * sp.sign(x), -y], False),
+        ([-x - sp.Abs(y), -y + sp.Max(x, y)], False),
+    ],
+)
+def test_a_drift_that_jumps_is_told_from_one_that_bends(drift, jumps):
+    process = Diffusion(sp.Matrix(drift), sp.eye(2), (x, y))
+    assert weak_order(process, "euler") == (0.5 if jumps else 1.0)

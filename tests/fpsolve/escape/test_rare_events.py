@@ -292,7 +292,7 @@ def test_a_valley_with_a_kink_has_its_exact_time_and_no_other_message(loss):
     exact = escape.exact_mean_time(process, 0.05, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runs = split_escape(process, start={"x": 0.05}, target=x > 1, walkers=2000, rng=1)
+        runs = split_escape(process, start={"x": 0.05}, target=x > 1, walkers=8000, rng=1)
     assert abs(float(runs.log_mean_time) - math.log(exact)) < 4 * float(runs.log_mean_time_stderr)
     assert float(runs.log_mean_time_stderr) < 0.2
 
