@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple, cast
 
 import numpy as np
-from scipy.linalg import solve_continuous_lyapunov
+from scipy.linalg import matrix_balance, solve_continuous_lyapunov
 
 from fpsolve.density.chain import suits_chain
 from fpsolve.density.choices import Scheme
@@ -366,9 +366,13 @@ def _reach(process: Process, point: np.ndarray) -> np.ndarray:
     """Half-widths of a box around one point: from A Σ + Σ Aᵀ = 2D for the Jacobian −A, if it is stable."""
     jacobian = _jacobians(process, point[None])[0]
     D = process.diffusion_values(point[None])[0]
-    scale = np.abs(jacobian).max()
-    if np.isfinite(jacobian).all() and np.linalg.eigvals(jacobian).real.max() < -1e-9 * scale:
-        variances = np.diag(solve_continuous_lyapunov(jacobian, -2.0 * D))
+    if not np.isfinite(jacobian).all():
+        return np.full(len(point), _return_distance(process, point))
+    balanced, units = matrix_balance(jacobian, permute=False, separate=True)
+    units = units[0]  # in which the rates are alike
+    if np.linalg.eigvals(balanced).real.max() < -1e-9 * np.abs(balanced).max():
+        noise = D / np.outer(units, units)
+        variances = units**2 * np.diag(solve_continuous_lyapunov(balanced, -2.0 * noise))
         if (variances > 0).all():
             return DEVIATIONS[len(point)] * np.sqrt(variances)
     return np.full(len(point), _return_distance(process, point))

@@ -197,6 +197,14 @@ def test_a_density_of_two_variables_in_very_unlike_units_is_that_of_ornstein_and
     assert float((W * P.z**2).sum()) == pytest.approx(5e7, rel=1e-3)
 
 
+def test_an_oscillator_in_very_unlike_units_has_the_variances_of_equipartition():
+    drift = [[0, 10**8], [-sp.Rational(1, 10**8), -1]]
+    P = stationary_density(_linear(drift, [[0, 0], [0, sp.Rational(1, 10**4)]], (x, v)))
+    W = P * P.cell_volume
+    assert float((W * P.x**2).sum()) == pytest.approx(1e12, rel=1e-3)
+    assert float((W * P.v**2).sum()) == pytest.approx(1e-4, rel=1e-3)
+
+
 #: Committor at (−0.3, 0.5) between |x| > 1 and mean time from (−1, 0) to x > 0 at T = 0.1, with standard errors:
 #: BAOAB of 300 000 and 20 000 walkers, time step 0.005 and 0.01.
 WALKERS = {
