@@ -195,10 +195,10 @@ def _with_high_wells(reach: _Reach, first: int, last: int, width: float) -> tupl
     """The part widened to hold all of wells that hold next to no weight, as far as few cells resolve them."""
     places, phi = reach.places, reach.phi
     level = phi.min() + HIGHEST_WELL
+    sharpest = min(width, _sharpest(reach, level) or width)
     for k in sorted(_wells(reach, level), key=lambda k: phi[k]):
         shallow = np.flatnonzero(phi <= phi[k] + DEPTH)
         a, b = min(first, int(shallow[0])), max(last, int(shallow[-1]))
-        sharpest = min(width, _sharpest(reach, level) or width)
         if phi[a:b].max() < level and places[b] - places[a] < WIDEST_WITH_IT * sharpest:
             first, last = a, b
     return first, last

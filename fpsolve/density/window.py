@@ -141,7 +141,7 @@ def _level_window(process: Process, mirrored: tuple[str, ...], with_barriers: bo
         [np.diag(values_at(landscape.hessian, process.variables, p[None])[0]) for p in inside]
     )
     with np.errstate(all="ignore"):
-        sharpest = np.sqrt(D / np.nanmax(np.where(np.isfinite(curvatures), curvatures, np.nan), axis=0))
+        sharpest = np.sqrt(D / np.where(np.isfinite(curvatures), curvatures, 0.0).max(axis=0))
     spans = high - low
     widths = np.where(np.isfinite(sharpest), np.minimum(sharpest, spans), spans)
     return Window(box, _cells(process, box, widths.tolist(), mirrored))

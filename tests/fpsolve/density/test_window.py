@@ -307,3 +307,18 @@ def test_the_box_of_a_curved_valley_is_that_of_its_level_set(loss, D, moments):
     weight = law * law.cell_volume
     found = [float((weight * law[v] ** k).sum()) for v in "xy" for k in (1, 2)]
     assert found == pytest.approx(moments, rel=5e-3)
+
+
+@pytest.mark.parametrize("ripple", [R(3, 10) * sp.cos(80 * x), R(1, 5) * sp.sin(60 * x)])
+def test_hundreds_of_wells_in_a_trap_keep_the_mean_square(ripple):
+    line = np.linspace(-9, 9, 400_001)
+    weight = np.exp(-sp.lambdify(x, x**2 / 2 + ripple)(line) / 0.5)
+    right = (weight * line**2).sum() / weight.sum()
+    assert averaged(langevin(x**2 / 2 + ripple, 0.5), lambda d: d.x**2) == pytest.approx(right, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [3 * sp.sqrt(sp.Abs(x)), sp.Abs(x) + sp.Abs(y) + (x - y) ** 2 / 2])
+def test_no_warning_of_numpy_comes_through_at_cusps(loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        starting_window(langevin(loss, 1.0), ())
