@@ -44,7 +44,8 @@ def escape_rate(
         The same with a smaller time step and another seed: the rate is then extrapolated to dt → 0 with the
         weak order of the steps, ln k = w ln k_finer − (w − 1) ln k. Its interval is that of the normal law
         for ln k, with variance 1/n from n escapes in each. Where the drift jumps, at a kink of the loss, the
-        order lies between 1/2 and 1: w is the middle of theirs, and the interval holds both.
+        order lies between 1/2 and 1: w is the middle of theirs, the interval holds both, and a
+        UserWarning says so.
     times : array, optional
         Escape times, instead of ``runs``.
     censored_time : number or array, optional
@@ -136,6 +137,13 @@ def _extrapolated(
     if not (int(coarse.n_escaped) and int(fine.n_escaped)):
         raise ValueError("no escape in one of the two: there is nothing to extrapolate")
     w, doubt = extrapolation_weight(runs, finer)
+    if doubt:
+        warnings.warn(
+            "the drift jumps (a kink of the loss): extrapolation with the order of smooth drifts does not "
+            "hold. The interval holds the orders 1/2 and 1, but not what is left of steps that are too long "
+            "beside the kink; see that still shorter steps give the same",
+            stacklevel=3,
+        )
     change = math.log(float(fine.rate) / float(coarse.rate))
     log_rate = math.log(float(fine.rate)) + (w - 1) * change
     error = math.hypot(w / math.sqrt(int(fine.n_escaped)), (w - 1) / math.sqrt(int(coarse.n_escaped)))
