@@ -47,8 +47,10 @@ class Underdamped:
 def weak_order(process: Process, scheme: Scheme) -> float:
     """The weak order of a scheme: one half at least where the drift jumps, whatever the scheme.
 
-    Between one half and one for a drift of bounded variation (Kohatsu-Higa, Lejay, Yasuda, J. Comput. Appl.
-    Math. 326, 138 (2017)); which of them depends on how often walkers come to the jump, and on the steps.
+    Euler steps have order 1/2 for any bounded drift, and nearly 1 in one variable where its derivative is a
+    measure (Bencheikh, Jourdain, *Convergence in total variation of the Euler–Maruyama scheme applied to
+    diffusion processes with measurable drift coefficient and additive noise*, 2022). Which one is seen
+    depends on the steps.
     """
     jumps = drift_jumps(tuple(process.drift), tuple(process.variables))
     return 0.5 if jumps else float(ORDER[scheme])
