@@ -39,7 +39,7 @@ def moments(density, mean, name: str = "x") -> list[Claim]:
 
 def confining(rng: np.random.Generator) -> tuple[sp.Expr, tuple[float, float], list[tuple[float, float]]]:
     """A random loss of unit size in one dimension, an interval for its features, and its narrow features."""
-    kind = rng.choice(["polynomial", "gaussians", "kink", "flat", "cosine", "far"])
+    kind = rng.choice(["polynomial", "gaussians", "kink", "flat", "cosine", "far", "mixture", "exponential"])
     if kind == "polynomial":
         a, b, c = rng.uniform(0.3, 2), rng.uniform(-1, 3), rng.uniform(-1, 1)
         loss = rounded(a) * x**4 / 4 - rounded(b) * x**2 / 2 + rounded(c) * x
@@ -75,6 +75,22 @@ def confining(rng: np.random.Generator) -> tuple[sp.Expr, tuple[float, float], l
             rounded(rng.uniform(1, 6)) * x + rounded(rng.uniform(0, 6))
         )
         return loss, (-15, 15), []
+    if kind == "mixture":  # −ln of a sum of Gaussians
+        places = rng.uniform(-6, 6, rng.integers(2, 4))
+        widths = rng.uniform(0.4, 1.5, len(places))
+        shares = rng.uniform(0.2, 1, len(places))
+        peaks = [
+            rounded(a) * sp.exp(-((x - rounded(m)) ** 2) / (2 * rounded(s) ** 2))
+            for a, m, s in zip(shares, places, widths, strict=True)
+        ]
+        return -sp.log(sum(peaks, sp.Integer(0))), (-16, 16), []
+    if kind == "exponential":
+        a, b = rounded(rng.uniform(0.5, 2)), rounded(rng.uniform(0.3, 2))
+        loss = [
+            sp.exp(-a * x) + b * x, sp.exp(a * x) - b * x, sp.cosh(a * x) * b,
+            sp.log(1 + sp.exp(a * x)) - a * x / 2 + b * x**2 / 10, b * sp.log(sp.cosh(a * x)),
+        ][rng.integers(5)]  # fmt: skip
+        return loss, (-20, 20), []
     distance, tilt = rng.uniform(5, 40), rng.uniform(-0.3, 0.3)
     u = x / rounded(distance)
     loss = 16 * u**2 * (u - 1) ** 2 * rounded(rng.uniform(0.5, 2)) + rounded(tilt) * u

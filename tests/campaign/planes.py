@@ -117,7 +117,9 @@ def gibbs_plane(rng):
         (1 + a * x**2) * y**2 / 2 + b * (x - t) ** 2 / 2,
         x**4 + y**4,
         sp.Abs(x) * a + y**2 * b + t * y,
-    ][rng.integers(7)]
+        (a - x) ** 2 + 5 * b * (y - x**2) ** 2,
+        -sp.log(sp.exp(-(u**2) - a * w**2) + b * sp.exp(-c * (x - 3) ** 2 - (y + 2) ** 2)),
+    ][rng.integers(9)]
     D = rounded(10 ** rng.uniform(-1.2, 0.2))
     f = sp.lambdify((x, y), loss, "numpy")
     weight = lambda p, q: -f(p, q) / float(D)  # noqa: E731
