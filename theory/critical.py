@@ -122,7 +122,7 @@ def critical_points(
     """Critical points, lowest loss first; whether they are proved to be all, and a search found no more."""
     box = None if ends is None else dict(zip(map(str, surface.variables), ends, strict=True))
     found = known_zeros(surface.gradient, surface.variables, box, starts)
-    others = np.concatenate([found.simple, found.singular])
+    others = found.places
     points = []
     for place in found.simple:
         point = surface.described(place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import sympy as sp
@@ -19,6 +19,7 @@ from theory.zeros import Zeros, all_zeros, cancels
 
 Field: TypeAlias = Sequence[sp.Expr]
 Variables: TypeAlias = Sequence[sp.Symbol]
+_Formula = TypeVar("_Formula", sp.Expr, sp.Matrix)
 #: More variables than this are searched from many starts.
 MOST_CUT = 3
 #: Points that a search from many starts may add.
@@ -27,8 +28,8 @@ MOST_ADDED = 100
 STARTS = 200
 
 
-def without_kinks(slopes: sp.Matrix) -> sp.Matrix:
-    """Second derivatives away from kinks."""
+def without_kinks(slopes: _Formula) -> _Formula:
+    """Derivatives, one or a matrix of them, away from kinks."""
     return slopes.replace(sp.DiracDelta, lambda *_: sp.Integer(0))
 
 
@@ -50,7 +51,7 @@ def _joined(found: Zeros | None, more: np.ndarray, settled: bool) -> Zeros:
     """The zeros found by cutting, and those from many starts that are not among them."""
     if found is None:
         return Zeros(more, np.empty((0, more.shape[1])), np.empty((0, 2, more.shape[1])), False, settled)
-    known = np.concatenate([found.simple, found.singular])
+    known = found.places
     new = [p for p in more if all(np.abs(p - q).max() > 1e-6 * np.abs(q).max() for q in known)]
     inside = [any(((p >= h[0]) & (p <= h[1])).all() for h in found.hulls) for p in new]
     extra = [p for p, is_inside in zip(new, inside, strict=True) if not is_inside][:MOST_ADDED]

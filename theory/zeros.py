@@ -55,6 +55,11 @@ class Zeros:
     complete: bool
     settled: bool = True
 
+    @property
+    def places(self) -> np.ndarray:
+        """All zeros, the simple ones first, shape (k + m, N)."""
+        return np.concatenate([self.simple, self.singular])
+
 
 def all_zeros(
     field: Sequence[sp.Expr],

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -208,14 +209,12 @@ class _Problem:
         """The longer of two time steps that resolve the sharpest curvature on the way, and the target."""
         # A step near the learning rate would be taken for the map; continuous time needs one well below
         rate = self.process.learning_rate
-        step = step_on_target(self.process, *self._way(), self._curvature_step())
+        step = step_on_target(self.process, *self._way, self._curvature_step())
         return step if rate is None else min(step, rate / 10)
 
     def check_step(self) -> None:
         """A ValueError if the given time step is far shorter than curvature and target need."""
-        needed = min(
-            self._curvature_step(), step_for(self.process, *target_width(self.process, *self._way()))
-        )
+        needed = min(self._curvature_step(), step_for(self.process, *target_width(self.process, *self._way)))
         if self.time_step is not None and self.time_step < needed / FINEST:
             raise ValueError(
                 f"time_step={self.time_step:g} is {needed / self.time_step:.0e} times shorter than "
@@ -223,6 +222,7 @@ class _Problem:
                 f"least {needed / FINEST:.2g}"
             )
 
+    @cached_property
     def _way(self) -> tuple[sp.Basic, np.ndarray]:
         """The target as walkers from the start meet it, and the start (1, n)."""
         place = np.array([[self.start[n] for n in self.process.names]])
@@ -230,7 +230,7 @@ class _Problem:
 
     def _curvature_step(self) -> float:
         """The longer of two time steps that resolve the sharpest curvature on the way."""
-        met, place = self._way()
+        met, place = self._way
         curvature = max((p.largest_curvature for p in self.exits), default=math.nan)
         if not math.isfinite(curvature):
             slopes = local_jacobian(self.process, place[0])

@@ -18,6 +18,7 @@ from theory.evaluate import lambdified
 from theory.intervals import far_out
 from theory.langevin import Process
 from theory.levels import FAR, Unconfined
+from theory.starts import without_kinks
 from theory.zeros import all_zeros
 
 #: Depth of Φ, counted from its minimum, at which the density is cut off.
@@ -80,7 +81,7 @@ def line_window(process: Process, *, with_barriers: bool) -> LineWindow | None:
     """
     (x,) = process.variables
     b, D = process.drift[0], process.diffusion[0, 0]
-    field = b - sp.diff(D, x).replace(sp.DiracDelta, lambda *_: sp.Integer(0))
+    field = b - without_kinks(sp.diff(D, x))
     slope, noise = far_out(-field / D, x), lambdified(D, (x,))
     try:
         turning = _places(field, x)
@@ -105,7 +106,7 @@ def line_window(process: Process, *, with_barriers: bool) -> LineWindow | None:
 
 def _places(expression: sp.Expr, x: sp.Symbol) -> np.ndarray:
     found = all_zeros((expression,), (x,))
-    return np.sort(np.concatenate([found.simple.ravel(), found.singular.ravel()]))
+    return np.sort(found.places.ravel())
 
 
 def _domains(x: sp.Symbol, edges: np.ndarray, noise: Callable) -> list[tuple[float, float]]:

@@ -130,9 +130,8 @@ def uncrossed(process: Process, low: float, high: float) -> list[float]:
         found = all_zeros((D,), process.variables)
     except NotImplementedError:
         return []
-    places = np.concatenate([found.simple.ravel(), found.singular.ravel()])
     drift = numpy_function(list(process.drift), process.variables)
-    inside = sorted(float(v) for v in places if low < v < high)
+    inside = sorted(float(v) for v in found.places.ravel() if low < v < high)
     scale = np.abs(drift(np.linspace(low, high, SAMPLES))).max()
     return [v for v in inside if np.abs(drift(np.array([v]))).max() <= 1e-9 * scale]
 

@@ -82,8 +82,7 @@ def _stable_zeros(process: Process) -> tuple[np.ndarray, np.ndarray]:
 
     NaN where φ differs on two ways from the first zero, or D is singular.
     """
-    zeros = all_zeros(tuple(process.drift), process.variables)
-    places = np.concatenate([zeros.simple, zeros.singular])
+    places = all_zeros(tuple(process.drift), process.variables).places
     # A zero at which several boxes of the search meet is found more than once.
     near = np.linalg.norm(places[:, None] - places, axis=2) <= 1e-6 * (1e-6 + np.abs(places).max(initial=0.0))
     places = places[~np.tril(near, -1).any(axis=1)]

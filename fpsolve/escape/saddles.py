@@ -180,9 +180,8 @@ def _smoothed(process: Process, place: np.ndarray) -> _Smoothed:
     D = np.diag(process.diffusion_values(place[None])[0])
     D = np.where(D > 0, D, D.max())
     lengths = np.where(place != 0, np.abs(place), 1.0)
-    for _ in range(
-        80
-    ):  # a fixed point: each step brings ln ℓ nearer by a quarter at a jump, at once elsewhere
+    # A fixed point: each step brings ln ℓ nearer by a quarter at a jump, at once elsewhere.
+    for _ in range(80):
         ends = place + np.concatenate([np.diag(lengths), -np.diag(lengths)])
         values = np.reshape(b(*ends.T), (len(place), -1))
         above, below = np.split(values, 2, axis=1)

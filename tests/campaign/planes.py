@@ -28,6 +28,11 @@ def second_moments(density, expected) -> list[Claim]:
     return claims
 
 
+def products(mean):
+    """⟨u_i u_j⟩ of a referee's average, as a function of the two indices."""
+    return lambda i, j: mean(lambda *point: point[i] * point[j])
+
+
 def rates_of(process, truth) -> list[Claim]:
     """The slowest rates with their stated errors; a rate without one is good to 1e-2, or a warning is due."""
     try:
@@ -127,10 +132,7 @@ def gibbs_plane(rng):
 
     def ask():
         density = stationary_density(Langevin(Landscape(loss, (x, y)), isotropic(D)))
-        expected = {
-            (0, 0): mean(lambda p, q: p * p), (0, 1): mean(lambda p, q: p * q), (1, 1): mean(lambda p, q: q * q)
-        }  # fmt: skip
-        return second_moments(density, lambda i, j: expected[i, j])
+        return second_moments(density, products(mean))
 
     return Problem("loss in 2D", f"L = {loss}, D = {D}", ask)
 
@@ -158,10 +160,7 @@ def full_noise(rng):
     def ask():
         process = Diffusion(drift, D, (x, y))
         density = stationary_density(process, method=method)
-        expected = {
-            (0, 0): mean(lambda p, q: p * p), (0, 1): mean(lambda p, q: p * q), (1, 1): mean(lambda p, q: q * q)
-        }  # fmt: skip
-        return second_moments(density, lambda i, j: expected[i, j])
+        return second_moments(density, products(mean))
 
     text = f"U = {U}, D = R({angle}) diag(1, {small}) Rᵀ…, swirl {s}: b = {drift.tolist()}, D = {D.tolist()}"
     return Problem(f"full noise, {method}", text, ask)
@@ -185,14 +184,11 @@ def full_noise_between_walls(rng):
     drift = spread - D * slope + sp.exp(U) * sp.Matrix([sp.diff(stream, y), -sp.diff(stream, x)])
     f = sp.lambdify((x, y), U, "numpy")
     mean = gibbs_box(lambda p, q: -f(p, q), [(-1, 1), (-1, 1)], count=1500)
-    expected = {
-        (0, 0): mean(lambda p, q: p * p), (0, 1): mean(lambda p, q: p * q), (1, 1): mean(lambda p, q: q * q)
-    }  # fmt: skip
 
     def ask():
         process, box = Diffusion(drift, D, (x, y)), {"x": (-1, 1), "y": (-1, 1)}
         density = stationary_density(process, box=box, walls="reflecting")
-        return second_moments(density, lambda i, j: expected[i, j])
+        return second_moments(density, products(mean))
 
     return Problem("full noise between walls", f"U = {U}, D = {D.tolist()}, stream function {stream}", ask)
 
@@ -277,6 +273,5 @@ def coloured_noise(rng):
 
 KINDS = [
     linear_density, linear_missing_noise, linear_rates_of, gibbs_plane, full_noise, full_noise_between_walls,
-    rotated_wells, momentum,
-    coloured_noise,
+    rotated_wells, momentum, coloured_noise,
 ]  # fmt: skip

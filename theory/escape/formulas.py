@@ -18,6 +18,7 @@ import sympy as sp
 from theory.evaluate import lambdified
 from theory.landscape import Landscape, Parameter, exact
 from theory.langevin import Langevin
+from theory.starts import without_kinks
 
 Place: TypeAlias = float | Sequence[float] | Mapping[str, float]
 #: Below this barrier, in units of the noise, asymptotic formulas warn.
@@ -236,7 +237,7 @@ def _check_neighbours(landscape: Landscape, passage: _Passage) -> None:
 def _descended(landscape: Landscape, passage: _Passage, way: np.ndarray) -> np.ndarray:
     """The end of steepest descent from beside the saddle by implicit steps (1/h + H) δ = −∇L."""
     gradient = lambdified(list(landscape.gradient), landscape.variables)
-    hessian = lambdified(landscape.hessian.replace(sp.DiracDelta, lambda *_: 0), landscape.variables)
+    hessian = lambdified(without_kinks(landscape.hessian), landscape.variables)
     distance = float(np.linalg.norm(passage.saddle - passage.minimum))
     point = passage.saddle + 1e-2 * distance * way
     g = gradient(*point)

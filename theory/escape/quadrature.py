@@ -291,7 +291,7 @@ class Coefficients:
 def _zeros_of(expression: sp.Expr, process: Process) -> np.ndarray:
     """All zeros of a formula of one variable, kinks included."""
     found = all_zeros((expression,), process.variables)
-    return np.concatenate([found.simple.ravel(), found.singular.ravel()])
+    return found.places.ravel()
 
 
 def _kinks(process: Process) -> list[float]:
